@@ -1,0 +1,32 @@
+"""Everything that can go wrong because of what a user gave us; each message is one sentence that a clinician can act on.
+
+Knows nothing else of the package. The command line turns these into exit status 2, the server into a 4xx answer.
+"""
+
+
+class WordMaskError(Exception):
+    """Base of all errors that are shown to the user as they are: no path of the server, no stack trace."""
+
+
+class VolumeError(WordMaskError):
+    """An image cannot be read, written, or used."""
+
+
+class PromptError(WordMaskError):
+    """The typed words cannot be used."""
+
+
+class RequestError(WordMaskError):
+    """A plane, window, threshold, slice range or hint does not fit the image or the model."""
+
+
+class UnknownModelError(WordMaskError):
+    """There is no model or preset of that name."""
+
+
+class WeightsError(WordMaskError):
+    """Pretrained weights are missing, damaged, or of another architecture."""
+
+
+class CancelledError(WordMaskError):
+    """The caller asked to stop; nothing was written."""

@@ -1,0 +1,96 @@
+"""Presets: the classes hold meaning and limits, the YAML files in configs/<model>/ hold the numbers.
+
+A misspelt key is refused. Knows the encoders' configurations; not volumes, not the server.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib.resources import files
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from wordmask.encoders.clip import ClipConfig
+from wordmask.encoders.sam import SamConfig
+from wordmask.errors import UnknownModelError
+
+CONFIGS = files("wordmask") / "configs"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BottleneckPreset(_Settings):
+    """How the information bottleneck is fitted (methods.md 0.5)."""
+
+    layer: int = Field(ge=0, description="CLIP block (0-based) after which noise is mixed in; after the last one the words would not matter")
+    beta: PositiveFloat = Field(description="price of one nat that passes")
+    steps: int = Field(ge=2, description="forward passes per (slice, word) pair; the map uses the bottleneck after steps - 1 updates")
+    learning_rate: PositiveFloat = 1.0
+    replicas: PositiveInt = Field(default=1, description="noise samples per step")
+    seed: int = 42
+
+
+class DecoderPreset(_Settings):
+    """Size and variant of the position-prompt decoder (Simple-ViLMedSAM, methods.md 1.2 to 1.4)."""
+
+    channels: PositiveInt = Field(default=256, description="channels of SAM's image embedding")
+    grid: PositiveInt = Field(default=64, description="cells along one side of SAM's image embedding")
+    heads: PositiveInt = 8
+    mlp: PositiveInt = Field(default=2048, description="hidden width of both MLPs")
+    widths: tuple[PositiveInt, PositiveInt] = Field(default=(64, 128), description="channels of the first two convolutions of the position prompt")
+    upsampler_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (128, 64, 32)
+    bid: Literal["code", "paper"] = Field(default="code", description="which form of the bidirectional interaction decoder")
+    prior: Literal["m2ib", "similarity", "both"] = Field(default="m2ib", description="which map tells the decoder where the word is")
+    word_token: bool = Field(default=False, description="the text embedding also reaches the decoder directly (beyond the paper)")
+
+
+class PresencePreset(_Settings):
+    """When a word counts as absent (docs/presence.md shows the curve behind the numbers)."""
+
+    slice_logit: float = Field(default=0.0, description="a (slice, word) pair below this presence logit is not segmented")
+    volume_logit: float = Field(default=0.0, description="a word whose best slices stay below this is not in the volume")
+    minimum_area: float = Field(default=0.0, ge=0, lt=1, description="a word whose largest slice covers less of the frame is dropped")
+    words: dict[str, float] = Field(default_factory=dict, description="volume_logit of single words, where one number does not fit all")
+
+
+class Preset(_Settings):
+    """Everything that `load_segmenter` needs to know about one model of one size."""
+
+    model: str
+    name: str
+    title: str
+    description: str
+    clip: ClipConfig
+    sam: SamConfig
+    bottleneck: BottleneckPreset
+    decoder: DecoderPreset = DecoderPreset()
+    presence: PresencePreset | None = None
+    weights: str | None = Field(default=None, description="folder in the package or path with weights.safetensors and card.json; None: public weights only")
+    unknown_words: Literal["refuse", "segment"] = "segment"
+    windows: tuple[str, ...] = Field(default=(), description="CT windows the weights were trained on; empty: any")
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    slice_batch: PositiveInt = Field(description="slices per internal batch; a fixed shape, the last batch is padded")
+    pair_batch: PositiveInt = Field(description="(slice, word) pairs per internal batch; likewise fixed")
+
+
+def preset_names(model: str) -> list[str]:
+    """The presets that ship for a model, in alphabetical order."""
+    folder = CONFIGS / model
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")) if folder.is_dir() else []
+
+
+def load_preset(model: str, name: str) -> Preset:
+    """Read configs/<model>/<name>.yaml; UnknownModelError names the nearest right one."""
+    names = preset_names(model)
+    if name not in names:
+        close = get_close_matches(name, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownModelError(f"Model {model!r} has no preset {name!r}.{hint} Presets: {', '.join(names)}.")
+    try:
+        return Preset(model=model, name=name, **yaml.safe_load((CONFIGS / model / f"{name}.yaml").read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UnknownModelError(f"Preset {name!r} of model {model!r} is not valid: {error}") from error

@@ -1,0 +1,185 @@
+"""The contract that every text-prompted model fulfils, and the registry of models.
+
+A model sees 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline alone maps what it
+returns back to original pixels. Row p of an output depends on its own slice and word alone, never on the rest of the batch.
+"""
+
+from __future__ import annotations
+
+import abc
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from wordmask.errors import UnknownModelError
+from wordmask.frames import Frame
+from wordmask.presets import Preset, load_preset
+from wordmask.prompts import Prompt
+
+SEGMENTERS = {  # name on the wire -> where it lives; listing the names imports no model
+    "simple_vilmedsam": "wordmask.segmenters.simple_vilmedsam:SimpleViLMedSAM",
+}
+
+
+@dataclass(frozen=True)
+class SliceKey:
+    """What a slice is, for the cache and for the noise: the same slice of the same volume has the same key in every request."""
+
+    digest: str
+    plane: str
+    index: int
+
+
+@dataclass
+class SliceFeatures:
+    """What a model keeps of N slices of one size: nothing here depends on the words.
+
+    tensors: name -> [N, ...], what the model needs; frames: branch -> where its pixels lie in the slice.
+    """
+
+    keys: tuple[SliceKey, ...]
+    tensors: dict[str, Tensor]
+    frames: dict[str, Frame]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass
+class PromptFeatures:
+    """What a model keeps of K words. known: bool [K], false where the text encoder or the training never met the word."""
+
+    prompts: tuple[Prompt, ...]
+    tensors: dict[str, Tensor]
+    known: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a person adds besides words, in (x, y) pixels of the slice and its index along the slicing plane.
+
+    points: (slice, x, y, positive); box: (slice, x0, y0, x1, y1); scribbles: (slice, x, y) of painted pixels.
+    """
+
+    points: tuple[tuple[int, float, float, bool], ...] = ()
+    box: tuple[int, float, float, float, float] | None = None
+    scribbles: tuple[tuple[int, int, int], ...] = ()
+
+    def kinds(self) -> frozenset[str]:
+        """Which kinds of hint are given: a model refuses those that are not among its capabilities."""
+        given = {"points": self.points, "box": self.box, "scribbles": self.scribbles}
+        return frozenset(kind for kind, value in given.items() if value)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do; hints: which kinds of `Hints` it uses."""
+
+    hints: frozenset[str] = frozenset()
+    presence: bool = False
+    attribution: bool = False
+
+
+@dataclass
+class SegmenterOutput:
+    """One row per (slice, word) pair, in the pixels of ``frame``.
+
+    logits: [P, h, w]; presence: [P], logit of "the thing is in the slice"; uncertainty: [P, h, w], nats;
+    attribution: [P, h, w], 0..1, for people to look at.
+    """
+
+    logits: Tensor
+    frame: Frame
+    presence: Tensor | None = None
+    uncertainty: Tensor | None = None
+    attribution: Tensor | None = None
+
+
+class Segmenter(nn.Module, abc.ABC):
+    """Base of all models. Subclasses set ``preset`` (numbers and limits) and are built by `load_segmenter`."""
+
+    name: str
+    capabilities: Capabilities = Capabilities()
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @classmethod
+    @abc.abstractmethod
+    def from_preset(cls, preset: Preset) -> Self:
+        """Build the model and load its weights; WeightsError with the command to type when they are missing."""
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest of what `encode_slices` depends on (architecture and weights): part of the cache key."""
+
+    @abc.abstractmethod
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        """slices: [N, 3, H, W] in 0..1, float32; keys: one per slice. Computes what no word can change."""
+
+    @abc.abstractmethod
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """Computes what no slice can change."""
+
+    @abc.abstractmethod
+    def forward(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+    ) -> SegmenterOutput:
+        """pairs: [P, 2] integer, (slice, word); all pairs, slice-major, when None."""
+
+    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor | None:
+        """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs; None when the model cannot tell."""
+        return None
+
+
+def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Tensor:
+    """[slices * words, 2], (slice, word), slice-major."""
+    return torch.cartesian_prod(torch.arange(slices, device=device), torch.arange(words, device=device)).reshape(-1, 2)
+
+
+def segmenter_class(name: str) -> type[Segmenter]:
+    """The class of a model; UnknownModelError names the nearest right one."""
+    if name not in SEGMENTERS:
+        close = get_close_matches(name, SEGMENTERS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownModelError(f"There is no model {name!r}.{hint} Models: {', '.join(SEGMENTERS)}.")
+    found: type[Segmenter] = pkgutil.resolve_name(SEGMENTERS[name])
+    return found
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the first CUDA device when there is one, else the CPU; anything else is taken as it is."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UnknownModelError(f"Device {device!r} was asked for, but this machine has no usable CUDA device; use --device cpu.")
+    return chosen
+
+
+def load_segmenter(name: str, *, preset: str = "tiny", device: str = "auto") -> Segmenter:
+    """A model with its weights, ready for inference: eval mode, no gradients.
+
+    Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or damaged.
+    """
+    model_class = segmenter_class(name)
+    segmenter = model_class.from_preset(load_preset(name, preset))
+    return segmenter.to(choose_device(device)).eval().requires_grad_(False)
