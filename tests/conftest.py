@@ -1,0 +1,78 @@
+"""What is run, what is skipped and why, and the fixtures that every kind of test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+REAL_DATA = "WORDMASK_REAL_DATA"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A user's own weights or Hugging Face settings must not decide whether a test passes, and no test may download from a hub.
+    os.environ.pop("WORDMASK_WEIGHTS", None)
+    # Examples may take long on a busy machine; the time-out of the whole test stays.
+    hypothesis.settings.register_profile("wordmask", deadline=None)
+    hypothesis.settings.load_profile("wordmask")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def _benchmarks_asked_for(config: pytest.Config) -> bool:
+    return "benchmark" in config.option.markexpr or any("benchmarks" in argument for argument in config.invocation_params.args)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with a reason that the summary lists, what was not asked for or cannot run here; nothing is deselected in silence."""
+    reasons = {}
+    if not config.option.slow and "slow" not in config.option.markexpr:
+        reasons["slow"] = "slow: run it with `make test ARGS=--slow`"
+    if not _benchmarks_asked_for(config):
+        reasons["benchmark"] = "benchmark: run it with `make bench`"
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            reasons["gpu"] = "gpu: this machine has no usable CUDA device"
+    if _real_data() is None:
+        reasons["real_data"] = f"real_data: {REAL_DATA} does not name the folder of real images"
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it loudly when the checks on real images were left out: without them, only synthetic data was tested."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "real_data:" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_sep(
+            "!", f"{len(skipped)} tests on real images were NOT run: set {REAL_DATA} to their folder", yellow=True, bold=True
+        )
+
+
+def _real_data() -> Path | None:
+    """The folder, when the variable names one. A name that leads nowhere is a mistake, not a wish to skip."""
+    text = os.environ.get(REAL_DATA)
+    if not text:
+        return None
+    folder = Path(text)
+    if not folder.is_dir():
+        raise pytest.UsageError(f"{REAL_DATA} is set, but there is no such folder: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images; use it together with ``@pytest.mark.real_data``."""
+    folder = _real_data()
+    if folder is None:
+        pytest.skip(f"real_data: {REAL_DATA} does not name the folder of real images")
+    return folder
