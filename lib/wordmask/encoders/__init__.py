@@ -1,0 +1,1 @@
+"""Public encoders, frozen or in training: CLIP and SAM."""

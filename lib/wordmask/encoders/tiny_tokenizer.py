@@ -1,0 +1,65 @@
+"""The small text table of preset tiny: CLIP's own tokenizer, with only the rows that the vocabulary needs.
+
+Knows: byte-pair ids. Does not know: the vocabulary, images, weights. All 49408 rows would be most of the preset's size; the few
+that are used are renumbered, and whatever has no row is "unknown", so that a word nobody trained can be refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # rows before those of the ids; after them come start of text and end of text
+
+
+class TinyTokenizer:
+    """Texts to rows of a table: padding, unknown, one row per id in rising order, start of text, end of text.
+
+    token_ids: byte-pair ids of CLIP's tokenizer that have a row, each once, in rising order
+    context_length: rows per text, start and end included
+    End of text is the largest row because open_clip takes the text's feature where the row is largest.
+    """
+
+    def __init__(self, token_ids: Sequence[int], context_length: int) -> None:
+        ids = list(token_ids)
+        special = _byte_pairs().sot_token_id
+        if not ids or any(low >= high for low, high in zip(ids, [*ids[1:], special], strict=True)) or ids[0] < 0:
+            raise ValueError(f"Token ids must rise within 0..{special - 1}, each once; these {len(ids)} do not.")
+        if context_length < 3:
+            raise ValueError(f"A text needs at least 3 places (start, one token, end), got {context_length}.")
+        self.token_ids, self.context_length = tuple(ids), context_length
+        self._rows = {token: row for row, token in enumerate(ids, start=FIRST)}
+        self._start, self._end = FIRST + len(ids), FIRST + len(ids) + 1
+
+    @classmethod
+    def for_texts(cls, texts: Iterable[str], context_length: int) -> TinyTokenizer:
+        """The smallest table that knows every one of ``texts``."""
+        return cls(sorted({token for text in texts for token in _byte_pairs().encode(text)}), context_length)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table: what the text tower's embedding must have."""
+        return self._end + 1
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Rows [len(texts), context_length], int64; a text that is too long loses its last tokens, never its end."""
+        table = torch.full((len(texts), self.context_length), PADDING, dtype=torch.long)
+        for line, text in zip(table, texts, strict=True):
+            rows = [self._rows.get(token, UNKNOWN) for token in _byte_pairs().encode(text)][: self.context_length - 2]
+            line[: len(rows) + 2] = torch.tensor([self._start, *rows, self._end])
+        return table
+
+    def knows(self, text: str) -> bool:
+        """Whether every token of ``text`` has a row, there is at least one, and none is cut off. Says nothing about training."""
+        tokens = _byte_pairs().encode(text)
+        return 0 < len(tokens) <= self.context_length - 2 and all(token in self._rows for token in tokens)
+
+
+@cache
+def _byte_pairs() -> Any:
+    return SimpleTokenizer()
