@@ -26,9 +26,13 @@ class _Settings(BaseModel):
 class BottleneckPreset(_Settings):
     """How the information bottleneck is fitted (methods.md 0.5)."""
 
-    layer: int = Field(ge=0, description="CLIP block (0-based) after which noise is mixed in; after the last one the words would not matter")
+    layer: int = Field(
+        ge=0, description="CLIP block (0-based) after which noise is mixed in; after the last one the words would not matter"
+    )
     beta: PositiveFloat = Field(description="price of one nat that passes")
-    steps: int = Field(ge=2, description="forward passes per (slice, word) pair; the map uses the bottleneck after steps - 1 updates")
+    steps: int = Field(
+        ge=2, description="forward passes per (slice, word) pair; the map uses the bottleneck after steps - 1 updates"
+    )
     learning_rate: PositiveFloat = 1.0
     replicas: PositiveInt = Field(default=1, description="noise samples per step")
     seed: int = 42
@@ -41,10 +45,14 @@ class DecoderPreset(_Settings):
     grid: PositiveInt = Field(default=64, description="cells along one side of SAM's image embedding")
     heads: PositiveInt = 8
     mlp: PositiveInt = Field(default=2048, description="hidden width of both MLPs")
-    widths: tuple[PositiveInt, PositiveInt] = Field(default=(64, 128), description="channels of the first two convolutions of the position prompt")
+    widths: tuple[PositiveInt, PositiveInt] = Field(
+        default=(64, 128), description="channels of the first two convolutions of the position prompt"
+    )
     upsampler_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (128, 64, 32)
     bid: Literal["code", "paper"] = Field(default="code", description="which form of the bidirectional interaction decoder")
-    prior: Literal["m2ib", "similarity", "both"] = Field(default="m2ib", description="which map tells the decoder where the word is")
+    prior: Literal["m2ib", "similarity", "both"] = Field(
+        default="m2ib", description="which map tells the decoder where the word is"
+    )
     word_token: bool = Field(default=False, description="the text embedding also reaches the decoder directly (beyond the paper)")
 
 
@@ -53,8 +61,12 @@ class PresencePreset(_Settings):
 
     slice_logit: float = Field(default=0.0, description="a (slice, word) pair below this presence logit is not segmented")
     volume_logit: float = Field(default=0.0, description="a word whose best slices stay below this is not in the volume")
-    minimum_area: float = Field(default=0.0, ge=0, lt=1, description="a word whose largest slice covers less of the frame is dropped")
-    words: dict[str, float] = Field(default_factory=dict, description="volume_logit of single words, where one number does not fit all")
+    minimum_area: float = Field(
+        default=0.0, ge=0, lt=1, description="a word whose largest slice covers less of the frame is dropped"
+    )
+    words: dict[str, float] = Field(
+        default_factory=dict, description="volume_logit of single words, where one number does not fit all"
+    )
 
 
 class Preset(_Settings):
@@ -69,7 +81,10 @@ class Preset(_Settings):
     bottleneck: BottleneckPreset
     decoder: DecoderPreset = DecoderPreset()
     presence: PresencePreset | None = None
-    weights: str | None = Field(default=None, description="folder in the package or path with weights.safetensors and card.json; None: public weights only")
+    weights: str | None = Field(
+        default=None,
+        description="folder in the package or path with weights.safetensors and card.json; None: public weights only",
+    )
     unknown_words: Literal["refuse", "segment"] = "segment"
     windows: tuple[str, ...] = Field(default=(), description="CT windows the weights were trained on; empty: any")
     threshold: float = Field(default=0.5, ge=0, le=1)
@@ -80,7 +95,11 @@ class Preset(_Settings):
 def preset_names(model: str) -> list[str]:
     """The presets that ship for a model, in alphabetical order."""
     folder = CONFIGS / model
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml")) if folder.is_dir() else []
+    return (
+        sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+        if folder.is_dir()
+        else []
+    )
 
 
 def load_preset(model: str, name: str) -> Preset:

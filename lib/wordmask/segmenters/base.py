@@ -11,10 +11,10 @@ import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from wordmask.errors import UnknownModelError
 from wordmask.frames import Frame

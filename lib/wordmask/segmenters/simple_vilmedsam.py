@@ -1,0 +1,177 @@
+"""Simple-ViLMedSAM (CVPR 2026): a frozen CLIP says where the word is, SAM's encoder says what belongs together, one decoder draws it.
+
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from the paper's equations (methods.md 1).
+Beyond the paper, by preset: the un-normalised patch-text similarity as prior, a word token in the decoder, a presence logit.
+Differs from the released code: CLIP's map reaches SAM's cells by one look-up in their common slice, without 8-bit rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from wordmask.attribution import fit_pairs, keyed_noise, normalise_maps
+from wordmask.bundles import Bundle, load_bundle
+from wordmask.encoders.clip import ClipEncoder, load_clip
+from wordmask.encoders.fingerprint import fingerprint
+from wordmask.encoders.sam import load_sam, preprocess
+from wordmask.errors import RequestError, WeightsError
+from wordmask.frames import Frame
+from wordmask.presets import Preset
+from wordmask.prompts import Prompt
+from wordmask.segmenters.base import (
+    Capabilities,
+    Hints,
+    PromptFeatures,
+    Segmenter,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
+from wordmask.segmenters.position_prompt import PositionPromptDecoder
+from wordmask.segmenters.word_scores import WordScores, word_token_input
+
+__all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
+
+
+class SimpleViLMedSAM(Segmenter):
+    """CLIP, SAM's image encoder and the position-prompt decoder."""
+
+    name = "simple_vilmedsam"
+    capabilities = Capabilities(presence=True, attribution=True)
+
+    def __init__(self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()) -> None:
+        """trained_words: what the weights were trained on; empty: not limited."""
+        super().__init__(preset)
+        self.clip, self.sam = clip, sam
+        text_width = clip.embed_dim + 1  # the embedding and the presence logit
+        self.decoder = PositionPromptDecoder(preset.decoder, text_width)
+        self.scores = WordScores()
+        self.trained_words = frozenset(trained_words)
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def from_preset(cls, preset: Preset) -> Self:
+        """Build the preset with its trained weights.
+
+        WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained decoder).
+        """
+        if preset.weights is None:
+            raise WeightsError(
+                f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, because none has been published; "
+                "use preset 'tiny' to try the workflow."
+            )
+        bundle = load_bundle(preset.weights)
+        model = cls(preset, load_clip(preset.clip, token_ids=bundle.token_ids), load_sam(preset.sam), trained_words=bundle.words)
+        bundle.apply(model)
+        return model
+
+    @classmethod
+    def untrained(cls, preset: Preset, *, bundle: Bundle | None = None) -> Self:
+        """The preset's public encoders with a random decoder: where a training starts."""
+        token_ids = bundle.token_ids if bundle else ()
+        return cls(preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam))
+
+    def load_reference(self, decoder_checkpoint: Path) -> None:
+        """Take the published repository's decoder checkpoint; WeightsError when it is something else."""
+        try:
+            state = torch.load(decoder_checkpoint, weights_only=True, map_location="cpu")
+        except Exception as error:  # torch raises a dozen kinds for a damaged file
+            raise WeightsError(f"{decoder_checkpoint.name} cannot be read as a PyTorch checkpoint; download it again.") from error
+        self.decoder = PositionPromptDecoder.from_reference(state, self.preset.decoder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of CLIP and SAM's encoder: the decoder does not change what is kept of a slice."""
+        if self._fingerprint is None:
+            self._fingerprint = (
+                f"{self.clip.fingerprint()[:32]}-{fingerprint(self.sam.image_encoder)[:32]}-{self.preset.bottleneck.layer}"
+            )
+        return self._fingerprint
+
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        """slices: [N, 3, H, W] in 0..1.
+
+        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length; row 0 is the image) and
+        sam [N, C, g, g].
+        """
+        original = (slices.shape[-2], slices.shape[-1])
+        side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
+        frames = {
+            "clip": Frame.fit(original, (side, side), "center"),
+            "sam": Frame.fit(original, (sam_side, sam_side), "top_left"),
+        }
+        layer = self.preset.bottleneck.layer
+        hidden = self.clip.head(self.clip.normalise(frames["clip"].to_model(slices)), layer)
+        tokens = F.normalize(self.clip.tail_tokens(hidden, layer), dim=-1)
+        picture = preprocess(self.sam, frames["sam"].to_model(slices), frames["sam"].valid(slices.device))
+        return SliceFeatures(tuple(keys), {"hidden": hidden, "tokens": tokens, "sam": self.sam.image_encoder(picture)}, frames)
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """The bare word as typed, as the paper does (methods.md 1.6)."""
+        text = self.clip.encode_text([prompt.word for prompt in prompts])
+        known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
+        return PromptFeatures(tuple(prompts), {"text": text}, known)
+
+    def _knows(self, prompt: Prompt) -> bool:
+        trained = not self.trained_words or (prompt.entry or prompt.word.lower()) in self.trained_words
+        return trained and self.clip.knows(prompt.word)
+
+    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
+        """[P], logit of the image-word cosine with its trained scale and bias."""
+        return self.scores.presence(self._cosine(slices, prompts, pairs, tokens=slice(0, 1))[:, 0])
+
+    def forward(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+    ) -> SegmenterOutput:
+        """logits [P, 4g, 4g] in SAM's frame, padding included; see `Segmenter.forward`.
+
+        RequestError: hints, which this model cannot use.
+        """
+        if hints is not None and hints.kinds():
+            raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
+        if pairs is None:
+            pairs = all_pairs(len(slices), len(prompts), self.device)
+        rows, words = pairs.to(self.device).unbind(1)
+        maps = self._prior_maps(slices, prompts, pairs)
+        presence = self.presence(slices, prompts, pairs)
+        token = word_token_input(prompts.tensors["text"][words], presence) if self.decoder.word_token is not None else None
+        sam_features = slices.tensors["sam"][rows].float()
+        size = (sam_features.shape[-2], sam_features.shape[-1])
+        placed = torch.stack([slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1)
+        logits = self.decoder(sam_features, placed, token)[:, 0]
+        return SegmenterOutput(logits=logits, frame=slices.frames["sam"], presence=presence, attribution=placed[:, 0])
+
+    def _prior_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> list[Tensor]:
+        """The preset's priors, each [P, patches, patches] in 0..1, on CLIP's grid."""
+        kind, maps = self.preset.decoder.prior, []
+        if kind in ("m2ib", "both"):
+            maps.append(normalise_maps(self._bottleneck_maps(slices, prompts, pairs)))
+        if kind in ("similarity", "both"):
+            cosine = self._cosine(slices, prompts, pairs, tokens=slice(1, None))
+            maps.append(torch.sigmoid(self.scores.similarity(cosine)).unflatten(1, (self.clip.grid, self.clip.grid)))
+        return maps
+
+    def _bottleneck_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
+        settings = self.preset.bottleneck
+        rows, words = pairs.to(self.device).unbind(1)
+        hidden = slices.tensors["hidden"][rows].float()
+        keys = [(slices.keys[row], prompts.prompts[word].word) for row, word in pairs.tolist()]
+        return fit_pairs(
+            self.clip, hidden, prompts.tensors["text"][words], pair_keys=keys, layer=settings.layer, beta=settings.beta,
+            steps=settings.steps, learning_rate=settings.learning_rate, replicas=settings.replicas,
+            noise=keyed_noise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
+        )  # fmt: skip
+
+    def _cosine(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, *, tokens: slice) -> Tensor:
+        """[P, tokens]: row by row, so that no pair's sum depends on the batch."""
+        rows, words = pairs.to(self.device).unbind(1)
+        image = slices.tensors["tokens"][rows, tokens].float()
+        return (image * prompts.tensors["text"][words][:, None]).sum(-1)

@@ -1,0 +1,118 @@
+"""Simple-ViLMedSAM as a whole, small and with random weights: what a pair's result may depend on, and what is refused."""
+
+import pytest
+import torch
+
+from wordmask.encoders.clip import build_tiny_clip
+from wordmask.encoders.sam import build_tiny_sam
+from wordmask.encoders.tiny_tokenizer import TinyTokenizer
+from wordmask.errors import RequestError, UnknownModelError, WeightsError
+from wordmask.presets import load_preset, preset_names
+from wordmask.prompts import parse_prompts
+from wordmask.segmenters.base import Hints, SliceKey, load_segmenter
+from wordmask.segmenters.simple_vilmedsam import SimpleViLMedSAM
+
+TINY = load_preset("simple_vilmedsam", "tiny")
+
+
+def random_model(prior="similarity", word_token=True, trained_words=("liver", "spleen")):
+    torch.manual_seed(0)
+    preset = TINY.model_copy(update={"decoder": TINY.decoder.model_copy(update={"prior": prior, "word_token": word_token})})
+    ids = TinyTokenizer.for_texts(["liver", "spleen", "polyp"], TINY.clip.architecture.context_length).token_ids
+    model = SimpleViLMedSAM(preset, build_tiny_clip(TINY.clip.architecture, ids), build_tiny_sam(TINY.sam.architecture), trained_words=trained_words)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def two_slices():
+    slices = torch.rand(2, 3, 60, 80, generator=torch.Generator().manual_seed(1))
+    return slices, [SliceKey("volume", "axial", index) for index in range(2)]
+
+
+@pytest.mark.parametrize("prior", ["m2ib", "similarity", "both"])
+@pytest.mark.parametrize("word_token", [True, False])
+@torch.no_grad()
+def test_every_variant_gives_one_row_per_pair(prior, word_token, two_slices):
+    model = random_model(prior, word_token)
+    features, words = model.encode_slices(*two_slices), model.encode_prompts(parse_prompts("liver, spleen"))
+    output = model(features, words)
+    assert output.logits.shape == (4, 80, 80)
+    assert output.presence.shape == (4,)
+    assert output.attribution.shape == (4, 20, 20)
+    assert output.attribution.min() >= 0
+    assert output.attribution.max() <= 1
+    assert output.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("prior", ["m2ib", "similarity"])
+@torch.no_grad()
+def test_a_pair_depends_on_its_own_slice_and_word_alone(prior, two_slices):
+    model = random_model(prior)
+    slices, keys = two_slices
+    words = model.encode_prompts(parse_prompts("liver, spleen"))
+    together = model(model.encode_slices(slices, keys), words).logits
+    alone = model(model.encode_slices(slices[1:], keys[1:]), model.encode_prompts(parse_prompts("spleen"))).logits
+    torch.testing.assert_close(together[3], alone[0], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_noise_belongs_to_the_slice_and_not_to_its_place(two_slices):
+    model = random_model("m2ib")
+    slices, keys = two_slices
+    words = model.encode_prompts(parse_prompts("liver"))
+    maps = model(model.encode_slices(slices, keys), words).attribution
+    swapped = model(model.encode_slices(slices.flip(0), keys[::-1]), words).attribution
+    torch.testing.assert_close(maps, swapped.flip(0), atol=1e-3, rtol=1e-3)
+    other_keys = [SliceKey("another volume", "axial", key.index) for key in keys]
+    assert not torch.allclose(maps, model(model.encode_slices(slices, other_keys), words).attribution, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_word_with_a_row_but_without_training_is_not_known():
+    model = random_model()
+    words = model.encode_prompts(parse_prompts("liver, hepar, polyp, gallbladder"))
+    assert len(words) == 3  # "hepar" is the liver
+    assert words.known.tolist() == [True, False, False]
+
+
+def test_hints_are_refused_and_never_ignored(two_slices):
+    model = random_model()
+    features, words = model.encode_slices(*two_slices), model.encode_prompts(parse_prompts("liver"))
+    with pytest.raises(RequestError, match="takes words only, not box"):
+        model(features, words, hints=Hints(box=(0, 1.0, 1.0, 5.0, 5.0)))
+
+
+def test_the_decoder_does_not_change_the_fingerprint_but_the_encoder_does():
+    model = random_model()
+    before = model.fingerprint
+    changed = random_model()
+    changed.decoder.upsample_first[-1].bias.data += 1
+    assert changed.fingerprint == before
+    changed = random_model()
+    changed.sam.image_encoder.pos_embed.data += 1
+    assert changed.fingerprint != before
+
+
+def test_public_presets_say_that_nobody_has_published_a_decoder():
+    for name in preset_names("simple_vilmedsam"):
+        if name != "tiny":
+            with pytest.raises(WeightsError, match="no trained decoder"):
+                load_segmenter("simple_vilmedsam", preset=name)
+
+
+@pytest.mark.parametrize(("model", "preset"), [("simple_vilmedsan", "tiny"), ("simple_vilmedsam", "tony")])
+def test_a_misspelt_model_or_preset_gets_the_nearest_name(model, preset):
+    with pytest.raises(UnknownModelError, match="Did you mean"):
+        load_segmenter(model, preset=preset)
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(UnknownModelError, match="There is no device 'gpux'"):
+        load_segmenter("simple_vilmedsam", device="gpux")
+
+
+def test_the_bundled_weights_know_all_their_words():
+    model = load_segmenter("simple_vilmedsam", device="cpu")
+    words = model.encode_prompts(parse_prompts(sorted(model.trained_words)))
+    assert words.known.all()
+    assert not model.encode_prompts(parse_prompts("gallbladder")).known.any()
