@@ -59,7 +59,14 @@ def case(image: str, truth: str, modality: str, seed: int, labels: Tensor) -> di
     values = set(labels.unique().tolist())
     present = {word: [v for v in label_values(word) if v in values] for word in WORDS if values & set(label_values(word))}
     absent = [word for word in WORDS if word not in present]
-    return {"image": f"studies/{image}", "truth": f"truth/{truth}", "modality": modality, "seed": seed, "words": present, "absent": absent}
+    return {
+        "image": f"studies/{image}",
+        "truth": f"truth/{truth}",
+        "modality": modality,
+        "seed": seed,
+        "words": present,
+        "absent": absent,
+    }
 
 
 def main() -> None:

@@ -212,7 +212,13 @@ class BodyPainter:
             self.image.masked_fill_(bubble, -800.0)
         if name == "spine":  # the canal
             there = (centre[0], centre[1] + radii[1] * 0.85)
-            self._ellipse(there, (radii[0] * 0.4, radii[1] * 0.4), torch.zeros_like(self.z), self.radius_pixels * 0.05, column(torch.full_like(self.z, 35)))
+            self._ellipse(
+                there,
+                (radii[0] * 0.4, radii[1] * 0.4),
+                torch.zeros_like(self.z),
+                self.radius_pixels * 0.05,
+                column(torch.full_like(self.z, 35)),
+            )
 
     def _tumor(self) -> None:
         centre, radii = self.patients.tumor.cut(self.z)
@@ -230,7 +236,9 @@ class BodyPainter:
         if not drawn.any():
             return distance
         rows = drawn.nonzero()[:, 0]
-        part = ellipse(self.x[rows], self.y[rows], (centre[0][rows], centre[1][rows]), (radii[0][rows], radii[1][rows]), angle[rows])
+        part = ellipse(
+            self.x[rows], self.y[rows], (centre[0][rows], centre[1][rows]), (radii[0][rows], radii[1][rows]), angle[rows]
+        )
         if clip is not None:
             part = torch.maximum(part, clip[rows])
         distance[rows] = part
@@ -250,7 +258,11 @@ def ct_slices(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     z = random.uniform(count, 0.05, 1.02)
     aim = torch.rand(count, generator=random.generator)
     kidneys = torch.where(random.chance(count, 0.5), patients.organs["left kidney"].z, patients.organs["right kidney"].z)
-    for low, high, target, spread in ((0.0, 0.14, patients.tumor.z, 0.05), (0.14, 0.22, patients.organs["bladder"].z, 0.08), (0.22, 0.30, kidneys, 0.1)):
+    for low, high, target, spread in (
+        (0.0, 0.14, patients.tumor.z, 0.05),
+        (0.14, 0.22, patients.organs["bladder"].z, 0.08),
+        (0.22, 0.30, kidneys, 0.1),
+    ):
         chosen = (aim >= low) & (aim < high)
         z = torch.where(chosen, target + random.uniform(count, -spread, spread), z)
     return BodyPainter(patients, z, size, random).paint()

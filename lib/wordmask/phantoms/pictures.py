@@ -44,7 +44,9 @@ def xray(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     return image.clamp(0, 1)[:, None].expand(-1, 3, -1, -1), labels
 
 
-def _lesion(count: int, size: int, random: Random, radius: tuple[float, float], reach: float, bend: float) -> tuple[Tensor, Tensor, Tensor]:
+def _lesion(
+    count: int, size: int, random: Random, radius: tuple[float, float], reach: float, bend: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Distance field of a bent ellipse (OUTSIDE everywhere where there is none), its radius, and its vertical centre."""
     y, x = pixel_grid(size)
     field = random.smooth(count, 4, size, 2) * bend + random.smooth(count, 10, size, 2) * bend * 0.35
@@ -67,12 +69,18 @@ def endoscopy(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     polyp, radius, _ = _lesion(count, size, random, (0.14, 0.42), 0.4, 0.05)
     cover = coverage(polyp, radius * size * 0.33)
     texture = random.smooth(count, 6, size)[:, 0] * 0.06 + random.smooth(count, 24, size)[:, 0] * 0.03
-    folds = torch.sin(x * column(random.uniform(count, -8, 8)) + y * column(random.uniform(count, -8, 8)) + random.smooth(count, 4, size)[:, 0])
+    folds = torch.sin(
+        x * column(random.uniform(count, -8, 8)) + y * column(random.uniform(count, -8, 8)) + random.smooth(count, 4, size)[:, 0]
+    )
     texture = texture + folds.clamp(min=0.6) * 0.12
     image = _color(count, random, (0.60, 0.88), (0.28, 0.48), (0.25, 0.44)) + texture[:, None]
     zero = torch.zeros(count)
-    lumen = ellipse(x, y, (random.uniform(count, -0.8, 0.8), random.uniform(count, -0.8, 0.8)), (radius * 0 + 0.3, radius * 0 + 0.25), zero)
-    dark = coverage(lumen, torch.full((count,), size * 0.05), 0.3) * column(random.uniform(count, 0.2, 0.8) * random.chance(count, 0.5))
+    lumen = ellipse(
+        x, y, (random.uniform(count, -0.8, 0.8), random.uniform(count, -0.8, 0.8)), (radius * 0 + 0.3, radius * 0 + 0.25), zero
+    )
+    dark = coverage(lumen, torch.full((count,), size * 0.05), 0.3) * column(
+        random.uniform(count, 0.2, 0.8) * random.chance(count, 0.5)
+    )
     image = image * (1 - dark[:, None])
     tone = _color(count, random, (-0.05, 0.15), (-0.10, 0.14), (-0.08, 0.08))
     dome = (1.0 - polyp.clamp(0, 1) * 0.25) * cover * 0.15

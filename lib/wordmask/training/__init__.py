@@ -1,0 +1,1 @@
+"""Training of the tiny weights that ship, and what other trainings share."""

@@ -1,0 +1,101 @@
+"""One resumable training loop for all stages: same seed, same steps, same weights, whether interrupted or not.
+
+Knows modules, an optimizer and a loss function; not what is learned.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY = 250
+LOG_EVERY = 50
+GRADIENT_LIMIT = 1.0
+
+LossFunction = Callable[[torch.Generator, int], dict[str, Tensor]]
+"""(random numbers of this step, step) -> named losses; "loss" is the one that is minimised."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, then a cosine to zero."""
+
+    steps: int
+    warm_up: int = 100
+
+    def __call__(self, step: int) -> float:
+        """The factor on the learning rate, 0..1."""
+        return min(1.0, (step + 1) / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps)))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers that depend on the seed and the step alone, so that a resumed run continues as if nothing had happened."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def train(
+    module: nn.Module, groups: list[dict[str, object]], loss_function: LossFunction, *, schedule: Schedule, seed: int, checkpoint: Path,
+    weight_decay: float = 0.05,
+) -> None:  # fmt: skip
+    """Minimise ``loss_function`` with AdamW; the state is kept in ``checkpoint`` every 250 steps and a finished stage is not repeated.
+
+    groups: AdamW parameter groups, each with its own "lr" (the peak).
+    """
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, betas=(0.9, 0.98))
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    start = _resume(module, optimizer, checkpoint)
+    module.train()
+    history: list[dict[str, float]] = []
+    began = time.monotonic()
+    for step in range(start, schedule.steps):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * schedule(step)
+        losses = loss_function(step_generator(seed, step), step)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(_parameters(groups), GRADIENT_LIMIT)
+        optimizer.step()
+        history.append({name: float(value.detach()) for name, value in losses.items()})
+        if (step + 1) % LOG_EVERY == 0:
+            _log(checkpoint.stem, step + 1, schedule.steps, history[-LOG_EVERY:], (time.monotonic() - began) / (step + 1 - start))
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+            _save(module, optimizer, step + 1, checkpoint)
+    module.eval()
+
+
+def _parameters(groups: list[dict[str, object]]) -> Iterator[nn.Parameter]:
+    for group in groups:
+        yield from group["params"]  # type: ignore[misc]
+
+
+def _log(name: str, step: int, steps: int, history: list[dict[str, float]], seconds: float) -> None:
+    names = dict.fromkeys(key for entry in history for key in entry)
+    means = {key: [entry[key] for entry in history if key in entry] for key in names}
+    text = "  ".join(f"{key} {sum(values) / len(values):.4f}" for key, values in means.items())
+    logger.info("%s %d/%d  %s  %.2f s/step", name, step, steps, text, seconds)
+
+
+def _save(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
+    """Written beside and renamed: a run killed here leaves the last whole checkpoint."""
+    partial = checkpoint.with_suffix(".part")
+    torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
+    partial.replace(checkpoint)
+
+
+def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    module.load_state_dict(state["module"])
+    optimizer.load_state_dict(state["optimizer"])
+    logger.info("%s continues at step %d", checkpoint.stem, state["step"])
+    return int(state["step"])

@@ -1,0 +1,116 @@
+"""Training of the tiny weights, in seconds: it learns, it resumes, it bundles."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from wordmask.bundles import Bundle, load_bundle, save_bundle
+from wordmask.errors import WeightsError
+from wordmask.frames import Frame
+from wordmask.phantoms.words import LABELS, WORDS
+from wordmask.training import loop
+from wordmask.training.loop import Schedule, train
+from wordmask.training.phantom_data import augment, labels_in_frame, make_slices, word_fractions, word_masks
+from wordmask.training.pretrain import Plan, Pretraining
+
+
+class InterruptedRunError(Exception):
+    """Stands for a run that was killed."""
+
+
+def quadratic(interrupt_at=None):
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1)
+
+    def loss(generator, step):
+        if step == interrupt_at:
+            raise InterruptedRunError
+        return {"loss": (module(torch.randn(8, 3, generator=generator)) - 1).square().mean()}
+
+    return module, [{"params": list(module.parameters()), "lr": 0.1}], loss
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
+    whole, groups, loss = quadratic()
+    train(whole, groups, loss, schedule=Schedule(6, warm_up=2), seed=3, checkpoint=tmp_path / "whole.pt")
+    first, groups, loss = quadratic(interrupt_at=4)
+    with pytest.raises(InterruptedRunError):
+        train(first, groups, loss, schedule=Schedule(6, warm_up=2), seed=3, checkpoint=tmp_path / "parts.pt")
+    second, groups, loss = quadratic()
+    train(second, groups, loss, schedule=Schedule(6, warm_up=2), seed=3, checkpoint=tmp_path / "parts.pt")
+    assert torch.equal(whole.weight, second.weight)
+
+
+def test_augmented_labels_follow_their_picture():
+    images = torch.zeros(4, 3, 40, 40, dtype=torch.uint8)
+    images[:, :, 10:30, 12:28] = 255
+    labels = torch.zeros(4, 40, 40, dtype=torch.uint8)
+    labels[:, 10:30, 12:28] = 1
+    for seed in range(6):
+        moved, moved_labels = augment(images, labels, torch.Generator().manual_seed(seed))
+        assert moved.shape[-2:] == moved_labels.shape[-2:]
+        agreement = ((moved[:, 0] > 0.5) == (moved_labels > 0)).float().mean()
+        assert agreement > 0.95
+
+
+def test_labels_reach_the_frame_where_the_picture_does():
+    labels = torch.zeros(1, 20, 40, dtype=torch.uint8)
+    labels[:, 5:15, 10:30] = 2
+    for align in ("center", "top_left", "stretch"):
+        frame = Frame.fit((20, 40), (32, 32), align)
+        picture = frame.to_model((labels[:, None] == 2).float())[:, 0] > 0.5
+        assert ((labels_in_frame(labels, frame, 32) == 2) == picture).float().mean() > 0.97
+
+
+def test_word_fractions_count_every_pixel_of_a_word():
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    labels[0, :4, :4] = LABELS.index("left kidney")
+    labels[0, 4:, :2] = LABELS.index("right kidney")
+    shares = word_fractions(labels, 2)[0]
+    assert shares[WORDS.index("kidney")].tolist() == [[1.0, 0.0], [0.5, 0.0]]
+    assert shares[WORDS.index("left kidney")].tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_word_masks_are_the_union_of_a_words_labels():
+    labels = torch.tensor(
+        [[[0, LABELS.index("liver")], [LABELS.index("liver tumor"), LABELS.index("spleen")]]], dtype=torch.uint8
+    )
+    assert word_masks(labels, torch.tensor([WORDS.index("liver")]))[0].tolist() == [[0, 1], [1, 0]]
+
+
+def test_slices_of_all_kinds_are_drawn():
+    data = make_slices(160, seed=4, size=32)
+    assert set(data.kinds.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
+    plan = Plan(
+        slices=32, pair_slices=16, test_slices=16, clip_steps=2, sam_steps=2, variant_steps=1, decoder_steps=1, joint_steps=1
+    )
+    Pretraining(tmp_path / "run", plan).run(tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.words == WORDS
+    assert json.loads((tmp_path / "run" / "variants.json").read_text())
+    assert bundle.card["plan"]["clip_steps"] == 2
+    assert all(tensor.isfinite().all() for tensor in bundle.tensors.values())
+
+
+def test_a_bundle_of_another_architecture_names_what_does_not_fit():
+    with pytest.raises(WeightsError, match=r"another architecture.*weight"):
+        Bundle("small", nn.Linear(2, 2).state_dict()).apply(nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 10], ids=["empty", "garbage"])
+def test_a_damaged_bundle_is_refused_with_a_sentence(tmp_path, damage):
+    save_bundle(tmp_path / "weights", nn.Linear(2, 2), {"words": []})
+    (tmp_path / "weights" / "weights.safetensors").write_bytes(damage)
+    with pytest.raises(WeightsError, match="damaged"):
+        load_bundle(tmp_path / "weights")
+
+
+def test_a_missing_bundle_says_what_is_missing(tmp_path):
+    with pytest.raises(WeightsError, match="lack"):
+        load_bundle(tmp_path / "nothing")
