@@ -180,6 +180,6 @@ def load_segmenter(name: str, *, preset: str = "tiny", device: str = "auto") -> 
 
     Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or damaged.
     """
-    model_class = segmenter_class(name)
-    segmenter = model_class.from_preset(load_preset(name, preset))
-    return segmenter.to(choose_device(device)).eval().requires_grad_(False)
+    chosen = choose_device(device)  # before weights are read: a misspelt device should not wait for them
+    segmenter = segmenter_class(name).from_preset(load_preset(name, preset))
+    return segmenter.to(chosen).eval().requires_grad_(False)

@@ -47,11 +47,13 @@ def refine_by_affinity(features: Tensor, maps: Tensor) -> Tensor:
     features: [B, C, g, g]; maps: [B, M, g, g]. Returns [B, M, g, g]: C A with C the row-wise softmax of 3 (S - 1.2 mean S) where that
     is not negative, S the cosine similarity of cells. mean S = |mean q|^2 needs no pass over S.
     """
-    cells = F.normalize(features.float().flatten(2), dim=1)  # [B, C, N]
-    mean = cells.mean(dim=2).square().sum(dim=1).clamp(max=LARGEST_MEAN_SIMILARITY)[:, None, None]
-    affinity = TEMPERATURE * (cells.transpose(1, 2) @ cells - THRESHOLD * mean)
-    weights = affinity.masked_fill(affinity < 0, float("-inf")).softmax(dim=-1)
-    return (maps.float().flatten(2) @ weights.transpose(1, 2)).view_as(maps)
+    with torch.autocast(features.device.type, enabled=False):  # in bfloat16 a cell's similarity to itself may fall below the threshold
+        cells = F.normalize(features.float().flatten(2), dim=1)  # [B, C, N]
+        mean = cells.mean(dim=2).square().sum(dim=1).clamp(max=LARGEST_MEAN_SIMILARITY)[:, None, None]
+        affinity = TEMPERATURE * (cells.transpose(1, 2) @ cells - THRESHOLD * mean)
+        itself = torch.eye(affinity.shape[-1], dtype=torch.bool, device=affinity.device)
+        weights = affinity.masked_fill((affinity < 0) & ~itself, float("-inf")).softmax(dim=-1)
+        return (maps.float().flatten(2) @ weights.transpose(1, 2)).view_as(maps)
 
 
 class CrossAttention(nn.Module):

@@ -1,0 +1,81 @@
+"""The ``wordmask`` command. One file per subcommand; what needs torch is imported when one runs, so that --help is quick.
+
+Answers go to stdout, progress and warnings to stderr. `main` alone turns our errors into one sentence and exit status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from wordmask import __version__
+from wordmask.cli import check, pretrain, segment, weights, words
+from wordmask.cli.consoles import messages
+from wordmask.errors import WordMaskError
+
+app = typer.Typer(
+    name="wordmask",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The bundled weights (preset tiny) show the workflow; clinical images need public weights and training.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wordmask {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Type a word, get a mask.
+
+    WordMask marks what you name in a CT, MR, ultrasound, x-ray, endoscopy or skin picture.
+
+    [bold]Try[/]
+
+      wordmask segment ct.nii.gz "liver, spleen" -o labels.nii.gz
+      wordmask words sple
+      wordmask weights list
+    """
+
+
+app.command("segment")(segment.segment)
+app.command("words")(words.words)
+app.add_typer(weights.app, name="weights")
+app.command("pretrain")(pretrain.pretrain)
+app.command("check")(check.check)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments`` (those of the process when None) and return the exit status.
+
+    0: done, also when a word is not in the image; 2: something in the request is wrong, said in one sentence on stderr.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="wordmask")
+    except WordMaskError as error:
+        messages().print(f"[bold red]wordmask:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        messages().print("wordmask: stopped; nothing was written.", soft_wrap=True)
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

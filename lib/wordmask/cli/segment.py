@@ -1,0 +1,219 @@
+"""``wordmask segment``: an image and words in, a label map (and a picture) out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from wordmask.cli.consoles import answers, messages
+from wordmask.errors import RequestError, VolumeError
+from wordmask.self_check import require_sound_environment
+
+if TYPE_CHECKING:
+    from wordmask.progress import Progress
+    from wordmask.result import Segmentation
+    from wordmask.volumes import Volume
+
+PICTURES = (".png", ".jpg", ".jpeg")
+Request, Computation, Pictures = "What to look for", "How to compute", "What to write"
+
+
+def segment(
+    image: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", help="NIfTI, NRRD, MHA, a DICOM file or folder, PNG, JPEG, TIFF or BMP", show_default=False
+        ),
+    ],
+    words: Annotated[str, typer.Argument(metavar="WORDS", help='what to mark, such as "liver, spleen"', show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="label map to write, such as labels.nii.gz", show_default=False, rich_help_panel=Pictures
+        ),
+    ],
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="PNG or JPEG to draw: contours, legend, slices where things are largest", rich_help_panel=Pictures),
+    ] = None,
+    attribution: Annotated[
+        bool, typer.Option("--attribution", help="add to the picture where the text encoder looked", rich_help_panel=Pictures)
+    ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="add to the picture how unsure each pixel is", rich_help_panel=Pictures)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the statistics as JSON instead of a table", rich_help_panel=Pictures)
+    ] = False,
+    plane: Annotated[str, typer.Option(help="auto, axial, coronal or sagittal", rich_help_panel=Request)] = "auto",
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B", help="only these slices along the plane, both included, counted from 0", rich_help_panel=Request
+        ),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="CT window for all words, such as lung; else each word's own", rich_help_panel=Request)
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="0..1: mark pixels that are at least this probable; else the preset's", rich_help_panel=Request),
+    ] = None,
+    model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
+    preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)] = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
+) -> None:
+    """Mark what the words name in an image; writes a label map in the image's own geometry.
+
+    Words are separated by commas or semicolons; the first gets label 1, the second 2, and so on. A word that is not in the
+    image is an answer, not a failure: its label stays empty and the table says so.
+
+    [bold]Examples[/]
+
+      wordmask segment ct.nii.gz "liver, left kidney" -o labels.nii.gz
+      wordmask segment dicom_folder/ lung -o lungs.nrrd --overlay lungs.png
+      wordmask segment polyp.png polyp -o mask.png --threshold 0.4
+      wordmask segment ct.nii.gz spleen -o spleen.nii.gz --slices 40:52
+    """
+    require_sound_environment()
+    panels = [name for name, wanted in (("attribution", attribution), ("uncertainty", uncertainty)) if wanted]
+    _check_outputs(image, output, overlay, panels)
+    part = parse_slices(slices)
+
+    from wordmask.prompts import parse_prompts
+    from wordmask.volumes import read_volume
+
+    prompts = parse_prompts(words)
+    volume = read_volume(image)
+    _check_format(output, volume)
+    with messages().status(f"Loading {model}, preset {preset}"):
+        from wordmask.pipeline import VolumeSegmenter, write_labels
+        from wordmask.segmenters import load_segmenter
+
+        segmenter = VolumeSegmenter(load_segmenter(model, preset=preset, device=device))
+    with _progress_bar() as progress:
+        result = segmenter.segment(
+            volume,
+            prompts,
+            plane=plane,
+            window=window,
+            threshold=threshold,
+            slices=part,
+            progress=progress,
+            keep=("labels", *panels),
+        )
+    write_labels(output, result)
+    if overlay is not None:
+        from wordmask.overlay import overlay_picture
+
+        overlay_picture(volume, result, overlay, panels=("labels", *panels))
+    _answer(result, as_json=as_json)
+
+
+def parse_slices(text: str | None) -> tuple[int, int] | None:
+    """``"40:52"`` -> (40, 52); RequestError for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", text)
+    if match is None:
+        raise RequestError(f"--slices takes the first and the last slice as in 40:52, got {text!r}.")
+    return int(match[1]), int(match[2])
+
+
+def _check_outputs(image: Path, output: Path, overlay: Path | None, panels: list[str]) -> None:
+    """Refuse before the computation what could not be written after it."""
+    if panels and overlay is None:
+        raise RequestError(f"--{panels[0]} adds to the picture, so it needs one; add --overlay overlay.png.")
+    if overlay is not None and overlay.suffix.lower() not in PICTURES:
+        raise RequestError(f"The picture {overlay.name!r} must be a PNG or JPEG file; call it {overlay.stem}.png.")
+    for path in (output, overlay):
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise VolumeError(f"{path.name} cannot be written: there is no folder {path.parent}; make it first.")
+        if path.is_dir() or not os.access(folder, os.W_OK):
+            raise VolumeError(f"{path.name} cannot be written to {path.parent}: choose a file in a folder that you may write to.")
+        if path.exists() and image.exists() and path.samefile(image):
+            raise VolumeError(f"{path.name} is the image itself; choose another name for what is written.")
+    if overlay is not None and overlay.absolute() == output.absolute():
+        raise RequestError(f"The label map and the picture are both to be called {output.name}; choose two names.")
+
+
+def _check_format(output: Path, volume: Volume) -> None:
+    """Refuse, before minutes of computation, a name that the label map could not be written under."""
+    from wordmask.image_files import suffix_of
+    from wordmask.volumes import LABEL_SUFFIXES
+
+    allowed = (*LABEL_SUFFIXES, ".png") if volume.geometry.size[2] == 1 else LABEL_SUFFIXES
+    if suffix_of(output) not in allowed:
+        raise VolumeError(f"{output.name} cannot be written; the label map of this image can be {', '.join(allowed)}.")
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """Slices done of all, on stderr while it is a terminal, gone when finished."""
+    console = messages()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("slices"),
+        TimeElapsedColumn(),
+    )
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total, description=progress.stage)
+
+        yield show
+
+
+def _answer(result: Segmentation, *, as_json: bool) -> None:
+    for warning in result.warnings:
+        messages().print(f"[yellow]Note:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+    if as_json:
+        typer.echo(json.dumps(result.summary(), indent=2))
+    else:
+        answers().print(statistics_table(result))
+
+
+def statistics_table(result: Segmentation) -> Table:
+    """One row per word, in the order of the labels."""
+    picture = all(statistics.millilitres is None for statistics in result.statistics.values())
+    table = Table(title=f"{result.model}, preset {result.preset}, {result.plane} slices", title_justify="left")
+    table.add_column("label", justify="right")
+    table.add_column("word")
+    for heading in ("presence", "pixels" if picture else "voxels", *(() if picture else ("ml",)), "mean probability"):
+        table.add_column(heading, justify="right")
+    table.add_column("window")
+    for word, value in result.names.items():
+        statistics = result.statistics[word]
+        volume = [] if picture else [_number(statistics.millilitres, ".1f")]
+        table.add_row(
+            str(value),
+            escape(word),
+            f"{statistics.presence:.2f}",
+            str(statistics.voxels) if statistics.voxels else "not found",
+            *volume,
+            _number(statistics.mean_probability, ".2f"),
+            escape(result.window.get(word, "")),
+        )
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
