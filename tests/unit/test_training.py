@@ -87,9 +87,7 @@ def test_slices_of_all_kinds_are_drawn():
 
 
 def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
-    plan = Plan(
-        slices=32, pair_slices=16, test_slices=16, clip_steps=2, sam_steps=2, variant_steps=1, decoder_steps=1, joint_steps=1
-    )
+    plan = Plan(slices=32, pair_slices=16, test_slices=16, clip_steps=2, sam_steps=2, decoder_steps=1, joint_steps=1)
     Pretraining(tmp_path / "run", plan).run(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.words == WORDS

@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from wordmask.evaluation import dice
 from wordmask.geometry import Geometry
 from wordmask.phantoms.body import ct_volume
 from wordmask.phantoms.painting import Random
@@ -80,9 +81,9 @@ def observe(segmenter: Segmenter, volumes: int, pictures: int) -> list[Observati
             result = pipeline.segment(volume, [word])
             marked, truth = result.labels > 0, np.isin(labels, label_values(word))
             size = truth.shape[1] * truth.shape[2]
-            overlap = 2 * np.count_nonzero(marked & truth) / max(1, np.count_nonzero(marked) + np.count_nonzero(truth))
-            areas = [float(np.count_nonzero(mask, axis=(1, 2)).max()) / size for mask in (marked, truth)]
-            found.append(Observation(name, word, result.statistics[word].presence, *areas, dice=float(overlap)))
+            area, true_area = (float(np.count_nonzero(mask, axis=(1, 2)).max()) / size for mask in (marked, truth))
+            score = dice(marked, truth) if true_area else 0.0
+            found.append(Observation(name, word, result.statistics[word].presence, area, true_area, score))
     return found
 
 
@@ -104,7 +105,7 @@ def operating_points(
     clipped = np.clip([o.presence for o in observations], 1e-9, 1 - 1e-9)
     logit = np.log(clipped / (1 - clipped))
     area, truth = np.array([o.area for o in observations]), np.array([o.true_area for o in observations])
-    dice, present, absent = np.array([o.dice for o in observations]), truth >= SMALLEST_TRUE_AREA, truth == 0
+    scores, present, absent = np.array([o.dice for o in observations]), truth >= SMALLEST_TRUE_AREA, truth == 0
     points = []
     for limit in logits:
         for smallest in areas:
@@ -115,7 +116,7 @@ def operating_points(
                     smallest,
                     float(kept[present].mean()),
                     float(1 - kept[absent].mean()),
-                    float((dice * kept)[present].mean()),
+                    float((scores * kept)[present].mean()),
                 )
             )
     return points

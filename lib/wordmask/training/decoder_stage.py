@@ -32,9 +32,10 @@ from wordmask.training.sam_stage import embed
 logger = logging.getLogger(__name__)
 
 ENCODE_BATCH, FIT_BATCH = 32, 64
+LOG_PRIOR = -1.5  # of each of the two upsamplers' outputs, which are summed: about 5 % of a frame is inside a word
 PRESENT_WORDS, ABSENT_WORDS = 4, 2
 PAIRS_PER_STEP = 24
-DECODER_RATE, JOINT_ENCODER_RATE, JOINT_DECODER_RATE = 2e-3, 1e-4, 5e-4
+DECODER_RATE, JOINT_ENCODER_RATE, JOINT_DECODER_RATE = 2e-3, 2e-4, 1e-3
 JOINT_SLICES, JOINT_WORDS = 6, 5
 
 
@@ -157,7 +158,7 @@ def new_decoder(preset: DecoderPreset, text_width: int) -> PositionPromptDecoder
     """A fresh decoder whose output starts at the log prior of a mask and not at 0.5."""
     decoder = PositionPromptDecoder(preset, text_width)
     for upsampler in (decoder.upsample_first, decoder.upsample_second):
-        nn.init.constant_(upsampler[-1].bias, -1.5)
+        upsampler[-1].state_dict()["bias"].fill_(LOG_PRIOR)
     return decoder
 
 
@@ -205,14 +206,15 @@ class EncoderAndDecoder(nn.Module):
 
 
 def train_jointly(sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, steps: int, seed: int, checkpoint: Path) -> None:
-    """Encoder and decoder together on whole slices, each with some of its words."""
+    """Encoder and decoder together on whole slices, each with some of its words; slices with rare words are drawn more often."""
     of_slice: list[list[int]] = [[] for _ in range(len(data.images))]
     for number, row in enumerate(data.pairs[:, 0].tolist()):
         of_slice[row].append(number)
     model = EncoderAndDecoder(sam, decoder)
+    weights = rarity(data)
 
     def loss(generator: torch.Generator, step: int) -> dict[str, Tensor]:
-        slices = torch.randint(len(data.images), (JOINT_SLICES,), generator=generator).tolist()
+        slices = torch.multinomial(weights, JOINT_SLICES, generator=generator).tolist()
         gain = 1 + 0.1 * (torch.rand(JOINT_SLICES, 1, 1, 1, generator=generator) * 2 - 1)
         embeddings, _ = embed(sam, (data.images[slices].float() / 255 * gain).clamp(0, 1))
         chosen = [(place, pair) for place, row in enumerate(slices) for pair in of_slice[row][:JOINT_WORDS]]
@@ -224,6 +226,14 @@ def train_jointly(sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, s
         {"params": list(decoder.parameters()), "lr": JOINT_DECODER_RATE},
     ]
     train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
+
+
+def rarity(data: PairData) -> Tensor:
+    """[N], how often to draw each slice: one over the root of how often its rarest present word comes in the pairs."""
+    present = data.shares > SMALLEST_PRESENT
+    counts = torch.bincount(data.pairs[present, 1], minlength=len(WORDS)).clamp(min=1)
+    weights = torch.full((len(data.images),), float(counts.max()) ** -0.5)
+    return weights.scatter_reduce(0, data.pairs[present, 0], counts[data.pairs[present, 1]].float() ** -0.5, "amax")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
+from torch import Tensor
 
 from wordmask.bundles import save_bundle
 from wordmask.encoders.clip import build_tiny_clip
@@ -62,10 +63,9 @@ class Plan:
     pair_slices: int = 6_000
     test_slices: int = 400
     clip_steps: int = 4_000
-    sam_steps: int = 5_000
-    variant_steps: int = 1_200
-    decoder_steps: int = 3_000
-    joint_steps: int = 2_000
+    sam_steps: int = 2_150
+    decoder_steps: int = 500
+    joint_steps: int = 1_000
     seed: int = 1
 
 
@@ -132,24 +132,22 @@ class Pretraining:
             made.save(path)
         return PairData.load(path)
 
-    def decoder(self, sam: Sam, data: PairData, preset: DecoderPreset, steps: int) -> PositionPromptDecoder:
-        """Stage 3: one variant on frozen embeddings."""
+    def decoder(self, embeddings: Tensor, data: PairData, preset: DecoderPreset, steps: int) -> PositionPromptDecoder:
+        """Stage 3: one variant on the frozen SAM embeddings of the pairs' slices."""
         torch.manual_seed(self.plan.seed)
         decoder = new_decoder(preset, data.text.shape[1] + 1)
         name = f"decoder_{preset.prior}{'_token' if preset.word_token else ''}_{steps}.pt"
-        train_decoder(
-            decoder, sam_embeddings(sam, data.images), data, steps=steps, seed=self.plan.seed + 3, checkpoint=self.folder / name
-        )
+        train_decoder(decoder, embeddings, data, steps=steps, seed=self.plan.seed + 3, checkpoint=self.folder / name)
         return decoder
 
-    def compare_variants(self, sam: Sam, data: PairData, test: PairData) -> dict[str, Score]:
+    def compare_variants(self, embeddings: Tensor, data: PairData, test_embeddings: Tensor, test: PairData) -> dict[str, Score]:
         """Every variant for the same steps, measured on the test pairs; the table goes to variants.json."""
-        embeddings, scores = sam_embeddings(sam, test.images), {}
+        scores = {}
         for prior, token in VARIANTS:
             preset = self.preset.decoder.model_copy(update={"prior": prior, "word_token": token})
-            decoder = self.decoder(sam, data, preset, self.plan.variant_steps)
+            decoder = self.decoder(embeddings, data, preset, self.plan.decoder_steps)
             name = f"{prior}, {'word token' if token else 'no token'}"
-            scores[name] = evaluate(decoder, embeddings, test)
+            scores[name] = evaluate(decoder, test_embeddings, test)
             log_scores(name, scores[name])
         (self.folder / "variants.json").write_text(
             json.dumps({n: asdict(s) for n, s in scores.items()}, indent=1), encoding="utf-8"
@@ -191,9 +189,10 @@ class Pretraining:
         clip = self.clip()
         sam = self.sam(clip)
         data, test = self.pairs(clip, test=False), self.pairs(clip, test=True)
-        scores = self.compare_variants(sam, data, test)
-        decoder = self.decoder(sam, data, self.preset.decoder, self.plan.decoder_steps)
-        scores["shipped, before the joint phase"] = evaluate(decoder, sam_embeddings(sam, test.images), test)
+        embeddings, test_embeddings = sam_embeddings(sam, data.images), sam_embeddings(sam, test.images)
+        scores = self.compare_variants(embeddings, data, test_embeddings, test)
+        decoder = self.decoder(embeddings, data, self.preset.decoder, self.plan.decoder_steps)
+        scores["shipped, before the joint phase"] = evaluate(decoder, test_embeddings, test)
         self.joint(sam, decoder, data)
         scores["shipped"] = evaluate(decoder, sam_embeddings(sam, test.images), test)
         log_scores("shipped", scores["shipped"])

@@ -39,8 +39,8 @@ class SamWithHead(nn.Module):
             nn.ConvTranspose2d(48, 32, 2, 2), nn.GELU(), nn.Conv2d(32, len(LABELS), 1),
         )  # fmt: skip
         shares = torch.bincount(data.labels[:800, 1::2, 1::2].flatten().long(), minlength=len(LABELS)).float().clamp(min=1)
-        with torch.no_grad():  # from 0, the first hundred steps would only learn "background"
-            self.head[-1].bias.copy_((shares / shares.sum()).log())
+        # From 0, the first hundred steps would only learn "background".
+        self.head[-1].state_dict()["bias"].copy_((shares / shares.sum()).log())
 
 
 def train_sam(model: SamWithHead, data: PhantomSlices, *, steps: int, seed: int, checkpoint: Path) -> None:
