@@ -1,0 +1,181 @@
+"""A MONAI Label server with the WordMask app, seen from outside: start one, ask it over HTTP, stop it.
+
+For the demo and the tests. Knows URLs, processes and multipart answers; not models, not images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from email.parser import BytesParser
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from wordmask.errors import WordMaskError
+
+START_SECONDS = 300.0  # the first start of a fresh environment compiles every module of torch and monai: minutes on a slow disk
+LOG_LINES = 25
+
+
+class ServerError(WordMaskError):
+    """The server did not come up, or it answered with an error; ``status`` is the HTTP status, if there was one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What infer answered: its JSON, and the file with its name (``None`` when only JSON was asked for)."""
+
+    fields: dict[str, Any]
+    file: bytes | None
+    file_name: str | None
+    seconds: float
+
+
+class AppClient:
+    """Asks one server; every method raises `ServerError` with the sentence that the server gave."""
+
+    def __init__(self, url: str, *, timeout: float = 600.0) -> None:
+        """timeout: seconds without an answer after which a request is given up."""
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._http = requests.Session()
+        self._http.trust_env = False  # a proxy of the environment must not see requests to this machine
+
+    def info(self) -> dict[str, Any]:
+        """What the server is and which models it has."""
+        found: dict[str, Any] = self._send("GET", "/info/").json()
+        return found
+
+    def infer(
+        self,
+        model: str,
+        image: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        output: str | None = None,
+        upload: tuple[str, bytes] | None = None,
+    ) -> Answer:
+        """image: id on the server, or ``upload``: (file name, bytes) instead; params: see the server's documentation."""
+        started = time.perf_counter()
+        query = {"image": image} | ({"output": output} if output else {})
+        response = self._send(
+            "POST",
+            f"/infer/{model}",
+            params=query,
+            data={"params": json.dumps(params or {})},
+            files={"file": upload} if upload else None,
+        )
+        fields, file, name = parse_answer(response.headers, response.content)
+        return Answer(fields, file, name, time.perf_counter() - started)
+
+    def _send(self, method: str, path: str, **content: Any) -> requests.Response:
+        try:
+            response = self._http.request(method, self.url + path, timeout=self._timeout, **content)
+        except requests.RequestException as error:
+            raise ServerError(f"There is no answer from {self.url} ({type(error).__name__}); is the server running?") from error
+        if response.ok:
+            return response
+        try:
+            sentence = str(response.json()["detail"])
+        except (ValueError, KeyError, TypeError):
+            sentence = f"The server answered {response.status_code} {response.reason}; its log says why."
+        raise ServerError(sentence, status=response.status_code)
+
+
+def parse_answer(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes | None, str | None]:
+    """JSON, file and file name of an infer answer: ``multipart/form-data``, JSON alone, or a file alone."""
+    head = Message()
+    head["Content-Type"] = headers.get("content-type", "application/octet-stream")
+    head["Content-Disposition"] = headers.get("content-disposition", "attachment")
+    if head.get_content_type() == "application/json":
+        return json.loads(body), None, None
+    if head.get_content_maintype() != "multipart":
+        return {}, body, head.get_filename()
+    fields: dict[str, Any] = {}
+    file, name = None, None
+    boundary = b"\r\n--" + str(head.get_boundary()).encode("ascii")
+    for part in (b"\r\n" + body).split(boundary)[1:-1]:  # cut as bytes: a file may hold anything, line ends included
+        raw, _, content = part.partition(b"\r\n\r\n")
+        part_head = BytesParser().parsebytes(raw.lstrip(b"\r\n"), headersonly=True)
+        if part_head.get_filename():
+            file, name = content, part_head.get_filename()
+        else:
+            fields = json.loads(content)
+    return fields, file, name
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running_server(
+    app: Path, studies: Path, *, log: Path, conf: Mapping[str, str] | None = None, timeout: float = START_SECONDS
+) -> Iterator[str]:
+    """A real server on a free port of 127.0.0.1, stopped at the end whatever happens. Yields its URL.
+
+    studies: the server writes there, so give it a copy; log: what it prints; timeout: seconds to come up, else `ServerError` with
+    the end of the log.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    for name, value in (conf or {}).items():
+        command += ["--conf", name, value]
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            _wait_until_up(server, f"http://127.0.0.1:{port}", log, timeout)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            _stop(server)
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path, timeout: float) -> None:
+    client = AppClient(url, timeout=10.0)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise ServerError(f"The server stopped before it was ready. {_reason(log)}")
+        with contextlib.suppress(ServerError):  # not listening yet
+            client.info()
+            return
+        time.sleep(0.2)
+    raise ServerError(f"The server was not ready after {timeout:.0f} s. {_reason(log)}")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Ask the server and what it started to end, and end them if they do not."""
+    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=patience)
+            return
+
+
+def _reason(log: Path) -> str:
+    """The sentence of the last exception in a log, if there is one, and the end of the log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    sentences = re.findall(r"^[\w.]+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
+    end = "\n".join(text.splitlines()[-LOG_LINES:])
+    return f"{sentences[-1] if sentences else ''}\nThe end of its log:\n{end}".lstrip()

@@ -1,0 +1,112 @@
+"""What the demo shows at its end: tables of Dice and times, and one picture of all pictures.
+
+Knows numbers and pictures that were made already; asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+SHEET_WIDTH = 1800  # pixels of the contact sheet
+GAP = 12
+ROW = 4.0  # squares side by side
+MOST_FALSE = 10  # false alarms that are listed one by one
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds from question to answer for two words on one volume that the server had not seen."""
+
+    case: str
+    words: tuple[str, str]
+    seconds: tuple[float, float]
+
+
+@dataclass
+class Findings:
+    """What the demo measured. dice: (case, word) -> 0..1 where the word is there; false_voxels: (case, word) where it is not."""
+
+    dice: dict[tuple[str, str], float] = field(default_factory=dict)
+    false_voxels: dict[tuple[str, str], int] = field(default_factory=dict)
+    timing: Timing | None = None
+
+    def dice_by_word(self) -> dict[str, list[float]]:
+        """Word -> its Dice in every case that has it."""
+        by_word: dict[str, list[float]] = {}
+        for (_, word), value in self.dice.items():
+            by_word.setdefault(word, []).append(value)
+        return by_word
+
+    def mean_dice(self) -> float:
+        """Over all (case, word) pairs in which the word is there."""
+        return mean(self.dice.values())
+
+    def stayed_empty(self) -> float:
+        """Share of (case, absent word) pairs without a single voxel, 0..1."""
+        return mean(voxels == 0 for voxels in self.false_voxels.values())
+
+
+def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    """baselines: word -> {"threshold": Dice, "atlas": Dice} on the same cases."""
+    console.print(_dice_table(findings, baselines))
+    console.print(f"Mean Dice over {len(findings.dice)} (case, word) pairs: [bold]{findings.mean_dice():.3f}[/]")
+    false = sorted(((voxels, word, case) for (case, word), voxels in findings.false_voxels.items() if voxels), reverse=True)
+    console.print(f"Questions for absent words: {len(findings.false_voxels)}, not one voxel for [bold]{findings.stayed_empty():.1%}[/]")
+    for voxels, word, case in false[:MOST_FALSE]:
+        console.print(f"  false: {word} in {case}, {voxels} voxels")
+    if len(false) > MOST_FALSE:
+        console.print(f"  and {len(false) - MOST_FALSE} smaller ones")
+    if findings.timing is not None:
+        first, following = findings.timing.seconds
+        console.print(
+            f"On {findings.timing.case}: first word ({findings.timing.words[0]}) {first:.2f} s, "
+            f"next word ({findings.timing.words[1]}) {following:.2f} s, {first / following:.1f} times as fast"
+        )
+
+
+def _dice_table(findings: Findings, baselines: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(title="Dice against the shipped labels, and what two methods without a model reach", title_justify="left")
+    table.add_column("word")
+    for heading in ("cases", "Dice", "lowest", "grey value", "atlas"):
+        table.add_column(heading, justify="right")
+    for word, values in sorted(findings.dice_by_word().items(), key=lambda item: -mean(item[1])):
+        others = baselines.get(word, {})
+        cells = [f"{others[name]:.3f}" if name in others else "" for name in ("threshold", "atlas")]
+        table.add_row(word, str(len(values)), f"{mean(values):.3f}", f"{min(values):.3f}", *cells)
+    return table
+
+
+def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
+    """All pictures on one white sheet, in rows from left to right, each scaled to fill its row's height."""
+    tiles = [Image.open(picture).convert("RGB") for picture in pictures]
+    rows = _rows(tiles)
+    placed, top = [], GAP
+    for row in rows:
+        height = round((SHEET_WIDTH - GAP * (len(row) + 1)) / max(ROW, sum(tile.width / tile.height for tile in row)))
+        left = GAP
+        for tile in row:
+            scaled = tile.resize((round(tile.width * height / tile.height), height), Image.Resampling.LANCZOS)
+            placed.append((scaled, (left, top)))
+            left += scaled.width + GAP
+        top += height + GAP
+    sheet = Image.new("RGB", (SHEET_WIDTH, top), "white")
+    for tile, corner in placed:
+        sheet.paste(tile, corner)
+    sheet.save(path)
+
+
+def _rows(tiles: Sequence[Image.Image]) -> list[list[Image.Image]]:
+    """Consecutive tiles in rows whose shapes add up to at least `ROW` squares."""
+    rows: list[list[Image.Image]] = []
+    for tile in tiles:
+        if not rows or sum(other.width / other.height for other in rows[-1]) >= ROW:
+            rows.append([])
+        rows[-1].append(tile)
+    return rows

@@ -1,0 +1,69 @@
+"""How a long request tells how far it is, and how it is told to stop. Knows nothing of images or models."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wordmask.errors import CancelledError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is. done, total: slices, each counted once per pass over the volume; stage: what is going on, for people."""
+
+    done: int
+    total: int
+    stage: str
+    words: int
+
+
+class CancelToken:
+    """Ask a running request to stop: it does so between two batches. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask to stop; more than once does no harm."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked."""
+        return self._event.is_set()
+
+
+class ProgressMeter:
+    """Counts slices over all passes of one request, reports when the count or the stage changes, and stops when asked to."""
+
+    def __init__(self, total: int, words: int, report: Callable[[Progress], None] | None, cancel: CancelToken | None) -> None:
+        self.total, self.words = total, words
+        self._report, self._cancel = report, cancel
+        self._last: Progress | None = None
+        self._before = 0  # slices of finished chunks
+        self._chunk = 0
+        self._done = 0
+        self.stage = ""
+
+    def start_chunk(self, slices: int) -> None:
+        """The next ``advance`` counts within this many slices."""
+        self._before += self._chunk
+        self._chunk = slices
+        self.advance(0.0)
+
+    def advance(self, fraction: float) -> None:
+        """``fraction`` (0..1) of the chunk is done. Raises CancelledError when somebody asked to stop."""
+        if self._cancel is not None and self._cancel.cancelled:
+            raise CancelledError("The request was cancelled; nothing was written.")
+        self._done = max(self._done, self._before + int(self._chunk * fraction))  # two steps of one chunk both start at 0
+        progress = Progress(self._done, self.total, self.stage, self.words)
+        if self._report is not None and progress != self._last:
+            self._report(progress)
+        self._last = progress
+
+    def skip(self, slices: int) -> None:
+        """These slices need no work."""
+        self.start_chunk(slices)
+        self.advance(1.0)

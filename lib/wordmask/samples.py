@@ -1,0 +1,76 @@
+"""The sample studies that ship with the repository, and what is truly in them.
+
+Knows sample_data/index.json. Truth is a label map; a word stands for one or several of its values, because words overlap:
+"kidney" is both kidneys, "liver" includes its tumour.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from wordmask.errors import VolumeError
+
+
+@dataclass(frozen=True)
+class SampleCase:
+    """One image. words: word -> its values in the truth; absent: words whose thing is not in the image."""
+
+    image: Path
+    truth: Path
+    modality: str
+    words: dict[str, tuple[int, ...]]
+    absent: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The id of the image in a datastore: its file name without the ending."""
+        return self.image.name.split(".")[0]
+
+    def true_labels(self) -> NDArray[np.integer]:
+        """[k, j, i], a picture as [1, h, w]."""
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(self.truth))
+        return labels if labels.ndim == 3 else labels[None]
+
+    def groups(self) -> list[list[str]]:
+        """The words in as few groups as their order allows, none of which holds two words that share a voxel.
+
+        A label map gives a voxel to one word: asked together, "kidney" and "left kidney" would take voxels from each other.
+        """
+        groups: list[list[str]] = []
+        for word, values in self.words.items():
+            free = (group for group in groups if not any(set(values) & set(self.words[other]) for other in group))
+            if (group := next(free, None)) is None:
+                groups.append([word])
+            else:
+                group.append(word)
+        return groups
+
+
+def load_samples(folder: Path) -> list[SampleCase]:
+    """folder: holds index.json, studies/ and truth/. VolumeError when it is not such a folder."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VolumeError(f"{folder.name} holds no readable index.json, so it is not a folder of sample studies.") from error
+    return [
+        SampleCase(
+            image=folder / case["image"],
+            truth=folder / case["truth"],
+            modality=case["modality"],
+            words={word: tuple(values) for word, values in case["words"].items()},
+            absent=tuple(case["absent"]),
+        )
+        for case in index["cases"]
+    ]
+
+
+def true_mask(labels: NDArray[np.integer], values: Sequence[int]) -> NDArray[np.bool_]:
+    """Where ``labels`` has one of a word's values; the same shape."""
+    return np.isin(labels, values)

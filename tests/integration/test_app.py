@@ -1,0 +1,280 @@
+"""The MONAI Label app behind MONAI Label's own routes, over a model whose answer is known for every voxel."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from numpy.testing import assert_array_equal
+
+from wordmask.errors import PromptError, RequestError, UnknownModelError
+from wordmask_app.app import WordMaskApp
+from wordmask_app.images import same_stem
+from wordmask_app.settings import AppSettings
+
+
+def ask(**params: Any) -> str:
+    return json.dumps(params)
+
+
+def test_values_and_names_follow_the_words_of_this_request(a_stub_server):
+    bright = a_stub_server.voxels > 0
+    fields, labels = a_stub_server.read(a_stub_server.post("ct", ask(prompt="spleen, liver")))
+    assert fields["label_names"] == {"spleen": 1, "liver": 2}
+    assert_array_equal(sitk.GetArrayFromImage(labels)[bright], 2)
+    fields, labels = a_stub_server.read(a_stub_server.post("ct", ask(prompt=["heart"])))
+    assert fields["label_names"] == {"heart": 1}
+    assert_array_equal(sitk.GetArrayFromImage(labels), bright)
+
+
+def test_the_label_map_lies_where_the_image_lies(a_stub_server):
+    image = sitk.ReadImage(a_stub_server.studies / "ct.nii.gz")
+    for extension in (".nii.gz", ".nii", ".nrrd"):
+        _, labels = a_stub_server.read(a_stub_server.post("ct", ask(prompt="liver", result_extension=extension)))
+        assert labels.GetSize() == image.GetSize()
+        for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+            assert getattr(labels, name)() == pytest.approx(getattr(image, name)(), abs=1e-6)
+
+
+def test_without_a_prompt_the_default_words_are_asked_for(a_stub_server):
+    fields, _ = a_stub_server.read(a_stub_server.post("ct", "{}"))
+    assert fields["label_names"] == {"liver": 1, "spleen": 2}
+
+
+def test_the_answer_says_what_was_done(a_stub_server):
+    fields, _ = a_stub_server.read(a_stub_server.post("ct", ask(prompt="liver, polyp")))
+    assert fields["not_found"] == ["polyp"]
+    assert fields["statistics"]["liver"]["voxels"] == 4 * 6 * 6
+    assert fields["statistics"]["liver"]["millilitres"] == pytest.approx(4 * 6 * 6 * 1.5 * 1.5 * 4.0 / 1000)
+    assert fields["statistics"]["polyp"]["voxels"] == 0
+    assert (fields["model"], fields["preset"], fields["plane"]) == ("simple_vilmedsam", "stub", "axial")
+    assert set(fields["window"]) == {"liver", "polyp"}
+    assert any("polyp" in sentence for sentence in fields["warnings"])
+    assert fields["seconds"] > 0
+
+
+def test_info_lists_the_default_words_and_no_others_as_labels(a_stub_server):
+    info = a_stub_server.http.get("/info/").json()
+    assert info["labels"] == ["liver", "spleen"]
+    assert info["models"]["simple_vilmedsam"]["labels"] == {"liver": 1, "spleen": 2}
+    assert info["models"]["simple_vilmedsam"]["type"] == "segmentation"
+
+
+@pytest.mark.parametrize("image", ["scan", "series", "skin", "gut"])
+def test_every_image_format_of_the_studies_folder_is_served(a_stub_server, image):
+    fields, labels = a_stub_server.read(a_stub_server.post(image, ask(prompt="liver")))
+    assert fields["statistics"]["liver"]["voxels"] == np.count_nonzero(sitk.GetArrayFromImage(labels)) > 0
+
+
+def test_one_slice_can_be_asked_for(a_stub_server):
+    _, labels = a_stub_server.read(a_stub_server.post("ct", ask(prompt="liver", slices=[2, 2], plane="axial")))
+    marked = np.flatnonzero(sitk.GetArrayFromImage(labels).any(axis=(1, 2)))
+    assert len(marked) == 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_the_label_map_has_the_type_that_was_asked_for(a_stub_server, dtype):
+    _, labels = a_stub_server.read(
+        a_stub_server.post("ct", ask(prompt="liver", result_dtype=dtype, result_extension=".nrrd", result_compress=False))
+    )
+    assert sitk.GetArrayFromImage(labels).dtype == dtype
+
+
+def test_a_probability_volume_is_float_and_agrees_with_the_labels(a_stub_server):
+    _, probability = a_stub_server.read(a_stub_server.post("ct", ask(prompt="liver", output_volume="probability")))
+    values = sitk.GetArrayFromImage(probability)
+    assert values.dtype == np.float32
+    assert values.min() >= 0
+    assert values.max() <= 1
+    assert_array_equal(values > 0.5, a_stub_server.voxels > 0)
+
+
+def test_json_alone_or_the_image_alone_can_be_asked_for_and_no_file_stays_behind(a_stub_server):
+    alone = a_stub_server.post("ct", ask(prompt="liver"), query={"output": "json"})
+    assert alone.json()["label_names"] == {"liver": 1}
+    _, labels = a_stub_server.read(a_stub_server.post("ct", ask(prompt="liver"), query={"output": "image"}))
+    assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
+    a_stub_server.read(a_stub_server.post("ct", ask(prompt="liver"), query={"output": "all"}))
+    assert list(a_stub_server.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"prompt": ""}, "word"),
+        ({"prompt": "x" * 300}, "256"),
+        ({"prompt": ", ".join(f"word{i}" for i in range(33))}, "32"),
+        ({"prompt": "liver\x07"}, "character"),
+        ({"prompt": 7}, "must be a text"),
+        ({"prompt": ["liver", 7]}, "must be a text"),
+        ({"prompt": "liver", "plane": "diagonal"}, "diagonal"),
+        ({"prompt": "liver", "plane": 3}, "plane is a name"),
+        ({"prompt": "liver", "window": "kitchen"}, "kitchen"),
+        ({"prompt": "liver", "threshold": 1.5}, "threshold is a number from 0 to 1"),
+        ({"prompt": "liver", "threshold": "much"}, "threshold is a number from 0 to 1"),
+        ({"prompt": "liver", "threshold": float("nan")}, "threshold is a number from 0 to 1"),
+        ({"prompt": "liver", "slices": [0, 99]}, "99"),
+        ({"prompt": "liver", "slices": "all"}, "slices is"),
+        ({"prompt": "liver", "points": [[1, 2, 3]]}, "cannot use points"),
+        ({"prompt": "liver", "box": [0, 0, 0, 4, 4, 4]}, "cannot use box"),
+        ({"prompt": "liver", "scribbles": "mask"}, "cannot use scribbles"),
+        ({"prompt": "liver", "output_volume": "mesh"}, "output_volume is one of"),
+        ({"prompt": "liver", "output_volume": ["labels"]}, "output_volume is one of"),
+        ({"prompt": "liver", "output_volume": "attribution"}, "attribution"),
+        ({"prompt": "liver, spleen", "output_volume": "probability"}, "one by one"),
+        ({"prompt": "liver", "output_volume": "probability", "result_dtype": "uint8"}, "float32"),
+        ({"prompt": "liver", "result_extension": ".exe"}, "result_extension is one of"),
+        ({"prompt": "liver", "result_dtype": "complex64"}, "result_dtype is one of"),
+        ({"prompt": "liver", "result_compress": "perhaps"}, "true or false"),
+        ({"prompt": "liver", "save_label": True, "label_tag": "../../x"}, "label_tag"),
+        ({"prompt": "liver", "save_label": True, "output_volume": "probability"}, "save_label"),
+    ],
+)
+def test_a_wrong_request_is_answered_400_with_one_sentence_and_leaves_nothing(a_stub_server, params, sentence):
+    answer = a_stub_server.post("ct", json.dumps(params))
+    assert answer.status_code == 400
+    assert sentence in answer.json()["detail"]
+    assert str(a_stub_server.studies) not in answer.text
+    assert "Traceback" not in answer.text
+    assert list(a_stub_server.scratch.iterdir()) == []
+
+
+def test_a_file_that_is_no_image_is_answered_400_and_named(a_stub_server):
+    answer = a_stub_server.post("broken", ask(prompt="liver"))
+    assert answer.status_code == 400
+    assert "broken.nii.gz" in answer.json()["detail"]
+    assert str(a_stub_server.studies) not in answer.text
+
+
+def test_an_unknown_image_or_model_is_answered_404(a_stub_server):
+    assert a_stub_server.post("nobody", ask(prompt="liver")).status_code == 404
+    answer = a_stub_server.post("ct", ask(prompt="liver"), model="guess")
+    assert answer.status_code == 404
+    assert "simple_vilmedsam" in answer.json()["detail"]
+
+
+def test_an_image_whose_file_was_deleted_is_answered_404(a_stub_server):
+    (a_stub_server.studies / "scan.mha").unlink()
+    assert a_stub_server.post("scan", ask(prompt="liver")).status_code == 404
+
+
+@pytest.mark.parametrize("way", ["query", "params"])
+@pytest.mark.parametrize("name", ["absolute", "relative", "temporary", "session"])
+def test_no_file_outside_the_studies_folder_can_be_named(a_stub_server, way, name):
+    secret = a_stub_server.scratch / "secret.nii.gz"
+    shutil.copy(a_stub_server.studies / "ct.nii.gz", secret)
+    image = {
+        "absolute": str(a_stub_server.studies / "ct.nii.gz"),
+        "relative": "../studies/ct",
+        "temporary": str(secret),
+        "session": str(secret),
+    }[name]
+    claim = {"session": {"name": "mine", "image": image}} if name == "session" else {}
+    if way == "query":
+        answer = a_stub_server.post(image, ask(prompt="liver", **claim))
+    else:
+        answer = a_stub_server.post("ct", ask(prompt="liver", image=image, **claim))
+    assert answer.status_code == 400
+    assert "not a path" in answer.json()["detail"]
+
+
+def test_an_image_added_under_an_id_that_climbs_is_not_read(a_stub_server):
+    with (a_stub_server.studies / "ct.nii.gz").open("rb") as file:
+        a_stub_server.http.put("/datastore/", params={"image": "../escaped"}, files={"file": ("x.nii.gz", file)})
+    assert a_stub_server.post("../escaped", ask(prompt="liver")).status_code == 400
+
+
+def test_an_uploaded_image_is_segmented_and_removed(a_stub_server):
+    content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
+    response = a_stub_server.post("", ask(prompt="liver"), files={"file": ("patient 7.2026-01-02_series.nii.gz", content)})
+    _, labels = a_stub_server.read(response)
+    assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
+    assert list(a_stub_server.scratch.iterdir()) == []
+
+
+def test_an_uploaded_scribble_mask_is_refused_and_not_ignored(a_stub_server):
+    content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
+    answer = a_stub_server.post("ct", ask(prompt="liver"), files={"label": ("scribbles.nii.gz", content)})
+    assert answer.status_code == 400
+    assert "scribbles" in answer.json()["detail"]
+
+
+def test_an_image_of_a_session_is_segmented(a_stub_server):
+    content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
+    session = a_stub_server.http.put("/session/", files={"files": ("mine.nii.gz", content)}).json()["session_id"]
+    _, labels = a_stub_server.read(a_stub_server.post("", ask(prompt="liver"), query={"session_id": session}))
+    assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
+
+
+def test_two_requests_at_the_same_time_do_not_mix(a_stub_server):
+    bright = a_stub_server.voxels > 0
+
+    def infer(words: list[str]) -> tuple[dict[str, Any], np.ndarray]:
+        answer = a_stub_server.app.infer({"model": "simple_vilmedsam", "image": "ct", "prompt": words})
+        return answer["params"], sitk.GetArrayFromImage(sitk.ReadImage(answer["file"]))
+
+    questions = [["liver"], ["spleen", "liver"], ["heart"], ["polyp", "aorta"]] * 4
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(infer, questions))
+    for words, (fields, labels) in zip(questions, answers, strict=True):
+        assert list(fields["label_names"]) == words
+        value = fields["label_names"][words[-1]]
+        assert_array_equal(labels == value, bright)
+
+
+def test_a_label_can_be_kept_on_the_server(a_stub_server):
+    fields, _ = a_stub_server.read(a_stub_server.post("ct", ask(prompt="heart", save_label=True, label_tag="original")))
+    kept = sitk.ReadImage(a_stub_server.studies / "labels" / "original" / "ct.nii.gz")
+    assert_array_equal(sitk.GetArrayFromImage(kept), a_stub_server.voxels > 0)
+    info = a_stub_server.http.get("/datastore/label/info", params={"label": "ct", "tag": "original"}).json()
+    assert info["params"]["label_names"] == fields["label_names"] == {"heart": 1}
+    assert [(label["name"], label["idx"]) for label in info["label_info"]] == [("heart", 1)]
+
+
+def test_the_log_has_one_line_for_a_request(a_stub_server, caplog):
+    with caplog.at_level(logging.INFO, logger="wordmask_app"):
+        a_stub_server.post("ct", ask(prompt="liver"))
+        a_stub_server.post("ct", ask(prompt=""))
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("wordmask_app")]
+    assert len(lines) == 2
+    assert lines[0].endswith(" ok")
+    assert "refused" in lines[1]
+
+
+def test_images_that_share_an_id_are_reported(tmp_path: Path):
+    for name in ("a.nii.gz", "a.png", "b.png", "c.tif", "c.tiff"):
+        (tmp_path / name).touch()
+    assert same_stem(tmp_path, ["*.nii.gz", "*.png", "*.tif", "*.tiff"]) == [["a.nii.gz", "a.png"], ["c.tif", "c.tiff"]]
+
+
+@pytest.mark.parametrize(
+    ("conf", "error", "sentence"),
+    [
+        ({"words": "a, b, c, d, e, f, g, h, i"}, RequestError, "at most 8"),
+        ({"words": ""}, PromptError, "word"),
+        ({"models": " , "}, RequestError, "names no model"),
+        ({"cache_mb": "-1"}, RequestError, "cache_mb"),
+    ],
+)
+def test_a_wrong_setting_is_refused_at_the_start(conf, error, sentence):
+    with pytest.raises(error, match=sentence):
+        AppSettings.from_conf(conf)
+
+
+def test_an_unknown_model_or_preset_is_refused_at_the_start(tmp_path):
+    with pytest.raises(UnknownModelError, match="Did you mean 'simple_vilmedsam'"):
+        WordMaskApp(str(tmp_path), str(tmp_path / "studies"), {"models": "simple_vilmedsan"})
+    with pytest.raises(UnknownModelError, match="huge"):
+        WordMaskApp(str(tmp_path), str(tmp_path / "studies"), {"preset": "huge"})
+
+
+def test_a_misspelt_setting_is_reported(caplog):
+    AppSettings.from_conf({"word": "liver"})
+    assert "did you mean words" in caplog.text

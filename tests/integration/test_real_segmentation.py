@@ -1,0 +1,37 @@
+"""The bundled model on real volumes: it says nothing useful about them, but must neither crash nor move them nor give NaN."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from wordmask.pipeline import VolumeSegmenter, write_labels
+from wordmask.segmenters import load_segmenter
+from wordmask.volumes import read_volume
+
+pytestmark = pytest.mark.real_data
+
+VOLUMES = 20
+
+
+@pytest.fixture(scope="module")
+def a_pipeline():
+    return VolumeSegmenter(load_segmenter("simple_vilmedsam", device="cpu"))
+
+
+@pytest.mark.parametrize("number", range(VOLUMES))
+def test_a_real_volume_is_segmented_where_it_lies(a_pipeline, real_data, tmp_path, number):
+    cases = [case for case in json.loads((real_data / "index.json").read_text())["cases"] if "mask" in case]
+    assert len(cases) == VOLUMES
+    image = real_data / cases[number]["image"]
+    result = a_pipeline.segment(read_volume(image), ["liver", "spine"], keep=("labels", "probability"))
+    assert all(np.isfinite(values).all() for values in result.maps["probability"].values())
+    assert all(np.isfinite(statistics.presence) for statistics in result.statistics.values())
+    write_labels(tmp_path / "labels.nii.gz", result)
+    labels, source = sitk.ReadImage(tmp_path / "labels.nii.gz"), sitk.ReadImage(image)
+    assert labels.GetSize() == source.GetSize()
+    for geometry in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(labels, geometry)(), getattr(source, geometry)(), atol=1e-6)

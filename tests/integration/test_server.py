@@ -1,0 +1,100 @@
+"""A real `monailabel start_server` process with the bundled weights, asked as clients ask it."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from wordmask.app_client import Answer, ServerError
+
+pytestmark = pytest.mark.server
+
+MODEL = "simple_vilmedsam"
+CT, PICTURE = "ct_chest_abdomen", "dermoscopy_1"
+
+
+def image_of(answer: Answer, folder: Path) -> sitk.Image:
+    path = folder / str(answer.file_name)
+    path.write_bytes(answer.file or b"")
+    return sitk.ReadImage(path)
+
+
+def test_the_server_shows_its_model_and_the_default_words(a_server):
+    info = a_server.client.info()
+    assert info["name"] == "WordMask"
+    assert list(info["models"]) == [MODEL]
+    assert info["labels"] == ["liver", "spleen"]
+
+
+def test_every_sample_study_is_in_the_datastore(a_server):
+    total = a_server.client.info()["datastore"]["total"]
+    assert total == len([path for path in a_server.studies.iterdir() if path.is_file() and not path.name.startswith((".", "datastore"))])
+
+
+def test_a_word_gives_a_mask_in_the_geometry_of_the_volume(a_server, tmp_path):
+    answer = a_server.client.infer(MODEL, CT, {"prompt": "spleen, liver"})
+    assert answer.fields["label_names"] == {"spleen": 1, "liver": 2}
+    labels, image = image_of(answer, tmp_path), sitk.ReadImage(a_server.studies / f"{CT}.nii.gz")
+    assert labels.GetSize() == image.GetSize()
+    assert labels.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-6)
+    assert labels.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
+    counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=3)
+    assert [int(count) for count in counts[1:]] == [answer.fields["statistics"][word]["voxels"] for word in ("spleen", "liver")]
+    assert counts[2] > 1000
+
+
+def test_the_same_question_has_the_same_answer(a_server):
+    first, second = (a_server.client.infer(MODEL, PICTURE, {"prompt": "skin lesion", "result_extension": ".nii"}) for _ in range(2))
+    assert first.file == second.file
+
+
+def test_eight_clients_at_once_get_the_answers_that_they_get_alone(a_server):
+    questions = [["skin lesion"], ["polyp", "skin lesion"], ["liver"], ["skin lesion", "polyp"]] * 2
+
+    def ask(words: list[str]) -> tuple[dict[str, int], bytes | None]:
+        answer = a_server.client.infer(MODEL, PICTURE, {"prompt": words, "result_extension": ".nii"})
+        return answer.fields["label_names"], answer.file
+
+    alone = [ask(words) for words in questions]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, questions)) == alone
+
+
+def test_monai_labels_own_client_is_served(a_server, tmp_path):
+    client_of_monai_label = pytest.importorskip("monailabel.client").MONAILabelClient
+    client = client_of_monai_label(a_server.client.url, tmpdir=str(tmp_path))
+    file, fields = client.infer(MODEL, PICTURE, {"prompt": "skin lesion"})
+    assert fields["label_names"] == {"skin lesion": 1}
+    assert np.count_nonzero(sitk.GetArrayFromImage(sitk.ReadImage(file))) == fields["statistics"]["skin lesion"]["voxels"]
+
+
+@pytest.mark.parametrize(
+    ("image", "params", "status"),
+    [
+        (CT, {"prompt": ""}, 400),
+        (CT, {"prompt": "liver", "plane": "diagonal"}, 400),
+        ("broken", {"prompt": "liver"}, 400),
+        ("nobody", {"prompt": "liver"}, 404),
+        (CT, {"prompt": "liver", "image": "/etc/hostname"}, 400),
+    ],
+)
+def test_a_wrong_request_gets_a_sentence_and_the_server_lives(a_server, image, params, status):
+    with pytest.raises(ServerError) as refusal:
+        a_server.client.infer(MODEL, image, params)
+    assert refusal.value.status == status
+    assert str(refusal.value).endswith(".")
+    assert str(a_server.studies) not in str(refusal.value)
+    assert a_server.client.info()["name"] == "WordMask"
+
+
+def test_the_log_has_one_line_for_each_request_and_no_stack_trace(a_server):
+    a_server.client.infer(MODEL, PICTURE, {"prompt": "one of a kind"}, output="json")
+    log = a_server.log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in log.splitlines() if "infer model=" in line and "'one of a kind'" in line]
+    assert len(lines) == 1, json.dumps(lines)
+    assert "Traceback" not in log
