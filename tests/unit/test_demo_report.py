@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from wordmask.demo_report import Findings, Timing, print_report, write_contact_sheet
+from wordmask.demo_report import Findings, Timing, print_report, too_easy, write_contact_sheet
 from wordmask.errors import VolumeError
 from wordmask.samples import SampleCase, load_samples, true_mask
 
@@ -75,3 +75,9 @@ def test_the_contact_sheet_shows_every_picture(tmp_path: Path, count: int) -> No
     sheet = Image.open(tmp_path / "sheet.png")
     shown = {color: number for number, color in sheet.getcolors(maxcolors=100_000) or []}
     assert all(shown.get(color, 0) > 10_000 for color in colors)
+
+
+def test_words_that_a_simple_rule_nearly_solves_are_named():
+    ours = {"polyp": 0.85, "liver": 0.95}
+    baselines = {"polyp": {"threshold": 0.72, "atlas": 0.5}, "liver": {"threshold": 0.4, "atlas": 0.6}}
+    assert too_easy(ours, baselines) == [("polyp", "threshold")]

@@ -19,7 +19,8 @@ def random_model(prior="similarity", word_token=True, trained_words=("liver", "s
     torch.manual_seed(0)
     preset = TINY.model_copy(update={"decoder": TINY.decoder.model_copy(update={"prior": prior, "word_token": word_token})})
     ids = TinyTokenizer.for_texts(["liver", "spleen", "polyp"], TINY.clip.architecture.context_length).token_ids
-    model = SimpleViLMedSAM(preset, build_tiny_clip(TINY.clip.architecture, ids), build_tiny_sam(TINY.sam.architecture), trained_words=trained_words)
+    clip, sam = build_tiny_clip(TINY.clip.architecture, ids), build_tiny_sam(TINY.sam.architecture)
+    model = SimpleViLMedSAM(preset, clip, sam, trained_words=trained_words)
     return model.eval().requires_grad_(False)
 
 
