@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -130,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the server is stopped on the way out
     try:
         run(chosen.samples, chosen.app, chosen.output, {"preset": chosen.preset, "device": chosen.device}, console)
     except WordMaskError as error:

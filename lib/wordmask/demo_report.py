@@ -82,7 +82,8 @@ def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]
 
 def too_easy(ours: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
     """(word, baseline) wherever a baseline's Dice is less than `EASY` below ours."""
-    return [(word, name) for word, scores in baselines.items() for name, value in scores.items() if word in ours and value > ours[word] - EASY]
+    pairs = ((word, name, value) for word, scores in baselines.items() for name, value in scores.items())
+    return [(word, name) for word, name, value in pairs if word in ours and value > ours[word] - EASY]
 
 
 def _dice_table(findings: Findings, baselines: Mapping[str, Mapping[str, float]]) -> Table:

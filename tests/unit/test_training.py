@@ -11,6 +11,7 @@ from wordmask.errors import WeightsError
 from wordmask.frames import Frame
 from wordmask.phantoms.words import LABELS, WORDS
 from wordmask.training import loop
+from wordmask.training.baselines import best_threshold
 from wordmask.training.loop import Schedule, train
 from wordmask.training.phantom_data import augment, labels_in_frame, make_slices, word_fractions, word_masks
 from wordmask.training.pretrain import Plan, Pretraining
@@ -82,8 +83,19 @@ def test_word_masks_are_the_union_of_a_words_labels():
 
 
 def test_slices_of_all_kinds_are_drawn():
-    data = make_slices(160, seed=4, size=32)
+    data = make_slices(800, seed=4, size=16)
     assert set(data.kinds.tolist()) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["bright thing", "dark thing"])
+def test_the_best_threshold_is_found(sign):
+    generator = torch.Generator().manual_seed(0)
+    masks = (torch.rand(5, 20, 20, generator=generator) < 0.3).float()
+    grey = torch.rand(5, 20, 20, generator=generator) * 0.4 + (masks if sign > 0 else 1 - masks) * 0.5
+    fitted = best_threshold(grey, masks)
+    assert fitted[0] == sign
+    found = fitted[0] * grey >= fitted[0] * fitted[1]
+    assert (found == (masks > 0)).float().mean() > 0.98
 
 
 def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
