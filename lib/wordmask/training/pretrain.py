@@ -65,7 +65,7 @@ class Plan:
     clip_steps: int = 4_000
     sam_steps: int = 2_150
     decoder_steps: int = 500
-    joint_steps: int = 1_000
+    joint_steps: int = 1_400
     seed: int = 1
 
 
