@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from wordmask.encoders.clip import build_tiny_clip
+from wordmask.encoders.lora import add_lora, lora_state_dict
 from wordmask.encoders.sam import build_tiny_sam
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.errors import RequestError, UnknownModelError, WeightsError
 from wordmask.presets import load_preset, preset_names
 from wordmask.prompts import parse_prompts
 from wordmask.segmenters.base import Hints, SliceKey, load_segmenter
+from wordmask.segmenters.position_prompt import REFERENCE_NAMES
 from wordmask.segmenters.simple_vilmedsam import SimpleViLMedSAM
 
 TINY = load_preset("simple_vilmedsam", "tiny")
@@ -117,3 +119,36 @@ def test_the_bundled_weights_know_all_their_words():
     words = model.encode_prompts(parse_prompts(sorted(model.trained_words)))
     assert words.known.all()
     assert not model.encode_prompts(parse_prompts("gallbladder")).known.any()
+
+
+def published(decoder):
+    """The decoder's weights under the published names."""
+    theirs = {ours: name for name, ours in REFERENCE_NAMES.items()}
+    prefixes = {name: max((ours for ours in theirs if name.startswith(f"{ours}.")), key=len) for name in decoder.state_dict()}
+    return {theirs[prefixes[name]] + name.removeprefix(prefixes[name]): tensor for name, tensor in decoder.state_dict().items()}
+
+
+@torch.no_grad()
+def test_published_decoder_and_lora_files_are_taken_together(tmp_path, two_slices):
+    model, source = random_model(word_token=False), random_model(word_token=False)
+    for parameter in source.decoder.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    torch.save({"model": published(source.decoder)}, tmp_path / "decoder.pth")
+    adapted = add_lora(random_model().sam.image_encoder, rank=2)
+    state = {name: torch.randn(value.shape) for name, value in lora_state_dict(adapted).items()}
+    torch.save(state, tmp_path / "lora.pth")
+    before = model.fingerprint
+    model.load_reference(tmp_path / "decoder.pth", tmp_path / "lora.pth")
+    assert model.fingerprint != before
+    assert torch.equal(model.decoder.mlp[0].weight, source.decoder.mlp[0].weight)
+    words = model.encode_prompts(parse_prompts("liver"))
+    assert model(model.encode_slices(*two_slices), words).logits.isfinite().all()
+
+
+def test_a_file_that_is_no_decoder_changes_nothing(tmp_path):
+    model = random_model(word_token=False)
+    decoder = model.decoder
+    (tmp_path / "decoder.pth").write_bytes(b"garbage")
+    with pytest.raises(WeightsError, match=r"decoder\.pth"):
+        model.load_reference(tmp_path / "decoder.pth")
+    assert model.decoder is decoder

@@ -17,9 +17,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from wordmask.attribution import fit_pairs, keyed_noise, normalise_maps
-from wordmask.bundles import Bundle, load_bundle
+from wordmask.bundles import load_bundle
+from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.fingerprint import fingerprint
+from wordmask.encoders.lora import load_lora_file, merge_lora
 from wordmask.encoders.sam import load_sam, preprocess
 from wordmask.errors import RequestError, WeightsError
 from wordmask.frames import Frame
@@ -74,18 +76,20 @@ class SimpleViLMedSAM(Segmenter):
         return model
 
     @classmethod
-    def untrained(cls, preset: Preset, *, bundle: Bundle | None = None) -> Self:
-        """The preset's public encoders with a random decoder: where a training starts."""
-        token_ids = bundle.token_ids if bundle else ()
-        return cls(preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam))
+    def untrained(cls, preset: Preset) -> Self:
+        """The preset's public encoders with a random decoder: where a training, or `load_reference`, starts."""
+        return cls(preset, load_clip(preset.clip), load_sam(preset.sam))
 
-    def load_reference(self, decoder_checkpoint: Path) -> None:
-        """Take the published repository's decoder checkpoint; WeightsError when it is something else."""
-        try:
-            state = torch.load(decoder_checkpoint, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch raises a dozen kinds for a damaged file
-            raise WeightsError(f"{decoder_checkpoint.name} cannot be read as a PyTorch checkpoint; download it again.") from error
-        self.decoder = PositionPromptDecoder.from_reference(state, self.preset.decoder)
+    def load_reference(self, decoder_checkpoint: Path, lora_file: Path | None = None) -> None:
+        """Take files in the format of the published repository: the decoder's checkpoint and, merged at once, LoRA of SAM's encoder.
+
+        WeightsError: a file is damaged or of another model; nothing is changed then.
+        """
+        decoder = PositionPromptDecoder.from_reference(read_tensors(decoder_checkpoint), self.preset.decoder)
+        if lora_file is not None:
+            merge_lora(load_lora_file(self.sam.image_encoder, lora_file))
+            self._fingerprint = None
+        self.decoder = decoder.to(self.device)
 
     @property
     def fingerprint(self) -> str:
