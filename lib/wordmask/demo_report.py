@@ -60,10 +60,9 @@ def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]
     console.print(_dice_table(findings, baselines))
     console.print(f"Mean Dice over {len(findings.dice)} (case, word) pairs: [bold]{findings.mean_dice():.3f}[/]")
     ours = {word: mean(values) for word, values in findings.dice_by_word().items()}
-    for name, called in BASELINES.items():
-        theirs = [scores[name] for scores in baselines.values() if name in scores]
-        if theirs:
-            console.print(f"Mean Dice over words: ours {mean(ours.values()):.3f}, {called} {mean(theirs):.3f}")
+    means = {called: [scores[name] for scores in baselines.values() if name in scores] for name, called in BASELINES.items()}
+    theirs = [f", {called} {mean(values):.3f}" for called, values in means.items() if values]
+    console.print(f"Mean Dice over words: ours {mean(ours.values()):.3f}{''.join(theirs)}")
     for word, name in too_easy(ours, baselines):
         console.print(f"  too easy: {word}, {BASELINES[name]} {baselines[word][name]:.3f} against our {ours[word]:.3f}")
     false = sorted(((voxels, word, case) for (case, word), voxels in findings.false_voxels.items() if voxels), reverse=True)

@@ -26,7 +26,7 @@ from wordmask.errors import WeightsError
 
 
 class TinyClipArchitecture(BaseModel):
-    """Sizes of the tiny CLIP (tiny.md 1 and 6); about 1.5 M parameters."""
+    """Sizes of the tiny CLIP (docs/tiny.md); about 1.5 M parameters with the defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
