@@ -578,3 +578,24 @@ def test_a_plain_copy_of_the_hub_at_full_size_needs_no_configuration_of_its_text
             torch.testing.assert_close(clip.tail(clip.head(pixels, layer), layer), whole, atol=1e-5, rtol=0)
         expected = public.model.encode_text(public.tokenizer(WORDS), normalize=True)
         torch.testing.assert_close(clip.encode_text(WORDS), expected, atol=1e-5, rtol=0)
+
+
+def test_weights_that_were_fetched_are_found_by_their_name(a_biomedclip_folder: Public, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wordmask.encoders.clip_sources.weights_path", {"biomedclip": Path(a_biomedclip_folder.path)}.__getitem__)
+    direct = load_clip(ClipConfig(source=f"local-dir:{a_biomedclip_folder.path}"))
+    assert load_clip(ClipConfig(source="weights:biomedclip")).fingerprint() == direct.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["biomedclip", "openai_vit_b_16"])
+def test_weights_that_are_missing_are_answered_with_the_command_to_type(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORDMASK_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match=f"wordmask weights fetch {name}"):
+        load_clip(ClipConfig(source=f"weights:{name}"))
+
+
+def test_weights_that_are_no_clip_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wordmask.encoders.clip_sources.weights_path", lambda _: tmp_path / "sam.pth")
+    with pytest.raises(WeightsError, match="'sam_vit_b' are no CLIP"):
+        load_clip(ClipConfig(source="weights:sam_vit_b"))

@@ -19,7 +19,14 @@ from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wordmask.encoders.clip_sources import OPENAI_MEAN, OPENAI_STD, load_local_directory, load_named_hub, load_openai
+from wordmask.encoders.clip_sources import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    load_catalogued,
+    load_local_directory,
+    load_named_hub,
+    load_openai,
+)
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.errors import WeightsError
@@ -56,8 +63,8 @@ class ClipConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(
-        pattern=r"^(tiny|(openai|hf-hub|local-dir):.+)$",
-        description="tiny | openai:ViT-B-16 | hf-hub:OWNER/NAME | local-dir:FOLDER with config, weights and tokenizer",
+        pattern=r"^(tiny|(weights|openai|hf-hub|local-dir):.+)$",
+        description="tiny | weights:NAME of `wordmask weights` | openai:ViT-B-16 | hf-hub:OWNER/NAME | local-dir:FOLDER with its files",
     )
     architecture: TinyClipArchitecture | None = Field(default=None, description="of tiny only; its defaults when left out")
     checkpoint: str | None = Field(default=None, description="of openai only: a weights file instead of a download")
@@ -298,7 +305,9 @@ def load_clip(config: ClipConfig, *, token_ids: Iterable[int] = ()) -> ClipEncod
             raise WeightsError("Preset tiny needs the token ids that ship with its weights; the weights' card does not list any.")
         encoder = build_tiny_clip(config.architecture or TinyClipArchitecture(), ids)
     else:
-        if kind == "openai":
+        if kind == "weights":
+            parts = load_catalogued(name)
+        elif kind == "openai":
             parts = load_openai(name, config.checkpoint)
         elif kind == "hf-hub":
             parts = load_named_hub(name)

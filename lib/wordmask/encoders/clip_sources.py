@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.torchscript import is_torchscript, read_torchscript
 from wordmask.errors import WeightsError
+from wordmask.weights import weights_path
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1; BiomedCLIP uses them too
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -33,9 +34,10 @@ BIOMED_BERT = ("BiomedBERT-base", "PubMedBERT-base")  # parts of the names under
 NOT_WEIGHTS = ("position_ids", "input_resolution", "context_length", "vocab_size")
 PIXELS = (("mean", OPENAI_MEAN), ("std", OPENAI_STD))
 COPY_AGAIN = "Copy its files again."
+OPENAI_ENTRIES = {"openai_vit_b_16": "ViT-B-16"}  # single files among `wordmask weights` -> their architecture
 OFFLINE = (
     "`wordmask weights list` shows what can be fetched, or imported on a machine without internet; the preset then names it as "
-    "local-dir:FOLDER, or as the checkpoint of an openai source."
+    "weights:NAME, or as local-dir:FOLDER."
 )
 
 
@@ -65,6 +67,16 @@ def load_openai(name: str, checkpoint: str | None = None) -> ClipParts:
         model = CLIP(**config)
         _load_weights(model, Path(checkpoint).expanduser())
     return ClipParts(model, open_clip.get_tokenizer(architecture))
+
+
+def load_catalogued(name: str) -> ClipParts:
+    """An entry of `wordmask weights` that was fetched or imported before; WeightsError with the command to type when it was not."""
+    path = weights_path(name)
+    if path.is_dir():
+        return load_local_directory(str(path))
+    if name not in OPENAI_ENTRIES:
+        raise WeightsError(f"The weights {name!r} are no CLIP; take biomedclip or {', '.join(OPENAI_ENTRIES)}.")
+    return load_openai(OPENAI_ENTRIES[name], str(path))
 
 
 def load_named_hub(name: str) -> ClipParts:
