@@ -6,6 +6,7 @@ missing slices, a tilted gantry) is refused here. Messages name series by number
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from wordmask.errors import VolumeError
+from wordmask.errors import OutOfMemoryError, VolumeError
 from wordmask.geometry import Geometry
 from wordmask.image_files import Decoded, Modality, decode, geometry_of, open_image
+from wordmask.nifti_check import refuse_too_large
 
 _GDCM = "GDCMImageIO"
 _MODALITY, _FRAMES, _DESCRIPTION, _NUMBER = "0008|0060", "0028|0008", "0008|103e", "0020|0011"
@@ -39,16 +41,16 @@ class _Series:
         return f"{title} ({len(self.files)} {'image' if len(self.files) == 1 else 'images'})"
 
 
-def read_dicom_file(path: Path) -> Decoded:
+def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
     """A single DICOM file: one slice, an enhanced multi-frame volume, or (8-bit colour, 8-bit ultrasound or x-ray) a picture."""
     reader = open_image(path, _GDCM)
     modality, frames = _tag(reader, _MODALITY), _tag(reader, _FRAMES)
     if frames.isdigit() and int(frames) > 1 and modality not in _FRAMES_IN_SPACE:
         raise VolumeError(f"{path.name} is a film of {frames} frames; one picture is segmented at a time. Save one frame and try again.")
-    return _with_modality(decode(reader.Execute, reader, path.name), modality)
+    return _with_modality(decode(reader.Execute, reader, path.name, max_voxels), modality)
 
 
-def read_dicom_folder(folder: Path) -> Decoded:
+def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
     """The one series of a folder (its subfolders are not searched); files that are no images, as reports, are passed over."""
     found = _series_in(folder)
     if not found:
@@ -58,15 +60,18 @@ def read_dicom_folder(folder: Path) -> Decoded:
         raise VolumeError(f"The folder {folder.name} holds {len(found)} series: {names}. Put the one to segment into a folder of its own.")
     series = found[0]
     if len(series.files) == 1:
-        return read_dicom_file(Path(series.files[0]))
+        return read_dicom_file(Path(series.files[0]), max_voxels)
     name = f"The series {series} in {folder.name}"
+    refuse_too_large(math.prod(series.header.GetSize()) * len(series.files), max_voxels, name)
     _check_series(series.files, name)
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO(_GDCM)
     reader.SetFileNames(series.files)
     try:
         image = reader.Execute()
-    except (RuntimeError, MemoryError) as error:
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.") from error
+    except RuntimeError as error:
         raise VolumeError(f"{name} cannot be read: a file of it is truncated or damaged. Export it again.") from error
     return _with_modality(decode(lambda: image, image, name), _tag(series.header, _MODALITY))
 

@@ -28,5 +28,13 @@ class WeightsError(WordMaskError):
     """Pretrained weights are missing, damaged, or of another architecture."""
 
 
+class TooLargeError(WordMaskError):
+    """An image, an upload or a request is beyond the limits that were set."""
+
+
+class OutOfMemoryError(WordMaskError):
+    """The device or the machine has not enough memory for a request, even with the smallest batches."""
+
+
 class CancelledError(WordMaskError):
     """The caller asked to stop; nothing was written."""

@@ -6,6 +6,8 @@ folder) and the reason. Knows files and geometry; not DICOM series, grey values'
 
 from __future__ import annotations
 
+import math
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from wordmask.errors import VolumeError
+from wordmask.errors import OutOfMemoryError, VolumeError, WordMaskError
 from wordmask.geometry import Geometry
-from wordmask.nifti_check import check_nifti, reason_of, refuse_not_finite
+from wordmask.nifti_check import check_nifti, reason_of, refuse_not_finite, refuse_too_large
 
 Modality = Literal["CT", "MR", "US", "picture", "unknown"]
 
@@ -27,6 +29,10 @@ VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 GREY_PERCENTILES = (0.5, 99.5)  # what is shown black and white where grey values have no unit
 PERCENTILE_VOXELS = 2**24  # larger images are sampled evenly
+
+_LONGEST_HEADER = 1 << 20  # bytes
+_MHA_VOXELS = re.compile(rb"^\s*ElementDataFile\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+_NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILINE)
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _TIFF_ORIENTATION = 274
@@ -56,15 +62,31 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
-def read_image_file(path: Path) -> Decoded:
-    """NIfTI, NRRD or MetaImage.
+def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
+    """NIfTI, NRRD or MetaImage; TooLargeError when the header announces more than ``max_voxels``.
 
     Trailing dimensions of 1 are dropped, a 2-D image becomes one slice, 8-bit colours in one slice become a picture.
     """
     if suffix_of(path) in NIFTI_SUFFIXES:
-        check_nifti(path)
+        check_nifti(path, max_voxels)
+    _refuse_detached(path)
     reader = open_image(path)
-    return decode(reader.Execute, reader, path.name)
+    return decode(reader.Execute, reader, path.name, max_voxels)
+
+
+def _refuse_detached(path: Path) -> None:
+    """VolumeError for a .nrrd or .mha that takes its voxels from another file: what was uploaded could name any file of a server."""
+    if suffix_of(path) not in (".nrrd", ".mha"):
+        return
+    with path.open("rb") as file:
+        head = file.read(_LONGEST_HEADER)
+    if suffix_of(path) == ".mha":
+        attached = (found := _MHA_VOXELS.search(head)) is not None and found[1].upper() == b"LOCAL"
+    else:
+        parts = re.split(rb"\r?\n\r?\n", head, maxsplit=1)  # header, voxels
+        attached = not head.startswith(b"NRRD") or (len(parts) == 2 and not _NRRD_ELSEWHERE.search(parts[0]))
+    if not attached:
+        raise VolumeError(f"{path.name} takes its voxels from another file; save it in one piece.")
 
 
 def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
@@ -79,9 +101,13 @@ def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     return reader
 
 
-def decode(load: Any, header: Any, name: str) -> Decoded:
-    """The voxels that ``load()`` gives as a SimpleITK image, after a look at the header: a reader, or the image itself."""
+def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> Decoded:
+    """The voxels that ``load()`` gives as a SimpleITK image, after a look at the header: a reader, or the image itself.
+
+    TooLargeError: more than ``max_voxels``; OutOfMemoryError: more than there is memory for.
+    """
     size = header.GetSize()
+    refuse_too_large(math.prod(size), max_voxels, name)
     if any(count != 1 for count in size[3:]):
         raise VolumeError(
             f"{name} has {len(size)} dimensions ({'x'.join(map(str, size))}); one volume is segmented at a time. "
@@ -120,8 +146,8 @@ def geometry_of(header: Any, name: str) -> Geometry:
         raise VolumeError(f"{name} cannot be used: {reason[0].lower()}{reason[1:]}") from error
 
 
-def read_picture(path: Path) -> Decoded:
-    """PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored.
+def read_picture(path: Path, max_voxels: int | None = None) -> Decoded:
+    """PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored; TooLargeError beyond ``max_voxels`` pixels.
 
     Grey is repeated to three channels, transparency is dropped, 16-bit colour keeps its upper 8 bits, grey of more than 8 bits is
     stretched between its percentiles 0.5 and 99.5. An orientation tag (EXIF, TIFF) is not followed, as in Slicer: the label map
@@ -129,6 +155,7 @@ def read_picture(path: Path) -> Decoded:
     """
     try:
         with Image.open(path) as image:
+            refuse_too_large(image.width * image.height, max_voxels, path.name)
             if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
                 raise VolumeError(f"{path.name} has {pages} pages; one picture is segmented at a time. Save one page and try again.")
             turned = image.getexif().get(_TIFF_ORIENTATION) if image.format == "TIFF" else None
@@ -187,8 +214,10 @@ def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
     return Geometry(seen.size, seen.spacing, seen.origin, seen.direction, oriented=False)
 
 
-def _unreadable(name: str, error: BaseException) -> VolumeError:
+def _unreadable(name: str, error: BaseException) -> WordMaskError:
     text = str(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.")
     if "orthonormal" in text:
         return VolumeError(f"{name} cannot be used: its direction matrix is singular, sheared or scaled; resample it to a straight grid.")
     if "Unable to determine ImageIO" in text:

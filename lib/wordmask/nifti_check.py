@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import DTypeLike
 
-from wordmask.errors import VolumeError
+from wordmask.errors import TooLargeError, VolumeError
 
 _HEADER_BYTES = 348  # the length of a header is also its first number
 _NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
@@ -40,13 +40,17 @@ class _Layout:
         return self.offset + self.voxels * self.type.itemsize
 
 
-def check_nifti(path: Path) -> None:
-    """VolumeError when the file is truncated, damaged, empty, has a spacing of 0 or less, or voxels that are NaN or infinite."""
+def check_nifti(path: Path, max_voxels: int | None = None) -> None:
+    """VolumeError when the file is truncated, damaged, empty, has a spacing of 0 or less, or voxels that are NaN or infinite.
+
+    TooLargeError, before a voxel is read, when the header announces more than ``max_voxels``.
+    """
     try:
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else path.open("rb") as file:
             layout = _layout(file.read(_HEADER_BYTES), path.name)
+            refuse_too_large(layout.voxels, max_voxels, path.name)
             file.seek(0)
             if compressed or layout.type.kind == "f":
                 found, bad = _scan(file, layout)
@@ -58,6 +62,12 @@ def check_nifti(path: Path) -> None:
         raise VolumeError(f"{path.name} is truncated: it should hold {layout.end} bytes and ends after {found}. Copy or export it again.")
     if bad:
         refuse_not_finite(bad, layout.voxels, path.name)
+
+
+def refuse_too_large(voxels: int, max_voxels: int | None, name: str) -> None:
+    """TooLargeError when an image has more voxels than are taken; None: no limit."""
+    if max_voxels is not None and voxels > max_voxels:
+        raise TooLargeError(f"{name} has {voxels:,} voxels, and at most {max_voxels:,} are taken; crop it or resample it.")
 
 
 def refuse_not_finite(bad: int, voxels: int, name: str) -> NoReturn:

@@ -99,19 +99,19 @@ class Volume:
         return grey_range(self.array)
 
 
-def read_volume(path: str | Path, *, modality: str | None = None) -> Volume:
+def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: int | None = None) -> Volume:
     """Read NIfTI, NRRD, MetaImage, a DICOM file, a folder with one DICOM series, PNG, JPEG, TIFF or BMP.
 
     modality: what the image is, when the caller knows better; else the DICOM tag, else guessed: "CT" if the values look like
     Hounsfield units, "unknown" otherwise. Raises VolumeError with a sentence that names the file (not its folder) and the reason,
-    RequestError for an unknown modality.
+    RequestError for an unknown modality, TooLargeError when the header announces more than ``max_voxels``, OutOfMemoryError.
     """
     path = Path(path)
     if modality is not None and modality not in MODALITIES:
         raise RequestError(f"There is no modality {modality!r}. Modalities: {', '.join(MODALITIES)}.")
     name = path.name or path.resolve().name
     try:
-        decoded = _read(path, name)
+        decoded = _read(path, name, max_voxels)
     except OSError as error:
         raise VolumeError(f"{name} cannot be read ({error.strerror or error}).") from error
     if decoded.array.dtype.kind not in "iuf":
@@ -139,8 +139,12 @@ def looks_like_ct(array: NDArray[Any]) -> bool:
     return bool(soft >= _SOFT_TISSUE_SHARE * denser.size)
 
 
-def write_label_map(path: str | Path, labels: NDArray[Any], geometry: Geometry, *, compress: bool = True) -> None:
-    """Write labels [k, j, i], whole numbers 0..65535, as uint8 or uint16 on exactly the given grid.
+def write_label_map(
+    path: str | Path, labels: NDArray[Any], geometry: Geometry, *, compress: bool = True, dtype: str | None = None
+) -> None:
+    """Write labels [k, j, i], whole numbers 0..65535, on exactly the given grid.
+
+    dtype: numpy's name of a type of whole numbers, for readers that want a certain one; else uint8, or uint16 where it takes that.
 
     By suffix: .nii, .nii.gz, .nrrd, .mha, or .png (one slice; keeps only the pixel spacing). NIfTI keeps 32 bits of each number
     of the geometry, the others 64.
@@ -153,7 +157,10 @@ def write_label_map(path: str | Path, labels: NDArray[Any], geometry: Geometry, 
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > np.iinfo(np.uint16).max:
         raise VolumeError(f"{path.name} cannot be written: labels lie between 0 and 65535, got {low} to {high}.")
-    _write(path, labels.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16, copy=False), geometry, compress)
+    kind = np.dtype(dtype or ("uint8" if high <= np.iinfo(np.uint8).max else "uint16"))
+    if kind.kind not in "iu" or high > np.iinfo(kind).max:
+        raise VolumeError(f"{path.name} cannot be written: labels up to {high} do not fit into {kind.name}.")
+    _write(path, labels.astype(kind, copy=False), geometry, compress)
 
 
 def write_scalar_map(path: str | Path, values: NDArray[Any], geometry: Geometry, *, compress: bool = True) -> None:
@@ -164,20 +171,20 @@ def write_scalar_map(path: str | Path, values: NDArray[Any], geometry: Geometry,
     _write(path, values.astype(np.float32, copy=False), geometry, compress)
 
 
-def _read(path: Path, name: str) -> Decoded:
+def _read(path: Path, name: str, max_voxels: int | None) -> Decoded:
     if not path.exists():
         raise VolumeError(f"{name} does not exist; check the name.")
     if path.is_dir():
-        return read_dicom_folder(path.resolve())
+        return read_dicom_folder(path.resolve(), max_voxels)
     if path.stat().st_size == 0:
         raise VolumeError(f"{name} is empty (0 bytes); copy or export it again.")
     suffix = suffix_of(path)
     if suffix in PICTURE_SUFFIXES:
-        return read_picture(path)
+        return read_picture(path, max_voxels)
     if suffix in VOLUME_SUFFIXES:
-        return read_image_file(path)
+        return read_image_file(path, max_voxels)
     if suffix in DICOM_SUFFIXES or suffix[1:].isdigit():  # files of a series are often called by their UID
-        return read_dicom_file(path)
+        return read_dicom_file(path, max_voxels)
     raise VolumeError(
         f"{name} is in a format that is not read here; use {', '.join((*VOLUME_SUFFIXES, '.dcm', *PICTURE_SUFFIXES))} "
         "or the folder of a DICOM series."

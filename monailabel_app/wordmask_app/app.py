@@ -1,30 +1,37 @@
-"""The MONAI Label app: reads its configuration, loads the models, and turns requests into answers or into one sentence.
+"""The MONAI Label app: reads its configuration, and hands models, datastore and routes to MONAI Label.
 
-Knows MONAI Label and HTTP status codes; what is computed is the library's business.
+Knows MONAI Label; what is computed is the library's business.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
-import time
+import multiprocessing
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 
 from wordmask import __version__
-from wordmask.errors import RequestError, UnknownModelError, WordMaskError
+from wordmask.errors import RequestError
 from wordmask.labels import LabelTable
 from wordmask.self_check import require_sound_environment
-from wordmask_app.images import IMAGE_PATTERNS, UnknownImageError, find_image, safe_tag, same_stem
-from wordmask_app.infers import WordMaskInfer, engine_for
+from wordmask_app import guards, routes
+from wordmask_app.datastore import GuardedDatastore
+from wordmask_app.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
+from wordmask_app.infers import WordMaskInfer
+from wordmask_app.jobs import JobResult
 from wordmask_app.requests import switch
+from wordmask_app.runtime import runtime_for
 from wordmask_app.settings import AppSettings
+from wordmask_app.submissions import as_infer_task
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +42,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None) -> None:
         require_sound_environment()
         self.chosen = AppSettings.from_conf(conf or {})
+        self.runtime = runtime_for(Path(app_dir), self.chosen)
         known = settings.MONAI_LABEL_DATASTORE_FILE_EXT  # read when the datastore is made, in the constructor below
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(dict.fromkeys([*known, *IMAGE_PATTERNS]))
         super().__init__(
@@ -47,63 +55,67 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         )
 
     def init_datastore(self) -> Datastore:
-        """MONAI Label's datastore; a warning for images that hide each other."""
-        if not self.studies.startswith(("http://", "https://")):
-            for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
-                logger.warning("%s have one id, so only one of them can be used; rename the others.", " and ".join(names))
-        return super().init_datastore()
+        """A folder that takes only ids for ids; a warning for images that hide each other. Remote stores are MONAI Label's own."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
+            logger.warning("%s have one id, so only one of them can be used; rename the others.", " and ".join(names))
+        return GuardedDatastore(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """One task per configured model, loaded now: the first request does not wait for it."""
-        chosen = self.chosen
-        engines = {name: engine_for(name, preset=chosen.preset, device=chosen.device, cache_mb=chosen.cache_mb) for name in chosen.models}
-        return {name: WordMaskInfer(name, engine, chosen.default_words) for name, engine in engines.items()}
+        """One task per configured model; the weights are loaded when the server starts, or by the first request elsewhere."""
+        return {name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models}
+
+    def on_init_complete(self) -> None:
+        """The server starts: become the only one, load the models, take over the routes."""
+        from monailabel.app import app as http  # here: it is this module that is being started
+
+        _refuse_workers()
+        self.runtime.start()
+        atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
+        routes.install(http)
+        guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)
+        super().on_init_complete()
+
+    def task(self, model: object) -> WordMaskInfer:
+        """The task of a model; UnknownModelError names those that there are."""
+        return as_infer_task(self._infers.get(model) if isinstance(model, str) else None, model, self._infers)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Answer one request; a user's error becomes a 4xx answer with its sentence.
+        """Segment an image of the datastore at once: what MONAI Label's batch inference calls, in a process of its own.
 
         Replaces MONAI Label's own, which reads any path that the request names as image. ``image``: an id of the datastore;
         ``save_label``: keep the result as a label under ``label_tag``; the rest: `wordmask_app.requests`.
         """
-        started = time.perf_counter()
-        outcome = "failed"
-        try:
-            result = self._infer(request, datastore or self.datastore())
-            outcome = f"not found: {result['params']['not_found']}" if result["params"]["not_found"] else "ok"
-            return result
-        except (UnknownImageError, UnknownModelError) as error:
-            outcome = f"refused: {error}"
-            raise HTTPException(status_code=404, detail=str(error)) from None
-        except WordMaskError as error:
-            outcome = f"refused: {error}"
-            raise HTTPException(status_code=400, detail=str(error)) from None
-        finally:
-            logger.info(
-                "infer model=%s image=%s prompt=%s seconds=%.2f %s",
-                *(repr(request.get(name))[:300] for name in ("model", "image", "prompt")),
-                time.perf_counter() - started,
-                outcome,
-            )
-
-    def _infer(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        task = self._infers.get(request.get("model")) if isinstance(request.get("model"), str) else None
-        if task is None:
-            raise UnknownModelError(f"This server has no model {request.get('model')!r}. Models: {', '.join(self._infers)}.")
+        task = self.task(request.get("model"))
         tag = safe_tag(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
-        path = find_image(request, datastore, self.sessions())
+        path = find_image(request.get("image"), datastore or self.datastore())
         save = switch(request, "save_label", default=False)
-        if save and request["image"] not in datastore.list_images():
-            raise RequestError("save_label is for images of the server; this image came with the request.")
         file, params = task({**request, "image": str(path)})
-        label = self._keep(datastore, request["image"], file, tag, params) if save else file
+        label = self.keep_label(request["image"], JobResult(Path(file), params), tag) if save else file
         return {"label": label, "tag": tag, "file": file, "params": params}
 
-    def _keep(self, datastore: Datastore, image: str, file: str, tag: str, params: Mapping[str, Any]) -> str:
+    def keep_label(self, image: str, result: JobResult, tag: str) -> str:
         """Save a result as a label of its image, with the names of its values as MONAI Label keeps them. Returns its id."""
-        names = LabelTable.from_names(params["label_names"]).to_label_info()
+        fields = result.fields
+        names = LabelTable.from_names(fields["label_names"]).to_label_info()
+        info = {"model": fields["model"], "params": fields, "label_info": names}
         try:
-            label: str = datastore.save_label(image, file, tag, {"model": params["model"], "params": params, "label_info": names})
+            label: str = self.datastore().save_label(image, str(result.file), tag, info)
         except BaseException:
-            Path(file).unlink(missing_ok=True)
+            result.file.unlink(missing_ok=True)
             raise
         return label
+
+
+def _refuse_workers() -> None:
+    """RequestError under `--workers 2`: every worker would have a queue, a cache and models of its own."""
+    if multiprocessing.parent_process() is None:
+        return
+    os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker anew, again and again
+    raise RequestError("WordMask runs in one server process, for its jobs, cache and models belong together; start it without --workers.")

@@ -1,4 +1,4 @@
-"""Which file a request may read: an image of the datastore, of an open session, or the one uploaded with the request.
+"""Which file a request may read: an image of the datastore or of an open session.
 
 MONAI Label takes whatever path ``params.image`` names (seen in 0.8.5); here an id is never a path.
 Knows MONAI Label's datastore and sessions; not models, not HTTP.
@@ -7,11 +7,9 @@ Knows MONAI Label's datastore and sessions; not models, not HTTP.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.sessions import Sessions
@@ -20,7 +18,7 @@ from wordmask.errors import RequestError, VolumeError
 
 IMAGE_PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha", "*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp")
 
-_UPLOAD = re.compile(r"tmp[a-z0-9_]{8}(\..*)?")  # how MONAI Label names an upload; not to be guessed
+_SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PATH = re.compile(r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)")  # an id may hold a slash (XNAT), but cannot climb
 
 
@@ -28,18 +26,12 @@ class UnknownImageError(VolumeError):
     """There is no image of that id on this server."""
 
 
-def find_image(request: Mapping[str, Any], datastore: Datastore, sessions: Sessions | None) -> Path:
-    """The file (or DICOM folder) that ``request["image"]`` stands for.
+def find_image(image: object, datastore: Datastore) -> Path:
+    """The file (or DICOM folder) that an id stands for.
 
     RequestError: the id is not a name; UnknownImageError: nothing of that name is in the datastore, or its file is gone.
     """
-    image = request.get("image")
-    if not isinstance(image, str) or not image:
-        raise RequestError("The request names no image; give the id of an image of this server.")
-    if (path := _uploaded(image) or _of_session(request, sessions)) is not None:
-        return path
-    if _PATH.search(image) or len(image) > 256:  # also where the datastore lists it: an image can be added under the id ../x
-        raise RequestError("image is the id of an image of this server, not a path.")
+    image = safe_id(image)
     if image not in datastore.list_images():  # before any look-up: some datastores make a path or a request of the id
         raise UnknownImageError(f"There is no image {image!r} on this server; GET /datastore/?output=all lists its images.")
     path = Path(datastore.get_image_uri(image))
@@ -48,18 +40,28 @@ def find_image(request: Mapping[str, Any], datastore: Datastore, sessions: Sessi
     return path
 
 
-def _uploaded(image: str) -> Path | None:
-    """The file that came with this request. MONAI Label hands its path over under the same name as an id."""
-    path = Path(image)
-    right_there = str(path.parent) == tempfile.gettempdir() and _UPLOAD.fullmatch(path.name)
-    return path if right_there and path.is_file() and not path.is_symlink() else None
+def session_image(session_id: str, sessions: Sessions | None) -> Path:
+    """The image of an open session; RequestError for what is no session id, UnknownImageError when there is no such session (any more)."""
+    session = None if sessions is None else sessions.get_session(safe_session(session_id))
+    if session is None:
+        raise UnknownImageError("There is no such session on this server; it expired, or sessions are turned off.")
+    return Path(session.image)
 
 
-def _of_session(request: Mapping[str, Any], sessions: Sessions | None) -> Path | None:
-    """The image of an open session; what the request says about the session counts only if the server knows it so."""
-    claimed = request.get("session")
-    known = sessions.get(claimed.get("name")) if sessions is not None and isinstance(claimed, dict) else None
-    return Path(known.image) if known is not None and known.image == request.get("image") else None
+def safe_id(image: object) -> str:
+    """The id of an image or label that cannot lead out of the folder; RequestError for anything else."""
+    if not isinstance(image, str) or not image:
+        raise RequestError("The request names no image; give the id of an image of this server.")
+    if _PATH.search(image) or len(image) > 200:
+        raise RequestError("image is the id of an image of this server, not a path.")
+    return image
+
+
+def safe_session(session_id: str) -> str:
+    """The id of a session, as MONAI Label makes them; RequestError for anything else, which could lead out of the folder of sessions."""
+    if not _SESSION.fullmatch(session_id):
+        raise RequestError("A session is named by what PUT /session/ answered, such as 3f0b9ba4-7a0e-11ee-b962-0242ac120002.")
+    return session_id
 
 
 def same_stem(folder: Path, patterns: Iterable[str]) -> list[list[str]]:

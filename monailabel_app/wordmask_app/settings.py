@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from wordmask.errors import RequestError
 from wordmask.prompts import Prompt, parse_prompts
@@ -18,7 +19,17 @@ logger = logging.getLogger(__name__)
 
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 
-_DEFAULTS = {"models": "simple_vilmedsam", "preset": "tiny", "words": "liver, spleen", "device": "auto", "cache_mb": "1024"}
+_TEXTS = {"models": "simple_vilmedsam", "preset": "tiny", "words": "liver, spleen", "device": "auto", "cache_dir": ""}
+_NUMBERS = {  # name -> (default, least, most, unit)
+    "cache_mb": (1024, 0, 10**7, "megabytes"),
+    "cache_disk_mb": (10240, 1, 10**8, "megabytes"),
+    "queue": (16, 1, 1000, "jobs"),
+    "job_minutes": (30, 1, 10**4, "minutes"),
+    "keep_minutes": (30, 1, 10**4, "minutes"),
+    "results_mb": (1024, 1, 10**7, "megabytes"),
+    "upload_mb": (1024, 1, 10**7, "megabytes"),
+    "megavoxels": (1000, 1, 10**5, "million voxels"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,30 +37,60 @@ class AppSettings:
     """The server's configuration, checked.
 
     models: names of infer tasks, in the order given; preset: the same for all; device: ``auto``, ``cpu``, ``cuda:0``;
-    default_words: what a request without ``prompt`` asks for; cache_mb: megabytes that the kept features may take per model.
+    default_words: what a request without ``prompt`` asks for.
+    cache_mb: megabytes that the kept features may take in memory, per model; cache_dir: also keep them there, up to cache_disk_mb.
+    queue: jobs that may wait; job_minutes: after which a running one is stopped; keep_minutes, results_mb: how long and how much of
+        what was computed is kept for clients to fetch; upload_mb: largest request, and half of what uploads that wait may take.
+    megavoxels: largest volume, in millions.
     """
 
     models: tuple[str, ...]
     preset: str
     device: str
     default_words: tuple[Prompt, ...]
+    cache_dir: Path | None
     cache_mb: int
+    cache_disk_mb: int
+    queue: int
+    job_minutes: int
+    keep_minutes: int
+    results_mb: int
+    upload_mb: int
+    megavoxels: int
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> AppSettings:
         """conf: as MONAI Label hands it over. RequestError, PromptError: a sentence about the setting that is wrong."""
-        for name in conf:
-            if close := get_close_matches(name, _DEFAULTS, n=1, cutoff=0.75) if name not in _DEFAULTS else []:
-                logger.warning("--conf %s is not a setting of WordMask and is not used; did you mean %s?", name, close[0])
-        chosen = {name: str(conf.get(name, default)) for name, default in _DEFAULTS.items()}
-        models = tuple(dict.fromkeys(re.findall(r"[^\s,;]+", chosen["models"])))
+        _report_misspelt(conf)
+        text = {name: str(conf.get(name, default)) for name, default in _TEXTS.items()}
+        models = tuple(dict.fromkeys(re.findall(r"[^\s,;]+", text["models"])))
         if not models:
             raise RequestError("--conf models names no model; for example: --conf models simple_vilmedsam.")
-        words = tuple(parse_prompts(chosen["words"]))
+        words = tuple(parse_prompts(text["words"]))
         if len(words) > MOST_DEFAULT_WORDS:
             raise RequestError(
                 f"--conf words has {len(words)} words, at most {MOST_DEFAULT_WORDS} are allowed; requests may ask for others."
             )
-        if not re.fullmatch(r"[0-9]{1,7}", chosen["cache_mb"]):
-            raise RequestError(f"--conf cache_mb is a whole number of megabytes, not {chosen['cache_mb']!r}.")
-        return cls(models, chosen["preset"], chosen["device"], words, int(chosen["cache_mb"]))
+        return cls(
+            models=models,
+            preset=text["preset"],
+            device=text["device"],
+            default_words=words,
+            cache_dir=Path(text["cache_dir"]).expanduser() if text["cache_dir"] else None,
+            **{name: _whole_number(name, conf) for name in _NUMBERS},
+        )
+
+
+def _report_misspelt(conf: Mapping[str, str]) -> None:
+    known = [*_TEXTS, *_NUMBERS]
+    for name in conf:
+        if close := get_close_matches(name, known, n=1, cutoff=0.75) if name not in known else []:
+            logger.warning("--conf %s is not a setting of WordMask and is not used; did you mean %s?", name, close[0])
+
+
+def _whole_number(name: str, conf: Mapping[str, str]) -> int:
+    default, least, most, unit = _NUMBERS[name]
+    given = str(conf.get(name, default))
+    if not re.fullmatch(r"[0-9]{1,9}", given) or not least <= int(given) <= most:
+        raise RequestError(f"--conf {name} is a whole number of {unit} from {least} to {most}, not {given[:40]!r}.")
+    return int(given)

@@ -5,12 +5,14 @@ The stub needs no weights, and its answer is known for every voxel.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -30,9 +32,11 @@ from wordmask.frames import Frame
 from wordmask.presets import BottleneckPreset, Preset
 from wordmask.prompts import Prompt
 from wordmask.segmenters.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
-from wordmask_app import infers
+from wordmask_app import engines, guards, routes
 from wordmask_app.app import WordMaskApp
+from wordmask_app.runtime import runtime_for
 
+PATIENCE = 30.0  # seconds, after which something hangs
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -76,9 +80,11 @@ class BrightnessSegmenter(Segmenter):
             )
         )
         self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.busy, self.go_on = threading.Event(), threading.Event()  # a test may hold it between two batches
+        self.go_on.set()
 
     @classmethod
-    def from_preset(cls, preset: Preset) -> BrightnessSegmenter:
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> BrightnessSegmenter:
         return cls()
 
     @property
@@ -96,6 +102,8 @@ class BrightnessSegmenter(Segmenter):
     def forward(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
     ) -> SegmenterOutput:
+        self.busy.set()
+        assert self.go_on.wait(PATIENCE)
         pairs = all_pairs(len(slices), len(prompts)) if pairs is None else pairs
         sign = prompts.tensors["sign"][pairs[:, 1]][:, None, None]
         logits = (slices.tensors["grey"][pairs[:, 0]] - 0.5) * 20 * sign - (sign == 0).float() * 20
@@ -117,6 +125,32 @@ class StubServer:
         query = {"image": image} | more.pop("query", {})
         return self.http.post(f"/infer/{model}", params=query, data={"params": params}, **more)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """While this lasts, the model stands still in the middle of its next batch."""
+        model = cast(BrightnessSegmenter, self.app.runtime.engines["simple_vilmedsam"].load())
+        model.busy.clear()
+        model.go_on.clear()
+        try:
+            yield
+        finally:
+            model.go_on.set()
+
+    def wait_until_busy(self) -> None:
+        """Until the model has begun a batch."""
+        assert cast(BrightnessSegmenter, self.app.runtime.engines["simple_vilmedsam"].load()).busy.wait(PATIENCE)
+
+    def start(self, image: str, params: Any, **more: Any) -> httpx.Response:
+        """POST /wordmask/jobs; params: JSON text, or what becomes it."""
+        query = {"model": "simple_vilmedsam", "image": image} | more.pop("query", {})
+        return self.http.post("/wordmask/jobs", params=query, data={"params": params}, **more)
+
+    def finished(self, job_id: str) -> dict[str, Any]:
+        """The status of a job once it is final."""
+        self.app.runtime.queue.get(job_id).outcome.exception(timeout=PATIENCE)
+        status: dict[str, Any] = self.http.get(f"/wordmask/jobs/{job_id}").json()
+        return status
+
     def read(self, response: httpx.Response) -> tuple[dict[str, Any], sitk.Image]:
         """JSON and image of an answer that went well."""
         assert response.status_code == 200, response.text
@@ -133,24 +167,29 @@ def a_stub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     """The app as the server holds it, with its own temporary folder; words of an odd number of letters mark the bright voxels."""
     scratch, studies, app_dir = tmp_path / "scratch", tmp_path / "studies", tmp_path / "app"
     scratch.mkdir()
+    app_dir.mkdir()
+    shutil.copy(REPOSITORY / "monailabel_app" / "main.py", app_dir)  # for /reload
     voxels = write_studies(studies)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     for name, value in {
         "MONAI_LABEL_APP_DIR": str(app_dir),
         "MONAI_LABEL_STUDIES": str(studies),
+        "MONAI_LABEL_APP_CONF": {"words": "liver, spleen"},
         "MONAI_LABEL_DATASTORE_AUTO_RELOAD": False,
         "MONAI_LABEL_SESSION_PATH": str(tmp_path / "sessions"),
         "MONAI_LABEL_DATASTORE_FILE_EXT": list(settings.MONAI_LABEL_DATASTORE_FILE_EXT),
     }.items():
         monkeypatch.setattr(settings, name, value)
-    monkeypatch.setattr(infers, "load_segmenter", lambda *_, **__: BrightnessSegmenter())
-    infers.engine_for.cache_clear()
-    app = WordMaskApp(str(app_dir), str(studies), {"words": "liver, spleen"})
+    monkeypatch.setattr(engines, "load_segmenter", lambda *_, **__: BrightnessSegmenter())
+    app = WordMaskApp(str(app_dir), str(studies), settings.MONAI_LABEL_APP_CONF)
     monkeypatch.setitem(apps, f"{app_dir}{studies}", app)
-    from monailabel.app import app as routes  # here: it reads the settings when it is imported
+    from monailabel.app import app as http  # here: it reads the settings when it is imported
 
-    yield StubServer(app, TestClient(routes, raise_server_exceptions=False), studies, scratch, voxels)
-    infers.engine_for.cache_clear()
+    routes.install(http)
+    guards.install(http, upload_bytes=2**30)
+    yield StubServer(app, TestClient(http, raise_server_exceptions=False), studies, scratch, voxels)
+    app.runtime.queue.close()
+    runtime_for.cache_clear()
 
 
 def write_studies(folder: Path) -> NDArray[np.int16]:

@@ -95,6 +95,6 @@ def test_a_wrong_request_gets_a_sentence_and_the_server_lives(a_server, image, p
 def test_the_log_has_one_line_for_each_request_and_no_stack_trace(a_server):
     a_server.client.infer(MODEL, PICTURE, {"prompt": "one of a kind"}, output="json")
     log = a_server.log.read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in log.splitlines() if "infer model=" in line and "'one of a kind'" in line]
+    lines = [line for line in log.splitlines() if "job=" in line and "words='one of a kind'" in line]
     assert len(lines) == 1, json.dumps(lines)
     assert "Traceback" not in log

@@ -69,7 +69,7 @@ class _Stub(Segmenter):
         self.eval().requires_grad_(False)
 
     @classmethod
-    def from_preset(cls, preset: Preset) -> Self:
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
         return cls(preset)
 
     @property

@@ -62,7 +62,7 @@ class BrightSegmenter(Segmenter):
         self.nothing = nn.Parameter(torch.zeros(1), requires_grad=False)
 
     @classmethod
-    def from_preset(cls, preset: Preset) -> BrightSegmenter:
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> BrightSegmenter:
         return cls()
 
     @property

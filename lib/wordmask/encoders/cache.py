@@ -86,6 +86,18 @@ class FeatureCache:
         """Bytes in the folder, as far as this process knows; 0 without a folder."""
         return 0 if self._disk is None else self._disk.bytes
 
+    def statistics(self) -> dict[str, int]:
+        """Figures for monitoring, of this process: bytes in memory and on disk, slices in memory, served and computed."""
+        with self._lock:
+            return {
+                "bytes": self.bytes,
+                "max_bytes": self.max_bytes,
+                "disk_bytes": self.disk_bytes,
+                "slices": len(self._kept),
+                "hits": self.hits,
+                "misses": self.misses,
+            }
+
     def get_or_compute(self, key: CacheKey, compute: Callable[[], Mapping[str, Tensor]]) -> Features:
         """Give the features of one slice; see `get_many`."""
         return self.get_many([key], lambda _: [compute()])[0]

@@ -11,6 +11,7 @@ import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -108,6 +109,7 @@ class Segmenter(nn.Module, abc.ABC):
 
     name: str
     capabilities: Capabilities = Capabilities()
+    trained_words: frozenset[str] = frozenset()  # what the weights were trained on; empty: not limited to a list
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -120,8 +122,11 @@ class Segmenter(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_preset(cls, preset: Preset) -> Self:
-        """Build the model and load its weights; WeightsError with the command to type when they are missing."""
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+        """Build the model and load its weights; WeightsError with the command to type when they are missing.
+
+        weights: a folder with a bundle, of a published version, in place of the preset's own.
+        """
 
     @property
     @abc.abstractmethod
@@ -175,11 +180,13 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def load_segmenter(name: str, *, preset: str = "tiny", device: str = "auto") -> Segmenter:
+def load_segmenter(name: str, *, preset: str = "tiny", device: str = "auto", weights: Path | None = None) -> Segmenter:
     """A model with its weights, ready for inference: eval mode, no gradients.
+
+    weights: the folder of a published version (`versions.ModelStore.folder`), else the preset's own.
 
     Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or damaged.
     """
     chosen = choose_device(device)  # before weights are read: a misspelt device should not wait for them
-    segmenter = segmenter_class(name).from_preset(load_preset(name, preset))
+    segmenter = segmenter_class(name).from_preset(load_preset(name, preset), weights)
     return segmenter.to(chosen).eval().requires_grad_(False)

@@ -60,17 +60,18 @@ class SimpleViLMedSAM(Segmenter):
         self._fingerprint: str | None = None
 
     @classmethod
-    def from_preset(cls, preset: Preset) -> Self:
-        """Build the preset with its trained weights.
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+        """Build the preset with its trained weights, or with those of a published version.
 
         WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained decoder).
         """
-        if preset.weights is None:
+        location = weights or preset.weights
+        if location is None:
             raise WeightsError(
                 f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, because none has been published; "
                 "use preset 'tiny' to try the workflow."
             )
-        bundle = load_bundle(preset.weights)
+        bundle = load_bundle(location)
         model = cls(preset, load_clip(preset.clip, token_ids=bundle.token_ids), load_sam(preset.sam), trained_words=bundle.words)
         bundle.apply(model)
         return model

@@ -1,0 +1,123 @@
+"""What exists once per server process, however often MONAI Label builds the app anew: engines, job queue, files of requests.
+
+Knows engines, jobs and files; not HTTP, not MONAI Label's app or datastore.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wordmask.progress import CancelToken, Progress
+from wordmask.result import Segmentation
+from wordmask.versions import ModelStore
+from wordmask.volumes import read_volume
+from wordmask_app.engines import Engine
+from wordmask_app.jobs import JobQueue, JobResult
+from wordmask_app.requests import InferRequest
+from wordmask_app.settings import AppSettings
+from wordmask_app.spool import Spool
+from wordmask_app.writing import write_result
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class StageClock:
+    """Adds up seconds per stage of one request."""
+
+    report: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.slices = 0
+        self._stage, self._since = "reading", time.perf_counter()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note of a stage, and pass the progress on."""
+        self.enter(progress.stage)
+        self.slices = progress.total
+        if self.report is not None:
+            self.report(progress)
+
+    def enter(self, stage: str) -> None:
+        """The next stage begins."""
+        now = time.perf_counter()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+
+
+class Runtime:
+    """The engines of the configured models, the queue of the one worker that uses them, and the folder of requests' files."""
+
+    def __init__(self, app_dir: Path, chosen: AppSettings) -> None:
+        """UnknownModelError: a model or preset is not known. Neither loads weights nor starts a thread."""
+        self.chosen = chosen
+        self.began = time.time()
+        self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)
+        self.engines = {name: Engine(name, chosen, ModelStore(app_dir / "model" / name)) for name in chosen.models}
+        self.queue = JobQueue(
+            limit=chosen.queue,
+            time_limit=60.0 * chosen.job_minutes,
+            keep_seconds=60.0 * chosen.keep_minutes,
+            keep_bytes=chosen.results_mb * 2**20,
+        )
+
+    def start(self) -> None:
+        """Become the one server of the app folder and load the models; RequestError, WeightsError."""
+        self.spool.claim()
+        for engine in self.engines.values():
+            engine.load()
+
+    def stop(self) -> None:
+        """Cancel what runs and waits."""
+        self.queue.close()
+        self.spool.release()
+
+    def segment(
+        self,
+        model: str,
+        path: Path,
+        asked: InferRequest,
+        *,
+        job_id: str = "direct",
+        progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> JobResult:
+        """Read, segment, write. The file is the caller's to remove. Leaves one line in the log, whatever happens."""
+        engine, clock = self.engines[model], StageClock(progress)
+        outcome = "failed"
+        try:
+            volume = read_volume(path, max_voxels=self.chosen.megavoxels * 10**6)
+            clock.enter("loading")
+            segmentation = engine.segment(volume, asked, progress=clock, cancel=cancel)
+            clock.enter("writing")
+            file = write_result(segmentation, asked, self.spool.new_file(asked.extension))
+            clock.enter("end")
+            outcome = _outcome(segmentation)
+            return JobResult(file, {**segmentation.summary(), "seconds": round(sum(clock.seconds.values()), 3)})
+        except BaseException as error:
+            clock.enter("end")
+            outcome = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            stages = " ".join(f"{stage.replace(' ', '_')}={seconds:.3f}" for stage, seconds in clock.seconds.items())
+            words = "; ".join(prompt.word for prompt in asked.prompts)
+            logger.info(
+                "job=%s model=%s version=%s words=%r slices=%d seconds=%.3f %s outcome=%r",
+                *(job_id, model, engine.version, words, clock.slices, sum(clock.seconds.values()), stages, outcome[:300]),
+            )
+
+
+def _outcome(segmentation: Segmentation) -> str:
+    return f"not found: {'; '.join(segmentation.not_found)}" if segmentation.not_found else "ok"
+
+
+@functools.cache  # MONAI Label's /reload builds a second app object: it finds queue, engines and cache here
+def runtime_for(app_dir: Path, chosen: AppSettings) -> Runtime:
+    """The runtime of this process for an app folder and its configuration."""
+    return Runtime(app_dir, chosen)
