@@ -6,16 +6,19 @@ Knows files and modules; not what the modules do. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from wordmask.errors import WeightsError
+
+if TYPE_CHECKING:  # what only lists versions need not wait for torch
+    from torch import Tensor, nn
 
 BUNDLED = "bundled/"  # the prefix of folders that ship with the package
 WEIGHTS, CARD = "weights.safetensors", "card.json"
@@ -58,16 +61,41 @@ def load_bundle(location: str | Path) -> Bundle:
 
     WeightsError: missing, damaged, or without its card.
     """
+    from safetensors.torch import load_file
+
     folder = bundle_folder(location)
-    for name in (WEIGHTS, CARD):
-        if not (folder / name).is_file():
-            raise WeightsError(f"The weights {folder.name!r} lack {name}; reinstall them.")
+    card = read_card(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise _lacking(folder, WEIGHTS)
     try:
         tensors = load_file(folder / WEIGHTS)
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise WeightsError(f"The weights {folder.name!r} are damaged ({type(error).__name__}); reinstall them.") from error
+    except (SafetensorError, OSError) as error:
+        raise _damaged(folder, error) from error
     return Bundle(folder.name, tensors, card)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a bundle says of itself; numbers that are none (NaN, Infinity) are None, as no answer in JSON may hold them.
+
+    WeightsError: there is no card, or it is damaged.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except FileNotFoundError as error:
+        raise _lacking(folder, CARD) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, error) from error
+    if not isinstance(card, dict) or not all(isinstance(card.get(name, []), list) for name in ("words", "token_ids")):
+        raise _damaged(folder, TypeError())
+    return card
+
+
+def _lacking(folder: Path, name: str) -> WeightsError:
+    return WeightsError(f"The weights {folder.name!r} lack {name}; reinstall them.")
+
+
+def _damaged(folder: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"The weights {folder.name!r} are damaged ({type(error).__name__}); reinstall them.")
 
 
 def bundle_folder(location: str | Path) -> Path:
@@ -77,9 +105,43 @@ def bundle_folder(location: str | Path) -> Path:
 
 
 def save_bundle(folder: Path, module: nn.Module, card: dict[str, Any]) -> None:
-    """Write both files; the weights last, so that a folder with weights is whole."""
+    """Write both files to the disk. Killed at any moment, a folder that has weights has the card that belongs to them.
+
+    OSError: the disk is full or fails; what was in the folder stays as it was.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    partial = folder / f"{WEIGHTS}.part"
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, partial)
-    partial.replace(folder / WEIGHTS)
+    parts = {name: folder / f"{name}.part" for name in (CARD, WEIGHTS)}
+    try:
+        parts[CARD].write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        _save_tensors({name: value.contiguous() for name, value in module.state_dict().items()}, parts[WEIGHTS])
+        for part in parts.values():
+            sync(part)
+    except BaseException:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    for name, part in parts.items():
+        part.replace(folder / name)
+    sync(folder)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), path.name) from error  # a full disk is told by its number
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

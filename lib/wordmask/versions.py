@@ -13,22 +13,26 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 
-from wordmask.bundles import CARD, WEIGHTS
+from wordmask.bundles import CARD, WEIGHTS, read_card, sync
 from wordmask.errors import RequestError, WeightsError
 
 logger = logging.getLogger(__name__)
 
 CURRENT = "current.json"
 DIGEST = "weights_sha256"  # in the card: of the file of weights, as it was published
+PATIENCE = 60.0  # seconds to wait for another process that publishes or rolls back
 _STAGED = ".staged-"
 _BLOCK = 1 << 20
 
@@ -42,153 +46,234 @@ class VersionInfo:
     served: bool
 
 
+@dataclass(frozen=True)
+class _Current:
+    """What current.json says. history: what rollback walks back through, oldest first, the last one serves; last: highest number ever."""
+
+    history: tuple[int | None, ...] = (None,)
+    last: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> _Current:
+        """ValueError, TypeError, LookupError, RecursionError: it is not what `text` wrote."""
+        content = json.loads(text)
+        history, last = content["history"], content["last"]
+        if not history or not all(n is None or _is_number(n) for n in history) or not (last == 0 or _is_number(last)):
+            raise ValueError(history)
+        return cls(tuple(history), last)
+
+    def text(self) -> str:
+        return json.dumps({"version": self.history[-1], "history": self.history, "last": self.last}) + "\n"
+
+
 class ModelStore:
-    """The versions of one model in one folder, which need not exist yet. ``None`` as a version: the preset's own weights."""
+    """The versions of one model in one folder, which need not exist yet. ``None`` as a version: the preset's own weights.
+
+    Threads may share one object. Nothing but `publish` and `rollback` writes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self._lock = FileLock(folder / ".lock")
-        self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}  # number -> (state of its files, whether they are whole)
+        self._lock = FileLock(folder / ".lock", timeout=PATIENCE)
+        self._looking = threading.Lock()
+        self._read: tuple[tuple[int, ...], _Current] | None = None  # state of current.json, what it says
+        self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}  # number -> (state of its files, whether it can be used)
 
     def folder(self, number: int) -> Path:
         """Where a version lies."""
         return self.path / "versions" / str(number)
 
     def versions(self) -> list[VersionInfo]:
-        """Every published version, oldest first."""
+        """Every published version, oldest first, the damaged ones too."""
         serving = self.served()
-        return [VersionInfo(number, self._card(number), number == serving) for number in self._numbers()]
+        return [VersionInfo(number, self._card(number) or {}, number == serving) for number in self._numbers()]
 
     def current(self) -> int | None:
         """Which version is meant to serve; see `served`."""
-        return self._history()[-1]
+        return self._current().history[-1]
 
     def served(self) -> int | None:
-        """The version that serves: the current one, or the last sound one before it, or None. Cheap while no file changes."""
-        for number in reversed(self._history()):
-            if number is None or self._is_sound(number):
-                return number
-        return None
+        """The version that serves: the current one, or the last usable one before it, or None.
+
+        Cheap enough for every request: files are read again only when they change. A version that is skipped leaves one warning.
+        """
+        return next((n for n in reversed(self._current().history) if n is None or self._is_sound(n)), None)
 
     def publish(self, write: Callable[[Path], None]) -> int:
         """Make a version of what ``write`` puts into the folder that it is given, and let it serve. Returns its number.
 
-        WeightsError: what was written is no bundle. Killed at any moment, the version before serves on; numbers are never used again.
+        Killed at any moment, the version before serves on, and the next call removes what was left. Numbers are never used again.
+
+        WeightsError: what was written is no bundle, or another process keeps the store busy. OSError: the disk is full or fails;
+        nothing is published then.
         """
-        versions = self.path / "versions"
-        versions.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            for left in versions.glob(f"{_STAGED}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            staged = Path(tempfile.mkdtemp(dir=versions, prefix=_STAGED))
+        with self._locked():
+            now = self._current()
+            number = max([now.last, *self._numbers()]) + 1
+            staged = self._staging(number)
             try:
                 write(staged)
                 _seal(staged)
-                number = max([0, *self._numbers(), *(n for n in self._history() if n is not None)]) + 1
+                ready = self._prepare(_Current((*now.history, number), number))  # what needs room on the disk comes first
                 staged.rename(self.folder(number))
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
-            _sync(versions)
-            self._write([*self._history(), number])
+            sync(self.path / "versions")
+            self._replace(ready)
+        logger.info("Version %d of the model %s is published and serves.", number, self.path.name)
         return number
 
     def rollback(self, to: int | None = None) -> int | None:
         """Let the version before the one that serves serve again, or version ``to`` (0: the preset's own weights). Returns what serves.
 
-        RequestError: there is nothing before, or no such sound version.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._lock:
-            history = self._history()
-            if to is not None:
-                if to != 0 and not self._is_sound(to):
-                    raise RequestError(f"There is no usable version {to}; there are {self._listed()} and 0, the weights of the preset.")
-                self._write([*history, to or None])
-            elif len(history) > 1:
-                self._write(history[:-1])
-            else:
-                raise RequestError("The weights of the preset serve already, so there is nothing to go back to.")
-        return self.served()
+        The version that is left stays there: its number can be given as ``to`` later.
 
-    def _listed(self) -> str:
+        RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process keeps the store busy.
+        """
+        with self._locked():
+            now = self._current()
+            wanted = self._before(now.history) if to is None else to or None
+            if wanted is not None and not (wanted in self._numbers() and self._is_sound(wanted)):
+                raise RequestError(
+                    f"The model {self.path.name!r} has no usable version {wanted}; there are {self._usable()}, and 0 for the weights of the preset."
+                )
+            history = _cut_after(now.history, wanted) or (*now.history, wanted)
+            self._replace(self._prepare(_Current(history, max([now.last, *self._numbers()]))))
+        logger.info("The model %s went back to %s.", self.path.name, "the weights of its preset" if wanted is None else f"version {wanted}")
+        return wanted
+
+    def reject(self, number: int, why: str) -> None:
+        """Skip a version in this process until its files change: they are whole, but no model could be built from them."""
+        logger.warning("Version %d of the model %s cannot be used (%s); the one before it serves.", number, self.path.name, why)
+        with self._looking:
+            self._sound[number] = (self._state(number), False)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process and thread at a time."""
+        (self.path / "versions").mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise WeightsError(
+                f"Another process has been changing the versions of the model {self.path.name!r} for a minute; try again later."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _staging(self, number: int) -> Path:
+        """An empty folder beside the versions; what killed processes left is removed."""
+        versions = self.path / "versions"
+        for left in versions.glob(f"{_STAGED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        staged = versions / f"{_STAGED}{number}"
+        staged.mkdir()
+        return staged
+
+    def _before(self, history: tuple[int | None, ...]) -> int | None:
+        """The usable version before the one that serves; RequestError when the preset's own weights serve."""
+        serving = self.served()
+        if serving is None:
+            raise RequestError(f"The model {self.path.name!r} serves the weights of its preset already, so there is nothing to go back to.")
+        earlier = (_cut_after(history, serving) or ())[:-1]
+        return next((n for n in reversed(earlier) if n is None or self._is_sound(n)), None)
+
+    def _usable(self) -> str:
         return ", ".join(str(number) for number in self._numbers() if self._is_sound(number)) or "none"
 
     def _numbers(self) -> list[int]:
         versions = self.path / "versions"
-        return sorted(int(path.name) for path in versions.iterdir() if path.name.isdecimal()) if versions.is_dir() else []
+        names = [path.name for path in versions.iterdir()] if versions.is_dir() else []
+        return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name))
 
-    def _history(self) -> list[int | None]:
-        """What served, oldest first; begins with the preset's own weights."""
+    def _current(self) -> _Current:
+        """What current.json says; when it is damaged, every version there is, the newest last."""
         path = self.path / CURRENT
-        try:
-            history = json.loads(path.read_text(encoding="utf-8"))["history"]
-            if isinstance(history, list) and history and all(n is None or type(n) is int for n in history):
-                return history
-        except FileNotFoundError:
-            return [None]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        logger.warning("%s of the model %s is damaged; the newest sound version serves.", CURRENT, self.path.name)
-        return [None, *self._numbers()]
+        with self._looking:
+            state = _state(path)
+            if self._read is not None and self._read[0] == state:
+                return self._read[1]
+            try:
+                current = _Current.parse(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                current = self._without_current()
+            except (OSError, ValueError, TypeError, LookupError, RecursionError):
+                current = self._without_current()
+                logger.warning("%s of the model %s is damaged; its newest usable version serves.", CURRENT, self.path.name)
+            self._read = (state, current)
+            return current
 
-    def _write(self, history: list[int | None]) -> None:
-        """Replace current.json at once: a reader sees the old one or the new one."""
-        text = json.dumps({"version": history[-1], "history": history})
-        handle, name = tempfile.mkstemp(dir=self.path, prefix=_STAGED)
+    def _without_current(self) -> _Current:
+        numbers = self._numbers()
+        return _Current((None, *numbers), max([0, *numbers]))
+
+    def _prepare(self, current: _Current) -> Path:
+        """A finished file that `_replace` puts in the place of current.json. A killed process leaves it; the next one overwrites it."""
+        part = self.path / f"{CURRENT}.part"
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with part.open("w", encoding="utf-8") as file:
+                file.write(current.text())
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, self.path / CURRENT)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise
-        _sync(self.path)
+        return part
 
-    def _card(self, number: int) -> dict[str, Any]:
+    def _replace(self, part: Path) -> None:
+        """A reader sees the old file or the new one."""
+        part.replace(self.path / CURRENT)
+        sync(self.path)
+
+    def _card(self, number: int) -> dict[str, Any] | None:
         try:
-            card = json.loads((self.folder(number) / CARD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return card if isinstance(card, dict) else {}
+            return read_card(self.folder(number))
+        except WeightsError:
+            return None
+
+    def _state(self, number: int) -> tuple[int, ...]:
+        return (*_state(self.folder(number) / WEIGHTS), *_state(self.folder(number) / CARD))
 
     def _is_sound(self, number: int) -> bool:
         """Whether the files are those that were published; looked at again only when they change."""
-        state = (*_state(self.folder(number) / WEIGHTS), *_state(self.folder(number) / CARD))
-        known = self._sound.get(number)
-        if known is not None and known[0] == state:
-            return known[1]
-        published = self._card(number).get(DIGEST)
-        sound = published is not None and published == _digest(self.folder(number) / WEIGHTS)
-        if not sound:
-            logger.warning("Version %d of the model %s is damaged or missing; the version before it serves.", number, self.path.name)
-        self._sound[number] = (state, sound)
-        return sound
+        with self._looking:
+            state = self._state(number)
+            known = self._sound.get(number)
+            if known is not None and known[0] == state:
+                return known[1]
+            published = (self._card(number) or {}).get(DIGEST)
+            sound = published is not None and published == _digest(self.folder(number) / WEIGHTS)
+            if not sound:
+                logger.warning("Version %d of the model %s is damaged or missing and is not used.", number, self.path.name)
+            self._sound[number] = (state, sound)
+            return sound
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _cut_after(history: tuple[int | None, ...], number: int | None) -> tuple[int | None, ...] | None:
+    """The history up to the last time that ``number`` began to serve; None when it never did."""
+    places = [place for place, entry in enumerate(history) if entry == number]
+    return history[: places[-1] + 1] if places else None
 
 
 def _seal(folder: Path) -> None:
-    """Write the digest of the weights into the card, and everything to the disk."""
+    """Check that it is a bundle, write the digest of the weights into the card, and everything to the disk."""
+    card = read_card(folder)
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"What was to be published has no readable {CARD}.") from error
-    digest = _digest(folder / WEIGHTS)
-    if digest is None:
-        raise WeightsError(f"What was to be published has no {WEIGHTS}.")
-    (folder / CARD).write_text(json.dumps({**card, DIGEST: digest}, indent=1) + "\n", encoding="utf-8")
-    for name in (WEIGHTS, CARD):
-        _sync(folder / name)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with safe_open(folder / WEIGHTS, framework="np"):  # reads the header and compares it with the file's size
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was published.") from error
+    text = json.dumps({**card, DIGEST: _digest(folder / WEIGHTS)}, indent=1) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def _digest(path: Path) -> str | None:
@@ -204,6 +289,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _state(path: Path) -> tuple[int, ...]:
+    """Differs when the content may differ; empty when there is no such file."""
     try:
         status = path.stat()
     except OSError:
