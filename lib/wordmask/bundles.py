@@ -85,9 +85,14 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise _lacking(folder, CARD) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, error) from error
-    if not isinstance(card, dict) or not all(isinstance(card.get(name, []), list) for name in ("words", "token_ids")):
+    lists = {"words": str, "token_ids": int}
+    if not isinstance(card, dict) or not all(_is_list_of(kind, card.get(name, [])) for name, kind in lists.items()):
         raise _damaged(folder, TypeError())
     return card
+
+
+def _is_list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _lacking(folder: Path, name: str) -> WeightsError:

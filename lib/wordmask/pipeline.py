@@ -19,6 +19,7 @@ from wordmask.batching import StoredSlice, fixed_batches, join_prompts, join_sli
 from wordmask.consistency import drop_specks
 from wordmask.encoders.cache import CacheKey, FeatureCache
 from wordmask.labels import LabelTable
+from wordmask.memory import with_smaller_batches
 from wordmask.overlaps import Labels, Marks, Tally, WordMarks, binary_entropy, mask_of, resolve
 from wordmask.planning import (
     View,
@@ -94,7 +95,8 @@ class VolumeSegmenter:
         slices: (first, last) along the slicing plane, both included: only that part is computed and judged, the rest is 0, and specks
             are not dropped, for a part of the volume does not tell a speck from the end of an organ.
         hints: in pixels of the slices; keep: which maps to return besides the labels.
-        Raises PromptError and RequestError for what cannot be asked for, CancelledError after ``cancel.cancel()``.
+        Raises PromptError and RequestError for what cannot be asked for, CancelledError after ``cancel.cancel()``. When the memory runs
+        out, all of it is computed anew in batches of half the size, down to single slices; then OutOfMemoryError.
         """
         preset, capabilities = self.segmenter.preset, self.segmenter.capabilities
         made = as_prompts(prompts)
@@ -104,14 +106,17 @@ class VolumeSegmenter:
         view = make_view(volume, plane=plane, slices=slices, skip_air=skip_air)
         check_hints(hints, capabilities, self.segmenter.name, len(view.stack))
 
-        words = [_Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0]) for prompt in made]
-        warnings = request_warnings(volume, window, preset, view)
-        for word in words:
-            warnings += word_warnings(word.prompt, volume, preset, known=word.known)
-            word.refused = not word.known and preset.unknown_words == "refuse"
-        run = _Run(self.segmenter, self.cache, self.chunk, view, limit, hints, maps)
-        run.compute([word for word in words if not word.refused], progress, cancel)
-        return run.answer(words, warnings, clean=self.clean and slices is None, version=self.version)
+        def attempt(share: int) -> Segmentation:
+            words = [_Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0]) for prompt in made]
+            warnings = request_warnings(volume, window, preset, view)
+            for word in words:
+                warnings += word_warnings(word.prompt, volume, preset, known=word.known)
+                word.refused = not word.known and preset.unknown_words == "refuse"
+            run = _Run(self.segmenter, self.cache, self.chunk, view, limit, hints, maps, share)
+            run.compute([word for word in words if not word.refused], progress, cancel)
+            return run.answer(words, warnings, clean=self.clean and slices is None, version=self.version)
+
+        return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))
 
 
 @dataclass(eq=False)
@@ -166,6 +171,7 @@ class _Run:
     threshold: float
     hints: Hints | None
     maps: frozenset[str]
+    share: int  # batches and chunks are divided by it
 
     def compute(self, words: Sequence[_Word], report: Callable[[Progress], None] | None, cancel: CancelToken | None) -> None:
         """Fill in presence, marks and maps of the words, window by window."""
@@ -234,8 +240,9 @@ class _Run:
         return False
 
     def _chunks(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
-        for start in range(0, len(indices), self.chunk):
-            chunk = indices[start : start + self.chunk]
+        size = max(1, self.chunk // self.share)
+        for start in range(0, len(indices), size):
+            chunk = indices[start : start + size]
             self.meter.start_chunk(len(chunk))
             yield chunk
 
@@ -244,7 +251,7 @@ class _Run:
 
         It does not depend on the words or slices that were asked for, and so changes no number from request to request.
         """
-        return min(batch, self.view.shape[0])
+        return min(max(1, batch // self.share), self.view.shape[0])
 
     def _keys(self, indices: Sequence[int]) -> list[SliceKey]:
         return [SliceKey(self.view.volume.digest, str(self.view.plane), index) for index in indices]

@@ -55,9 +55,9 @@ class _Current:
 
     @classmethod
     def parse(cls, text: str) -> _Current:
-        """ValueError, TypeError, LookupError, RecursionError: it is not what `text` wrote."""
+        """ValueError, TypeError, LookupError, AttributeError, RecursionError: it is not what `text` wrote."""
         content = json.loads(text)
-        history, last = content["history"], content["last"]
+        history, last = content["history"], content.get("last", 0)
         if not history or not all(n is None or _is_number(n) for n in history) or not (last == 0 or _is_number(last)):
             raise ValueError(history)
         return cls(tuple(history), last)
@@ -109,7 +109,9 @@ class ModelStore:
         """
         with self._locked():
             now = self._current()
-            number = max([now.last, *self._numbers()]) + 1
+            if not (self.path / CURRENT).exists():  # else a first version whose publishing is killed would look like a lost current.json
+                self._replace(self._prepare(now))
+            number = self._last(now) + 1
             staged = self._staging(number)
             try:
                 write(staged)
@@ -135,11 +137,12 @@ class ModelStore:
             now = self._current()
             wanted = self._before(now.history) if to is None else to or None
             if wanted is not None and not (wanted in self._numbers() and self._is_sound(wanted)):
+                usable = ", ".join(str(number) for number in self._numbers() if self._is_sound(number)) or "none"
                 raise RequestError(
-                    f"The model {self.path.name!r} has no usable version {wanted}; there are {self._usable()}, and 0 for the weights of the preset."
+                    f"The model {self.path.name!r} has no usable version {wanted}; there are {usable}, and 0 for the weights of the preset."
                 )
             history = _cut_after(now.history, wanted) or (*now.history, wanted)
-            self._replace(self._prepare(_Current(history, max([now.last, *self._numbers()]))))
+            self._replace(self._prepare(_Current(history, self._last(now))))
         logger.info("The model %s went back to %s.", self.path.name, "the weights of its preset" if wanted is None else f"version {wanted}")
         return wanted
 
@@ -164,6 +167,10 @@ class ModelStore:
         finally:
             self._lock.release()
 
+    def _last(self, now: _Current) -> int:
+        """The highest number that was ever used."""
+        return max([now.last, *(n for n in now.history if n is not None), *self._numbers()])
+
     def _staging(self, number: int) -> Path:
         """An empty folder beside the versions; what killed processes left is removed."""
         versions = self.path / "versions"
@@ -181,16 +188,13 @@ class ModelStore:
         earlier = (_cut_after(history, serving) or ())[:-1]
         return next((n for n in reversed(earlier) if n is None or self._is_sound(n)), None)
 
-    def _usable(self) -> str:
-        return ", ".join(str(number) for number in self._numbers() if self._is_sound(number)) or "none"
-
     def _numbers(self) -> list[int]:
         versions = self.path / "versions"
         names = [path.name for path in versions.iterdir()] if versions.is_dir() else []
         return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name))
 
     def _current(self) -> _Current:
-        """What current.json says; when it is damaged, every version there is, the newest last."""
+        """What current.json says; when it is damaged or lost, every version there is, the newest last."""
         path = self.path / CURRENT
         with self._looking:
             state = _state(path)
@@ -198,17 +202,12 @@ class ModelStore:
                 return self._read[1]
             try:
                 current = _Current.parse(path.read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                current = self._without_current()
-            except (OSError, ValueError, TypeError, LookupError, RecursionError):
-                current = self._without_current()
-                logger.warning("%s of the model %s is damaged; its newest usable version serves.", CURRENT, self.path.name)
+            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                current = _Current((None, *self._numbers()))
+                if state or len(current.history) > 1:  # not the store of a model that nobody has trained yet
+                    logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
             self._read = (state, current)
             return current
-
-    def _without_current(self) -> _Current:
-        numbers = self._numbers()
-        return _Current((None, *numbers), max([0, *numbers]))
 
     def _prepare(self, current: _Current) -> Path:
         """A finished file that `_replace` puts in the place of current.json. A killed process leaves it; the next one overwrites it."""

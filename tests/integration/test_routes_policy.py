@@ -1,0 +1,123 @@
+"""Every route of the server has a policy, and the documentation shows the same table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter
+from starlette.routing import Mount
+
+from wordmask_app.policies import POLICIES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+AUTHENTICATION = {path for path in POLICIES if path[1].startswith("/auth/")}  # MONAI Label adds these when it is turned on
+
+
+def routes_of(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route, also of those that the OpenAPI document hides."""
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:  # FastAPI keeps an included router whole
+            yield from routes_of(inner, prefix)
+        elif isinstance(route, Mount):
+            yield from ((method, f"{prefix}{route.path}/{{path:path}}") for method in ("GET", "HEAD"))
+        else:
+            yield from ((method, prefix + route.path) for method in route.methods)
+
+
+def test_every_route_has_a_policy_and_every_policy_has_a_route(a_stub_server):
+    served = set(routes_of(a_stub_server.http.app))
+    assert served - set(POLICIES) == set(), "a new route: decide in policies.py what becomes of it"
+    assert set(POLICIES) - served - AUTHENTICATION == set()
+
+
+def test_a_route_that_is_not_in_the_table_is_not_served(a_stub_server):
+    added = APIRouter()
+
+    @added.get("/backdoor")
+    def backdoor() -> dict[str, str]:
+        return {"secret": "read"}
+
+    app = a_stub_server.http.app
+    before = list(app.router.routes)
+    try:
+        app.include_router(added)
+        assert ("GET", "/backdoor") in set(routes_of(app)) - set(POLICIES)
+        answer = a_stub_server.http.get("/backdoor")
+    finally:
+        app.router.routes[:] = before
+    assert answer.status_code == 404
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(("method", "path"), [key for key, policy in POLICIES.items() if policy.kind == "refused"])
+def test_what_is_refused_says_why(a_stub_server, method, path):
+    answer = a_stub_server.http.request(method, re.sub(r"{\w+(:path)?}", "simple_vilmedsam", path), files={"file": ("x.pt", b"x")})
+    assert answer.status_code == 403
+    assert answer.json()["detail"].startswith("This route is not offered")
+
+
+@pytest.mark.parametrize("path", ["/batch/infer/simple_vilmedsam", "/train/", "/scoring/", "/activelearning/random"])
+@pytest.mark.parametrize(
+    "body", ["{", "[1]", '{"label_tag": "../../x"}', '{"a": {"b": ["/etc/passwd"]}}', '{"images": ["../x"]}', "[" * 90_000]
+)
+def test_a_background_task_takes_no_paths(a_stub_server, path, body):
+    answer = a_stub_server.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["detail"].endswith(".")
+
+
+def test_nothing_runs_in_the_event_loop_and_unknown_names_are_not_found(a_stub_server):
+    assert a_stub_server.http.post("/batch/infer/simple_vilmedsam", params={"run_sync": "true"}, json={}).status_code == 400
+    for path in ("/batch/infer/nobody", "/train/nobody", "/scoring/nobody", "/activelearning/nobody", "/model/nobody"):
+        method = "GET" if path.startswith("/model") else "POST"
+        assert a_stub_server.http.request(method, path).status_code == 404
+
+
+def test_the_next_image_can_be_asked_for(a_stub_server):
+    answer = a_stub_server.http.post("/activelearning/random", json={"client_id": "reader-1"})
+    assert answer.status_code == 200
+    assert answer.json()["id"]
+
+
+def test_errors_of_monai_label_do_not_name_its_folders(a_stub_server, monkeypatch):
+    monkeypatch.setattr("monailabel.config.settings.MONAI_LABEL_AUTH_ENABLE", False)
+    answers = [
+        a_stub_server.http.get("/logs/"),
+        a_stub_server.http.get("/datastore/image", params={"image": "nobody"}),
+        a_stub_server.http.put("/datastore/label", params={"image": "nobody"}, files={"label": ("x.nii.gz", b"x")}),
+        a_stub_server.http.get("/proxy/dicom/wado/studies"),
+    ]
+    for answer in answers:
+        assert 400 <= answer.status_code < 500
+        assert str(a_stub_server.studies.parent) not in answer.text
+
+
+def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_its_length(a_stub_server, monkeypatch):
+    from wordmask_app import guards
+
+    guards.install(a_stub_server.http.app, upload_bytes=10_000)
+    announced = a_stub_server.http.put("/datastore/image", params={"image": "big"}, files={"file": ("big.nii", b"0" * 20_000)})
+
+    def in_pieces() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="big.nii"\r\n\r\n'
+        for _ in range(20):
+            yield b"0" * 1000
+        yield b"\r\n--b--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    streamed = a_stub_server.http.put("/datastore/image", params={"image": "big"}, content=in_pieces(), headers=headers)
+    assert (announced.status_code, streamed.status_code) == (413, 413)
+    assert not (a_stub_server.studies / "big.nii").exists()
+
+
+def test_the_documentation_shows_the_same_table():
+    text = (REPOSITORY / "docs" / "server.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (\w+) \| (.+) \|$", text, flags=re.MULTILINE)
+    assert {(method, path): (kind, why) for method, path, kind, why in shown} == {
+        key: (policy.kind, policy.why) for key, policy in POLICIES.items()
+    }

@@ -1,0 +1,151 @@
+"""The datastore: an id is never a path, and neither a kill nor a full disk costs a label or the record of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+
+from wordmask.errors import RequestError
+from wordmask_app.datastore import GuardedDatastore
+from wordmask_app.images import UnknownImageError
+
+ENDINGS = ("*.nii.gz", "*.nii", "*.nrrd")
+PATHS = ("../x", "/etc/x", "a/../../x", "..", "a\\b", "x\x00", "x\n")
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Path:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "ct.nii.gz").write_bytes(b"image")
+    return folder
+
+
+@pytest.fixture
+def datastore(studies: Path) -> GuardedDatastore:
+    return GuardedDatastore(str(studies), extensions=ENDINGS)
+
+
+def a_label(folder: Path, content: bytes, name: str = "label.nii.gz") -> str:
+    path = folder / name
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_method_takes_a_path_for_an_id_or_a_tag(datastore, studies, path):
+    label = a_label(studies.parent, b"x")
+    before = sorted(studies.parent.rglob("*"))
+    for call in (
+        lambda: datastore.get_image_uri(path),
+        lambda: datastore.get_image(path),
+        lambda: datastore.get_label_uri(path, "final"),
+        lambda: datastore.get_label_uri("ct", path),
+        lambda: datastore.add_image(path, label, {}),
+        lambda: datastore.remove_image(path),
+        lambda: datastore.remove_label("ct", path),
+        lambda: datastore.remove_label(path, "final"),
+        lambda: datastore.save_label(path, label, "final", {}),
+        lambda: datastore.save_label("ct", label, path, {}),
+    ):
+        with pytest.raises(RequestError):
+            call()
+    assert sorted(studies.parent.rglob("*")) == before
+
+
+def test_images_and_labels_are_kept_with_what_is_said_about_them(datastore, studies):
+    assert datastore.add_image("mr", a_label(studies.parent, b"new"), {"who": "me"}) == "mr"
+    assert datastore.save_label("mr", a_label(studies.parent, b"label"), "final", {"label_info": [{"name": "liver", "idx": 1}]}) == "mr"
+    again = GuardedDatastore(str(studies), extensions=ENDINGS)
+    assert sorted(again.list_images()) == ["ct", "mr"]
+    assert Path(again.get_label_uri("mr", "final")).read_bytes() == b"label"
+    assert again.get_label_info("mr", "final")["label_info"] == [{"name": "liver", "idx": 1}]
+    assert again.get_image_info("mr")["who"] == "me"
+
+
+def test_what_is_not_there_is_not_found(datastore, studies):
+    with pytest.raises(ImageNotFoundException):
+        datastore.remove_image("nobody")
+    with pytest.raises(LabelNotFoundException):
+        datastore.remove_label("ct", "final")
+    with pytest.raises(ImageNotFoundException):
+        datastore.save_label("nobody", a_label(studies.parent, b"x"), "final", {})
+    with pytest.raises(UnknownImageError):
+        datastore.get_dataset_archive(None)
+
+
+@pytest.mark.parametrize("name", ["label.sh", "label", "label.nii.zip"])
+def test_only_files_of_known_endings_are_kept(datastore, studies, name):
+    for call in (
+        lambda: datastore.add_image("mr", a_label(studies.parent, b"x", name), {}),
+        lambda: datastore.save_label("ct", a_label(studies.parent, b"x", name), "final", {}),
+    ):
+        with pytest.raises(RequestError, match="end in one of"):
+            call()
+
+
+def test_an_old_label_stays_when_the_new_one_cannot_be_written(datastore, studies, monkeypatch):
+    datastore.save_label("ct", a_label(studies.parent, b"old"), "final", {})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        datastore.save_label("ct", a_label(studies.parent, b"new"), "final", {})
+    assert Path(datastore.get_label_uri("ct", "final")).read_bytes() == b"old"
+    assert list(studies.rglob("*.part")) == []
+
+
+def test_a_damaged_record_is_put_aside_and_made_anew_from_the_files(studies, caplog):
+    GuardedDatastore(str(studies), extensions=ENDINGS).save_label("ct", a_label(studies.parent, b"x"), "final", {})
+    (studies / "datastore_v2.json").write_text('{"name": "new-data')
+    again = GuardedDatastore(str(studies), extensions=ENDINGS)
+    assert again.list_images() == ["ct"]
+    assert again.get_label_by_image_id("ct", "final") == "ct"
+    assert len(list(studies.glob("datastore_v2.json.damaged-*"))) == 1
+    assert "damaged" in caplog.text
+
+
+SAVER = textwrap.dedent(
+    """
+    import logging, sys
+    from pathlib import Path
+    logging.disable()
+    from wordmask_app.datastore import GuardedDatastore
+
+    studies, labels = Path(sys.argv[1]), [Path(sys.argv[2]), Path(sys.argv[3])]
+    datastore = GuardedDatastore(str(studies), extensions=("*.nii.gz",))
+    print("ready", flush=True)
+    while True:
+        for label in labels:
+            datastore.save_label("ct", str(label), "final", {"label_info": [{"name": label.name, "idx": 1}]})
+    """
+)
+
+
+def test_a_server_killed_while_it_saves_leaves_the_old_label_or_the_new_one(studies, tmp_path):
+    contents = {bytes([value]) * 300_000 for value in (1, 2)}
+    files = [a_label(tmp_path, content, f"label{i}.nii.gz") for i, content in enumerate(sorted(contents))]
+    moments = random.Random(0)
+    for _ in range(4):
+        with subprocess.Popen([sys.executable, "-c", SAVER, str(studies), *files], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(moments.uniform(0.02, 0.1))
+            os.kill(child.pid, signal.SIGKILL)
+        json.loads((studies / "datastore_v2.json").read_text())
+        again = GuardedDatastore(str(studies), extensions=ENDINGS)
+        assert again.list_images() == ["ct"]
+        assert Path(again.get_label_uri("ct", "final")).read_bytes() in contents
+        assert list(studies.rglob("*.part")) == []
