@@ -30,11 +30,15 @@ LOG_LINES = 25
 
 
 class ServerError(WordMaskError):
-    """The server did not come up, or it answered with an error; ``status`` is the HTTP status, if there was one."""
+    """The server did not come up, or it answered with an error.
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    status: of HTTP, if there was one; retry_after: seconds after which a full queue should have room.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = None if retry_after is None else float(retry_after)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,18 @@ class Answer:
     file: bytes | None
     file_name: str | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process that runs; its id leads a group of its own."""
+
+    url: str
+    process_id: int
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        os.killpg(self.process_id, signal.SIGKILL)
 
 
 class AppClient:
@@ -59,8 +75,7 @@ class AppClient:
 
     def info(self) -> dict[str, Any]:
         """What the server is and which models it has."""
-        found: dict[str, Any] = self._send("GET", "/info/").json()
-        return found
+        return self._json("GET", "/info/")
 
     def infer(
         self,
@@ -84,6 +99,50 @@ class AppClient:
         fields, file, name = parse_answer(response.headers, response.content)
         return Answer(fields, file, name, time.perf_counter() - started)
 
+    def start_job(
+        self, model: str, image: str = "", params: Mapping[str, Any] | None = None, *, upload: tuple[str, bytes] | None = None
+    ) -> dict[str, Any]:
+        """Queue a segmentation; the job's status with its ``id``. Arguments as of `infer`."""
+        return self._json(
+            "POST",
+            "/wordmask/jobs",
+            params={"model": model, "image": image},
+            data={"params": json.dumps(params or {})},
+            files={"file": upload} if upload else None,
+        )
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The status of a job: ``state``, ``done`` of ``total``, ``message``."""
+        return self._json("GET", f"/wordmask/jobs/{job_id}")
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask a job to stop; its status."""
+        return self._json("DELETE", f"/wordmask/jobs/{job_id}")
+
+    def wait(self, job_id: str, *, timeout: float = 600.0) -> dict[str, Any]:
+        """The status of a job once it is final; ServerError after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while (status := self.job(job_id))["state"] in ("queued", "running"):
+            if time.monotonic() > deadline:
+                raise ServerError(f"The job is still {status['state']} after {timeout:.0f} s.")
+            time.sleep(0.05)
+        return status
+
+    def result(self, job_id: str) -> Answer:
+        """What a job made."""
+        started = time.perf_counter()
+        response = self._send("GET", f"/wordmask/jobs/{job_id}/result")
+        fields, file, name = parse_answer(response.headers, response.content)
+        return Answer(fields, file, name, time.perf_counter() - started)
+
+    def health(self) -> dict[str, Any]:
+        """Figures of queue, cache and versions."""
+        return self._json("GET", "/wordmask/health")
+
+    def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        found: dict[str, Any] = self._send(method, path, **content).json()
+        return found
+
     def _send(self, method: str, path: str, **content: Any) -> requests.Response:
         try:
             response = self._http.request(method, self.url + path, timeout=self._timeout, **content)
@@ -95,7 +154,7 @@ class AppClient:
             sentence = str(response.json()["detail"])
         except (ValueError, KeyError, TypeError):
             sentence = f"The server answered {response.status_code} {response.reason}; its log says why."
-        raise ServerError(sentence, status=response.status_code)
+        raise ServerError(sentence, status=response.status_code, retry_after=response.headers.get("Retry-After"))
 
 
 def parse_answer(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes | None, str | None]:
@@ -129,12 +188,18 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_server(
-    app: Path, studies: Path, *, log: Path, conf: Mapping[str, str] | None = None, timeout: float = START_SECONDS
-) -> Iterator[str]:
-    """A real server on a free port of 127.0.0.1, stopped at the end whatever happens. Yields its URL.
+    app: Path,
+    studies: Path,
+    *,
+    log: Path,
+    conf: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = START_SECONDS,
+) -> Iterator[Server]:
+    """A real server on a free port of 127.0.0.1, stopped at the end whatever happens.
 
-    studies: the server writes there, so give it a copy; log: what it prints; timeout: seconds to come up, else `ServerError` with
-    the end of the log.
+    studies: the server writes there, so give it a copy; log: what it prints; environment: variables beside those of this process;
+    timeout: seconds to come up, else `ServerError` with the end of the log.
     """
     port = free_port()
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
@@ -142,10 +207,17 @@ def running_server(
     for name, value in (conf or {}).items():
         command += ["--conf", name, value]
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        server = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
         try:
             _wait_until_up(server, f"http://127.0.0.1:{port}", log, timeout)
-            yield f"http://127.0.0.1:{port}"
+            yield Server(f"http://127.0.0.1:{port}", server.pid)
         finally:
             _stop(server)
 
@@ -156,9 +228,12 @@ def _wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path, timeout
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise ServerError(f"The server stopped before it was ready. {_reason(log)}")
-        with contextlib.suppress(ServerError):  # not listening yet
+        try:
             client.info()
             return
+        except ServerError as error:
+            if error.status == 401:  # it is up, and wants a token
+                return
         time.sleep(0.2)
     raise ServerError(f"The server was not ready after {timeout:.0f} s. {_reason(log)}")
 

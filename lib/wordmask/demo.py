@@ -113,7 +113,7 @@ def run(samples: Path, app: Path, output: Path, conf: dict[str, str], console: C
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wordmask-demo-")))
         studies = Path(shutil.copytree(samples / "studies", scratch / "studies"))  # the server writes beside the images
         with console.status("Starting a MONAI Label server (the first start takes longest)"):
-            url = stack.enter_context(running_server(app, studies, log=scratch / "server.log", conf=conf))
+            url = stack.enter_context(running_server(app, studies, log=scratch / "server.log", conf=conf)).url
         console.print(f"A MONAI Label server with {len(cases)} sample studies is at {url}.")
         findings = ask_everything(AppClient(url), cases, output, scratch, console)
     write_contact_sheet([output / f"{case.name}.png" for case in examples(cases)], output / "contact_sheet.png")

@@ -36,5 +36,9 @@ class OutOfMemoryError(WordMaskError):
     """The device or the machine has not enough memory for a request, even with the smallest batches."""
 
 
+class DiskFullError(WordMaskError):
+    """There is no room for what was to be written."""
+
+
 class CancelledError(WordMaskError):
     """The caller asked to stop; nothing was written."""

@@ -216,7 +216,7 @@ def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
 
 def _unreadable(name: str, error: BaseException) -> WordMaskError:
     text = str(error)
-    if isinstance(error, MemoryError) or "allocate memory" in text:
+    if isinstance(error, MemoryError) or "alloc" in text.lower():
         return OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.")
     if "orthonormal" in text:
         return VolumeError(f"{name} cannot be used: its direction matrix is singular, sheared or scaled; resample it to a straight grid.")

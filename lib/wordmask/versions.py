@@ -76,7 +76,7 @@ class ModelStore:
         self.path = folder
         self._lock = FileLock(folder / ".lock", timeout=PATIENCE)
         self._looking = threading.Lock()
-        self._read: tuple[tuple[int, ...], _Current] | None = None  # state of current.json, what it says
+        self._read: tuple[bytes | None, _Current] | None = None  # current.json, what it says
         self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}  # number -> (state of its files, whether it can be used)
 
     def folder(self, number: int) -> Path:
@@ -195,19 +195,23 @@ class ModelStore:
 
     def _current(self) -> _Current:
         """What current.json says; when it is damaged or lost, every version there is, the newest last."""
-        path = self.path / CURRENT
         with self._looking:
-            state = _state(path)
-            if self._read is not None and self._read[0] == state:
-                return self._read[1]
             try:
-                current = _Current.parse(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                current = _Current((None, *self._numbers()))
-                if state or len(current.history) > 1:  # not the store of a model that nobody has trained yet
-                    logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
-            self._read = (state, current)
-            return current
+                content = (self.path / CURRENT).read_bytes()
+            except OSError:
+                content = None
+            if self._read is None or self._read[0] != content:
+                self._read = (content, self._parsed(content))
+            return self._read[1]
+
+    def _parsed(self, content: bytes | None) -> _Current:
+        try:
+            return _Current.parse((content or b"").decode())
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            numbers = self._numbers()
+            if numbers or content is not None:  # else nobody has trained the model yet
+                logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
+            return _Current((None, *numbers))
 
     def _prepare(self, current: _Current) -> Path:
         """A finished file that `_replace` puts in the place of current.json. A killed process leaves it; the next one overwrites it."""

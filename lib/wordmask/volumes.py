@@ -6,6 +6,7 @@ dicom_files.py; how a volume is cut is in geometry.py.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -19,7 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from wordmask.dicom_files import read_dicom_file, read_dicom_folder
-from wordmask.errors import RequestError, VolumeError
+from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
 from wordmask.geometry import Geometry
 from wordmask.image_files import (
     PICTURE_SUFFIXES,
@@ -113,6 +114,8 @@ def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: in
     try:
         decoded = _read(path, name, max_voxels)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.") from error
         raise VolumeError(f"{name} cannot be read ({error.strerror or error}).") from error
     if decoded.array.dtype.kind not in "iuf":
         raise VolumeError(f"{name} holds values of type {decoded.array.dtype}; save it with whole or real numbers.")

@@ -249,7 +249,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             except ValueError:
                 aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
                 record.rename(aside)
-                logger.warning("The record of images and labels was damaged; it is now %s, and a new one is made from the files.", aside.name)
+                logger.warning("The record of images and labels was damaged; it is %s now, and made anew from the files.", aside.name)
             self._datastore.base_path = self._datastore_path
             self._config_ts = changed
 

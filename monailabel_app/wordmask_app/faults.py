@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastapi import HTTPException
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 
-from wordmask.errors import CancelledError, OutOfMemoryError, TooLargeError, UnknownModelError, WeightsError, WordMaskError
+from wordmask.errors import CancelledError, DiskFullError, OutOfMemoryError, TooLargeError, UnknownModelError, WeightsError, WordMaskError
 from wordmask_app.images import UnknownImageError
 from wordmask_app.jobs import JobNotReadyError, QueueFullError, ResultGoneError, TimeLimitError, UnknownJobError
 
@@ -31,6 +31,7 @@ _STATUS: tuple[tuple[type[WordMaskError], int], ...] = (  # the first that fits;
     (OutOfMemoryError, 503),
     (TimeLimitError, 503),
     (WeightsError, 503),
+    (DiskFullError, 507),
 )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wordmask.errors import OutOfMemoryError
+from wordmask.memory import is_out_of_memory
 from wordmask.progress import CancelToken, Progress
 from wordmask.result import Segmentation
 from wordmask.versions import ModelStore
@@ -103,6 +105,8 @@ class Runtime:
         except BaseException as error:
             clock.enter("end")
             outcome = f"{type(error).__name__}: {error}"
+            if is_out_of_memory(error):
+                raise OutOfMemoryError("There is not enough memory for this image; crop it, or ask for a part of it by slices.") from None
             raise
         finally:
             stages = " ".join(f"{stage.replace(' ', '_')}={seconds:.3f}" for stage, seconds in clock.seconds.items())

@@ -56,8 +56,8 @@ def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer
     studies = Path(shutil.copytree(REPOSITORY / "sample_data" / "studies", folder / "studies"))
     (studies / "broken.nii.gz").write_bytes(b"this is no volume")
     app = Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=shutil.ignore_patterns("logs", "model", "bin", "lib")))
-    with running_server(app, studies, log=folder / "server.log", conf={"device": "cpu"}) as url:
-        yield RunningServer(AppClient(url), studies, folder / "server.log")
+    with running_server(app, studies, log=folder / "server.log", conf={"device": "cpu"}) as server:
+        yield RunningServer(AppClient(server.url), studies, folder / "server.log")
 
 
 class BrightnessSegmenter(Segmenter):
