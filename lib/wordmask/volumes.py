@@ -23,6 +23,7 @@ from wordmask.dicom_files import read_dicom_file, read_dicom_folder
 from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
 from wordmask.geometry import Geometry
 from wordmask.image_files import (
+    NIFTI_SUFFIXES,
     PICTURE_SUFFIXES,
     VOLUME_SUFFIXES,
     Decoded,
@@ -33,6 +34,7 @@ from wordmask.image_files import (
     read_picture,
     suffix_of,
 )
+from wordmask.nifti_check import check_nifti
 
 __all__ = ["MODALITIES", "Geometry", "Modality", "Volume", "read_volume", "write_label_map", "write_scalar_map"]
 
@@ -215,6 +217,14 @@ def _as_modality(array: NDArray[Any], geometry: Geometry, modality: Modality, na
     return Volume(array, geometry, modality, name)
 
 
+def _check_written(path: Path) -> None:
+    """VolumeError, RuntimeError when a file is not whole: ITK writes half a NIfTI onto a full disk and says nothing."""
+    if suffix_of(path) in NIFTI_SUFFIXES:
+        check_nifti(path)
+    else:
+        sitk.ReadImage(str(path))
+
+
 def _write(path: Path, array: NDArray[Any], geometry: Geometry, compress: bool) -> None:
     suffix = suffix_of(path)
     if array.shape != geometry.shape:
@@ -232,8 +242,9 @@ def _write(path: Path, array: NDArray[Any], geometry: Geometry, compress: bool) 
     temporary = path.with_name(f".{secrets.token_hex(8)}{suffix}")  # in the same folder: renaming is atomic there alone
     try:
         sitk.WriteImage(image, str(temporary), compress)
+        _check_written(temporary)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, VolumeError) as error:
         raise VolumeError(
             f"{path.name} cannot be written: its folder is not writable, or the disk is full. Choose another folder."
         ) from error

@@ -219,7 +219,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     def _inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
-            raise UnknownImageError("The file of this image or label lies outside the folder of studies, so it is not served; copy it there.")
+            raise UnknownImageError("The file of this image or label lies outside the folder of studies and is not served; copy it there.")
         return uri
 
     def _place(self, folder: str, name: str) -> Path:

@@ -556,3 +556,19 @@ def write_mha(path: Path, **changes: str) -> Path:
     lines = [f"{key} = {value}" for key, value in header.items()]
     path.write_bytes("\n".join([*lines, "ElementDataFile = LOCAL\n"]).encode() + bytes(16))
     return path
+
+
+@pytest.mark.parametrize("name", ["labels.nii", "labels.nii.gz", "labels.nrrd", "labels.mha"])
+def test_a_label_map_that_the_disk_did_not_take_whole_is_not_called_written(tmp_path, monkeypatch, name):
+    write = sitk.WriteImage
+
+    def write_half(image: sitk.Image, path: str, compress: bool) -> None:
+        write(image, path, compress)
+        os.truncate(path, os.path.getsize(path) // 2)  # as ITK leaves it when the disk is full
+
+    monkeypatch.setattr(sitk, "WriteImage", write_half)
+    labels = np.random.default_rng(0).integers(0, 9, (20, 30, 40)).astype(np.uint8)
+    geometry = Geometry((40, 30, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    with pytest.raises(VolumeError, match="disk is full"):
+        write_label_map(tmp_path / name, labels, geometry)
+    assert list(tmp_path.iterdir()) == []
