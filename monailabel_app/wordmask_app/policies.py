@@ -141,6 +141,7 @@ def _proxied(incoming: Incoming) -> None:
 _OURS = Policy("ours", "MONAI Label's access rule; errors are sentences")
 _LEFT_TASK = Policy("left", "state or end of a background task; takes no names")
 _DATASTORE = Policy("guarded", "ids and tags are names, never paths; the datastore checks them again and replaces files whole", _ids)
+_UPLOAD = Policy("replaced", "blocked the event loop and failed on JSON that is no object; ids and tags as above", _ids)
 _PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _proxied)
 _PAGE = Policy("left", "a page or file of MONAI Label; takes nothing")
 _NO_SLIDES = Policy("refused", "whole-slide inference: no model here does it, and its parameters name files")
@@ -177,21 +178,21 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("POST", "/scoring/{method}"): Policy("guarded", "known method, no `run_sync`, no paths in the body", _task("scoring method"), True),
     ("POST", "/activelearning/{strategy}"): Policy("guarded", "known strategy, no paths in the body", _strategy, True),
     ("GET", "/datastore/"): Policy("left", "the list of images and labels"),
-    ("PUT", "/datastore/"): _DATASTORE,
+    ("PUT", "/datastore/"): _UPLOAD,
     ("DELETE", "/datastore/"): _DATASTORE,
     ("GET", "/datastore/image"): _DATASTORE,
     ("HEAD", "/datastore/image"): _DATASTORE,
-    ("PUT", "/datastore/image"): _DATASTORE,
+    ("PUT", "/datastore/image"): _UPLOAD,
     ("DELETE", "/datastore/image"): _DATASTORE,
     ("GET", "/datastore/image/info"): _DATASTORE,
-    ("PUT", "/datastore/image/info"): _DATASTORE,
+    ("PUT", "/datastore/image/info"): _UPLOAD,
     ("GET", "/datastore/label"): _DATASTORE,
     ("HEAD", "/datastore/label"): _DATASTORE,
-    ("PUT", "/datastore/label"): _DATASTORE,
+    ("PUT", "/datastore/label"): _UPLOAD,
     ("DELETE", "/datastore/label"): _DATASTORE,
     ("GET", "/datastore/label/info"): _DATASTORE,
-    ("PUT", "/datastore/label/info"): _DATASTORE,
-    ("PUT", "/datastore/updatelabelinfo"): _DATASTORE,
+    ("PUT", "/datastore/label/info"): _UPLOAD,
+    ("PUT", "/datastore/updatelabelinfo"): _UPLOAD,
     ("GET", "/datastore/dataset"): Policy("left", "images with final labels as one ZIP; packs them while others wait"),
     ("GET", "/session/{session_id}"): Policy("guarded", "ids are those that MONAI Label makes", _session),
     ("DELETE", "/session/{session_id}"): Policy("guarded", "ids are those that MONAI Label makes: `..` removed folders", _session),

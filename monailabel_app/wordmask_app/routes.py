@@ -18,7 +18,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from wordmask.errors import RequestError
-from wordmask_app import catalogue
+from wordmask_app import catalogue, uploads
 from wordmask_app.answers import answer, job_status
 from wordmask_app.engines import Engine
 from wordmask_app.jobs import Job
@@ -46,8 +46,11 @@ def install(app: FastAPI) -> None:
     if any(_is(entry, infer) for entry in entries):
         return
     app.router.routes[:] = [entry for entry in entries if not (_is(entry, api_run_inference) or _is(entry, reload_without_rule))]
-    for added in (router, replacing):
+    theirs = list(app.router.routes)
+    app.router.routes.clear()
+    for added in (router, replacing, uploads.router):
         app.include_router(added, prefix=settings.MONAI_LABEL_API_STR)
+    app.router.routes.extend(theirs)  # the first route that fits serves
     app.openapi_schema = None  # made anew, with these routes, when it is next asked for
 
 

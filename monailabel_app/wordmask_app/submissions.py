@@ -47,7 +47,7 @@ def make_job(submission: Submission, app: WordMaskApp, runtime: Runtime) -> Job:
     UnknownModelError, UnknownImageError, RequestError, PromptError, TooLargeError: a sentence about what is wrong.
     """
     task = app.task(submission.model)
-    params = _object(submission.params)
+    params = json_object(submission.params)
     _refuse_addresses(params, submission)
     asked = task.asked({**params, "label": "a file" if submission.has_label else params.get("label")})
     save_tag = _save_tag(params, submission)
@@ -63,7 +63,8 @@ def make_job(submission: Submission, app: WordMaskApp, runtime: Runtime) -> Job:
     return Job(submission.model, _shown_image(submission), _words(asked), work, files)
 
 
-def _object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """What a form field with JSON holds; RequestError when it is no object, or too long."""
     if len(text) > MOST_PARAMS:
         raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are taken.")
     try:
