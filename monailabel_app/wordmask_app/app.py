@@ -24,6 +24,7 @@ from wordmask.errors import RequestError
 from wordmask.labels import LabelTable
 from wordmask.self_check import require_sound_environment
 from wordmask_app import guards, routes
+from wordmask_app.authentication import believe_signed_tokens
 from wordmask_app.datastore import GuardedDatastore
 from wordmask_app.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
 from wordmask_app.infers import WordMaskInfer
@@ -78,6 +79,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         _refuse_workers()
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
+        believe_signed_tokens()
         routes.install(http)
         guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)
         super().on_init_complete()

@@ -38,6 +38,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     One lock serves threads and processes: MONAI Label's batch inference writes the same record from a process of its own.
     """
 
+    _datastore: LocalDatastoreModel
+
     def __init__(self, datastore_path: str, **options: Any) -> None:
         """options: as MONAI Label's. A damaged record is put aside with a warning and made anew from the files."""
         self._root = Path(datastore_path).resolve()
@@ -62,6 +64,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
         info: dict[str, Any] = super().get_image_info(_id(image_id))
+        shown = info.get("strategy", {})  # active learning counts on its form, and a client may have written anything there
+        if not isinstance(shown, dict) or not all(isinstance(entry, dict) for entry in shown.values()):
+            del info["strategy"]
         return info
 
     def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
@@ -274,7 +279,11 @@ def _id(image_id: object) -> str:
 def _checked(info: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(info or {}, Mapping):
         raise RequestError('params and info are JSON objects, such as {"reviewed": true}.')
-    if len(json.dumps(info, default=str)) > MOST_INFO:
+    try:
+        size = len(json.dumps(info, default=str, allow_nan=False))
+    except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is no JSON
+        raise RequestError("params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth.") from None
+    if size > MOST_INFO:
         raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")
     return dict(info or {})
 

@@ -9,9 +9,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from monailabel.config import settings
+from monailabel.interfaces.utils.app import app_instance
 from starlette.datastructures import QueryParams
 
 from wordmask.errors import RequestError, UnknownModelError
@@ -44,6 +46,8 @@ class Policy:
     reads_body: bool = False
 
 
+_CHECKSUM = re.compile(r"((SHA256|SHA512|MD5):)?[0-9a-fA-F]{1,128}")
+_RESERVED = {"bundle_path", "image"}  # MONAI Label runs code of the one, and reads the other as a path
 _NAMED: Mapping[str, Callable[[object], str]] = {"image": safe_id, "id": safe_id, "label": safe_id, "tag": safe_tag}
 
 
@@ -52,10 +56,16 @@ def _ids(incoming: Incoming) -> None:
     for name, value in incoming.query.multi_items():
         if value and name in _NAMED:
             _NAMED[name](value)
+    if any(not _CHECKSUM.fullmatch(value) for value in incoming.query.getlist("check_sum")):
+        raise RequestError("check_sum is SHA256, SHA512 or MD5, a colon, and the digits of the sum.")
 
 
 def _session(incoming: Incoming) -> None:
-    safe_session(incoming.path["session_id"])
+    session_id = safe_session(incoming.path["session_id"])
+    sessions = app_instance().sessions()
+    session = None if sessions is None else sessions.get_session(session_id, update_ts=False)
+    if session is not None and "image" in incoming.query and Path(session.image).is_dir():
+        raise RequestError("This session has several files, which cannot be fetched as one image; leave image out.")
 
 
 def _new_session(incoming: Incoming) -> None:
@@ -72,7 +82,7 @@ def _named(kind: str) -> Check:
         known = incoming.names[kind]
         for given in incoming.path.values():
             if given not in known:
-                raise UnknownModelError(f"This server has no {kind} {given[:60]!r}; it has: {', '.join(sorted(known)) or 'none'}.")
+                raise UnknownModelError(f"This server has no {kind} {given[:60]!r}; GET /info/ lists what it has.")
 
     return check
 
@@ -106,8 +116,13 @@ def _object_without_paths(body: bytes) -> None:
     if not isinstance(found, dict):
         raise RequestError('The body of the request is a JSON object, such as {"max_epochs": 10}.')
     _refuse_paths(found)
+    if reserved := sorted(_RESERVED & found.keys()):
+        raise RequestError(f"{reserved[0]} is not for clients to set; leave it out.")
     safe_tag(found.get("label_tag") or "original")
-    for image in found["images"] if isinstance(found.get("images"), list) else []:
+    images = found.get("images", "all")
+    if not isinstance(images, list) and images not in ("all", "labeled", "unlabeled"):
+        raise RequestError("images is all, labeled, unlabeled, or a list of ids of images.")
+    for image in images if isinstance(images, list) else []:
         safe_id(image)
 
 

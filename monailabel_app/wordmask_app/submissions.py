@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from wordmask.errors import RequestError, UnknownModelError
+from wordmask.errors import RequestError, UnknownModelError, WordMaskError
 from wordmask.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from wordmask_app.images import find_image, safe_tag, session_image
 from wordmask_app.infers import WordMaskInfer
@@ -55,7 +55,10 @@ def make_job(submission: Submission, app: WordMaskApp, runtime: Runtime) -> Job:
     path()  # for its errors, now
 
     def work(job: Job) -> JobResult:
-        result = runtime.segment(submission.model, path(), asked, job_id=job.id, progress=job.report, cancel=job.cancel)
+        try:
+            result = runtime.segment(submission.model, path(), asked, job_id=job.id, progress=job.report, cancel=job.cancel)
+        except WordMaskError as error:
+            raise type(error)(_with_its_own_name(str(error), files, submission)) from error
         if save_tag is not None:
             app.keep_label(submission.image, result, save_tag)
         return result
@@ -107,6 +110,13 @@ def _source(submission: Submission, app: WordMaskApp, runtime: Runtime) -> tuple
     if not submission.image:
         raise RequestError("The request names no image: give the id of an image of this server, a session, or a file.")
     return lambda: find_image(submission.image, app.datastore()), []
+
+
+def _with_its_own_name(sentence: str, files: list[Path], submission: Submission) -> str:
+    """The name that the client gave its file, in place of the one that it has in the spool."""
+    for file in files:
+        sentence = sentence.replace(file.name, _shown_image(submission))
+    return sentence
 
 
 def _shown_image(submission: Submission) -> str:

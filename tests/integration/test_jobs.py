@@ -118,6 +118,13 @@ def test_a_failed_job_says_why_and_its_result_has_the_status_of_its_error(a_stub
     assert (answer.status_code, answer.json()["detail"]) == (400, status["message"])
 
 
+def test_an_upload_that_cannot_be_read_is_called_by_its_own_name(a_stub_server):
+    job = a_stub_server.start("", ask(prompt="liver"), files={"file": ("my scan.nii.gz", b"no image")}).json()
+    message = a_stub_server.finished(job["id"])["message"]
+    assert message.startswith("my scan.nii.gz ")
+    assert "upload-" not in message
+
+
 def test_an_image_that_is_removed_while_its_job_waits_is_missed_with_a_sentence(a_stub_server):
     with a_stub_server.held():
         a_stub_server.start("scan", ask(prompt="liver"))
