@@ -81,7 +81,8 @@ def _refuse_detached(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(_LONGEST_HEADER)
     if suffix_of(path) == ".mha":
-        attached = (found := _MHA_VOXELS.search(head)) is not None and found[1].upper() == b"LOCAL"
+        found = _MHA_VOXELS.search(head)
+        attached = b"NDims" not in head if found is None else found[1].upper() == b"LOCAL"  # without a header it is no MetaImage
     else:
         parts = re.split(rb"\r?\n\r?\n", head, maxsplit=1)  # header, voxels
         attached = not head.startswith(b"NRRD") or (len(parts) == 2 and not _NRRD_ELSEWHERE.search(parts[0]))
@@ -123,7 +124,7 @@ def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> 
     try:
         array = sitk.GetArrayFromImage(load())
     except (RuntimeError, MemoryError) as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, error if _fits(math.prod(size)) else MemoryError()) from error
     if is_picture:
         geometry = Geometry(geometry.size, geometry.spacing, geometry.origin, geometry.direction, oriented=False)
         return Decoded(np.ascontiguousarray(array.reshape(*geometry.shape, components)[..., :3]), geometry, "picture")
@@ -212,6 +213,15 @@ def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
     if seen.size != plain.size:
         return plain
     return Geometry(seen.size, seen.spacing, seen.origin, seen.direction, oriented=False)
+
+
+def _fits(voxels: int) -> bool:
+    """Whether there is memory for an image and a copy of it: without any, ITK calls a sound file damaged."""
+    try:
+        np.empty(2 * voxels, dtype=np.int16)
+    except MemoryError:
+        return False
+    return True
 
 
 def _unreadable(name: str, error: BaseException) -> WordMaskError:

@@ -18,6 +18,7 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.strategy import Strategy
 
 from wordmask import __version__
 from wordmask.errors import RequestError
@@ -32,6 +33,7 @@ from wordmask_app.jobs import JobResult
 from wordmask_app.requests import switch
 from wordmask_app.runtime import runtime_for
 from wordmask_app.settings import AppSettings
+from wordmask_app.strategies import RandomImage
 from wordmask_app.submissions import as_infer_task
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
     def init_infers(self) -> dict[str, InferTask]:
         """One task per configured model; the weights are loaded when the server starts, or by the first request elsewhere."""
         return {name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """How the next image to label is chosen."""
+        return {"random": RandomImage()}
 
     def on_init_complete(self) -> None:
         """The server starts: become the only one, load the models, take over the routes."""

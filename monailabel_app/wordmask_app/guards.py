@@ -80,7 +80,6 @@ class Guard:
                     return policy, match.groupdict()
         if known:
             raise HTTPException(405, f"{method} is not offered here.")
-        logger.warning("No policy in policies.py for %s %s", method, path[:200])
         raise HTTPException(404, "There is no such route on this server; its root page lists them.")
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:

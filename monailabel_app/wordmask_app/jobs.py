@@ -71,7 +71,10 @@ class JobResult:
     @property
     def bytes(self) -> int:
         """Size of the file; 0 when it is gone."""
-        return self.file.stat().st_size if self.file.exists() else 0
+        try:
+            return self.file.stat().st_size
+        except FileNotFoundError:  # a client fetches it at this moment
+            return 0
 
 
 @dataclass(eq=False)
@@ -241,12 +244,14 @@ class JobQueue:
     def _run(self) -> None:
         while (job := self._next()) is not None:
             try:
-                result = job.work(job)
+                outcome: JobResult | BaseException = job.work(job)
             except BaseException as error:  # noqa: BLE001 - whatever a job dies of, the next one must run
-                self._finish(job, error)
-            else:
-                self._finish(job, result)
-            self.expire()
+                outcome = error
+            try:
+                self._finish(job, outcome)
+                self.expire()
+            except Exception:  # this thread is the only one: without it nothing would ever be computed again
+                logger.exception("What job %s left could not be put in order.", job.id)
 
     def _next(self) -> Job | None:
         with self._changed:

@@ -118,6 +118,8 @@ def _object_without_paths(body: bytes) -> None:
     _refuse_paths(found)
     if reserved := sorted(_RESERVED & found.keys()):
         raise RequestError(f"{reserved[0]} is not for clients to set; leave it out.")
+    if any(not isinstance(found.get(name, ""), str) for name in ("model", "method", "strategy")):
+        raise RequestError("model, method and strategy are names.")
     safe_tag(found.get("label_tag") or "original")
     images = found.get("images", "all")
     if not isinstance(images, list) and images not in ("all", "labeled", "unlabeled"):

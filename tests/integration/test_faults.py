@@ -208,7 +208,7 @@ def test_too_little_memory_is_a_sentence_and_the_server_lives(shared, tmp_path):
         status = client.wait(job, timeout=PATIENCE)
     finally:
         resource.prlimit(server.process_id, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert (status["state"], status["status_code"]) == ("failed", 503), status
+    assert (status["state"], status["status_code"]) == ("failed", 503), status["message"]
     assert "memory" in status["message"]
     assert client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from fastapi import APIRouter
 from starlette.routing import Mount
 
+from wordmask_app.faults import fault_of
 from wordmask_app.policies import POLICIES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -95,6 +98,53 @@ def test_errors_of_monai_label_do_not_name_its_folders(a_stub_server, monkeypatc
     for answer in answers:
         assert 400 <= answer.status_code < 500
         assert str(a_stub_server.studies.parent) not in answer.text
+
+
+def test_what_a_client_cannot_mean_is_a_sentence_and_not_a_failure(a_stub_server):
+    http = a_stub_server.http
+    files = [("files", ("a.nii.gz", b"1")), ("files", ("b.nii.gz", b"2"))]
+    session = http.put("/session/", files=files).json()["session_id"]
+    answers = [
+        http.request("HEAD", "/datastore/image", params={"image": "ct", "check_sum": "CRC:12"}),
+        http.get(f"/session/{session}", params={"image": "true"}),
+        http.put("/session/", files={"files": ("..", b"1")}),
+        http.put("/datastore/image", params={"image": "new"}, files={"file": ("a." + "b" * 300, b"x")}),
+        http.put("/datastore/image", params={"image": "labels/final/ct"}, files={"file": ("x.nii.gz", b"x")}),
+        http.post("/batch/infer/simple_vilmedsam", json={"images": "some"}),
+        http.post("/batch/infer/simple_vilmedsam", json={"bundle_path": "tests"}),
+        http.post("/batch/infer/simple_vilmedsam", json={"model": ["simple_vilmedsam"]}),
+        http.post("/activelearning/random", json={"strategy": ["random"]}),
+        *(http.put("/datastore/image/info", params={"image": "ct"}, data={"info": info}) for info in ('{"a": NaN}', '{"a": "\\ud800"}')),
+    ]
+    assert [answer.status_code for answer in answers] == [400] * len(answers)
+    assert http.get("/datastore/", params={"output": "all"}).status_code == 200
+
+
+@pytest.mark.parametrize("written", ["x", {"random": "x"}, {"random": {"ts": "x"}}, {"random": {"ts": 10**12}}])
+def test_the_next_image_does_not_depend_on_what_clients_wrote(a_stub_server, written):
+    for image in a_stub_server.app.datastore().list_images():
+        info = json.dumps({"strategy": written})
+        assert a_stub_server.http.put("/datastore/image/info", params={"image": image}, data={"info": info}).status_code == 200
+    for _ in range(3):
+        assert a_stub_server.http.post("/activelearning/random", json={}).json()["id"]
+
+
+def test_the_trace_of_an_error_is_logged_once_under_its_reference(caplog):
+    error = KeyError("nobody foresaw this")
+    first, second = fault_of(error), fault_of(error)
+    assert first == second
+    assert first.status == 500
+    assert sum("KeyError" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [(401, 401), (400, 401), (500, 503), (None, 503)])
+def test_a_realm_or_dicomweb_server_that_fails_is_told_apart_from_ours(status, told):
+    response = requests.Response()
+    if status is None:
+        assert fault_of(requests.ConnectionError("http://realm/secret")).status == told
+        return
+    response.status_code = status
+    assert fault_of(requests.HTTPError(response=response)).status == told
 
 
 def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_its_length(a_stub_server, monkeypatch):

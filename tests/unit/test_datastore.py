@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,77 @@ def test_an_old_label_stays_when_the_new_one_cannot_be_written(datastore, studie
         datastore.save_label("ct", a_label(studies.parent, b"new"), "final", {})
     assert Path(datastore.get_label_uri("ct", "final")).read_bytes() == b"old"
     assert list(studies.rglob("*.part")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here: this needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_label_and_the_record(small_disk, tmp_path):
+    (small_disk / "ct.nii.gz").write_bytes(b"image")
+    datastore = GuardedDatastore(str(small_disk), extensions=ENDINGS)
+    datastore.save_label("ct", a_label(tmp_path, b"old"), "final", {"who": "old"})
+    with pytest.raises(OSError, match="No space left"):
+        datastore.save_label("ct", a_label(tmp_path, b"n" * 2**21), "final", {"who": "new"})
+    (small_disk / "filler").write_bytes(b"0" * (2**20 - 2**15))
+    with pytest.raises(OSError, match="No space left"):  # here it is the record that has no room
+        datastore.update_image_info("ct", {"text": "x" * 2**16})
+    for store in (datastore, GuardedDatastore(str(small_disk), extensions=ENDINGS)):
+        assert Path(store.get_label_uri("ct", "final")).read_bytes() == b"old"
+        assert store.get_label_info("ct", "final")["who"] == "old"
+        assert "text" not in store.get_image_info("ct")
+
+
+def test_links_out_of_the_folder_are_neither_read_nor_followed(studies, tmp_path):
+    secret = tmp_path / "secret.nii.gz"
+    secret.write_bytes(b"secret")
+    datastore = GuardedDatastore(str(studies), extensions=ENDINGS)
+    datastore.add_image("known", a_label(tmp_path, b"x"), {})
+    (studies / "known.nii.gz").unlink()
+    for name in ("known", "new"):
+        (studies / f"{name}.nii.gz").symlink_to(secret)
+    datastore.refresh()
+    assert "new" not in datastore.list_images()
+    with pytest.raises(UnknownImageError, match="outside"):
+        datastore.get_image_uri("known")
+    datastore.remove_image("known")
+    assert secret.read_bytes() == b"secret"
+    (studies / "labels" / "mine").symlink_to(tmp_path)
+    with pytest.raises(RequestError, match="leads out"):
+        datastore.save_label("ct", a_label(tmp_path, b"x", "y.nii.gz"), "mine", {})
+    assert not (tmp_path / "ct.nii.gz").exists()
+
+
+@pytest.mark.parametrize("info", [{"a": float("nan")}, {"a": "\ud800"}, [1], "text"])
+def test_what_could_not_be_read_again_is_not_written(datastore, studies, info):
+    datastore.update_image_info("ct", {"who": "me"})
+    with pytest.raises(RequestError):
+        datastore.update_image_info("ct", info)
+    assert GuardedDatastore(str(studies), extensions=ENDINGS).get_image_info("ct")["who"] == "me"
+    assert "a" not in datastore.get_image_info("ct")
+
+
+def test_two_processes_do_not_undo_what_the_other_wrote(studies, tmp_path):
+    ours, theirs = (GuardedDatastore(str(studies), extensions=ENDINGS) for _ in range(2))
+    theirs.save_label("ct", a_label(tmp_path, b"x"), "original", {"who": "batch"})
+    ours.save_label("ct", a_label(tmp_path, b"y"), "final", {"who": "reader"})
+    again = GuardedDatastore(str(studies), extensions=ENDINGS)
+    assert [again.get_label_info("ct", tag)["who"] for tag in ("original", "final")] == ["batch", "reader"]
+
+
+def test_an_image_that_is_sent_again_keeps_its_labels(datastore, studies, tmp_path):
+    datastore.save_label("ct", a_label(tmp_path, b"x"), "final", {"who": "me"})
+    datastore.add_image("ct", a_label(tmp_path, b"newer", "ct.nrrd"), {})
+    assert datastore.get_label_info("ct", "final")["who"] == "me"
+    assert Path(datastore.get_image_uri("ct")).read_bytes() == b"newer"
+    assert [path.name for path in studies.glob("ct.*")] == ["ct.nrrd"]
 
 
 def test_a_damaged_record_is_put_aside_and_made_anew_from_the_files(studies, caplog):

@@ -191,6 +191,22 @@ def test_states_are_kept_for_a_bounded_number_of_jobs(queue, tmp_path, monkeypat
     assert {job.id for job in queue.all()} == {job.id for job in made[-4:]}
 
 
+def test_a_result_that_is_fetched_while_its_size_is_asked_for_has_none(tmp_path):
+    assert JobResult(tmp_path / "fetched.nii", {}).bytes == 0
+
+
+def test_the_worker_outlives_what_goes_wrong_between_two_jobs(queue, tmp_path, monkeypatch, caplog):
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(queue, "expire", fail)
+    made = [queue.submit(job_of(Work(tmp_path))) for _ in range(2)]
+    assert [wait_for(job).state for job in made] == [JobState.DONE] * 2
+    monkeypatch.undo()
+    assert wait_for(queue.submit(job_of(Work(tmp_path)))).state is JobState.DONE
+    assert "could not be put in order" in caplog.text
+
+
 def test_closing_cancels_what_runs_and_what_waits(queue, tmp_path):
     held = Work(tmp_path, hold=True)
     running, waiting = queue.submit(job_of(held)), queue.submit(job_of(Work(tmp_path)))

@@ -76,7 +76,7 @@ def test_going_back_and_forth_never_uses_a_number_twice(store):
     assert store.rollback() is None
     assert store.rollback(to=3) == 3
     assert store.rollback(to=0) is None
-    with pytest.raises(RequestError, match="no usable version 9; there are 1, 2, 3 and 0"):
+    with pytest.raises(RequestError, match="no usable version 9; there are 1, 2, 3, and 0"):
         store.rollback(to=9)
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_written_changes_nothing(store):
 
     with pytest.raises(OSError, match="No space left"):
         store.publish(fail)
-    with pytest.raises(WeightsError, match="no readable card"):
+    with pytest.raises(WeightsError, match=r"lack card\.json"):
         store.publish(lambda folder: None)
     assert store.served() == 1
     assert sorted(path.name for path in (store.path / "versions").iterdir()) == ["1"]
@@ -138,9 +138,10 @@ def test_what_serves_is_always_sound(tmp_path_factory, steps):
             assert store.publish(write_small) == newest
             meant.append(newest)
         elif step == "rollback":
-            if len(meant) > 1:
-                meant.pop()
+            sound = [place for place, number in enumerate(meant) if number not in broken]
+            if len(sound) > 1:
                 store.rollback()
+                meant = meant[: sound[-2] + 1]
         elif meant[-1] is not None and meant[-1] not in broken:
             damage(store, meant[-1])
             broken.add(meant[-1])
@@ -151,10 +152,12 @@ PUBLISHER = textwrap.dedent(
     """
     import json, os, sys
     from pathlib import Path
+    import torch
+    from safetensors.torch import save_file
     from wordmask.versions import ModelStore
 
     def write(folder):
-        (folder / "weights.safetensors").write_bytes(os.urandom(200_000))
+        save_file({"noise": torch.rand(50_000)}, folder / "weights.safetensors")
         (folder / "card.json").write_text(json.dumps({"words": []}))
 
     store = ModelStore(Path(sys.argv[1]))
