@@ -135,6 +135,34 @@ class AppClient:
         fields, file, name = parse_answer(response.headers, response.content)
         return Answer(fields, file, name, time.perf_counter() - started)
 
+    def submit_label(self, image: str, label: Path, names: Mapping[str, int]) -> None:
+        """Keep a corrected label map as the final one of its image; names: word -> value."""
+        info = {"label_info": [{"name": word, "idx": value} for word, value in names.items()]}
+        with label.open("rb") as file:
+            self._send(
+                "PUT",
+                "/datastore/label",
+                params={"image": image, "tag": "final"},
+                data={"params": json.dumps(info)},
+                files={"label": (label.name, file)},
+            )
+
+    def start_training(self, model: str, params: Mapping[str, Any] | None = None) -> None:
+        """Learn from all final labels, in the background; params: ``recipe`` and its numbers, ``force``, ``start``."""
+        self._send("POST", f"/train/{model}", json=dict(params or {}))
+
+    def training(self, model: str) -> dict[str, Any]:
+        """How far a training is, or how the last one ended: ``state``, ``message``, ``version``."""
+        return self._json("GET", "/wordmask/training", params={"model": model})
+
+    def stop_training(self) -> None:
+        """End what trains; what serves stays as it is."""
+        self._send("DELETE", "/train/")
+
+    def rollback(self, model: str, to: int | None = None) -> dict[str, Any]:
+        """Let an earlier version serve."""
+        return self._json("POST", f"/wordmask/models/{model}/rollback", params={} if to is None else {"to": to})
+
     def health(self) -> dict[str, Any]:
         """Figures of queue, cache and versions."""
         return self._json("GET", "/wordmask/health")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -45,15 +46,23 @@ class Bundle:
     def apply(self, module: nn.Module) -> None:
         """Load into a module of the same architecture; WeightsError names the first parts that do not fit."""
         wanted = module.state_dict()
-        wrong = [n for n in wanted if n not in self.tensors or self.tensors[n].shape != wanted[n].shape] + [
-            n for n in self.tensors if n not in wanted
-        ]
+        self._refuse([name for name in wanted if name not in self.tensors] + self._misfits(wanted))
+        module.load_state_dict(self.tensors)
+
+    def overlay(self, module: nn.Module) -> None:
+        """Replace those parts of a module that the bundle has; WeightsError as for `apply`."""
+        self._refuse(self._misfits(module.state_dict()))
+        module.load_state_dict(self.tensors, strict=False)
+
+    def _misfits(self, wanted: Mapping[str, Tensor]) -> list[str]:
+        return [name for name, tensor in self.tensors.items() if name not in wanted or tensor.shape != wanted[name].shape]
+
+    def _refuse(self, wrong: list[str]) -> None:
         if wrong:
             shown = ", ".join(wrong[:3])
             raise WeightsError(
                 f"The weights {self.name!r} are of another architecture than the preset: {len(wrong)} parts do not fit ({shown})."
             )
-        module.load_state_dict(self.tensors)
 
 
 def load_bundle(location: str | Path) -> Bundle:
@@ -109,8 +118,10 @@ def bundle_folder(location: str | Path) -> Path:
     return Path(str(files("wordmask") / text)) if text.startswith(BUNDLED) else Path(text)
 
 
-def save_bundle(folder: Path, module: nn.Module, card: dict[str, Any]) -> None:
-    """Write both files to the disk. Killed at any moment, a folder that has weights has the card that belongs to them.
+def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
+    """Write both files to the disk; tensors: a state dict, or the part of it that was trained.
+
+    Killed at any moment, a folder that has weights has the card that belongs to them.
 
     OSError: the disk is full or fails; what was in the folder stays as it was.
     """
@@ -118,7 +129,7 @@ def save_bundle(folder: Path, module: nn.Module, card: dict[str, Any]) -> None:
     parts = {name: folder / f"{name}.part" for name in (CARD, WEIGHTS)}
     try:
         parts[CARD].write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        _save_tensors({name: value.contiguous() for name, value in module.state_dict().items()}, parts[WEIGHTS])
+        _save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, parts[WEIGHTS])
         for part in parts.values():
             sync(part)
     except BaseException:

@@ -34,6 +34,11 @@ class CancelToken:
         """Whether somebody asked."""
         return self._event.is_set()
 
+    def check(self) -> None:
+        """CancelledError when somebody asked."""
+        if self.cancelled:
+            raise CancelledError("Stopped, as was asked for.")
+
 
 class ProgressMeter:
     """Counts slices over all passes of one request, reports when the count or the stage changes, and stops when asked to."""

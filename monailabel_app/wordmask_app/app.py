@@ -19,11 +19,13 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
 
 from wordmask import __version__
 from wordmask.errors import RequestError
 from wordmask.labels import LabelTable
 from wordmask.self_check import require_sound_environment
+from wordmask.training.trainee import TRAINEES
 from wordmask_app import guards, routes
 from wordmask_app.authentication import believe_signed_tokens
 from wordmask_app.datastore import GuardedDatastore
@@ -35,6 +37,7 @@ from wordmask_app.runtime import runtime_for
 from wordmask_app.settings import AppSettings
 from wordmask_app.strategies import RandomImage
 from wordmask_app.submissions import as_infer_task
+from wordmask_app.trainers import WordMaskTrain
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,14 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
     def init_infers(self) -> dict[str, InferTask]:
         """One task per configured model; the weights are loaded when the server starts, or by the first request elsewhere."""
         return {name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """One task per configured model that can be trained."""
+        return {
+            name: WordMaskTrain(name, self.chosen.preset, self.chosen.device, self.runtime.engines[name].store)
+            for name in self.chosen.models
+            if name in TRAINEES
+        }
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next image to label is chosen."""

@@ -172,6 +172,7 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/wordmask/vocabulary"): _OURS,
     ("GET", "/wordmask/models"): _OURS,
     ("POST", "/wordmask/models/{name}/rollback"): _OURS,
+    ("GET", "/wordmask/training"): _OURS,
     ("GET", "/wordmask/health"): _OURS,
     ("POST", "/infer/{model}"): Policy("replaced", "computed in the event loop, and `params.image` named any file of the server"),
     ("POST", "/reload"): Policy("replaced", "had no access rule: now for administrators; jobs, models and caches stay"),

@@ -24,6 +24,7 @@ from wordmask_app.engines import Engine
 from wordmask_app.jobs import Job
 from wordmask_app.runtime import Runtime
 from wordmask_app.submissions import Submission, make_job
+from wordmask_app.trainers import training_state
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,12 @@ async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=
     done = await run_in_threadpool(go_back)
     logger.info("rollback model=%s version=%s user=%r", name, done["version"], user.username)
     return done
+
+
+@router.get("/training", summary=f"{RBAC_USER}How far the training of a model is, or how the last one ended")
+async def get_training(user: AsUser, model: str = "") -> dict[str, Any]:
+    """Start one with `POST /train/{model}`, stop it with `DELETE /train/`."""
+    return await run_in_threadpool(lambda: training_state(_engine(model).store))
 
 
 @router.get("/health", summary=f"{RBAC_USER}Device, queue, cache and version figures")

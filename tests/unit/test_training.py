@@ -115,7 +115,7 @@ def test_a_bundle_of_another_architecture_names_what_does_not_fit():
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 10], ids=["empty", "garbage"])
 def test_a_damaged_bundle_is_refused_with_a_sentence(tmp_path, damage):
-    save_bundle(tmp_path / "weights", nn.Linear(2, 2), {"words": []})
+    save_bundle(tmp_path / "weights", nn.Linear(2, 2).state_dict(), {"words": []})
     (tmp_path / "weights" / "weights.safetensors").write_bytes(damage)
     with pytest.raises(WeightsError, match="damaged"):
         load_bundle(tmp_path / "weights")

@@ -28,7 +28,7 @@ from wordmask.versions import CURRENT, ModelStore
 def write_small(folder: Path, value: float = 1.0) -> None:
     module = nn.Linear(2, 2)
     nn.init.constant_(module.weight, value)
-    save_bundle(folder, module, {"words": ["liver"], "value": value})
+    save_bundle(folder, module.state_dict(), {"words": ["liver"], "value": value})
 
 
 def damage(store: ModelStore, number: int) -> None:
@@ -195,7 +195,7 @@ def test_a_version_of_the_tiny_model_is_loaded_in_place_of_its_own_weights(store
         model = load_segmenter("simple_vilmedsam", device="cpu")
         with torch.no_grad():
             model.get_parameter("scores.presence_bias").add_(1.0)
-        save_bundle(folder, model, load_bundle(bundled).card)
+        save_bundle(folder, model.state_dict(), load_bundle(bundled).card)
 
     store.publish(write)
     own, published = (load_segmenter("simple_vilmedsam", device="cpu", weights=weights) for weights in (None, store.folder(1)))

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from wordmask import __version__
-from wordmask.cli import check, pretrain, segment, weights, words
+from wordmask.cli import check, pretrain, segment, train, weights, words
 from wordmask.cli.consoles import messages
 from wordmask.errors import WordMaskError
 
@@ -55,6 +55,8 @@ def _about(
 app.command("segment")(segment.segment)
 app.command("words")(words.words)
 app.add_typer(weights.app, name="weights")
+app.command("train")(train.train)
+app.add_typer(train.models, name="models")
 app.command("pretrain")(pretrain.pretrain)
 app.command("check")(check.check)
 

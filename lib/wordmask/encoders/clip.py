@@ -253,10 +253,18 @@ class ClipEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Changes with any weight, and with what else changes an embedding: heads, activation, pixels' mean, tiny's token ids."""
-        facts = [self._trunk.facts, self.image_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
+        facts = self._picture_facts()
         if isinstance(self.tokenizer, TinyTokenizer):
             facts.append(self.tokenizer.token_ids)
         return fingerprint(self.model, architecture=json.dumps(facts))
+
+    def vision_fingerprint(self) -> str:
+        """As `fingerprint`, of what a picture's embedding depends on: a text tower that learns does not change it."""
+        visual: nn.Module = self.model.get_submodule("visual")
+        return fingerprint(visual, architecture=json.dumps(self._picture_facts()))
+
+    def _picture_facts(self) -> list[Any]:
+        return [self._trunk.facts, self.image_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         model: Any = self.model

@@ -39,7 +39,7 @@ class TinyTokenizer:
     @classmethod
     def for_texts(cls, texts: Iterable[str], context_length: int) -> TinyTokenizer:
         """The smallest table that knows every one of ``texts``."""
-        return cls(sorted({token for text in texts for token in _byte_pairs().encode(text)}), context_length)
+        return cls(sorted(token_ids_of(texts)), context_length)
 
     @property
     def rows(self) -> int:
@@ -63,3 +63,24 @@ class TinyTokenizer:
 @cache
 def _byte_pairs() -> Any:
     return SimpleTokenizer()
+
+
+def token_ids_of(texts: Iterable[str]) -> set[int]:
+    """Byte-pair ids that ``texts`` need."""
+    return {token for text in texts for token in _byte_pairs().encode(text)}
+
+
+def table_for(table: Tensor, old_ids: Sequence[int], new_ids: Sequence[int]) -> Tensor:
+    """A table [rows, D] of ``old_ids`` laid out for ``new_ids``, which hold all of them; a new id gets a random row of its own seed.
+
+    The same id starts from the same row, whatever else is new.
+    """
+    if tuple(old_ids) == tuple(new_ids):
+        return table
+    rows = {token: table[row] for row, token in enumerate(old_ids, start=FIRST)}
+    spread = float(table[FIRST : FIRST + len(old_ids)].std())
+    made = [
+        rows[token] if token in rows else torch.randn(table.shape[1], generator=torch.Generator().manual_seed(token)) * spread
+        for token in new_ids
+    ]
+    return torch.stack([table[PADDING], table[UNKNOWN], *made, *table[-2:]])

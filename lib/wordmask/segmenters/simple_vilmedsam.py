@@ -8,6 +8,7 @@ Differs from the released code: CLIP's map reaches SAM's cells by one look-up in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,12 +18,13 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from wordmask.attribution import fit_pairs, keyed_noise, normalise_maps
-from wordmask.bundles import load_bundle
+from wordmask.bundles import Bundle, load_bundle
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.fingerprint import fingerprint
-from wordmask.encoders.lora import load_lora_file, merge_lora
+from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
 from wordmask.encoders.sam import load_sam, preprocess
+from wordmask.encoders.tiny_tokenizer import table_for, token_ids_of
 from wordmask.errors import RequestError, WeightsError
 from wordmask.frames import Frame
 from wordmask.presets import Preset
@@ -43,6 +45,30 @@ from wordmask.segmenters.word_scores import WordScores, word_token_input
 __all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
 
 
+LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's encoder
+
+
+@dataclass
+class DecoderInputs:
+    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1; token [P, E + 1] if the decoder takes one; presence [P], logits."""
+
+    sam: Tensor
+    priors: Tensor
+    token: Tensor | None
+    presence: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[DecoderInputs]) -> DecoderInputs:
+        """The pairs of several, which may come from slices of different sizes, one after another."""
+        tokens = [part.token for part in parts if part.token is not None]
+        return cls(
+            torch.cat([part.sam for part in parts]),
+            torch.cat([part.priors for part in parts]),
+            torch.cat(tokens) if tokens else None,
+            torch.cat([part.presence for part in parts]),
+        )
+
+
 class SimpleViLMedSAM(Segmenter):
     """CLIP, SAM's image encoder and the position-prompt decoder."""
 
@@ -61,19 +87,40 @@ class SimpleViLMedSAM(Segmenter):
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
-        """Build the preset with its trained weights, or with those of a published version.
+        """Build the preset with its trained weights, or with what a published version has changed in them.
 
         WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained decoder).
         """
-        location = weights or preset.weights
-        if location is None:
+        if preset.weights is None and weights is None:
             raise WeightsError(
                 f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, because none has been published; "
-                "use preset 'tiny' to try the workflow."
+                "train it on your own labels with `wordmask train`, or use preset 'tiny' to try the workflow."
             )
-        bundle = load_bundle(location)
-        model = cls(preset, load_clip(preset.clip, token_ids=bundle.token_ids), load_sam(preset.sam), trained_words=bundle.words)
-        bundle.apply(model)
+        model = cls.for_training(preset, weights)
+        if has_lora(model.sam.image_encoder):
+            merge_lora(model.sam.image_encoder)
+        return model
+
+    @classmethod
+    def for_training(cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = ()) -> Self:
+        """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has none, and, for tiny, a row
+        in the text table for every token of ``texts``."""
+        bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
+        known = bundles[-1].token_ids if bundles else ()
+        wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
+        words = bundles[-1].words if bundles else ()
+        model = cls(preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words)
+        for number, bundle in enumerate(bundles):
+            bundle = _with_rows(bundle, wanted)
+            lora = {name.removeprefix(LORA): tensor for name, tensor in bundle.tensors.items() if name.startswith(LORA)}
+            rest = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)})
+            if number == 0 and preset.weights is not None:
+                rest.apply(model)
+            else:
+                rest.overlay(model)
+            if lora:
+                add_lora(model.sam.image_encoder, len(lora["blocks.0.q.A"]))
+                load_lora_state_dict(model.sam.image_encoder, lora)
         return model
 
     @classmethod
@@ -94,10 +141,10 @@ class SimpleViLMedSAM(Segmenter):
 
     @property
     def fingerprint(self) -> str:
-        """Of CLIP and SAM's encoder: the decoder does not change what is kept of a slice."""
+        """Of both image encoders: neither words nor the decoder change what is kept of a slice."""
         if self._fingerprint is None:
             self._fingerprint = (
-                f"{self.clip.fingerprint()[:32]}-{fingerprint(self.sam.image_encoder)[:32]}-{self.preset.bottleneck.layer}"
+                f"{self.clip.vision_fingerprint()[:32]}-{fingerprint(self.sam.image_encoder)[:32]}-{self.preset.bottleneck.layer}"
             )
         return self._fingerprint
 
@@ -144,15 +191,27 @@ class SimpleViLMedSAM(Segmenter):
             raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
+        inputs = self.decoder_inputs(slices, prompts, pairs)
+        logits = self.decoder(inputs.sam, inputs.priors, inputs.token)[:, 0]
+        return SegmenterOutput(logits, slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0])
+
+    def decoder_inputs(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, priors: Tensor | None = None
+    ) -> DecoderInputs:
+        """What the decoder is given for each pair. priors: [P, priors, g, g], where they are known already."""
         rows, words = pairs.to(self.device).unbind(1)
-        maps = self._prior_maps(slices, prompts, pairs)
         presence = self.presence(slices, prompts, pairs)
         token = word_token_input(prompts.tensors["text"][words], presence) if self.decoder.word_token is not None else None
         sam_features = slices.tensors["sam"][rows].float()
-        size = (sam_features.shape[-2], sam_features.shape[-1])
-        placed = torch.stack([slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1)
-        logits = self.decoder(sam_features, placed, token)[:, 0]
-        return SegmenterOutput(logits=logits, frame=slices.frames["sam"], presence=presence, attribution=placed[:, 0])
+        if priors is None:
+            size = (sam_features.shape[-2], sam_features.shape[-1])
+            maps = self._prior_maps(slices, prompts, pairs)
+            priors = torch.stack([slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1)
+        return DecoderInputs(sam_features, priors, token, presence)
+
+    def weights_changed(self) -> None:
+        """To be called when the encoders have learned: the fingerprint is taken anew."""
+        self._fingerprint = None
 
     def _prior_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> list[Tensor]:
         """The preset's priors, each [P, patches, patches] in 0..1, on CLIP's grid."""
@@ -180,3 +239,11 @@ class SimpleViLMedSAM(Segmenter):
         rows, words = pairs.to(self.device).unbind(1)
         image = slices.tensors["tokens"][rows, tokens].float()
         return (image * prompts.tensors["text"][words][:, None]).sum(-1)
+
+
+def _with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:
+    """Tiny's weights with a text table that has a row for each of ``token_ids``; others as they are."""
+    table = "clip.model.token_embedding.weight"
+    if not token_ids or table not in bundle.tensors:
+        return bundle
+    return replace(bundle, tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)})

@@ -167,7 +167,7 @@ class Pretraining:
         model = SimpleViLMedSAM(self.preset, clip.clip, sam, trained_words=WORDS)
         model.decoder.load_state_dict(decoder.state_dict())
         model.scores.load_state_dict(clip.scores.state_dict())
-        save_bundle(output, model, self.card(scores))
+        save_bundle(output, model.state_dict(), self.card(scores))
         save_baselines(output, fit_baselines(self.slices()))
 
     def card(self, scores: dict[str, Score]) -> dict[str, Any]:

@@ -1,0 +1,215 @@
+"""(slice, word) pairs of labelled cases, with the features of every slice computed once per view for a whole training.
+
+Knows cases, views and the segmenter contract; not losses, not what is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from wordmask import planning
+from wordmask.batching import StoredSlice, store_slice
+from wordmask.cases import LabelledVolume
+from wordmask.encoders.cache import CacheKey, FeatureCache
+from wordmask.errors import RequestError
+from wordmask.frames import Frame
+from wordmask.geometry import Plane
+from wordmask.planning import choose_window
+from wordmask.progress import CancelToken
+from wordmask.segmenters.base import Segmenter, SliceKey
+from wordmask.training.loop import step_generator
+from wordmask.training.recipes import Recipe
+from wordmask.training.views import View, make_view
+from wordmask.transforms import Window
+
+EMPTY_SLICES = 12  # of a case at most, that show none of its words: more differ little and cost time
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One word in one slice. image: number of the slice among all that were kept; present: whether a voxel of it is there."""
+
+    image: int
+    word: str
+    present: bool
+
+
+@dataclass(eq=False)
+class KeptImage:
+    """One slice through one window in all its views. targets: by view, word -> [s, s] uint8, 255 where the word is."""
+
+    case: str
+    size: tuple[int, int]
+    keys: list[SliceKey] = field(default_factory=list)
+    cache_keys: list[CacheKey] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)  # [3, H, W] uint8
+    targets: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+@dataclass
+class PairRow:
+    """What a training step gets of one pair. features: None when the encoders are trained and need the pixels [3, H, W] in 0..1."""
+
+    key: SliceKey
+    features: StoredSlice | None
+    pixels: Tensor
+    word: str
+    target: Tensor
+    """[s, s] in 0..1, over the whole square that the model's logits cover."""
+
+
+class TrainingPairs:
+    """All pairs of the training cases.
+
+    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept (bounded there,
+    and computed anew when they have been dropped); frozen: the encoders do not change, so their features can be kept.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[LabelledVolume],
+        segmenter: Segmenter,
+        recipe: Recipe,
+        cache: FeatureCache,
+        *,
+        frame_of: Callable[[tuple[int, int]], Frame],
+        frozen: bool,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """RequestError: no slice of any case shows a word. CancelledError."""
+        self.segmenter, self.recipe, self.cache, self.frozen = segmenter, recipe, cache, frozen
+        self._frame_of = frame_of
+        self.images: list[KeptImage] = []
+        self.pairs: list[Pair] = []
+        for case in cases:
+            if cancel is not None:
+                cancel.check()
+            self._add(case)
+        self.present = [number for number, pair in enumerate(self.pairs) if pair.present]
+        self.absent = [number for number, pair in enumerate(self.pairs) if not pair.present]
+        if not self.present:
+            raise RequestError("No labelled case has a voxel of any word, so there is nothing to learn; check the label maps.")
+
+    @property
+    def words(self) -> list[str]:
+        """Every word of the cases, in alphabetical order."""
+        return sorted({pair.word for pair in self.pairs})
+
+    def encode(self, progress: Callable[[int, int], None], cancel: CancelToken | None = None) -> None:
+        """Compute the features of every view now, with progress (done, total), instead of during the first epoch."""
+        if not self.frozen:
+            return
+        for done, image in enumerate(self.images):
+            if cancel is not None:
+                cancel.check()
+            progress(done, len(self.images))
+            self._features(image, range(len(image.keys)))
+        progress(len(self.images), len(self.images))
+
+    def row(self, number: int, view: int) -> PairRow:
+        """Pair ``number`` in one of its slice's views; a word that has no place in that view is shown in the slice itself."""
+        pair = self.pairs[number]
+        image = self.images[pair.image]
+        view = view if pair.word in image.targets[view] else 0
+        features = self._features(image, [view])[0] if self.frozen else None
+        pixels, target = image.pixels[view].float() / 255, image.targets[view][pair.word].float() / 255
+        return PairRow(image.keys[view], features, pixels, pair.word, target)
+
+    def _features(self, image: KeptImage, views: Sequence[int]) -> list[StoredSlice]:
+        return self.cache.get_many([image.cache_keys[v] for v in views], lambda missing: self._encode(image, [views[i] for i in missing]))
+
+    @torch.no_grad()
+    def _encode(self, image: KeptImage, views: Sequence[int]) -> list[StoredSlice]:
+        stored = []
+        for view in views:  # one at a time: turned views of a rectangle have another shape
+            pixels = (image.pixels[view].float() / 255)[None].to(self.segmenter.device)
+            stored.append(store_slice(self.segmenter.encode_slices(pixels, [image.keys[view]]), 0))
+        return stored
+
+    def _add(self, case: LabelledVolume) -> None:
+        view = planning.make_view(case.volume, plane="auto", slices=None, skip_air=True)
+        windows: dict[tuple[str, Window | None], list[str]] = {}
+        for word, prompt in case.prompts.items():
+            windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(word)
+        for (name, window), words in windows.items():
+            masks = {word: view.slicing.cut(case.masks[word]) for word in words}
+            for index in _worth(np.any([m.any(axis=(1, 2)) for m in masks.values()], axis=0), view.looked_at, case.case.name):
+                self._add_slice(case, view, index, (name, window), {word: masks[word][index] for word in words})
+
+    def _add_slice(
+        self, case: LabelledVolume, view: planning.View, index: int, window: tuple[str, Window | None], masks: dict[str, np.ndarray]
+    ) -> None:
+        pixels = torch.from_numpy(view.unit_range([index], window[1])[0])
+        tensors = {word: torch.from_numpy(np.ascontiguousarray(mask)).float() for word, mask in masks.items()}
+        kept = KeptImage(case.case.name, (pixels.shape[-2], pixels.shape[-1]))
+        mirror = self.recipe.mirror == "always" or (self.recipe.mirror == "pictures" and case.volume.is_picture)
+        mirror = mirror and (case.volume.is_picture or view.plane is not Plane.SAGITTAL)  # there a mirror exchanges front and back
+        for number in range(self.recipe.views):
+            key = f"{self.recipe.seed}|{case.volume.digest}|{index}"
+            self._add_view(kept, make_view(pixels, tensors, key=key, number=number, mirror=mirror), case, view, index, window[0], number)
+        self.images.append(kept)
+        self.pairs += [Pair(len(self.images) - 1, word, bool(mask.any())) for word, mask in masks.items()]
+
+    def _add_view(
+        self, kept: KeptImage, made: View, case: LabelledVolume, view: planning.View, index: int, window: str, number: int
+    ) -> None:
+        size = (made.image.shape[-2], made.image.shape[-1])
+        frame = self._frame_of(size)
+        shown = f"{window} view {number} seed {self.recipe.seed}"
+        kept.keys.append(SliceKey(case.volume.digest, f"{view.plane} {shown}", index))
+        kept.cache_keys.append(CacheKey(case.volume.digest, str(view.plane), index, shown, self.segmenter.fingerprint))
+        kept.pixels.append((made.image * 255).round().to(torch.uint8))
+        kept.targets.append({w: (frame.to_model(m[None, None])[0, 0] * 255).round().to(torch.uint8) for w, m in made.masks.items()})
+
+
+def _worth(showing: np.ndarray, looked_at: Sequence[int], name: str) -> list[int]:
+    """Slices that show a word, and some that show none, evenly spread, from a start that depends on the case."""
+    looked = np.zeros(len(showing), dtype=bool)
+    looked[list(looked_at)] = True
+    empty = np.flatnonzero(looked & ~showing)
+    step = max(1, math.ceil(len(empty) / EMPTY_SLICES))
+    return sorted([*np.flatnonzero(showing & looked).tolist(), *empty[sum(name.encode()) % step :: step].tolist()])
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (pair, view) of one epoch after another; the same seed gives the same epochs.
+
+    Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's share.
+    """
+
+    def __init__(self, data: TrainingPairs, recipe: Recipe) -> None:
+        self.data, self.recipe, self.epoch = data, recipe, 0
+
+    def __len__(self) -> int:
+        return self.recipe.steps_per_epoch or math.ceil(self._pairs() / self.recipe.batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = step_generator(self.recipe.seed, self.epoch)
+        self.epoch += 1
+        chosen: list[int] = []
+        while len(chosen) < len(self) * self.recipe.batch:
+            chosen += self._round(generator)
+        views = torch.randint(self.recipe.views, (len(chosen),), generator=generator).tolist()
+        rows = list(zip(chosen, views, strict=True))
+        for step in range(len(self)):
+            yield rows[step * self.recipe.batch : (step + 1) * self.recipe.batch]
+
+    def _pairs(self) -> int:
+        return len(self.data.present) + self._negatives()
+
+    def _negatives(self) -> int:
+        if not self.data.absent:
+            return 0
+        return round(len(self.data.present) * self.recipe.negatives / (1 - self.recipe.negatives))
+
+    def _round(self, generator: torch.Generator) -> list[int]:
+        picks = torch.randint(max(1, len(self.data.absent)), (self._negatives(),), generator=generator).tolist()
+        both = self.data.present + [self.data.absent[pick] for pick in picks]
+        return [both[place] for place in torch.randperm(len(both), generator=generator).tolist()]

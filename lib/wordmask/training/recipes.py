@@ -1,0 +1,71 @@
+"""How a training on labelled cases goes: numbers with meaning and limits; configs/training/<name>.yaml holds the values.
+
+Knows numbers; not models, not data.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from wordmask.errors import RequestError
+
+FOLDER = files("wordmask") / "configs" / "training"
+
+
+class Recipe(BaseModel):
+    """Everything about a training but its data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str
+    epochs: int = Field(ge=1, le=10_000, description="at most; early stopping and minutes may end it before")
+    minutes: PositiveFloat | None = Field(default=None, description="end after so many, with what is best until then")
+    batch: PositiveInt = Field(description="(slice, word) pairs per step")
+    accumulate: PositiveInt = Field(default=1, description="steps whose gradients are added before the weights change")
+    steps_per_epoch: PositiveInt | None = Field(default=None, description="None: every pair that shows its word comes once")
+    negatives: float = Field(default=0.3, ge=0, le=0.9, description="share of pairs whose slice does not show the word")
+    views: PositiveInt = Field(default=4, description="of each slice: itself, and so many less one that are turned, scaled and tinted")
+    mirror: Literal["pictures", "always", "never"] = Field(
+        default="pictures", description="which images are mirrored and turned by 90 degrees; left and right words are exchanged then"
+    )
+    synonyms: float = Field(default=0.3, ge=0, le=1, description="how often a word is shown by one of its synonyms")
+    decoder_rate: PositiveFloat = Field(description="peak learning rate of the decoder")
+    text_rate: PositiveFloat = Field(default=2e-4, description="of tiny's text tower; public text towers are frozen")
+    lora_rank: int = Field(default=0, ge=0, le=64, description="of SAM's encoder; 0: it is frozen and computed once per view")
+    lora_rate: PositiveFloat = 2e-4
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warm_up: float = Field(default=0.05, ge=0, lt=1, description="share of all steps with rising learning rate; then a cosine to 1 %")
+    presence_weight: float = Field(default=0.25, ge=0, description="of the loss of the presence logit")
+    anchor_weight: float = Field(default=10.0, ge=0, description="price of moving the embedding of a word that was learned before")
+    validation: float = Field(default=0.2, gt=0, lt=1, description="share of cases that are not learned from")
+    validate_every: PositiveInt = Field(default=1, description="epochs")
+    patience: PositiveInt = Field(default=10, description="validations without improvement after which the training ends")
+    seed: int = 1
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship."""
+    return sorted(item.name.removesuffix(".yaml") for item in FOLDER.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, **changes: Any) -> Recipe:
+    """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
+    if name not in recipe_names():
+        close = get_close_matches(name, recipe_names(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise RequestError(f"There is no recipe {name!r}.{hint} Recipes: {', '.join(recipe_names())}.")
+    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    try:
+        return Recipe(name=name, **{**values, **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(map(str, first["loc"]))
+        close = get_close_matches(setting, Recipe.model_fields, n=1)
+        hint = f" Did you mean {close[0]!r}?" if first["type"] == "extra_forbidden" and close else ""
+        raise RequestError(f"The setting {setting!r} of recipe {name!r} cannot be used: {first['msg']}.{hint}") from error

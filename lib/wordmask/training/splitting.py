@@ -1,0 +1,44 @@
+"""Which cases are learned from and which judge what was learned.
+
+Knows names of cases; not their content. A case keeps its side for good: adding others, or the order of files, changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+from wordmask.cases import Case
+from wordmask.errors import RequestError
+
+
+def split_cases(
+    cases: Sequence[Case], share: float, *, learned: Collection[str] = (), judging: Collection[str] = ()
+) -> tuple[list[Case], list[Case]]:
+    """(training, validation), never parting a group. share: of new cases that go to validation, 0..1.
+
+    learned, judging: names that the version in use was trained on and judged by: they stay where they were. Of new groups, those whose
+    name has a small enough digest judge; if that is none, the one with the smallest. With one group alone, nothing judges.
+
+    RequestError: two cases have one name.
+    """
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
+    groups = sorted({_group(case) for case in cases}, key=_digest)
+    known = {_group(case): case.name in judging for case in cases if case.name in learned or case.name in judging}
+    fresh = [group for group in groups if group not in known]
+    chosen = {group for group, judges in known.items() if judges} | {group for group in fresh if _digest(group) < share}
+    if not chosen and fresh and len(groups) > 1:
+        chosen = {fresh[0]}
+    return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
+
+
+def _group(case: Case) -> str:
+    return case.group or case.name
+
+
+def _digest(text: str) -> float:
+    """0..1, evenly spread, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,51 @@
+"""How well a model does on whole labelled cases, by the very way that users get their masks.
+
+Knows cases and the pipeline; not trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isnan
+
+import numpy as np
+
+from wordmask.cases import LabelledVolume
+from wordmask.encoders.cache import FeatureCache
+from wordmask.evaluation import dice
+from wordmask.pipeline import VolumeSegmenter
+from wordmask.progress import CancelToken
+from wordmask.segmenters.base import Segmenter
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """dice: (case, word) -> 0..1. A word that is absent from its case counts 1 when nothing was marked, else 0."""
+
+    dice: dict[tuple[str, str], float]
+
+    @property
+    def mean(self) -> float:
+        """Over words, of the mean over cases: a rare word counts as much as a frequent one."""
+        return float(np.mean(list(self.words().values()))) if self.dice else 0.0
+
+    def words(self) -> dict[str, float]:
+        """Word -> mean over the cases that name it."""
+        names = sorted({word for _, word in self.dice})
+        return {name: float(np.mean([score for (_, word), score in self.dice.items() if word == name])) for name in names}
+
+
+def validate(
+    segmenter: Segmenter, cases: Sequence[LabelledVolume], cache: FeatureCache | None = None, cancel: CancelToken | None = None
+) -> ValidationScore:
+    """Ask for every word of every case as a user would; words that share voxels are asked for one after the other."""
+    pipeline = VolumeSegmenter(segmenter, cache=cache)
+    scores = {}
+    for case in cases:
+        for words in case.groups():
+            result = pipeline.segment(case.volume, [case.prompts[word] for word in words], cancel=cancel)
+            for word in words:
+                score = dice(result.mask(case.prompts[word].word), case.masks[word])
+                scores[case.case.name, word] = 1.0 if isnan(score) else score
+    return ValidationScore(scores)

@@ -1,0 +1,93 @@
+"""Correct, submit, train, be served: over HTTP against a real server, also when the training is killed or has too little to learn from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from wordmask.app_client import AppClient, running_server
+from wordmask.samples import SampleCase, load_samples
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL = "simple_vilmedsam"
+QUICK = {"epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def a_learning_server(tmp_path: Path) -> Iterator[tuple[AppClient, int, Path]]:
+    """A server of its own: its client, its process id, and its app folder."""
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    for case in pictures():
+        shutil.copy(case.image, studies)
+    app = Path(shutil.copytree(REPOSITORY / "monailabel_app", tmp_path / "app", ignore=shutil.ignore_patterns("logs", "model", "bin", "lib")))
+    with running_server(app, studies, log=tmp_path / "server.log", conf={"device": "cpu"}) as server:
+        yield AppClient(server.url), server.process_id, app
+
+
+def pictures() -> list[SampleCase]:
+    return [case for case in load_samples(REPOSITORY / "sample_data") if case.modality != "CT"][:3]
+
+
+def submit(client: AppClient, count: int) -> None:
+    for case in pictures()[:count]:
+        word, values = next((word, values) for word, values in case.words.items() if len(values) == 1)
+        client.submit_label(case.name, case.truth, {word: values[0]})
+
+
+def wait_for(client: AppClient, done: Callable[[dict[str, object]], bool], seconds: float = 240.0) -> dict[str, object]:
+    deadline = time.monotonic() + seconds
+    while not done(state := client.training(MODEL)):
+        assert time.monotonic() < deadline, state
+        time.sleep(0.2)
+    return state
+
+
+def test_labels_are_learned_published_served_and_undone(a_learning_server):
+    client, _, _ = a_learning_server
+    assert client.training(MODEL) == {"state": "none"}
+    submit(client, 3)
+    client.start_training(MODEL, QUICK)
+    state = wait_for(client, lambda state: state["state"] in ("done", "failed"))
+    assert (state["state"], state["version"]) == ("done", 1), state
+    image = pictures()[0].name
+    assert client.infer(MODEL, image, {"prompt": "polyp"}).fields["version"] == "1"
+    assert client.rollback(MODEL)["version"] == "bundled"
+    assert client.infer(MODEL, image, {"prompt": "polyp"}).fields["version"] == "bundled"
+
+
+def test_too_few_labels_is_a_sentence_that_reaches_the_client(a_learning_server):
+    client, _, _ = a_learning_server
+    client.start_training(MODEL, {})
+    state = wait_for(client, lambda state: state["state"] == "failed")
+    assert "no labelled case" in str(state["message"])
+    client.start_training(MODEL, {"epochs": -1})
+    state = wait_for(client, lambda state: "epochs" in str(state.get("message")))
+    assert state["state"] == "failed"
+
+
+def test_a_training_that_is_killed_leaves_what_serves_and_the_next_one_starts_clean(a_learning_server):
+    client, server, app = a_learning_server
+    submit(client, 3)
+    client.start_training(MODEL, {**QUICK, "epochs": 500, "steps_per_epoch": 100})
+    wait_for(client, lambda state: state.get("stage") == "training" or state["state"] == "failed")
+    trainings = [child for child in psutil.Process(server).children(recursive=True) if "train" in child.cmdline()]
+    os.kill(trainings[-1].pid, signal.SIGKILL)
+    state = wait_for(client, lambda state: state["state"] == "stopped")
+    assert "as it was" in str(state["message"])
+    assert client.health()["models"][0]["version"] == "bundled"
+    client.start_training(MODEL, QUICK)
+    state = wait_for(client, lambda state: state["state"] in ("done", "failed"))
+    assert (state["state"], state["parent"]) == ("done", None), state
+    assert list((app / "model" / MODEL / "runs").iterdir()) == []
+    assert json.loads((app / "model" / MODEL / "current.json").read_text())["version"] == 1
