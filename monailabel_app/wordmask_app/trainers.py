@@ -17,7 +17,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
-from monailabel.utils.async_tasks.task import processes
+from monailabel.utils.async_tasks.task import processes, tasks
 
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.training.recipes import Recipe, load_recipe, recipe_names
@@ -104,7 +104,7 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
     def _write(self, state: Mapping[str, Any]) -> None:
         self.store.path.mkdir(parents=True, exist_ok=True)
         part = self.store.path / f"{STATE}.part"
-        part.write_text(json.dumps({"model": self.name, **state}), encoding="utf-8")
+        part.write_text(json.dumps({"model": self.name, "process": os.getpid(), **state}), encoding="utf-8")
         part.replace(self.store.path / STATE)
 
     def network(self, context: Context) -> None:
@@ -119,8 +119,12 @@ def training_state(store: ModelStore) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((store.path / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"state": "none"}
-    if state.get("state") == "running" and not processes("train"):
+        state = {"state": "none"}
+    alive = {process.pid for process in processes("train").values()}
+    begun = any(task["status"] in ("SUBMITTED", "RUNNING") and task["request"].get("model") == store.path.name for task in tasks("train"))
+    if begun and state.get("process") not in alive:  # what is written is of the training before
+        return {"model": store.path.name, "state": "running", "stage": "starting", "done": 0, "total": 0}
+    if state["state"] == "running" and state.get("process") not in alive:
         return {**state, "state": "stopped", "message": "The training was stopped before its end; what serves is as it was."}
     return state
 

@@ -25,11 +25,13 @@ def names(side):
 
 
 @given(NAMES, st.floats(0.05, 0.9))
-def test_every_case_has_one_side_and_both_sides_have_cases_unless_all_judge(found, share):
+def test_every_case_has_one_side_and_both_sides_have_cases(found, share):
     training, judging = split_cases(cases(found), share)
     assert names(training) | names(judging) == set(found)
     assert not names(training) & names(judging)
     assert judging
+    assert training
+    assert len(judging) <= max(1, round(2 * share * len(found)))
 
 
 @given(NAMES, NAMES, st.randoms())

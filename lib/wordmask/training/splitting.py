@@ -18,7 +18,8 @@ def split_cases(
     """(training, validation), never parting a group. share: of new cases that go to validation, 0..1.
 
     learned, judging: names that the version in use was trained on and judged by: they stay where they were. Of new groups, those whose
-    name has a small enough digest judge; if that is none, the one with the smallest. With one group alone, nothing judges.
+    name has a digest below ``share`` judge, but never more than twice the share of all; if that is none, the one with the smallest
+    digest. With one group alone, nothing judges.
 
     RequestError: two cases have one name.
     """
@@ -29,9 +30,10 @@ def split_cases(
     groups = sorted({_group(case) for case in cases}, key=_digest)
     known = {_group(case): case.name in judging for case in cases if case.name in learned or case.name in judging}
     fresh = [group for group in groups if group not in known]
-    chosen = {group for group, judges in known.items() if judges} | {group for group in fresh if _digest(group) < share}
-    if not chosen and fresh and len(groups) > 1:
-        chosen = {fresh[0]}
+    chosen = {group for group, judges in known.items() if judges}
+    most = min(max(1, round(2 * share * len(groups))), len(groups) - 1) - len(chosen)
+    small = [group for group in fresh if _digest(group) < share] or ([] if chosen else fresh[:1])
+    chosen |= set(small[: max(0, most)])  # few names may all have small digests: something must be left to learn from
     return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
 
 
