@@ -76,14 +76,24 @@ def overlay_picture(volume: Volume, segmentation: Segmentation, path: str | Path
     _save(drawing.draw(rows), Path(path))
 
 
-def overlay_labels(image: str | Path, labels: NDArray[np.integer], names: Mapping[str, int], path: str | Path) -> None:
-    """Draw a label map [k, j, i] on the image file that it belongs to. names: word -> value; see `overlay_picture`."""
+def overlay_labels(
+    image: str | Path,
+    labels: NDArray[np.integer],
+    names: Mapping[str, int],
+    path: str | Path,
+    *,
+    like: NDArray[np.integer] | None = None,
+) -> None:
+    """Draw a label map [k, j, i] on the image file that it belongs to; see `overlay_picture`.
+
+    names: word -> value; like: another label map, whose slices are drawn, so that two pictures can be compared.
+    """
     volume = read_volume(image)
     entries = []
     for word, value in names.items():
         voxels = int(np.count_nonzero(labels == value))
         entries.append(_Entry(word, value, parse_prompts([word])[0].color, _amount(voxels, _millilitres(voxels, volume))))
-    drawing = _Drawing(volume, choose_plane(volume, "auto"), labels, entries, {}, {})
+    drawing = _Drawing(volume, choose_plane(volume, "auto"), labels, entries, {}, {}, like=like)
     _save(drawing.draw(["labels"]), Path(path))
 
 
@@ -98,12 +108,15 @@ class _Drawing:
         entries: Sequence[_Entry],
         windows: Mapping[str, str],
         maps: Mapping[str, Mapping[str, NDArray[np.float32]]],
+        *,
+        like: NDArray[np.integer] | None = None,
     ) -> None:
         self.volume, self.plane, self.entries, self.windows, self.maps = volume, plane, entries, windows, maps
         self.slicing = slicing_for(volume.geometry, plane)
         self.stack = self.slicing.cut(volume.array)
         self.labels = self.slicing.cut(labels)
-        self.chosen = choose_slices(self.labels, {entry.word: entry.value for entry in entries})
+        shown = self.labels if like is None else self.slicing.cut(like)
+        self.chosen = choose_slices(shown, {entry.word: entry.value for entry in entries})
         self.size = self._screen_size()
 
     def draw(self, panels: Sequence[str]) -> Image.Image:

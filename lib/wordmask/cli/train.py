@@ -67,7 +67,7 @@ def train(
     from wordmask.training.finetune import TrainingRequest, train_model
     from wordmask.training.recipes import load_recipe
 
-    chosen = load_recipe(recipe, **dict(_setting(text) for text in change or []))
+    chosen = load_recipe(recipe, **dict(setting(text) for text in change or []))
     found = read_cases(cases, word)
     run_folder = Path(tempfile.mkdtemp(prefix="wordmask-train-"))
     try:
@@ -81,7 +81,7 @@ def train(
                 bar.update(task, completed=progress.done, total=progress.total or None, description=_described(progress))
 
             request = TrainingRequest(model, preset, chosen, device, start, force)
-            report = train_model(found, request, _store(app, model), run_folder=run_folder, report=show)
+            report = train_model(found, request, store_of(app, model), run_folder=run_folder, report=show)
     finally:
         shutil.rmtree(run_folder, ignore_errors=True)
     for problem in report.skipped:
@@ -102,7 +102,7 @@ def list_models(
     model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
 ) -> None:
     """The versions of a model; the one that serves is marked."""
-    store = _store(app, model)
+    store = store_of(app, model)
     table = Table(title=f"{model}: versions", title_justify="left")
     for heading in ("version", "serves", "made", "from", "cases", "words", "mean Dice, before -> after"):
         table.add_column(heading)
@@ -124,7 +124,7 @@ def rollback(
     model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
 ) -> None:
     """Let an earlier version serve; a server that runs answers its next request with it."""
-    now = _store(app, model).rollback(to)
+    now = store_of(app, model).rollback(to)
     typer.echo(f"{model} serves {'the weights of its preset' if now is None else f'version {now}'} now.")
 
 
@@ -139,7 +139,8 @@ def read_cases(path: Path, word: str | None) -> list[Case]:
     return cases_from_folder(path, word)
 
 
-def _store(app: Path, model: str) -> ModelStore:
+def store_of(app: Path, model: str) -> ModelStore:
+    """The versions of a model in an app's folder; RequestError when it is none, UnknownModelError."""
     from wordmask.segmenters.base import segmenter_class
     from wordmask.versions import ModelStore
 
@@ -149,7 +150,8 @@ def _store(app: Path, model: str) -> ModelStore:
     return ModelStore(app / "model" / model)
 
 
-def _setting(text: str) -> tuple[str, str]:
+def setting(text: str) -> tuple[str, str]:
+    """``"epochs=20"`` -> ("epochs", "20"); RequestError for anything else."""
     name, separator, value = text.partition("=")
     if not separator or not name or not value:
         raise RequestError(f"--set takes NAME=VALUE, such as epochs=20, got {text!r}.")

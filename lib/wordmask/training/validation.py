@@ -14,6 +14,7 @@ import numpy as np
 from wordmask.cases import LabelledVolume
 from wordmask.encoders.cache import FeatureCache
 from wordmask.evaluation import dice
+from wordmask.evaluation.answers import ask
 from wordmask.pipeline import VolumeSegmenter
 from wordmask.progress import CancelToken
 from wordmask.segmenters.base import Segmenter
@@ -39,13 +40,11 @@ class ValidationScore:
 def validate(
     segmenter: Segmenter, cases: Sequence[LabelledVolume], cache: FeatureCache | None = None, cancel: CancelToken | None = None
 ) -> ValidationScore:
-    """Ask for every word of every case as a user would; words that share voxels are asked for one after the other."""
+    """The mean Dice of every word of every case, asked for as a user would."""
     pipeline = VolumeSegmenter(segmenter, cache=cache)
     scores = {}
     for case in cases:
-        for words in case.groups():
-            result = pipeline.segment(case.volume, [case.prompts[word] for word in words], cancel=cancel)
-            for word in words:
-                score = dice(result.mask(case.prompts[word].word), case.masks[word])
-                scores[case.case.name, word] = 1.0 if isnan(score) else score
+        for answer in ask(pipeline, case, cancel=cancel):
+            score = dice(answer.mask, case.masks[answer.word])
+            scores[case.case.name, answer.word] = 1.0 if isnan(score) else score
     return ValidationScore(scores)

@@ -1,0 +1,192 @@
+"""``wordmask evaluate``: how good a model, or anybody's label maps, are on labelled cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
+from wordmask.cli.consoles import answers, messages
+from wordmask.cli.train import APP, read_cases, store_of
+from wordmask.errors import RequestError
+from wordmask.self_check import require_sound_environment
+
+if TYPE_CHECKING:
+    from wordmask.cases import Case
+    from wordmask.evaluation.answers import Answers
+    from wordmask.evaluation.run import Evaluation
+    from wordmask.versions import ModelStore
+
+Data, Judged, Computation = "What to judge with", "Who is judged", "How to compute"
+SHOWN_FAILED = 5
+STOPPED = 130  # exit status after Ctrl-C
+
+
+def evaluate(
+    cases: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CASES", help='a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/', show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="folder for cases.csv, summary.md and contact_sheet.png", show_default=False)
+    ],
+    word: Annotated[str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(help="of the surface (NSD): millimetres for volumes, pixels for pictures", min=0, rich_help_panel=Data),
+    ] = 2.0,
+    seed: Annotated[int, typer.Option(help="of the bootstrap intervals", min=0, rich_help_panel=Data)] = 1,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="judge these label maps, called like the cases, instead of a model", rich_help_panel=Judged),
+    ] = None,
+    model: Annotated[str, typer.Option(help="which model", rich_help_panel=Judged)] = "simple_vilmedsam",
+    preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Judged)] = "tiny",
+    app: Annotated[
+        Path | None, typer.Option(help=f"the app whose trained versions are meant; else {APP} where there is one", rich_help_panel=Judged)
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, help="version of the app, 0: the preset's own; else the one that serves", rich_help_panel=Judged)
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="0..1: mark pixels that are at least this probable; else the preset's", rich_help_panel=Computation),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
+) -> None:
+    """Measure masks against labelled cases: Dice, IoU, surface distance, and whether a thing is there at all.
+
+    The cases are those of `wordmask train`, whole volumes through the whole pipeline. Never judge with cases that were learned from.
+    Stop it when you like: what was judged until then is kept.
+
+    [bold]Examples[/]
+
+      wordmask evaluate cases.json -o report
+      wordmask evaluate kvasir/ --word polyp --version 0 -o before
+      wordmask evaluate cases.json --predictions other_tool/ -o other
+    """
+    require_sound_environment()
+    found = read_cases(cases, word)
+    with messages().status("Loading"):
+        from wordmask.evaluation.run import evaluate as judge
+
+        if predictions is None:
+            judged, how, notes = _model(found, model, preset, app, version, device, threshold)
+        else:
+            if threshold is not None or version is not None or app is not None:
+                raise RequestError("--predictions judges label maps that exist, so --app, --version and --threshold do not go with it.")
+            judged, how, notes = _label_maps(predictions)
+    with progress_bar() as progress:
+        evaluation = judge(
+            found, judged, output, how={"cases": cases.name, **how}, notes=notes, tolerance=tolerance, seed=seed, progress=progress
+        )
+    _answer(evaluation, notes, output)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """What is done, and how much of how much, on stderr while it is a terminal; gone when finished."""
+    console = messages()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None, description=escape(stage))
+
+        yield show
+
+
+def _model(
+    cases: list[Case], model: str, preset: str, app: Path | None, version: int | None, device: str, threshold: float | None
+) -> tuple[Answers, dict[str, str], list[str]]:
+    """Who answers, how the summary describes it, and what is to be known of it."""
+    from wordmask.evaluation.answers import ask
+    from wordmask.pipeline import VolumeSegmenter
+    from wordmask.planning import check_threshold
+    from wordmask.prompts import parse_prompts
+    from wordmask.segmenters import load_segmenter
+
+    number, folder = _version(_store(app, model), version, preset)
+    segmenter = load_segmenter(model, preset=preset, device=device, weights=folder)
+    limit = check_threshold(threshold, segmenter.preset)
+    how = {
+        "model": model,
+        "preset": preset,
+        "version": f"{number}, trained" if number else "0, the preset's own weights",
+        "threshold": f"{limit:g}",
+        "device": str(segmenter.device),
+    }
+    words = sorted({word for case in cases for word in case.words})
+    unknown = [word for word in words if not segmenter.encode_prompts(parse_prompts([word])).known.all()]
+    notes = [f"These weights were not trained on: {', '.join(unknown)}."] if unknown else []
+    notes += _learned_from(cases, folder)
+    return partial(ask, VolumeSegmenter(segmenter, version=str(number)), threshold=threshold), how, notes
+
+
+def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
+    """A warning when the version has learned from what is to judge it, or was chosen by it."""
+    from wordmask.bundles import read_card
+
+    card = {} if folder is None else read_card(folder)
+    known = {*card.get("training_cases", []), *card.get("validation_cases", [])}
+    if not (seen := sorted({case.name for case in cases} & known)):
+        return []
+    return [f"{len(seen)} of these cases were in the training of this version, first {seen[0]!r}: the numbers flatter it."]
+
+
+def _store(app: Path | None, model: str) -> ModelStore | None:
+    """The versions that are meant; None when no app was named and none is here."""
+    if app is None and not (APP / "main.py").is_file():
+        return None
+    return store_of(app or APP, model)
+
+
+def _version(store: ModelStore | None, asked: int | None, preset: str) -> tuple[int, Path | None]:
+    """Number and folder of the version that is meant, (0, None) for the preset's own weights. RequestError, WeightsError."""
+    from wordmask.bundles import read_card
+
+    number = asked if asked is not None else (store.served() or 0 if store else 0)
+    if not number:
+        return 0, None
+    if store is None:
+        raise RequestError(f"Version {number} is looked for in an app, and there is none here; name its folder with --app.")
+    if not store.folder(number).is_dir():
+        there = ", ".join(str(info.number) for info in store.versions()) or "none"
+        raise RequestError(f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of the preset.")
+    trained = read_card(store.folder(number)).get("preset", preset)
+    if trained != preset:
+        raise RequestError(f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version 0.")
+    return number, store.folder(number)
+
+
+def _label_maps(folder: Path) -> tuple[Answers, dict[str, str], list[str]]:
+    from wordmask.evaluation.answers import LabelMaps
+
+    return LabelMaps(folder), {"judged": f"label maps in {folder.name}"}, []
+
+
+def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
+    from wordmask.evaluation.tables import summary_table
+
+    for note in notes:
+        messages().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True, highlight=False)
+    for problem in evaluation.failed[:SHOWN_FAILED]:
+        messages().print(f"[yellow]Left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
+    if len(evaluation.failed) > SHOWN_FAILED:
+        messages().print(f"and {len(evaluation.failed) - SHOWN_FAILED} more; summary.md lists them.")
+    if evaluation.words:
+        answers().print(summary_table(evaluation.words, f"{evaluation.judged} of {evaluation.total} cases"))
+    if evaluation.stopped:
+        messages().print(f"wordmask: stopped; what was judged until then is in {escape(str(output))}.", soft_wrap=True)
+        raise typer.Exit(STOPPED)
+    typer.echo(f"Written to {output}: cases.csv, summary.md" + (", contact_sheet.png" if (output / "contact_sheet.png").exists() else ""))

@@ -1,0 +1,79 @@
+"""``wordmask protocol``: repeat the papers' experiments on their data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from wordmask.cli.consoles import answers, messages
+from wordmask.cli.evaluate import STOPPED, progress_bar
+from wordmask.cli.train import setting
+from wordmask.self_check import require_sound_environment
+
+app = typer.Typer(name="protocol", no_args_is_help=True, help="The papers' experiments: list them, run them on their data sets.")
+
+
+@app.command("list")
+def list_protocols() -> None:
+    """The protocols, and how their data sets must lie."""
+    from wordmask.protocols import data_sets, load_protocol, protocol_names
+
+    for name in protocol_names():
+        protocol = load_protocol(name)
+        typer.echo(f"{name}: {protocol.title}\n  {protocol.source}\n  runs: {', '.join(run.label for run in protocol.runs)}")
+    layout = "ROOT/<folder>/train and ROOT/<folder>/test, each with images/ and labels/ of equal file names"
+    table = Table(title=f"Data sets: {layout}", title_justify="left")
+    for heading in ("name", "folder", "word", "from"):
+        table.add_column(heading)
+    for data_set in data_sets().values():
+        table.add_row(data_set.name, data_set.folder, data_set.word, data_set.source)
+    answers().print(table)
+    typer.echo("Every value of a label map but 0 is the word.")
+
+
+@app.command("run")
+def run(
+    name: Annotated[str, typer.Argument(help="see `wordmask protocol list`", show_default=False)],
+    data: Annotated[Path, typer.Option(metavar="ROOT", help="folder with the data sets", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="folder for models, evaluations and the table", show_default=False)],
+    only: Annotated[list[str] | None, typer.Option(metavar="RUN", help="only this run; may be given several times")] = None,
+    cases: Annotated[int | None, typer.Option(min=2, help="learn from at most so many cases in place of the protocol's number")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a number of every recipe, such as epochs=20")
+    ] = None,
+    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
+    preset: Annotated[str, typer.Option(help="which size and weights of it")] = "biomedclip_vit_h",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:0")] = "auto",
+) -> None:
+    """Train and test as a paper did, and print our numbers beside the published ones.
+
+    Finished runs are kept: the same command goes on where it was stopped.
+
+    [bold]Examples[/]
+
+      wordmask protocol run zero_shot --data data/ -o zero_shot
+      wordmask protocol run few_shot --data data/ -o trial --only Kvasir-SEG --preset tiny --set epochs=5
+    """
+    require_sound_environment()
+    from wordmask.protocol_runs import ProtocolRequest, cells, headings, run_protocol
+    from wordmask.protocols import load_protocol
+
+    changes = dict(setting(text) for text in change or [])
+    asked = ProtocolRequest(load_protocol(name), data, model, preset, device, tuple(only or ()), cases, changes)
+    try:
+        with progress_bar() as progress:
+            results = run_protocol(asked, output, progress)
+    except KeyboardInterrupt:
+        messages().print("wordmask: stopped; finished runs are kept, and the same command goes on from there.", soft_wrap=True)
+        raise typer.Exit(STOPPED) from None
+    table = Table(title=escape(f"{asked.protocol.title} (percent)"), title_justify="left")
+    for heading in headings():
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for result in results:
+        table.add_row(*(escape(text) for text in cells(result)))
+    answers().print(table)
+    typer.echo(f"Written to {output}: table.md, and a folder for each run.")
