@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +114,13 @@ def label_values(drawn: Volume) -> NDArray[np.integer[Any]]:
     return array
 
 
-def cases_from_json(path: Path) -> list[Case]:
+def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse") -> list[Case]:
     """A list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
 
     ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}`` for every value but 0, or be a ``label_info`` list
-    as MONAI Label keeps it. ``name`` and ``group`` are optional. VolumeError, LabelError: what is wrong, and in which entry.
+    as MONAI Label keeps it. ``name`` and ``group`` are optional. missing: what to do about an entry whose files are not there.
+
+    VolumeError, LabelError: what is wrong, and in which entry.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -128,7 +130,12 @@ def cases_from_json(path: Path) -> list[Case]:
         raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.')
-    return [_entry(entry, number, path) for number, entry in enumerate(entries)]
+    made = [_entry(entry, number, path) for number, entry in enumerate(entries)]
+    for number, case in enumerate(made):
+        for file in (case.image, case.label):
+            if missing == "refuse" and not file.exists():
+                raise VolumeError(f"There is no file {file.name}, which {_owner(number, path)} names.")
+    return [case for case in made if case.image.exists() and case.label.exists()]
 
 
 def cases_from_folder(folder: Path, word: str) -> list[Case]:
@@ -161,18 +168,19 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
 
 
 def _entry(entry: Any, number: int, path: Path) -> Case:
-    owner = f"entry {number} of {path.name}"
+    owner = _owner(number, path)
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
         raise VolumeError(f"{owner} needs image and label, each the name of a file.".capitalize())
     files = [path.parent / entry[key] for key in ("image", "label")]
-    for file in files:
-        if not file.exists():
-            raise VolumeError(f"There is no file {file.name}, which {owner} names.")
     try:
         words = words_of(entry.get("names", {}), owner)
     except WordMaskError as error:
         raise LabelError(f"{owner}: {error}") from error
     return Case(str(entry.get("name") or _stem(files[0])), files[0], files[1], words, str(entry.get("group", "")))
+
+
+def _owner(number: int, path: Path) -> str:
+    return f"entry {number} of {path.name}"
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

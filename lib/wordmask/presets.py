@@ -49,7 +49,10 @@ class DecoderPreset(_Settings):
         default=(64, 128), description="channels of the first two convolutions of the position prompt"
     )
     upsampler_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (128, 64, 32)
-    bid: Literal["code", "paper"] = Field(default="code", description="which form of the bidirectional interaction decoder")
+    ipp: bool = Field(default=True, description="the implicit position prompt; without it, one linear layer (for ablations)")
+    bid: Literal["code", "paper", "none"] = Field(
+        default="code", description="which form of the bidirectional interaction decoder; none: the prompt is added (for ablations)"
+    )
     prior: Literal["m2ib", "similarity", "both"] = Field(
         default="m2ib", description="which map tells the decoder where the word is"
     )

@@ -180,3 +180,20 @@ def test_the_learning_rate_rises_and_falls_to_a_hundredth():
 
 def test_the_store_is_a_path_that_training_alone_writes(trained):
     assert {path.name for path in Path(trained[0].path).iterdir()} <= {"versions", "current.json", ".lock"}
+
+
+def test_a_fresh_decoder_of_another_form_is_served_in_that_form(tmp_path, cases):
+    store = ModelStore(tmp_path / MODEL)
+    asked = ask(fresh_decoder=True, ipp=False, bid=False, epochs=1, force=True)
+    report = train_model(cases, asked, store, run_folder=tmp_path / "run")
+    assert report.version == 1
+    served = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
+    assert (served.decoder.preset.ipp, served.decoder.preset.bid) == (False, "none")
+    again = train_model(cases, ask(epochs=1, force=True), store, run_folder=tmp_path / "run")
+    assert (again.version, again.parent) == (2, 1)
+    assert not load_segmenter(MODEL, device="cpu", weights=store.folder(2)).decoder.preset.ipp
+
+
+def test_a_decoder_that_lacks_a_part_has_to_be_a_fresh_one():
+    with pytest.raises(RequestError, match="fresh_decoder=true"):
+        load_recipe("few_shot", ipp=False)

@@ -89,3 +89,15 @@ def test_a_published_checkpoint_is_loaded_by_its_own_names():
 def test_another_checkpoint_is_refused_with_a_sentence():
     with pytest.raises(WeightsError, match="not a checkpoint of the published"):
         PositionPromptDecoder.from_reference({"model": {"proj.0.weight": torch.zeros(1)}}, SMALL)
+
+
+def test_an_ablated_decoder_has_fewer_parts_and_still_draws():
+    sizes = {}
+    for ipp in (True, False):
+        for bid in ("code", "none"):
+            decoder = PositionPromptDecoder(SMALL.model_copy(update={"ipp": ipp, "bid": bid})).eval()
+            grid, channels = SMALL.grid, SMALL.channels
+            assert decoder(torch.randn(2, channels, grid, grid), torch.rand(2, 1, grid, grid)).shape == (2, 1, 4 * grid, 4 * grid)
+            sizes[ipp, bid] = count(decoder)
+    assert sizes[True, "code"] > sizes[False, "code"] > sizes[False, "none"]
+    assert sizes[True, "code"] > sizes[True, "none"] > sizes[False, "none"]

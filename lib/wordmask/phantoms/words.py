@@ -34,6 +34,8 @@ WORD_LABELS: dict[str, tuple[str, ...]] = {
 """What each word covers: a tumor in the liver is part of the liver."""
 
 WORDS = tuple(WORD_LABELS)
+PICTURE_WORDS = ("polyp", "skin lesion", "breast tumor")
+"""The words of pictures other than x-rays."""
 
 
 def label_values(word: str) -> tuple[int, ...]:

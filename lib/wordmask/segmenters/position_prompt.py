@@ -125,9 +125,22 @@ class ImplicitPositionPrompt(nn.Module):
         return self.norm_out(prompt + self.mlp(prompt))
 
 
+class LinearPositionPrompt(nn.Module):
+    """Map and refined map -> one vector per cell by a linear layer: what an ablation puts in the place of the implicit position prompt."""
+
+    def __init__(self, preset: DecoderPreset, maps: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(maps, preset.channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: [B, maps, g, g]. Returns [B, N, C]."""
+        return self.linear(maps.flatten(2).transpose(1, 2))
+
+
 class PositionPromptDecoder(nn.Module):
     """Affinity, IPP, BID and the two upsamplers. 3,267,522 parameters at full size (methods.md 1.5).
 
+    Without BID, Q1 is the image with the prompt added, and the only thing that is drawn from.
     text_width: length of the word token, when the preset asks for one; the token is added to the position prompt and to Q1.
     """
 
@@ -137,11 +150,14 @@ class PositionPromptDecoder(nn.Module):
         self.preset = preset
         self.priors = 2 if preset.prior == "both" else 1
         channels = preset.channels
-        self.position_prompt = ImplicitPositionPrompt(preset, maps=2 * self.priors)
-        self.image_to_prompt, self.prompt_to_image = (CrossAttention(channels, preset.heads) for _ in range(2))
-        self.mlp = _mlp(channels, preset.mlp)
-        self.norm_first, self.norm_middle, self.norm_second = (nn.LayerNorm(channels) for _ in range(3))
-        self.upsample_first, self.upsample_second = (_upsampler(channels, preset.upsampler_widths) for _ in range(2))
+        position_prompt = ImplicitPositionPrompt if preset.ipp else LinearPositionPrompt
+        self.position_prompt = position_prompt(preset, maps=2 * self.priors)
+        self.norm_first, self.upsample_first = nn.LayerNorm(channels), _upsampler(channels, preset.upsampler_widths)
+        if preset.bid != "none":
+            self.image_to_prompt, self.prompt_to_image = (CrossAttention(channels, preset.heads) for _ in range(2))
+            self.mlp = _mlp(channels, preset.mlp)
+            self.norm_middle, self.norm_second = (nn.LayerNorm(channels) for _ in range(2))
+            self.upsample_second = _upsampler(channels, preset.upsampler_widths)
         self.word_token = nn.Linear(text_width, channels) if preset.word_token else None
 
     @classmethod
@@ -169,11 +185,14 @@ class PositionPromptDecoder(nn.Module):
         image = sam_features.flatten(2).transpose(1, 2)
         token = self.word_token(word)[:, None] if self.word_token is not None and word is not None else 0.0
         prompt = prompt + token
-        first = self.norm_first(self.image_to_prompt(image, prompt, prompt) + image) + token
-        second = self._second(first, prompt, image)
+        attended = prompt if self.preset.bid == "none" else self.image_to_prompt(image, prompt, prompt)
+        first = self.norm_first(attended + image) + token
         shape = sam_features.shape
-        first, second = (x.transpose(1, 2).reshape(shape) for x in (first, second))
-        return self.upsample_first(first) + self.upsample_second(second)
+        drawn: Tensor = self.upsample_first(first.transpose(1, 2).reshape(shape))
+        if self.preset.bid == "none":
+            return drawn
+        second = self._second(first, prompt, image)
+        return drawn + self.upsample_second(second.transpose(1, 2).reshape(shape))
 
     def _second(self, first: Tensor, prompt: Tensor, image: Tensor) -> Tensor:
         """Q2 (methods.md 1.4): the released code and the paper's equations differ; both have the same parameters."""

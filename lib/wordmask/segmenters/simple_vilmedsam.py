@@ -27,7 +27,7 @@ from wordmask.encoders.sam import load_sam, preprocess
 from wordmask.encoders.tiny_tokenizer import table_for, token_ids_of
 from wordmask.errors import RequestError, WeightsError
 from wordmask.frames import Frame
-from wordmask.presets import Preset
+from wordmask.presets import DecoderPreset, Preset
 from wordmask.prompts import Prompt
 from wordmask.segmenters.base import (
     Capabilities,
@@ -45,6 +45,7 @@ from wordmask.segmenters.word_scores import WordScores, word_token_input
 __all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
 
 
+DECODER = "decoder"  # in a version's card: how its decoder's form differs from the preset's
 LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's encoder
 
 
@@ -102,10 +103,18 @@ class SimpleViLMedSAM(Segmenter):
         return model
 
     @classmethod
-    def for_training(cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = ()) -> Self:
+    def for_training(
+        cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = (), fresh: DecoderPreset | None = None
+    ) -> Self:
         """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has none, and, for tiny, a row
-        in the text table for every token of ``texts``."""
+        in the text table for every token of ``texts``. fresh: the form of a random decoder in place of the trained one."""
         bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
+        form = fresh or preset.decoder.model_copy(update=bundles[-1].card.get(DECODER, {}) if bundles else {})
+        if fresh:
+            bundles = [_without_decoder(bundle) for bundle in bundles]
+        elif form != preset.decoder:
+            bundles = [_without_decoder(bundle) for bundle in bundles[:-1]] + bundles[-1:]
+        preset = preset.model_copy(update={"decoder": form})
         known = bundles[-1].token_ids if bundles else ()
         wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
         words = bundles[-1].words if bundles else ()
@@ -114,7 +123,7 @@ class SimpleViLMedSAM(Segmenter):
             bundle = _with_rows(bundle, wanted)
             lora = {name.removeprefix(LORA): tensor for name, tensor in bundle.tensors.items() if name.startswith(LORA)}
             rest = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)})
-            if number == 0 and preset.weights is not None:
+            if number == 0 and preset.weights is not None and any(name.startswith("decoder.") for name in rest.tensors):
                 rest.apply(model)
             else:
                 rest.overlay(model)
@@ -239,6 +248,10 @@ class SimpleViLMedSAM(Segmenter):
         rows, words = pairs.to(self.device).unbind(1)
         image = slices.tensors["tokens"][rows, tokens].float()
         return (image * prompts.tensors["text"][words][:, None]).sum(-1)
+
+
+def _without_decoder(bundle: Bundle) -> Bundle:
+    return replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith("decoder.")})
 
 
 def _with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:

@@ -6,7 +6,7 @@ Knows cases, views and the segmenter contract; not losses, not what is trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,6 +68,7 @@ class PairRow:
 class TrainingPairs:
     """All pairs of the training cases.
 
+    replayed: cases of words that were learned before, of which every epoch repeats some.
     frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept (bounded there,
     and computed anew when they have been dropped); frozen: the encoders do not change, so their features can be kept.
     """
@@ -81,6 +82,7 @@ class TrainingPairs:
         *,
         frame_of: Callable[[tuple[int, int]], Frame],
         frozen: bool,
+        replayed: Sequence[LabelledVolume] = (),
         cancel: CancelToken | None = None,
     ) -> None:
         """RequestError: no slice of any case shows a word. CancelledError."""
@@ -92,10 +94,24 @@ class TrainingPairs:
             if cancel is not None:
                 cancel.check()
             self._add(case)
-        self.present = [number for number, pair in enumerate(self.pairs) if pair.present]
-        self.absent = [number for number, pair in enumerate(self.pairs) if not pair.present]
+        self.present, self.absent = self._sides(range(len(self.pairs)))
+        first = len(self.pairs)
+        for case in replayed:
+            self._add(case)
+        repeated = range(first, len(self.pairs))
+        self.replayed = {  # word -> numbers of the pairs that show it, and of those that do not
+            word: self._sides([number for number in repeated if self.pairs[number].word == word])
+            for word in sorted({self.pairs[number].word for number in repeated})
+        }
         if not self.present:
             raise RequestError("No labelled case has a voxel of any word, so there is nothing to learn; check the label maps.")
+
+    def _sides(self, numbers: Iterable[int]) -> tuple[list[int], list[int]]:
+        present: list[int] = []
+        absent: list[int] = []
+        for number in numbers:
+            (present if self.pairs[number].present else absent).append(number)
+        return present, absent
 
     @property
     def words(self) -> list[str]:
@@ -181,7 +197,8 @@ def _worth(showing: np.ndarray, looked_at: Sequence[int], name: str) -> list[int
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (pair, view) of one epoch after another; the same seed gives the same epochs.
 
-    Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's share.
+    Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's share, and as many of
+    words that were learned before as make the share of ``replay``: each such word as often as every other.
     """
 
     def __init__(self, data: TrainingPairs, recipe: Recipe) -> None:
@@ -202,7 +219,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield rows[step * self.recipe.batch : (step + 1) * self.recipe.batch]
 
     def _pairs(self) -> int:
-        return len(self.data.present) + self._negatives()
+        return len(self.data.present) + self._negatives() + self._repeats()
+
+    def _repeats(self) -> int:
+        share = self.recipe.replay if self.data.replayed else 0.0
+        return round((len(self.data.present) + self._negatives()) * share / (1 - share))
 
     def _negatives(self) -> int:
         if not self.data.absent:
@@ -211,5 +232,14 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def _round(self, generator: torch.Generator) -> list[int]:
         picks = torch.randint(max(1, len(self.data.absent)), (self._negatives(),), generator=generator).tolist()
-        both = self.data.present + [self.data.absent[pick] for pick in picks]
-        return [both[place] for place in torch.randperm(len(both), generator=generator).tolist()]
+        chosen = self.data.present + [self.data.absent[pick] for pick in picks] + self._repeated(generator)
+        return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
+
+    def _repeated(self, generator: torch.Generator) -> list[int]:
+        words = list(self.data.replayed.values())
+        chosen = []
+        for draw in torch.rand(self._repeats(), 3, generator=generator).tolist():
+            present, absent = words[int(draw[0] * len(words))]
+            side = absent if absent and (not present or draw[1] < self.recipe.negatives) else present
+            chosen.append(side[int(draw[2] * len(side))])
+        return chosen

@@ -39,6 +39,7 @@ from wordmask.training.decoder_stage import (
     train_jointly,
 )
 from wordmask.training.phantom_data import PhantomSlices, cached_slices
+from wordmask.training.replay import GENERATOR
 from wordmask.training.sam_stage import SamWithHead, train_sam
 from wordmask.vocabulary import load_vocabulary
 
@@ -177,6 +178,7 @@ class Pretraining:
             "intended_use": "Demonstration of the workflow on synthetic phantoms. Not for patients.",
             "words": list(WORDS),
             "training_data": f"{self.plan.slices} phantom slices, generator version {GENERATOR_VERSION}",
+            GENERATOR: GENERATOR_VERSION,
             "plan": asdict(self.plan),
             "preset": self.preset.model_dump(mode="json"),
             "test": {name: asdict(score) for name, score in scores.items()},

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from wordmask.errors import RequestError
 
@@ -37,6 +37,10 @@ class Recipe(BaseModel):
     synonyms: float = Field(default=0.3, ge=0, le=1, description="how often a word is shown by one of its synonyms")
     decoder_rate: PositiveFloat = Field(description="peak learning rate of the decoder")
     text_rate: PositiveFloat = Field(default=2e-4, description="of tiny's text tower; public text towers are frozen")
+    fresh_decoder: bool = Field(default=False, description="start with a random decoder instead of the one that serves")
+    ipp: bool = Field(default=True, description="with the implicit position prompt; false only in a fresh decoder, for ablations")
+    bid: bool = Field(default=True, description="with the bidirectional interaction decoder; false only in a fresh decoder")
+    replay: float = Field(default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before")
     lora_rank: int = Field(default=0, ge=0, le=64, description="of SAM's encoder; 0: it is frozen and computed once per view")
     lora_rate: PositiveFloat = 2e-4
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -47,6 +51,12 @@ class Recipe(BaseModel):
     validate_every: PositiveInt = Field(default=1, description="epochs")
     patience: PositiveInt = Field(default=10, description="validations without improvement after which the training ends")
     seed: int = 1
+
+    @model_validator(mode="after")
+    def _only_a_fresh_decoder_can_lack_a_part(self) -> Self:
+        if not (self.ipp and self.bid) and not self.fresh_decoder:
+            raise ValueError("a decoder without a part has to be a fresh one; set fresh_decoder=true, too")
+        return self
 
 
 def recipe_names() -> list[str]:
@@ -65,7 +75,7 @@ def load_recipe(name: str, **changes: Any) -> Recipe:
         return Recipe(name=name, **{**values, **changes})
     except ValidationError as error:
         first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"]))
+        setting = ".".join(map(str, first["loc"])) or "fresh_decoder"
         close = get_close_matches(setting, Recipe.model_fields, n=1)
         hint = f" Did you mean {close[0]!r}?" if first["type"] == "extra_forbidden" and close else ""
         raise RequestError(f"The setting {setting!r} of recipe {name!r} cannot be used: {first['msg']}.{hint}") from error

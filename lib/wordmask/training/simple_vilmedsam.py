@@ -21,7 +21,7 @@ from wordmask.frames import Frame
 from wordmask.presets import Preset
 from wordmask.prompts import parse_prompts
 from wordmask.segmenters.base import PromptFeatures, SliceFeatures
-from wordmask.segmenters.simple_vilmedsam import LORA, DecoderInputs, SimpleViLMedSAM
+from wordmask.segmenters.simple_vilmedsam import DECODER, LORA, DecoderInputs, SimpleViLMedSAM
 from wordmask.training.losses import mask_loss
 from wordmask.training.pair_data import PairRow
 from wordmask.training.recipes import Recipe
@@ -56,7 +56,10 @@ class SimpleViLMedSAMTrainee(Trainee):
     def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
         """See `Trainee.start`."""
         texts = [text for word in words for text in (word, *_synonyms(word))]
-        return cls(SimpleViLMedSAM.for_training(preset, weights, texts), recipe, words)
+        fresh = None
+        if recipe.fresh_decoder:
+            fresh = preset.decoder.model_copy(update={"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"})
+        return cls(SimpleViLMedSAM.for_training(preset, weights, texts, fresh), recipe, words)
 
     def target_frame(self, size: tuple[int, int]) -> Frame:
         """Four pixels per cell of SAM's grid, as the decoder draws."""
@@ -120,8 +123,9 @@ class SimpleViLMedSAMTrainee(Trainee):
             load_lora_state_dict(self.model.sam.image_encoder, lora)
 
     def card(self) -> dict[str, Any]:
-        """words and, for tiny, token_ids."""
-        card: dict[str, Any] = {"words": sorted(self.model.trained_words | set(self.words))}
+        """words, the decoder's form and, for tiny, token_ids."""
+        form = self.model.decoder.preset
+        card: dict[str, Any] = {"words": sorted(self.model.trained_words | set(self.words)), DECODER: {"ipp": form.ipp, "bid": form.bid}}
         if isinstance(self.model.clip.tokenizer, TinyTokenizer):
             card["token_ids"] = list(self.model.clip.tokenizer.token_ids)
         return card

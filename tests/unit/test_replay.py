@@ -1,0 +1,71 @@
+"""What is repeated so that old words are not forgotten."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tests.unit.labelled_pictures import WORD, write_case
+
+from wordmask.bundles import bundle_folder, read_card
+from wordmask.encoders.cache import FeatureCache
+from wordmask.segmenters import load_segmenter
+from wordmask.training.pair_data import EpochSampler, TrainingPairs
+from wordmask.training.recipes import load_recipe
+from wordmask.training.replay import REPEAT_SEED, earlier_cases, phantom_cases, write_cases
+from wordmask.training.trainee import start_trainee
+
+
+@pytest.fixture(scope="module")
+def card() -> dict:
+    return read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
+
+
+def test_phantoms_show_every_word_of_the_bundle_but_those_that_are_learned_anew(card):
+    made = phantom_cases(card, {"liver", "polyp"}, REPEAT_SEED)
+    shown = {word for case in made for word, mask in case.masks.items() if mask.any()}
+    assert shown == set(card["words"]) - {"liver", "polyp"}
+    assert not any("polyp" in case.masks for case in made)
+
+
+def test_phantoms_are_the_same_every_time_and_others_for_another_seed(card):
+    first, again, other = (phantom_cases(card, set(), seed, 0.1)[0].volume.array for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_weights_that_did_not_come_from_phantoms_get_none(card):
+    assert phantom_cases({"words": card["words"]}, set(), 1) == []
+
+
+def test_the_cases_of_a_version_are_found_again_but_for_new_ones_and_lost_files(tmp_path):
+    cases = [write_case(tmp_path / "data", seed) for seed in range(4)]
+    version = tmp_path / "1"
+    version.mkdir()
+    write_cases(version, cases)
+    cases[3].label.unlink()
+    found = earlier_cases(version, {cases[0].name})
+    assert [(case.name, dict(case.words)) for case in found] == [(case.name, dict(case.words)) for case in cases[1:3]]
+    assert found[0].read().masks[WORD].any()
+
+
+def test_a_damaged_list_of_cases_stops_nothing(tmp_path):
+    (tmp_path / "cases.json").write_text(json.dumps({"no": "list"}))
+    assert earlier_cases(tmp_path, set()) == []
+    assert earlier_cases(None, set()) == []
+
+
+def test_every_epoch_repeats_old_words_in_the_stated_share_and_each_as_often(tmp_path, card):
+    recipe = load_recipe("few_shot", views=1, batch=10, replay=0.5)
+    trainee = start_trainee("simple_vilmedsam", "tiny", None, recipe, [WORD])
+    new = [write_case(tmp_path, seed).read() for seed in range(60)]
+    old = phantom_cases(card, {WORD}, REPEAT_SEED, 0.3)
+    data = TrainingPairs(
+        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame, frozen=True, replayed=old
+    )
+    words = [data.pairs[number].word for batch in EpochSampler(data, recipe) for number, _ in batch]
+    repeated = [word for word in words if word != WORD]
+    assert len(repeated) == pytest.approx(len(words) / 2, abs=len(words) * 0.1)
+    assert len(set(repeated)) > 12
+    assert WORD not in data.replayed
