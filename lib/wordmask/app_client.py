@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesParser
@@ -158,6 +158,14 @@ class AppClient:
     def stop_training(self) -> None:
         """End what trains; what serves stays as it is."""
         self._send("DELETE", "/train/")
+
+    def start_scoring(self, model: str, words: str | Sequence[str] = ()) -> None:
+        """Find out in the background how sure the model is of every case without a final label; words: else those of the labels."""
+        self._send("POST", "/scoring/active_learning", json={"model": model, "words": words})
+
+    def next_case(self, strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()) -> dict[str, Any]:
+        """The case to label next: ``case`` (None when all are labelled), ``reason``, ``score``, ``skipped``, and ``preview``, a job."""
+        return self._json("POST", "/wordmask/next", params={"strategy": strategy, "model": model, "words": words, "skip": list(skip)})
 
     def rollback(self, model: str, to: int | None = None) -> dict[str, Any]:
         """Let an earlier version serve."""

@@ -35,7 +35,7 @@ from wordmask.planning import (
 from wordmask.progress import CancelToken, Progress, ProgressMeter
 from wordmask.prompts import Prompt
 from wordmask.result import Segmentation, WordStatistics, write_labels
-from wordmask.segmenters.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceKey
+from wordmask.segmenters.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey
 from wordmask.transforms import Window
 from wordmask.volumes import Volume
 
@@ -118,6 +118,15 @@ class VolumeSegmenter:
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))
 
+    @torch.no_grad()
+    def slice_features(self, volume: Volume, prompt: Prompt, *, cancel: CancelToken | None = None) -> Iterator[SliceFeatures]:
+        """What the model keeps of every slice that a request for this word would look at, chunk by chunk; known words or not."""
+        preset, view = self.segmenter.preset, make_view(volume, plane="auto", slices=None, skip_air=True)
+        window = choose_window(prompt, volume, None, preset)
+        word = _Word(prompt, *window, self.segmenter.encode_prompts([prompt]), view.shape[0])
+        run = _Run(self.segmenter, self.cache, self.chunk, view, preset.threshold, None, frozenset(), 1)
+        yield from run.features(word, cancel)
+
 
 @dataclass(eq=False)
 class _Word:
@@ -183,6 +192,13 @@ class _Run:
             if self.segmenter.capabilities.presence:
                 self._look(mine)
             self._mark(mine)
+
+    def features(self, word: _Word, cancel: CancelToken | None) -> Iterator[SliceFeatures]:
+        """Of the slices that are looked at, under the word's window."""
+        self.meter = ProgressMeter(len(self.view.looked_at), 1, None, cancel)
+        for indices in self._chunks(self.view.looked_at):
+            stored = self._features(indices, word)
+            yield join_slices([stored[index] for index in indices], self._keys(indices), self.segmenter.device)
 
     def _look(self, words: Sequence[_Word]) -> None:
         """Presence logit of every word in every slice, before anything is segmented.

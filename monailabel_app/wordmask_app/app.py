@@ -18,10 +18,12 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from wordmask import __version__
+from wordmask.active_learning import STRATEGIES
 from wordmask.errors import RequestError
 from wordmask.labels import LabelTable
 from wordmask.self_check import require_sound_environment
@@ -34,8 +36,9 @@ from wordmask_app.infers import WordMaskInfer
 from wordmask_app.jobs import JobResult
 from wordmask_app.requests import switch
 from wordmask_app.runtime import runtime_for
+from wordmask_app.scoring import METHOD, CaseScoring, ScoreWatch
 from wordmask_app.settings import AppSettings
-from wordmask_app.strategies import RandomImage
+from wordmask_app.strategies import CaseChooser, NextCaseStrategy
 from wordmask_app.submissions import as_infer_task
 from wordmask_app.trainers import WordMaskTrain
 
@@ -49,6 +52,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         require_sound_environment()
         self.chosen = AppSettings.from_conf(conf or {})
         self.runtime = runtime_for(Path(app_dir), self.chosen)
+        self.next_case = CaseChooser(self.runtime, self.chosen.default_words)
         known = settings.MONAI_LABEL_DATASTORE_FILE_EXT  # read when the datastore is made, in the constructor below
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(dict.fromkeys([*known, *IMAGE_PATTERNS]))
         super().__init__(
@@ -59,6 +63,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
             description="Type a word, get a mask: text-prompted segmentation of volumes and pictures",
             version=__version__,
         )
+        self._auto_update_scoring = False  # else MONAI Label queues a scoring at every start and every question
 
     def init_datastore(self) -> Datastore:
         """A folder that takes only ids for ids; a warning for images that hide each other. Remote stores are MONAI Label's own."""
@@ -87,7 +92,11 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next image to label is chosen."""
-        return {"random": RandomImage()}
+        return {name: NextCaseStrategy(name, self.next_case) for name in STRATEGIES}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """How sure the models are of the cases that have no label."""
+        return {METHOD: CaseScoring(self.runtime, self.chosen.default_words)}
 
     def on_init_complete(self) -> None:
         """The server starts: become the only one, load the models, take over the routes."""
@@ -96,6 +105,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         _refuse_workers()
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
+        ScoreWatch(self.runtime.engines).start()
         believe_signed_tokens()
         routes.install(http)
         guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)

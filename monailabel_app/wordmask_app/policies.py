@@ -173,6 +173,7 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/wordmask/models"): _OURS,
     ("POST", "/wordmask/models/{name}/rollback"): _OURS,
     ("GET", "/wordmask/training"): _OURS,
+    ("POST", "/wordmask/next"): _OURS,
     ("GET", "/wordmask/health"): _OURS,
     ("POST", "/infer/{model}"): Policy("replaced", "computed in the event loop, and `params.image` named any file of the server"),
     ("POST", "/reload"): Policy("replaced", "had no access rule: now for administrators; jobs, models and caches stay"),
@@ -194,7 +195,9 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("DELETE", "/scoring/"): _LEFT_TASK,
     ("POST", "/scoring/"): Policy("guarded", "no `run_sync`, no paths in the body", _task("scoring method"), True),
     ("POST", "/scoring/{method}"): Policy("guarded", "known method, no `run_sync`, no paths in the body", _task("scoring method"), True),
-    ("POST", "/activelearning/{strategy}"): Policy("guarded", "known strategy, no paths in the body", _strategy, True),
+    ("POST", "/activelearning/{strategy}"): Policy(
+        "replaced", "chose in the event loop; known strategy, no paths in the body", _strategy, True
+    ),
     ("GET", "/datastore/"): Policy("left", "the list of images and labels"),
     ("PUT", "/datastore/"): _UPLOAD,
     ("DELETE", "/datastore/"): _DATASTORE,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from monailabel.config import RBAC_ADMIN, RBAC_USER, settings
+from monailabel.endpoints.activelearning import api_sample, sample
 from monailabel.endpoints.infer import ResultType, api_run_inference
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance, clear_cache
@@ -22,6 +23,7 @@ from wordmask_app import catalogue, uploads
 from wordmask_app.answers import answer, job_status
 from wordmask_app.engines import Engine
 from wordmask_app.jobs import Job
+from wordmask_app.next_case import NextRequest, answer_next
 from wordmask_app.runtime import Runtime
 from wordmask_app.submissions import Submission, make_job
 from wordmask_app.trainers import training_state
@@ -46,7 +48,8 @@ def install(app: FastAPI) -> None:
     entries = app.router.routes
     if any(_is(entry, infer) for entry in entries):
         return
-    app.router.routes[:] = [entry for entry in entries if not (_is(entry, api_run_inference) or _is(entry, reload_without_rule))]
+    replaced = (api_run_inference, api_sample, reload_without_rule)
+    app.router.routes[:] = [entry for entry in entries if not any(_is(entry, endpoint) for endpoint in replaced)]
     theirs = list(app.router.routes)
     app.router.routes.clear()
     for added in (router, replacing, uploads.router):
@@ -165,6 +168,19 @@ async def get_training(user: AsUser, model: str = "") -> dict[str, Any]:
     return await run_in_threadpool(lambda: training_state(_engine(model).store))
 
 
+@router.post("/next", summary=f"{RBAC_USER}The case to label next, why this one, and a label map to start from")
+async def next_case(
+    user: AsUser,
+    strategy: Annotated[str, Query(max_length=100)] = "hybrid",
+    model: str = "",
+    words: Annotated[str, Query(max_length=10_000)] = "",
+    skip: Annotated[list[str] | None, Query()] = None,
+) -> dict[str, Any]:
+    """strategy: first, random, uncertainty, diversity, hybrid; words: else those of the submitted labels; skip: ids not to be offered."""
+    asked = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
+    return await run_in_threadpool(lambda: answer_next(asked, app_instance()))
+
+
 @router.get("/health", summary=f"{RBAC_USER}Device, queue, cache and version figures")
 async def get_health(user: AsUser) -> dict[str, Any]:
     """Figures for monitoring."""
@@ -194,6 +210,13 @@ async def infer(
             break
     result = await outcome
     return answer(result, output, name=job.id, once=True)
+
+
+@replacing.post("/activelearning/{strategy}", summary=f"{RBAC_USER}Run Active Learning strategy to get next sample")
+async def activelearning(strategy: str, user: AsUser, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """MONAI Label's route, off the event loop; the same choice as `/wordmask/next`, without a preview."""
+    found: dict[str, Any] = await run_in_threadpool(sample, strategy, params, user.username)
+    return found
 
 
 @replacing.post("/reload", include_in_schema=False)
