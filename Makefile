@@ -12,10 +12,10 @@ PORT ?= 8000
 # monailabel brings sam2, whose CUDA kernel would be compiled where there is a compiler; nothing here uses it.
 export SAM2_BUILD_CUDA ?= 0
 
-.PHONY: help demo serve test lint bench clean
+.PHONY: help demo learn-demo serve test lint bench clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 # Written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt
@@ -27,6 +27,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## start a server on the sample data, ask it for words, write pictures to demo_output/
 	$(BIN)/python -m wordmask.demo
+
+learn-demo: $(READY) ## teach a word to a server with two labelled studies, measure on others, go back; pictures in demo_output/learning/
+	$(BIN)/python -m wordmask.learn_demo
 
 serve: $(READY) ## MONAI Label server on a copy of the sample data, http://127.0.0.1:8000 (PORT=...)
 	@studies=$$(mktemp -d); trap 'rm -rf "$$studies"' EXIT INT TERM; cp -r sample_data/studies/. "$$studies"; \

@@ -79,6 +79,10 @@ class ModelStore:
         self._read: tuple[bytes | None, _Current] | None = None  # current.json, what it says
         self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}  # number -> (state of its files, whether it can be used)
 
+    def __reduce__(self) -> tuple[type[ModelStore], tuple[Path]]:
+        """Another process gets a store of its own on the same folder."""
+        return ModelStore, (self.path,)
+
     def folder(self, number: int) -> Path:
         """Where a version lies."""
         return self.path / "versions" / str(number)
@@ -277,6 +281,11 @@ def _seal(folder: Path) -> None:
     (folder / CARD).write_text(text, encoding="utf-8")
     for path in (*folder.rglob("*"), folder):
         sync(path)
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of a bundle's or version's file of weights; None when it cannot be read."""
+    return _digest(folder / WEIGHTS)
 
 
 def _digest(path: Path) -> str | None:

@@ -12,13 +12,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.async_tasks.task import processes, tasks
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from wordmask.cases import Case
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.training.recipes import Recipe, load_recipe, recipe_names
 from wordmask.versions import ModelStore
@@ -29,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 STATE = "training.json"
 DEFAULT_RECIPE = "few_shot"
+WAITING = timedelta(hours=12)  # for the first of several devices, which validates alone; one that ends early ends the others
+STOPPED = "The training was stopped before its end; what serves is as it was."
+UNEXPLAINED = "The training failed; the server's log says why."
 _SET_BY_RECIPE = sorted(Recipe.model_fields.keys() - {"name", "description"})
 
 
@@ -55,32 +62,35 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         }
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """request: ``recipe``, ``force``, ``start``, ``device``, and any number of the recipe by its name. Returns the report.
+        """request: ``recipe``, ``force``, ``start``, ``device``, ``multi_gpu``, ``gpus``, and any number of the recipe by its name.
 
-        A failure that a person can mend ends the process with its sentence as the last line, for `GET /train/` shows the last lines.
+        Returns the report. A failure that a person can mend ends the process with its sentence as the last line, for `GET /train/` shows
+        the last lines.
         """
-        asked = {**self._config, "recipe": DEFAULT_RECIPE, **request}
-        run_folder = Path(self._model_dir) / str(os.getpid())
+        self._process, self._newest = os.getpid(), newest(self.store)
         try:
-            return self._run(asked, datastore, run_folder)
+            asked = {"recipe": DEFAULT_RECIPE, "device": self._config["device"], "gpus": "all", **request, "name": self._config["name"]}
+            for name in ("recipe", "device", "gpus"):
+                _check_text(asked, name)
+            asked["multi_gpu"] = switch(request, "multi_gpu", default=False)
+            report: dict[str, Any] = super().__call__(asked, datastore)  # calls `pre_process`, and `train` once per device
+            return report
         except WordMaskError as error:
-            self._write({"state": "failed", "message": str(error)})
-            raise SystemExit(str(error)) from None
+            raise self._failed(str(error)) from None
+        except (ProcessRaisedException, ProcessExitedException) as error:  # one of several devices, which may have said why
+            logger.error("%s", error)
+            told = json.loads(Path(self._stats_path).read_text(encoding="utf-8"))
+            raise self._failed(told["message"] if told["state"] == "failed" else UNEXPLAINED) from None
         except BaseException as error:
-            self._write({"state": "failed", "message": "The training failed; the server's log says why."})
+            self._failed(UNEXPLAINED)
             logger.exception("The training failed (%s)", type(error).__name__)
             raise
         finally:
-            shutil.rmtree(run_folder, ignore_errors=True)
+            shutil.rmtree(self._run_folder(), ignore_errors=True)
 
-    def _run(self, asked: dict[str, Any], datastore: Datastore, run_folder: Path) -> dict[str, Any]:
-        from wordmask.training.finetune import TrainingRequest, train_model  # torch's engines are needed in this process alone
-
-        recipe = load_recipe(_text(asked, "recipe"), **{name: asked[name] for name in _SET_BY_RECIPE if name in asked})
-        start = asked.get("start")
-        if start is not None and (type(start) is not int or start < 0):
-            raise RequestError("start is the number of the version to go on from, 0 for the preset's own weights.")
-        request = TrainingRequest(self.name, self.preset, recipe, _text(asked, "device"), start, switch(asked, "force", default=False))
+    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[Case]:
+        """The labelled cases; what cannot be used is kept in the request. RequestError: there is none."""
+        self._write({"state": "running", "stage": "starting", "done": 0, "total": 0})
         cases, problems = labelled_cases(datastore)
         for problem in problems:
             logger.warning("Left out: %s", problem)
@@ -88,23 +98,60 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
             raise RequestError(f"No label can be learned from; the first reason: {problems[0]}")
         for old in Path(self._model_dir).glob("*"):  # of trainings that were killed: one runs at a time
             shutil.rmtree(old, ignore_errors=True)
+        request["problems"] = problems
+        return cases
+
+    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Case]) -> dict[str, Any]:
+        """One process of a training: the whole of it, or that of one device of several. MONAI Label spawns those; the first one reports."""
+        if not request["multi_gpu"]:
+            return self._run(request, datalist, self._run_folder(), leads=True)
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(rank)
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", world_size=world_size, rank=rank, timeout=WAITING)
+        asked = {**request, "device": f"cuda:{rank}" if on_gpu else "cpu"}
+        try:
+            report = self._run(asked, datalist, self._run_folder() / str(rank), leads=rank == 0)
+        except WordMaskError as error:
+            raise self._failed(str(error)) from None
+        torch.distributed.destroy_process_group()
+        return report
+
+    def _run(self, asked: dict[str, Any], cases: list[Case], run_folder: Path, *, leads: bool) -> dict[str, Any]:
+        from wordmask.training.finetune import TrainingRequest, train_model  # torch's engines are needed in this process alone
+
+        recipe = load_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_RECIPE if name in asked})
+        start = asked.get("start")
+        if start is not None and (type(start) is not int or start < 0):
+            raise RequestError("start is the number of the version to go on from, 0 for the preset's own weights.")
+        request = TrainingRequest(self.name, self.preset, recipe, asked["device"], start, switch(asked, "force", default=False))
         report = train_model(
-            cases, request, self.store, run_folder=run_folder, report=lambda progress: self._write({"state": "running", **asdict(progress)})
-        )
+            cases, request, self.store, run_folder=run_folder,
+            report=lambda progress: self._write({"state": "running", **asdict(progress)}) if leads else None,
+        )  # fmt: skip
         summary = report.summary()
-        summary["skipped"] = [*problems, *summary["skipped"]]
-        self._write({"state": "done", **summary})
-        logger.info("%s", report.message)
+        summary["skipped"] = [*asked["problems"], *summary["skipped"]]
+        if leads:
+            self._write({"state": "done", **summary})
+            logger.info("%s", report.message)
         return summary
 
     def stats(self) -> dict[str, Any]:
         """How far the training is, or how the last one ended; see `training_state`."""
         return training_state(self.store)
 
+    def _run_folder(self) -> Path:
+        return Path(self._model_dir) / str(self._process)
+
+    def _failed(self, message: str) -> SystemExit:
+        self._write({"state": "failed", "message": message})
+        return SystemExit(message)
+
     def _write(self, state: Mapping[str, Any]) -> None:
         self.store.path.mkdir(parents=True, exist_ok=True)
         part = self.store.path / f"{STATE}.part"
-        part.write_text(json.dumps({"model": self.name, "process": os.getpid(), **state}), encoding="utf-8")
+        known = {"model": self.name, "process": self._process, "newest": self._newest}
+        part.write_text(json.dumps({**known, **state}), encoding="utf-8")
         part.replace(self.store.path / STATE)
 
     def network(self, context: Context) -> None:
@@ -114,23 +161,38 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
     optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
 
 
+def newest(store: ModelStore) -> int:
+    """The highest number of a version, 0 when there is none."""
+    return max((version.number for version in store.versions()), default=0)
+
+
 def training_state(store: ModelStore) -> dict[str, Any]:
     """``state`` (none, running, done, failed, stopped) and what is known: stage, done, total, loss, dice, dice_before, message, version."""
     try:
         state: dict[str, Any] = json.loads((store.path / STATE).read_text(encoding="utf-8"))
+        written = (store.path / STATE).stat().st_mtime
     except (OSError, ValueError):
-        state = {"state": "none"}
+        state, written = {"state": "none"}, 0.0
     alive = {process.pid for process in processes("train").values()}
-    begun = any(task["status"] in ("SUBMITTED", "RUNNING") and task["request"].get("model") == store.path.name for task in tasks("train"))
-    if begun and state.get("process") not in alive:  # what is written is of the training before
-        return {"model": store.path.name, "state": "running", "stage": "starting", "done": 0, "total": 0}
+    own = [task for task in tasks("train") if task["request"].get("model") == store.path.name]
+    if own and own[-1]["status"] in ("SUBMITTED", "RUNNING"):
+        if state.get("process") not in alive:  # what is written is of the training before
+            return {"model": store.path.name, "state": "running", "stage": "starting", "done": 0, "total": 0}
+    elif own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp():  # it wrote nothing at all
+        return {"model": store.path.name, "state": "stopped", "message": STOPPED}
     if state["state"] == "running" and state.get("process") not in alive:
-        return {**state, "state": "stopped", "message": "The training was stopped before its end; what serves is as it was."}
+        return _stopped(state, newest(store))
     return state
 
 
-def _text(asked: Mapping[str, Any], name: str) -> str:
-    value = asked[name]
-    if not isinstance(value, str):
-        raise RequestError(f"{name} is a text, not {type(value).__name__}.")
-    return value
+def _stopped(state: dict[str, Any], number: int) -> dict[str, Any]:
+    """Of a training that could not write its end; number: of the newest version, which may be its own."""
+    if number > state.get("newest", number):
+        told = f"Version {number} is published and serves; the training was stopped right after that."
+        return {**state, "state": "done", "version": number, "message": told}
+    return {**state, "state": "stopped", "message": STOPPED}
+
+
+def _check_text(asked: Mapping[str, Any], name: str) -> None:
+    if not isinstance(asked[name], str):
+        raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -32,7 +33,7 @@ from wordmask.frames import Frame
 from wordmask.presets import BottleneckPreset, Preset
 from wordmask.prompts import Prompt
 from wordmask.segmenters.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
-from wordmask_app import engines, guards, routes
+from wordmask_app import engines, guards, routes, scoring
 from wordmask_app.app import WordMaskApp
 from wordmask_app.runtime import runtime_for
 
@@ -112,13 +113,17 @@ class BrightnessSegmenter(Segmenter):
 
 @dataclass(frozen=True)
 class StubServer:
-    """Routes over the stub model. voxels: [k, j, i] of image "ct", above 0 where bright; scratch: for temporary files."""
+    """Routes over the stub model. voxels: [k, j, i] of image "ct", above 0 where bright; scratch: for temporary files.
+
+    begun: what the scoring processes were asked for that a server would have started; here none is.
+    """
 
     app: WordMaskApp
     http: TestClient
     studies: Path
     scratch: Path
     voxels: NDArray[np.int16]
+    begun: list[dict[str, Any]]
 
     def post(self, image: str, params: Any, *, model: str = "simple_vilmedsam", **more: Any) -> httpx.Response:
         """POST /infer; params: JSON text, or what becomes it."""
@@ -181,13 +186,15 @@ def a_stub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
     }.items():
         monkeypatch.setattr(settings, name, value)
     monkeypatch.setattr(engines, "load_segmenter", lambda *_, **__: BrightnessSegmenter())
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(scoring, "AsyncTask", SimpleNamespace(run=lambda kind, request, params: begun.append({**request, **params})))
     app = WordMaskApp(str(app_dir), str(studies), settings.MONAI_LABEL_APP_CONF)
     monkeypatch.setitem(apps, f"{app_dir}{studies}", app)
     from monailabel.app import app as http  # here: it reads the settings when it is imported
 
     routes.install(http)
     guards.install(http, upload_bytes=2**30)
-    yield StubServer(app, TestClient(http, raise_server_exceptions=False), studies, scratch, voxels)
+    yield StubServer(app, TestClient(http, raise_server_exceptions=False), studies, scratch, voxels, begun)
     app.runtime.queue.close()
     runtime_for.cache_clear()
 

@@ -1,16 +1,12 @@
-"""Correct, submit, train, be served: over HTTP against a real server, also when the training is killed or has too little to learn from."""
+"""Correct, submit, train, be served: over HTTP against a real server, also when there is too little to learn from."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from wordmask.app_client import AppClient, ServerError, running_server
@@ -24,8 +20,8 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def a_learning_server(tmp_path: Path) -> Iterator[tuple[AppClient, int, Path]]:
-    """A server of its own: its client, its process id, and its app folder."""
+def a_learning_server(tmp_path: Path) -> Iterator[AppClient]:
+    """A server of its own."""
     studies = tmp_path / "studies"
     studies.mkdir()
     for case in pictures():
@@ -33,7 +29,7 @@ def a_learning_server(tmp_path: Path) -> Iterator[tuple[AppClient, int, Path]]:
     ignored = shutil.ignore_patterns("logs", "model", "bin", "lib")
     app = Path(shutil.copytree(REPOSITORY / "monailabel_app", tmp_path / "app", ignore=ignored))
     with running_server(app, studies, log=tmp_path / "server.log", conf={"device": "cpu"}) as server:
-        yield AppClient(server.url), server.process_id, app
+        yield AppClient(server.url)
 
 
 def pictures() -> list[SampleCase]:
@@ -53,7 +49,8 @@ def start_when_free(client: AppClient, params: dict[str, object]) -> None:
             client.start_training(MODEL, params)
             return
         except ServerError as error:
-            assert error.status == 429
+            if error.status != 429:
+                raise
             time.sleep(0.2)
     raise AssertionError("the training before never ended")
 
@@ -67,7 +64,7 @@ def wait_for(client: AppClient, done: Callable[[dict[str, object]], bool], secon
 
 
 def test_labels_are_learned_published_served_and_undone(a_learning_server):
-    client, _, _ = a_learning_server
+    client = a_learning_server
     assert client.training(MODEL) == {"state": "none"}
     submit(client, 3)
     client.start_training(MODEL, QUICK)
@@ -80,27 +77,10 @@ def test_labels_are_learned_published_served_and_undone(a_learning_server):
 
 
 def test_too_few_labels_is_a_sentence_that_reaches_the_client(a_learning_server):
-    client, _, _ = a_learning_server
+    client = a_learning_server
     client.start_training(MODEL, {})
     state = wait_for(client, lambda state: state["state"] == "failed")
     assert "no labelled case" in str(state["message"])
     start_when_free(client, {"epochs": -1})
     state = wait_for(client, lambda state: state["state"] == "failed")
     assert "'epochs'" in str(state["message"])
-
-
-def test_a_training_that_is_killed_leaves_what_serves_and_the_next_one_starts_clean(a_learning_server):
-    client, server, app = a_learning_server
-    submit(client, 3)
-    client.start_training(MODEL, {**QUICK, "epochs": 500, "steps_per_epoch": 100})
-    wait_for(client, lambda state: state.get("stage") == "training" or state["state"] == "failed")
-    trainings = [child for child in psutil.Process(server).children(recursive=True) if "train" in child.cmdline()]
-    os.kill(trainings[-1].pid, signal.SIGKILL)
-    state = wait_for(client, lambda state: state["state"] == "stopped")
-    assert client.health()["models"][0]["version"] == "bundled"
-    assert "as it was" in str(state["message"])
-    start_when_free(client, QUICK)
-    state = wait_for(client, lambda state: state["state"] in ("done", "failed"))
-    assert (state["state"], state["parent"]) == ("done", None), state
-    assert list((app / "model" / MODEL / "runs").iterdir()) == []
-    assert json.loads((app / "model" / MODEL / "current.json").read_text())["version"] == 1

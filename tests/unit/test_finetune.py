@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.unit.labelled_pictures import WORD, write_case
 
-from wordmask.bundles import load_bundle, read_card
+from wordmask.bundles import bundle_folder, load_bundle, read_card
 from wordmask.cases import Case
 from wordmask.errors import CancelledError, RequestError
 from wordmask.pipeline import VolumeSegmenter
@@ -19,7 +19,7 @@ from wordmask.training import finetune
 from wordmask.training.engine import rate
 from wordmask.training.finetune import TrainingReport, TrainingRequest, train_model
 from wordmask.training.recipes import load_recipe
-from wordmask.versions import ModelStore
+from wordmask.versions import ModelStore, weights_digest
 
 MODEL = "simple_vilmedsam"
 QUICK = {"epochs": 6, "views": 2, "batch": 8, "steps_per_epoch": 8, "validate_every": 2, "validation": 0.3}
@@ -98,13 +98,15 @@ def test_a_run_that_does_not_help_is_refused_and_the_next_starts_from_what_serve
     assert report.version is None
     assert "did not help" in report.message
     assert store.served() == 1
-    train_model(cases, hopeless, store, run_folder=tmp_path / "again")
+    report = train_model(cases, hopeless, store, run_folder=tmp_path / "again")
+    assert report.start_sha256 == store.versions()[0].card["weights_sha256"]
     served = load_bundle(store.folder(1)).tensors
     assert served.keys() == started[-1].keys()
     assert all(torch.equal(served[name], started[-1][name]) for name in served)
     store.rollback()
     try:
-        train_model(cases, hopeless, store, run_folder=tmp_path / "third")
+        report = train_model(cases, hopeless, store, run_folder=tmp_path / "third")
+        assert report.start_sha256 == weights_digest(bundle_folder("bundled/simple_vilmedsam_tiny")) is not None
         own = load_bundle("bundled/simple_vilmedsam_tiny").tensors
         assert all(torch.equal(own[name], tensor) for name, tensor in started[-1].items() if name.startswith("decoder."))
     finally:

@@ -62,7 +62,7 @@ def test_every_epoch_repeats_old_words_in_the_stated_share_and_each_as_often(tmp
     new = [write_case(tmp_path, seed).read() for seed in range(60)]
     old = phantom_cases(card, {WORD}, REPEAT_SEED, 0.3)
     data = TrainingPairs(
-        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame, frozen=True, replayed=old
+        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame, replayed=old
     )
     words = [data.pairs[number].word for batch in EpochSampler(data, recipe) for number, _ in batch]
     repeated = [word for word in words if word != WORD]

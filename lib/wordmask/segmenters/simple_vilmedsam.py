@@ -172,8 +172,13 @@ class SimpleViLMedSAM(Segmenter):
         layer = self.preset.bottleneck.layer
         hidden = self.clip.head(self.clip.normalise(frames["clip"].to_model(slices)), layer)
         tokens = F.normalize(self.clip.tail_tokens(hidden, layer), dim=-1)
-        picture = preprocess(self.sam, frames["sam"].to_model(slices), frames["sam"].valid(slices.device))
-        return SliceFeatures(tuple(keys), {"hidden": hidden, "tokens": tokens, "sam": self.sam.image_encoder(picture)}, frames)
+        sam = self.encode_for_sam(slices, frames["sam"])
+        return SliceFeatures(tuple(keys), {"hidden": hidden, "tokens": tokens, "sam": sam}, frames)
+
+    def encode_for_sam(self, slices: Tensor, frame: Frame) -> Tensor:
+        """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1; frame: where its square lies in them."""
+        features: Tensor = self.sam.image_encoder(preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device)))
+        return features
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         """The bare word as typed, as the paper does (methods.md 1.6)."""

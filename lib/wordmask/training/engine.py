@@ -1,6 +1,7 @@
 """The epochs of a training on MONAI's engine: steps, learning rates, validation, early stop, and going back to the best epoch.
 
-Knows trainees and pairs; not where cases come from, not what is published.
+Knows trainees, pairs and ranks; not where cases come from, not what is published. A step is one batch; ``accumulate`` of them change the
+weights once. Several ranks divide these among them, so that they do what one rank does, faster.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wordmask.progress import CancelToken
 from wordmask.training.pair_data import EpochSampler, PairRow, TrainingPairs
+from wordmask.training.ranks import Ranks, RunningStatistics, Share
 from wordmask.training.recipes import Recipe
 from wordmask.training.trainee import Trainee
 
@@ -67,12 +69,15 @@ def run_epochs(
 ) -> Outcome:
     """Train until the recipe's end, and leave the trainee with the weights of its best validation (the last ones without any).
 
-    validate: Dice of the trainee as it is. CancelledError between two steps.
+    validate: Dice of the trainee as it is; only the leading rank is asked, and only it has the best weights at the end.
+    CancelledError between two steps.
     """
+    ranks = Ranks()
     sampler = EpochSampler(data, recipe)
-    loader = DataLoader(_Rows(data), batch_sampler=sampler, collate_fn=list)
+    loader = DataLoader(_Rows(data), batch_sampler=Share(sampler, ranks), collate_fn=list)
     optimizer = torch.optim.AdamW(trainee.parameter_groups(), weight_decay=recipe.weight_decay)
-    steps = math.ceil(len(sampler) / recipe.accumulate) * recipe.epochs
+    accumulate = math.ceil(recipe.accumulate / ranks.count) * ranks.count
+    steps = math.ceil(len(sampler) / accumulate) * recipe.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, recipe.warm_up))
     trainer = SupervisedTrainer(
         device=device,
@@ -81,10 +86,11 @@ def run_epochs(
         network=trainee,
         optimizer=optimizer,
         loss_function=lambda losses: losses["loss"],
-        iteration_update=_Step(recipe, len(sampler), schedule, cancel),
+        iteration_update=_Step(recipe.seed, accumulate, len(sampler), schedule, RunningStatistics(trainee, ranks), cancel),
         amp=device.type == "cuda",
+        epoch_length=math.ceil(len(sampler) / ranks.count),
     )
-    watch = _Watch(trainee, recipe, validate, tell)
+    watch = _Watch(trainee, recipe, validate, tell, ranks)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, watch)
     trainer.run()
     watch.restore()
@@ -101,39 +107,66 @@ def rate(step: int, steps: int, warm_up: float) -> float:
 
 
 class _Step:
-    """One iteration of the engine: losses, gradients, and the weights' change after every ``accumulate`` of them."""
+    """One iteration of the engine: losses, gradients, and the weights' change after every ``accumulate`` steps of all ranks."""
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler, cancel: CancelToken) -> None:
-        self.recipe, self.steps_per_epoch, self.schedule, self.cancel = recipe, steps_per_epoch, schedule, cancel
+    def __init__(
+        self, seed: int, accumulate: int, steps_per_epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler,
+        statistics: RunningStatistics, cancel: CancelToken,
+    ) -> None:  # fmt: skip
+        self.seed, self.accumulate, self.steps_per_epoch, self.schedule = seed, accumulate, steps_per_epoch, schedule
+        self.statistics, self.ranks, self.cancel = statistics, statistics.ranks, cancel
 
     def __call__(self, engine: Any, rows: Sequence[PairRow]) -> dict[str, Tensor]:
         self.cancel.check()
-        step = engine.state.iteration - 1
-        place = step % self.steps_per_epoch
-        with torch.autocast(engine.state.device.type, dtype=torch.bfloat16, enabled=engine.amp):
-            losses: dict[str, Tensor] = engine.network(rows, seed=self.recipe.seed * 1_000_003 + step)
-        (losses["loss"] / self.recipe.accumulate).backward()
-        if (place + 1) % self.recipe.accumulate == 0 or place + 1 == self.steps_per_epoch:  # nothing is left over for the next epoch
-            torch.nn.utils.clip_grad_norm_([p for g in engine.optimizer.param_groups for p in g["params"]], GRADIENT_LIMIT)
-            engine.optimizer.step()
-            engine.optimizer.zero_grad()
-            self.schedule.step()
-        return {CommonKeys.LOSS: losses["loss"].detach()}
+        epoch, turn = divmod(engine.state.iteration - 1, engine.state.epoch_length)
+        first = turn * self.ranks.count  # step of the leading rank in this epoch
+        loss = torch.zeros(())
+        if rows:
+            with torch.autocast(engine.state.device.type, dtype=torch.bfloat16, enabled=engine.amp):
+                step = epoch * self.steps_per_epoch + first + self.ranks.number
+                loss = engine.network(rows, seed=self.seed * 1_000_003 + step)["loss"]
+            (loss / self.accumulate).backward()
+        done = min(first + self.ranks.count, self.steps_per_epoch)
+        self.statistics.join(done - first)
+        if done % self.accumulate == 0 or done == self.steps_per_epoch:  # nothing is left over for the next epoch
+            self._change(engine.optimizer)
+        return {CommonKeys.LOSS: loss.detach()}
+
+    def _change(self, optimizer: torch.optim.Optimizer) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if self.ranks.count > 1:
+            self.ranks.add([_gradient(parameter) for parameter in parameters])
+        torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_LIMIT)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.schedule.step()
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """A rank without a batch, or one whose batch did not use this parameter, adds nothing."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 class _Watch:
     """At the end of every epoch: validate, remember the best weights, tell, and end the training when it is time."""
 
     def __init__(
-        self, trainee: Trainee, recipe: Recipe, validate: Callable[[], float] | None, tell: Callable[[Epoch], None]
+        self, trainee: Trainee, recipe: Recipe, validate: Callable[[], float] | None, tell: Callable[[Epoch], None], ranks: Ranks
     ) -> None:
-        self.trainee, self.recipe, self.validate, self.tell = trainee, recipe, validate, tell
+        self.trainee, self.recipe, self.validate, self.tell, self.ranks = trainee, recipe, validate, tell, ranks
         self.best: float | None = None
         self._kept: dict[str, Tensor] | None = None
         self._since_best = 0
         self._began = time.monotonic()
 
     def __call__(self, engine: Engine) -> None:
+        if self.ranks.told(lambda: self._look(engine)):
+            engine.terminate()
+
+    def _look(self, engine: Engine) -> bool:
+        """Whether it is time to end."""
         number = engine.state.epoch
         late = self.recipe.minutes is not None and time.monotonic() - self._began > 60 * self.recipe.minutes
         dice = None
@@ -142,8 +175,7 @@ class _Watch:
             self._remember(dice)
         output: Any = engine.state.output
         self.tell(Epoch(number, float(output[CommonKeys.LOSS]), dice))
-        if late or self._since_best >= self.recipe.patience:
-            engine.terminate()
+        return late or self._since_best >= self.recipe.patience
 
     def _remember(self, dice: float) -> None:
         if self.best is None or dice > self.best:

@@ -1,7 +1,8 @@
 """Train a model on labelled cases and publish it when it got better: what `wordmask train` and the server's train task both run.
 
 Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published before the very end, so a
-training that is killed leaves what serves untouched.
+training that is killed leaves what serves untouched. Several processes may call `train_model` with the same arguments, each with a device
+and a run folder of its own (`training.ranks`): the first one validates and publishes, and all return its report.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ from wordmask.segmenters import load_segmenter
 from wordmask.segmenters.base import choose_device
 from wordmask.training.engine import Epoch, run_epochs
 from wordmask.training.pair_data import TrainingPairs
+from wordmask.training.ranks import Ranks
 from wordmask.training.recipes import Recipe
+from wordmask.training.replay import CHECK_SEED, REPEAT_SEED, earlier_cases, phantom_cases, write_cases
 from wordmask.training.splitting import split_cases
 from wordmask.training.trainee import Trainee, start_trainee
 from wordmask.training.validation import ValidationScore, validate
-from wordmask.versions import ModelStore
+from wordmask.versions import ModelStore, weights_digest
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 4 << 30
+CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what became of the bundled words
+LEARNED = "learned"  # in the card: every word that was learned from labels, by this version or those before it
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 
@@ -55,7 +60,11 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came of a training. version: its number when it was published; dice, dice_before: word -> mean on the validation cases."""
+    """What came of a training. version: its number when it was published; dice, dice_before: word -> mean on the validation cases.
+
+    kept, kept_before: the same of words of the bundled weights, on phantoms that trained nothing; empty for other weights.
+    start_sha256: of the file of weights that it started from, None when the preset has no trained ones.
+    """
 
     version: int | None
     parent: int | None
@@ -69,6 +78,9 @@ class TrainingReport:
     training_cases: list[str]
     validation_cases: list[str]
     skipped: list[str] = field(default_factory=list)
+    kept: dict[str, float] = field(default_factory=dict)
+    kept_before: dict[str, float] = field(default_factory=dict)
+    start_sha256: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -127,34 +139,56 @@ class _Training:
     report: Report
     cancel: CancelToken
     began: float
+    parent_card: dict[str, Any] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
+    words: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    kept: ValidationScore = field(default_factory=lambda: ValidationScore({}))
+    kept_before: ValidationScore = field(default_factory=lambda: ValidationScore({}))
+    start_sha256: str | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     def run(self, cases: Sequence[Case]) -> TrainingReport:
         recipe, parent = self.asked.recipe, self._parent()
         start = None if parent is None else self.store.folder(parent)
-        self.parent_card = {} if start is None else read_card(start)
-        training, judging = self._split(cases)
-        learned, self.skipped = self._read(training)
-        judges, skipped = self._read(judging)
-        self.skipped += skipped
+        self.parent_card, self.start_sha256 = {} if start is None else read_card(start), self._digest(start)
+        earlier = earlier_cases(start, {case.name for case in cases})
+        self.cases, again = [*cases, *earlier], {case.name for case in earlier}
+        training, judging = self._split(self.cases)
+        learned, self.skipped = self._read([case for case in training if case.name not in again])
+        repeated, skipped = self._read([case for case in training if case.name in again])
+        if not learned:  # what is new only judges
+            learned, repeated = repeated, []
+        judges, more = self._read(judging)
+        self.skipped += [*skipped, *more]
         self._check(learned, judges)
+        self.words = sorted({word for case in (*learned, *repeated) for word in case.masks})
+        repeated += self._phantoms(REPEAT_SEED)
         device = choose_device(self.asked.device)
         cache = FeatureCache(CACHE_BYTES, self.run_folder / "features")
         serving = self.store.served()
-        before = self._score_of(serving, judges, cache)
+        held = self._phantoms(CHECK_SEED, CHECK_SHARE)
+        before, self.kept_before = self.ranks.told(lambda: self._scores_of(serving, judges, held, cache))
         torch.manual_seed(recipe.seed)
-        words = sorted({word for case in learned for word in case.masks})
-        trainee = start_trainee(self.asked.model, self.asked.preset, start, recipe, words).to(device)
+        trainee = start_trainee(self.asked.model, self.asked.preset, start, recipe, self.words).to(device)
         data = TrainingPairs(
-            learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame, frozen=trainee.frozen, cancel=self.cancel
-        )
+            learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame,
+            replayed=repeated if recipe.replay else (), cancel=self.cancel,
+        )  # fmt: skip
         data.encode(lambda done, total: self._tell("computing features", done, total, before=before), self.cancel)
         outcome = run_epochs(
             trainee, data, recipe, device=device, cancel=self.cancel,
             validate=(lambda: validate(trainee.ready(), judges, cache, self.cancel).mean) if judges else None,
             tell=lambda epoch: self._tell_epoch(epoch, before),
         )  # fmt: skip
-        after = validate(trainee.ready(), judges, cache, self.cancel)
-        return self._decide(trainee, parent, serving, before, after, outcome.epochs, learned, judges)
+
+        def conclude() -> TrainingReport:
+            self._tell("measuring the result", before=before)
+            after = validate(trainee.ready(), judges, cache, self.cancel)
+            self.kept = validate(trainee.ready(), held, cache, self.cancel)
+            return self._decide(trainee, parent, serving, before, after, outcome.epochs, learned, judges)
+
+        return self.ranks.told(conclude)
 
     def _parent(self) -> int | None:
         if self.asked.start is None:
@@ -162,6 +196,11 @@ class _Training:
         if self.asked.start and not (self.store.folder(self.asked.start)).is_dir():
             raise RequestError(f"There is no version {self.asked.start} of {self.asked.model} to go on from.")
         return self.asked.start or None
+
+    def _digest(self, start: Path | None) -> str | None:
+        base = load_preset(self.asked.model, self.asked.preset).weights
+        folder = start or (None if base is None else bundle_folder(base))
+        return None if folder is None else weights_digest(folder)
 
     def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         known = [self.parent_card.get(name, []) for name in ("training_cases", "validation_cases")]
@@ -190,14 +229,22 @@ class _Training:
                 f"publication without a check.{reason}"
             )
 
-    def _score_of(self, serving: int | None, judges: Sequence[LabelledVolume], cache: FeatureCache) -> ValidationScore:
-        """Of the version in use, on the same cases; 0 when a preset has no weights of its own yet."""
+    def _phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
+        """Of the words that the preset's weights know and nobody has labelled yet."""
+        base = load_preset(self.asked.model, self.asked.preset).weights
+        card = {} if base is None else read_card(bundle_folder(base))
+        return phantom_cases(card, {*self.words, *self.parent_card.get(LEARNED, [])}, seed, share)
+
+    def _scores_of(
+        self, serving: int | None, judges: Sequence[LabelledVolume], held: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> tuple[ValidationScore, ValidationScore]:
+        """Of the version in use, on the same cases and on phantoms of old words; 0 when a preset has no weights of its own yet."""
         if serving is None and load_preset(self.asked.model, self.asked.preset).weights is None:
-            return ValidationScore({(case.case.name, word): 0.0 for case in judges for word in case.masks})
+            return ValidationScore({(case.case.name, word): 0.0 for case in judges for word in case.masks}), ValidationScore({})
         self._tell("measuring the version in use")
         folder = None if serving is None else self.store.folder(serving)
         segmenter = load_segmenter(self.asked.model, preset=self.asked.preset, device=self.asked.device, weights=folder)
-        return validate(segmenter, judges, cache, self.cancel)
+        return validate(segmenter, judges, cache, self.cancel), validate(segmenter, held, cache, self.cancel)
 
     def _decide(
         self, trainee: Trainee, parent: int | None, serving: int | None, before: ValidationScore, after: ValidationScore, epochs: int,
@@ -210,13 +257,20 @@ class _Training:
         if better or self.asked.force:
             self.cancel.check()
             card = self._card(trainee, parent, before, after, names, epochs)
-            number = self.store.publish(lambda folder: save_bundle(folder, trainee.state(), card))
+            number = self.store.publish(lambda folder: self._write(folder, trainee, card))
         told = f"Version {number} is published and serves" if number else "Nothing was published, for the training did not help"
+        told += f": {figures}." if judges else ", without a check."
+        if self.kept.dice:
+            told += f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before {self.kept_before.mean:.3f}."
         return TrainingReport(
-            number, parent, f"{told}: {figures}." if judges else f"{told}, without a check.",
-            after.mean if judges else None, before.mean if judges else None, after.words(), before.words(), epochs,
-            round(time.monotonic() - self.began, 1), names[0], names[1], self.skipped,
+            number, parent, told, after.mean if judges else None, before.mean if judges else None, after.words(), before.words(), epochs,
+            round(time.monotonic() - self.began, 1), names[0], names[1], self.skipped, self.kept.words(), self.kept_before.words(),
+            self.start_sha256,
         )  # fmt: skip
+
+    def _write(self, folder: Path, trainee: Trainee, card: dict[str, Any]) -> None:
+        save_bundle(folder, trainee.state(), card)
+        write_cases(folder, self.cases)
 
     def _card(
         self, trainee: Trainee, parent: int | None, before: ValidationScore, after: ValidationScore, names: list[list[str]], epochs: int
@@ -228,6 +282,7 @@ class _Training:
             "model": self.asked.model,
             "preset": self.asked.preset,
             "parent": parent,
+            "start_sha256": self.start_sha256,
             "base": None if base is None else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).get("title")},
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": self.asked.recipe.model_dump(mode="json"),
@@ -236,6 +291,9 @@ class _Training:
             "validation_cases": sorted({*earlier[1], *names[1]}),
             "validation_dice": after.words(),
             "validation_dice_before": before.words(),
+            "kept_dice": self.kept.words(),
+            "kept_dice_before": self.kept_before.words(),
+            LEARNED: sorted({*self.parent_card.get(LEARNED, []), *self.words}),
             "forced": self.asked.force,
             "libraries": {name: version(name) for name in LIBRARIES},
         }

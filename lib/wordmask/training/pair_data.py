@@ -55,10 +55,10 @@ class KeptImage:
 
 @dataclass
 class PairRow:
-    """What a training step gets of one pair. features: None when the encoders are trained and need the pixels [3, H, W] in 0..1."""
+    """What a training step gets of one pair. features: by the encoders as they were at the start; pixels: [3, H, W] in 0..1."""
 
     key: SliceKey
-    features: StoredSlice | None
+    features: StoredSlice
     pixels: Tensor
     word: str
     target: Tensor
@@ -69,8 +69,8 @@ class TrainingPairs:
     """All pairs of the training cases.
 
     replayed: cases of words that were learned before, of which every epoch repeats some.
-    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept (bounded there,
-    and computed anew when they have been dropped); frozen: the encoders do not change, so their features can be kept.
+    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept, bounded there,
+    and computed anew when they have been dropped. A trainee whose encoders learn computes what they change from the pixels.
     """
 
     def __init__(
@@ -81,12 +81,11 @@ class TrainingPairs:
         cache: FeatureCache,
         *,
         frame_of: Callable[[tuple[int, int]], Frame],
-        frozen: bool,
         replayed: Sequence[LabelledVolume] = (),
         cancel: CancelToken | None = None,
     ) -> None:
         """RequestError: no slice of any case shows a word. CancelledError."""
-        self.segmenter, self.recipe, self.cache, self.frozen = segmenter, recipe, cache, frozen
+        self.segmenter, self.recipe, self.cache = segmenter, recipe, cache
         self._frame_of = frame_of
         self.images: list[KeptImage] = []
         self.pairs: list[Pair] = []
@@ -120,8 +119,6 @@ class TrainingPairs:
 
     def encode(self, progress: Callable[[int, int], None], cancel: CancelToken | None = None) -> None:
         """Compute the features of every view now, with progress (done, total), instead of during the first epoch."""
-        if not self.frozen:
-            return
         for done, image in enumerate(self.images):
             if cancel is not None:
                 cancel.check()
@@ -134,7 +131,7 @@ class TrainingPairs:
         pair = self.pairs[number]
         image = self.images[pair.image]
         view = view if pair.word in image.targets[view] else 0
-        features = self._features(image, [view])[0] if self.frozen else None
+        features = self._features(image, [view])[0]
         pixels, target = image.pixels[view].float() / 255, image.targets[view][pair.word].float() / 255
         return PairRow(image.keys[view], features, pixels, pair.word, target)
 

@@ -164,11 +164,11 @@ class SimpleViLMedSAMTrainee(Trainee):
         return DecoderInputs.join(parts), [place for places in sizes.values() for place in places]
 
     def _slices(self, rows: Sequence[PairRow]) -> SliceFeatures:
-        keys = [row.key for row in rows]
-        kept = [row.features for row in rows if row.features is not None]
-        if len(kept) == len(rows):
-            return join_slices(kept, keys, self.model.device)
-        return self.model.encode_slices(torch.stack([row.pixels for row in rows]).to(self.model.device), keys)
+        slices = join_slices([row.features for row in rows], [row.key for row in rows], self.model.device)
+        if not self.frozen:
+            pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
+            slices.tensors["sam"] = self.model.encode_for_sam(pixels, slices.frames["sam"])
+        return slices
 
     def _known_priors(
         self, rows: Sequence[PairRow], slices: SliceFeatures, features: PromptFeatures, pairs: Tensor

@@ -28,11 +28,10 @@ TRAINEES = {  # model -> where its trainee lives
 class Trainee(nn.Module, abc.ABC):
     """A model that learns. `forward` takes the rows of one step and returns its losses; "loss" is the one that is minimised.
 
-    segmenter: the model itself, usable for inference between two steps; frozen: its encoders do not change.
+    segmenter: the model itself, usable for inference between two steps.
     """
 
     segmenter: Segmenter
-    frozen: bool
 
     @classmethod
     @abc.abstractmethod
