@@ -1,0 +1,44 @@
+"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give, at tiny size.
+
+    python -m experiments.ablation breast --seeds 1 2 3
+
+Every variant starts with a random decoder on the encoders that ship, and learns from the same cases for the same number of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from experiments.few_shot import learn
+from experiments.pool import TASKS, load_pool, read_all
+from experiments.results import Results, scores_of
+from wordmask.encoders.cache import FeatureCache
+from wordmask.training.validation import validate
+
+CASES, LORA_RANK = 50, 8
+CHANGES = {"fresh_decoder": True, "replay": 0.0}
+
+
+def main() -> None:
+    """Run what the results file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--results", type=Path, default=Path("runs/experiments/ablation.jsonl"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    results, pool = Results(asked.results), load_pool(asked.task)
+    tests, cache = read_all(pool.test), FeatureCache(4 << 30)
+    for seed, lora, ipp, bid in product(asked.seeds, (False, True), (False, True), (False, True)):
+        key = {"task": asked.task, "seed": seed, "lora": lora, "ipp": ipp, "bid": bid}
+        if not results.has(**key):
+            model, seconds, _ = learn(pool, CASES, seed, **{**CHANGES, "ipp": ipp, "bid": bid, "lora_rank": LORA_RANK * lora})
+            results.add({**key, "seconds": round(seconds)}, scores_of(validate(model, tests, None if lora else cache), tests))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Simulated active learning: a person labels what a strategy chooses, and the model is trained anew after every round.
+
+    python -m experiments.active_learning breast --strategies random uncertainty hybrid --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from experiments.few_shot import MODEL, PRESET
+from experiments.pool import TASKS, Pool, load_pool, read_all
+from experiments.results import Results, scores_of
+from wordmask.active_learning import CaseScore, choose, score_case
+from wordmask.cases import Case, LabelledVolume
+from wordmask.encoders.cache import FeatureCache
+from wordmask.pipeline import VolumeSegmenter
+from wordmask.segmenters import load_segmenter
+from wordmask.segmenters.base import Segmenter
+from wordmask.training.finetune import TrainingRequest, train_model
+from wordmask.training.recipes import load_recipe
+from wordmask.training.validation import validate
+from wordmask.versions import ModelStore
+
+CANDIDATES = 60  # unlabelled cases, the same for every strategy of one seed
+START, PER_ROUND, ROUNDS = 4, 4, 4
+CHANGES = {"epochs": 5, "validate_every": 5}
+
+
+class Simulation:
+    """One strategy with one seed: all start with the same cases."""
+
+    def __init__(self, pool: Pool, strategy: str, seed: int, tests: Sequence[LabelledVolume], cache: FeatureCache) -> None:
+        self.pool, self.strategy, self.seed, self.tests, self.cache = pool, strategy, seed, tests, cache
+        drawn = pool.draw(CANDIDATES, seed)
+        self.labelled, self.unlabelled = drawn[:START], drawn[START:]
+
+    def run(self, results: Results) -> None:
+        """Train, judge, choose, label, and again."""
+        for number in range(ROUNDS + 1):
+            model = self.train()
+            key = {"task": self.pool.task.name, "strategy": self.strategy, "seed": self.seed, "cases": len(self.labelled)}
+            names = [case.name for case in self.labelled[-PER_ROUND:]]
+            results.add({**key, "chosen": names}, scores_of(validate(model, self.tests, self.cache), self.tests))
+            if number < ROUNDS:
+                self.label(model)
+
+    def train(self) -> Segmenter:
+        """On everything labelled, from the weights that ship; all cases teach, none judges: the number of steps is fixed."""
+        recipe = load_recipe("quick", seed=self.seed, **CHANGES)
+        with tempfile.TemporaryDirectory() as folder:
+            store = ModelStore(Path(folder) / "store")
+            request = TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True)
+            report = train_model(self.labelled, request, store, run_folder=Path(folder) / "run")
+            assert report.version is not None
+            return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
+
+    def label(self, model: Segmenter) -> None:
+        """Take the next cases one by one, as `choose` says, with the scores of the model of this round."""
+        candidates = {} if self.strategy == "random" else {case.name: self.score(model, case) for case in self.unlabelled}
+        known = [] if self.strategy == "random" else [self.score(model, case) for case in self.labelled]
+        for turn in range(PER_ROUND):
+            offered = [candidates.get(case.name) or _unscored(case) for case in self.unlabelled]
+            name = choose(self.strategy, offered, known, seed=1000 * self.seed + 10 * len(self.labelled) + turn).case
+            chosen = next(case for case in self.unlabelled if case.name == name)
+            self.unlabelled.remove(chosen)
+            self.labelled.append(chosen)
+            if name in candidates:
+                known.append(candidates[name])
+
+    def score(self, model: Segmenter, case: Case) -> CaseScore:
+        """What the model says of a case, without its label."""
+        read = case.read()
+        pipeline = VolumeSegmenter(model, cache=self.cache)
+        return score_case(pipeline, read.volume, list(read.prompts.values()), name=case.name)
+
+
+def _unscored(case: Case) -> CaseScore:
+    return CaseScore(case.name, 0.0, 0.0, 0.0, 0.0, [], "")
+
+
+def main() -> None:
+    """Run what the results file lacks; a simulation that was interrupted begins anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("--strategies", nargs="+", default=["random", "uncertainty", "hybrid"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--results", type=Path, default=Path("runs/experiments/active_learning.jsonl"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    results, pool, cache = Results(asked.results), load_pool(asked.task), FeatureCache(4 << 30)
+    tests = read_all(pool.test)
+    for seed in asked.seeds:
+        for strategy in asked.strategies:
+            last = START + PER_ROUND * ROUNDS
+            if not results.has(task=asked.task, strategy=strategy, seed=seed, cases=last):
+                Simulation(pool, strategy, seed, tests, cache).run(results)
+
+
+if __name__ == "__main__":
+    main()

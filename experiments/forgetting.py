@@ -1,0 +1,80 @@
+"""What a training on a new word does to the old ones, with and without repeating them, and what a second training does to the first word.
+
+    python -m experiments.forgetting --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from experiments.few_shot import MODEL, PRESET
+from experiments.pool import load_pool, read_all
+from experiments.results import Results, scores_of
+from wordmask.cases import Case, LabelledVolume
+from wordmask.encoders.cache import FeatureCache
+from wordmask.samples import load_samples
+from wordmask.segmenters import load_segmenter
+from wordmask.segmenters.base import Segmenter
+from wordmask.training.finetune import TrainingRequest, train_model
+from wordmask.training.recipes import load_recipe
+from wordmask.training.validation import validate
+from wordmask.versions import ModelStore
+
+SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+CASES = 10
+CHANGES = {"epochs": 8, "validate_every": 4}
+ORDER = ("hippocampus", "breast")
+
+
+def main() -> None:
+    """Bundled weights, then one task, then the other; after each: the old words on the sample studies, and every task's test cases."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--replay", nargs="+", type=float, default=[0.0, 0.25])
+    parser.add_argument("--results", type=Path, default=Path("runs/experiments/forgetting.jsonl"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    results, cache = Results(asked.results), FeatureCache(4 << 30)
+    pools = {name: load_pool(name) for name in ORDER}
+    judged = {name: read_all(pool.test) for name, pool in pools.items()} | {"samples": old_words()}
+    for seed in asked.seeds:
+        for replay in asked.replay:
+            if not results.has(seed=seed, replay=replay, after=ORDER[-1]):
+                with tempfile.TemporaryDirectory() as folder:
+                    store = ModelStore(Path(folder) / "store")
+                    bundled = load_segmenter(MODEL, device="cpu")
+                    record(results, {"seed": seed, "replay": replay, "after": "bundled"}, bundled, judged, cache)
+                    for name in ORDER:
+                        model = train(store, pools[name].draw(CASES, seed), seed, replay, Path(folder) / "run")
+                        record(results, {"seed": seed, "replay": replay, "after": name}, model, judged, cache)
+
+
+def old_words() -> list[LabelledVolume]:
+    """The sample studies without the word that the breast task teaches anew."""
+    cases = [
+        Case(case.name, case.image, case.truth, {word: tuple(values) for word, values in case.words.items() if word != "breast tumor"})
+        for case in load_samples(SAMPLES)
+    ]
+    return read_all([case for case in cases if case.words])
+
+
+def train(store: ModelStore, cases: list[Case], seed: int, replay: float, run_folder: Path) -> Segmenter:
+    """Go on from what serves."""
+    recipe = load_recipe("few_shot", seed=seed, replay=replay, **CHANGES)
+    report = train_model(cases, TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True), store, run_folder=run_folder)
+    assert report.version is not None
+    return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
+
+
+def record(results: Results, key: dict, model: Segmenter, judged: dict[str, list[LabelledVolume]], cache: FeatureCache) -> None:
+    """Dice of one model on everything."""
+    scores = {name: scores_of(validate(model, cases, cache), cases)["dice"] for name, cases in judged.items()}
+    results.add(key, scores)
+
+
+if __name__ == "__main__":
+    main()

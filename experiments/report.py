@@ -1,0 +1,143 @@
+"""Tables and plots of docs/experiments from the result files: ``python -m experiments.report``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from experiments.results import Results
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Row = Sequence[str]
+
+
+def spread(values: Iterable[float]) -> str:
+    """Mean, and the range over seeds where there are several."""
+    found = list(values)
+    if not found:
+        return "–"
+    mean = f"{np.mean(found):.3f}"
+    return mean if len(found) == 1 else f"{mean} ({min(found):.3f}–{max(found):.3f})"
+
+
+def table(heading: Row, rows: Iterable[Row]) -> str:
+    """Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def curve(records: list[dict[str, Any]], lines: dict[str, dict[str, Any]], path: Path, title: str) -> None:
+    """Mean Dice against the number of cases, one line per selection of ``lines``, with the range over seeds."""
+    figure, axes = plt.subplots(figsize=(5.5, 3.8))
+    for label, key in lines.items():
+        own = [record for record in records if all(record.get(name) == value for name, value in key.items())]
+        counts = sorted({record["cases"] for record in own if record["cases"]})
+        values = [[record["dice"] for record in own if record["cases"] == count] for count in counts]
+        if counts:
+            (drawn,) = axes.plot(counts, [np.mean(found) for found in values], marker="o", label=label)
+            axes.fill_between(counts, [min(v) for v in values], [max(v) for v in values], color=drawn.get_color(), alpha=0.15)
+    axes.set(xlabel="labelled cases", ylabel="mean Dice on the test cases", title=title)
+    if max((record["cases"] for record in records), default=1) > 30:
+        axes.set_xscale("log")
+        axes.set_xticks(ticks := sorted({record["cases"] for record in records if record["cases"]}), [str(tick) for tick in ticks])
+        axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def few_shot(results: Results, pictures: Path) -> str:
+    """A table per task, with what the weights that ship give without any case."""
+    parts = []
+    for task in sorted({record["task"] for record in results.records}):
+        rows = []
+        for count in sorted({record["cases"] for record in results.select(task=task)}):
+            of = {name: results.select(task=task, cases=count, model=name) for name in ("wordmask", "unet")}
+            rows.append([
+                str(count), str(max(len(found) for found in of.values())),
+                *(spread(record["dice"] for record in of[name]) for name in of),
+                *(spread(record["specificity"] for record in of[name] if record["specificity"] is not None) for name in of),
+                f"{np.mean([record['seconds'] for record in of['wordmask']]):.0f}",
+            ])  # fmt: skip
+        heading = ["cases", "runs", "WordMask", "U-Net", "absent kept empty: WordMask", "U-Net", "processor seconds each"]
+        tests = results.select(task=task)[0]["tests"]
+        parts.append(f"**{task}**, {tests} test cases\n\n{table(heading, rows)}")
+        lines = {"WordMask tiny": {"model": "wordmask"}, "U-Net from scratch, same time": {"model": "unet"}}
+        curve(results.select(task=task), lines, pictures / f"few_shot_{task}.png", f"{task}: few labelled cases")
+    return "\n".join(parts)
+
+
+def active_learning(results: Results, pictures: Path) -> str:
+    """One table per task: rows are numbers of labelled cases, columns strategies."""
+    parts = []
+    for task in sorted({record["task"] for record in results.records}):
+        own = results.select(task=task)
+        strategies = list(dict.fromkeys(record["strategy"] for record in own))
+        rows = [
+            [
+                str(count),
+                *(spread(found["dice"] for found in results.select(task=task, strategy=name, cases=count)) for name in strategies),
+            ]
+            for count in sorted({record["cases"] for record in own})
+        ]
+        parts.append(f"**{task}**\n\n{table(['labelled cases', *strategies], rows)}")
+        lines = {name: {"strategy": name} for name in strategies}
+        curve(own, lines, pictures / f"active_learning_{task}.png", f"{task}: which case to label next")
+    return "\n".join(parts)
+
+
+def ablation(results: Results, pictures: Path) -> str:
+    """One row per variant."""
+    rows = []
+    for lora, ipp, bid in sorted({(r["lora"], r["ipp"], r["bid"]) for r in results.records}):
+        own = results.select(lora=lora, ipp=ipp, bid=bid)
+        name = " + ".join(part for part, there in (("LoRA", lora), ("IPP", ipp), ("BID", bid)) if there) or "none of them"
+        specificity = spread(record["specificity"] for record in own if record["specificity"] is not None)
+        rows.append([name, str(len(own)), spread(record["dice"] for record in own), specificity])
+    return table(["parts", "runs", "Dice", "absent kept empty"], rows)
+
+
+def forgetting(results: Results, pictures: Path) -> str:
+    """One row per step of the sequence and share of repeated pairs."""
+    columns = ["samples", "hippocampus", "breast"]
+    keys = dict.fromkeys((record["after"], record["replay"]) for record in results.records)
+    rows = []
+    for after, replay in sorted(keys, key=lambda key: (["bundled", "hippocampus", "breast"].index(key[0]), key[1])):
+        own = results.select(after=after, replay=replay)
+        rows.append([after, f"{replay:g}", str(len(own)), *(spread(record[name] for record in own) for name in columns)])
+    return table(["after training on", "replay", "runs", "bundled words (sample studies)", "hippocampus", "breast tumor"], rows)
+
+
+REPORTS: dict[str, Callable[[Results, Path], str]] = {
+    "few_shot": few_shot,
+    "active_learning": active_learning,
+    "ablation": ablation,
+    "forgetting": forgetting,
+}
+
+
+def main() -> None:
+    """Write what there are results for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--output", type=Path, default=Path("docs/experiments"))
+    asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    for name, report in REPORTS.items():
+        path = asked.results / f"{name}.jsonl"
+        if path.exists():
+            (asked.output / f"{name}.md").write_text(report(Results(path), asked.output), encoding="utf-8")
+            (asked.output / f"{name}.jsonl").write_bytes(path.read_bytes())
+
+
+if __name__ == "__main__":
+    main()
