@@ -15,10 +15,9 @@ import torch
 from experiments.few_shot import MODEL, PRESET
 from experiments.pool import TASKS, Pool, load_pool, read_all
 from experiments.results import Results, scores_of
-from wordmask.active_learning import CaseScore, choose, score_case
+from wordmask.active_learning import CaseScore, choose, embed_case, score_case
 from wordmask.cases import Case, LabelledVolume
 from wordmask.encoders.cache import FeatureCache
-from wordmask.pipeline import VolumeSegmenter
 from wordmask.segmenters import load_segmenter
 from wordmask.segmenters.base import Segmenter
 from wordmask.training.finetune import TrainingRequest, train_model
@@ -61,26 +60,26 @@ class Simulation:
 
     def label(self, model: Segmenter) -> None:
         """Take the next cases one by one, as `choose` says, with the scores of the model of this round."""
-        candidates = {} if self.strategy == "random" else {case.name: self.score(model, case) for case in self.unlabelled}
-        known = [] if self.strategy == "random" else [self.score(model, case) for case in self.labelled]
+        blind = self.strategy == "random"
+        candidates = {case.name: CaseScore.unscored(case.name) if blind else self.score(model, case) for case in self.unlabelled}
+        known = [] if blind else [self.place(model, case) for case in self.labelled]
         for turn in range(PER_ROUND):
-            offered = [candidates.get(case.name) or _unscored(case) for case in self.unlabelled]
+            offered = [candidates[case.name] for case in self.unlabelled]
             name = choose(self.strategy, offered, known, seed=1000 * self.seed + 10 * len(self.labelled) + turn).case
             chosen = next(case for case in self.unlabelled if case.name == name)
             self.unlabelled.remove(chosen)
             self.labelled.append(chosen)
-            if name in candidates:
-                known.append(candidates[name])
+            known.append(candidates[name])
 
     def score(self, model: Segmenter, case: Case) -> CaseScore:
         """What the model says of a case, without its label."""
         read = case.read()
-        pipeline = VolumeSegmenter(model, cache=self.cache)
-        return score_case(pipeline, read.volume, list(read.prompts.values()), name=case.name)
+        return score_case(model, read.volume, list(read.prompts.values()), name=case.name, cache=self.cache)
 
-
-def _unscored(case: Case) -> CaseScore:
-    return CaseScore(case.name, 0.0, 0.0, 0.0, 0.0, [], "")
+    def place(self, model: Segmenter, case: Case) -> CaseScore:
+        """Where a labelled case lies in CLIP's features."""
+        read = case.read()
+        return CaseScore.unscored(case.name, embed_case(model, read.volume, list(read.prompts.values()), cache=self.cache))
 
 
 def main() -> None:

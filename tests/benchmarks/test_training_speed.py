@@ -36,7 +36,7 @@ def seconds_per_epoch(cases: list[Case], cache: FeatureCache, *, before: bool) -
     read = [case.read() for case in cases]
     torch.manual_seed(recipe.seed)
     trainee = SimpleViLMedSAMTrainee.start(load_preset("simple_vilmedsam", "tiny"), None, recipe, sorted(read[0].masks))
-    data = TrainingPairs(read, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame, frozen=True)
+    data = TrainingPairs(read, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame)
     began = time.perf_counter()
     if before:
         data.encode(lambda done, total: None)

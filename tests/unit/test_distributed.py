@@ -41,9 +41,10 @@ def train(folder: Path, datastore: LocalDatastore, **request) -> tuple[ModelStor
 
 @pytest.fixture
 def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processes meet; MONAI Label's server sets it for a training."""
+    """Where the processes meet, as MONAI Label's server sets it; one thread each, so that two on two cores do not wait for each other."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def test_two_processes_learn_what_one_learns_and_publish_once(tmp_path, labelled, an_address):
