@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 def answers() -> Console:
@@ -15,3 +19,17 @@ def answers() -> Console:
 def messages() -> Console:
     """For progress, warnings and errors."""
     return Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Shows (stage, done, total) on stderr while it is a terminal; gone when finished. unit: of what is counted."""
+    console = messages()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None, description=escape(stage))
+
+        yield show

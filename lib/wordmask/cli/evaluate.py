@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
 
-from wordmask.cli.consoles import answers, messages
-from wordmask.cli.train import APP, read_cases, store_of
+from wordmask.cli.consoles import answers, messages, progress_bar
+from wordmask.cli.train import read_cases
+from wordmask.cli.versions import AnApp, AVersion, chosen_version
 from wordmask.errors import RequestError
 from wordmask.self_check import require_sound_environment
 
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
     from wordmask.cases import Case
     from wordmask.evaluation.answers import Answers
     from wordmask.evaluation.run import Evaluation
-    from wordmask.versions import ModelStore
 
 Data, Judged, Computation = "What to judge with", "Who is judged", "How to compute"
 SHOWN_FAILED = 5
@@ -51,12 +47,8 @@ def evaluate(
     ] = None,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Judged)] = "simple_vilmedsam",
     preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Judged)] = "tiny",
-    app: Annotated[
-        Path | None, typer.Option(help=f"the app whose trained versions are meant; else {APP} where there is one", rich_help_panel=Judged)
-    ] = None,
-    version: Annotated[
-        int | None, typer.Option(min=0, help="version of the app, 0: the preset's own; else the one that serves", rich_help_panel=Judged)
-    ] = None,
+    app: AnApp = None,
+    version: AVersion = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="0..1: mark pixels that are at least this probable; else the preset's", rich_help_panel=Computation),
@@ -92,20 +84,6 @@ def evaluate(
     _answer(evaluation, notes, output)
 
 
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """What is done, and how much of how much, on stderr while it is a terminal; gone when finished."""
-    console = messages()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(stage: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total or None, description=escape(stage))
-
-        yield show
-
-
 def _model(
     cases: list[Case], model: str, preset: str, app: Path | None, version: int | None, device: str, threshold: float | None
 ) -> tuple[Answers, dict[str, str], list[str]]:
@@ -116,7 +94,7 @@ def _model(
     from wordmask.prompts import parse_prompts
     from wordmask.segmenters import load_segmenter
 
-    number, folder = _version(_store(app, model), version, preset)
+    number, folder = chosen_version(app, model, version, preset)
     segmenter = load_segmenter(model, preset=preset, device=device, weights=folder)
     limit = check_threshold(threshold, segmenter.preset)
     how = {
@@ -142,31 +120,6 @@ def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
     if not (seen := sorted({case.name for case in cases} & known)):
         return []
     return [f"{len(seen)} of these cases were in the training of this version, first {seen[0]!r}: the numbers flatter it."]
-
-
-def _store(app: Path | None, model: str) -> ModelStore | None:
-    """The versions that are meant; None when no app was named and none is here."""
-    if app is None and not (APP / "main.py").is_file():
-        return None
-    return store_of(app or APP, model)
-
-
-def _version(store: ModelStore | None, asked: int | None, preset: str) -> tuple[int, Path | None]:
-    """Number and folder of the version that is meant, (0, None) for the preset's own weights. RequestError, WeightsError."""
-    from wordmask.bundles import read_card
-
-    number = asked if asked is not None else (store.served() or 0 if store else 0)
-    if not number:
-        return 0, None
-    if store is None:
-        raise RequestError(f"Version {number} is looked for in an app, and there is none here; name its folder with --app.")
-    if not store.folder(number).is_dir():
-        there = ", ".join(str(info.number) for info in store.versions()) or "none"
-        raise RequestError(f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of the preset.")
-    trained = read_card(store.folder(number)).get("preset", preset)
-    if trained != preset:
-        raise RequestError(f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version 0.")
-    return number, store.folder(number)
 
 
 def _label_maps(folder: Path) -> tuple[Answers, dict[str, str], list[str]]:

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from wordmask.cli.consoles import answers, messages
-from wordmask.cli.evaluate import STOPPED, progress_bar
+from wordmask.cli.consoles import answers, messages, progress_bar
+from wordmask.cli.evaluate import STOPPED
 from wordmask.cli.train import setting
 from wordmask.self_check import require_sound_environment
 

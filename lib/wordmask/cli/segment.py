@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from wordmask.cli.consoles import answers, messages
+from wordmask.cli.consoles import answers, messages, progress_bar
+from wordmask.cli.versions import AnApp, AVersion, chosen_version
 from wordmask.errors import RequestError, VolumeError
 from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
-    from wordmask.progress import Progress
     from wordmask.result import Segmentation
     from wordmask.volumes import Volume
 
@@ -72,6 +68,8 @@ def segment(
     ] = None,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
     preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)] = "tiny",
+    app: AnApp = None,
+    version: AVersion = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
     """Mark what the words name in an image; writes a label map in the image's own geometry.
@@ -101,8 +99,10 @@ def segment(
         from wordmask.pipeline import VolumeSegmenter, write_labels
         from wordmask.segmenters import load_segmenter
 
-        segmenter = VolumeSegmenter(load_segmenter(model, preset=preset, device=device))
-    with _progress_bar() as progress:
+        number, weights = chosen_version(app, model, version, preset)
+        loaded = load_segmenter(model, preset=preset, device=device, weights=weights)
+        segmenter = VolumeSegmenter(loaded, version=str(number) if number else "bundled")
+    with progress_bar("slices") as show:
         result = segmenter.segment(
             volume,
             prompts,
@@ -110,7 +110,7 @@ def segment(
             window=window,
             threshold=threshold,
             slices=part,
-            progress=progress,
+            progress=lambda progress: show(progress.stage, progress.done, progress.total),
             keep=("labels", *panels),
         )
     write_labels(output, result)
@@ -161,27 +161,6 @@ def _check_format(output: Path, volume: Volume) -> None:
         raise VolumeError(f"{output.name} cannot be written; the label map of this image can be {', '.join(allowed)}.")
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """Slices done of all, on stderr while it is a terminal, gone when finished."""
-    console = messages()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("slices"),
-        TimeElapsedColumn(),
-    )
-    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(progress: Progress) -> None:
-            bar.update(task, completed=progress.done, total=progress.total, description=progress.stage)
-
-        yield show
-
-
 def _answer(result: Segmentation, *, as_json: bool) -> None:
     for warning in result.warnings:
         messages().print(f"[yellow]Note:[/] {escape(warning)}", soft_wrap=True, highlight=False)
@@ -194,7 +173,7 @@ def _answer(result: Segmentation, *, as_json: bool) -> None:
 def statistics_table(result: Segmentation) -> Table:
     """One row per word, in the order of the labels."""
     picture = all(statistics.millilitres is None for statistics in result.statistics.values())
-    table = Table(title=f"{result.model}, preset {result.preset}, {result.plane} slices", title_justify="left")
+    table = Table(title=f"{result.model}, preset {result.preset}, version {result.version}, {result.plane} slices", title_justify="left")
     table.add_column("label", justify="right")
     table.add_column("word")
     for heading in ("presence", "pixels" if picture else "voxels", *(() if picture else ("ml",)), "mean probability"):

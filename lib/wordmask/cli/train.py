@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from wordmask.cli.consoles import answers, messages
+from wordmask.cli.consoles import answers, messages, progress_bar
+from wordmask.cli.versions import APP, store_of
 from wordmask.errors import RequestError
 from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
     from wordmask.cases import Case
     from wordmask.training.finetune import TrainingProgress
-    from wordmask.versions import ModelStore
 
 Data, Computation = "What to learn from", "How to compute"
-APP = Path("monailabel_app")
-
-models = typer.Typer(name="models", no_args_is_help=True, help="Versions of trained models: list them, go back.")
 
 
 def train(
@@ -39,7 +34,7 @@ def train(
         str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)
     ] = None,
     app: Annotated[Path, typer.Option(help="the app whose model learns: its versions lie in APP/model", rich_help_panel=Data)] = APP,
-    recipe: Annotated[str, typer.Option(help="few_shot or zero_shot", rich_help_panel=Computation)] = "few_shot",
+    recipe: Annotated[str, typer.Option(help="few_shot, quick or zero_shot", rich_help_panel=Computation)] = "few_shot",
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="a number of the recipe, such as epochs=20", rich_help_panel=Computation),
@@ -71,17 +66,12 @@ def train(
     found = read_cases(cases, word)
     run_folder = Path(tempfile.mkdtemp(prefix="wordmask-train-"))
     try:
-        with ProgressBar(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=messages(), transient=True, disable=not messages().is_terminal,
-        ) as bar:  # fmt: skip
-            task = bar.add_task("starting", total=None)
-
-            def show(progress: TrainingProgress) -> None:
-                bar.update(task, completed=progress.done, total=progress.total or None, description=_described(progress))
-
+        with progress_bar() as show:
             request = TrainingRequest(model, preset, chosen, device, start, force)
-            report = train_model(found, request, store_of(app, model), run_folder=run_folder, report=show)
+            report = train_model(
+                found, request, store_of(app, model), run_folder=run_folder,
+                report=lambda progress: show(_described(progress), progress.done, progress.total),
+            )  # fmt: skip
     finally:
         shutil.rmtree(run_folder, ignore_errors=True)
     for problem in report.skipped:
@@ -96,38 +86,6 @@ def train(
     typer.echo(report.message)
 
 
-@models.command("list")
-def list_models(
-    app: Annotated[Path, typer.Option(help="the app whose model it is")] = APP,
-    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
-) -> None:
-    """The versions of a model; the one that serves is marked."""
-    store = store_of(app, model)
-    table = Table(title=f"{model}: versions", title_justify="left")
-    for heading in ("version", "serves", "made", "from", "cases", "words", "mean Dice, before -> after"):
-        table.add_column(heading)
-    table.add_row("0", "yes" if store.served() is None else "", "", "", "", "those of the preset", "")
-    for info in store.versions():
-        card = info.card
-        scores = [_mean(card.get(name)) for name in ("validation_dice_before", "validation_dice")]
-        table.add_row(
-            str(info.number), "yes" if info.served else "", str(card.get("date", "")), str(card.get("parent") or 0),
-            str(len(card.get("training_cases", []))), str(len(card.get("words", []))), " -> ".join(scores),
-        )  # fmt: skip
-    answers().print(table)
-
-
-@models.command("rollback")
-def rollback(
-    to: Annotated[int | None, typer.Argument(min=0, help="version; 0: the preset's own; else the one before")] = None,
-    app: Annotated[Path, typer.Option(help="the app whose model it is")] = APP,
-    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
-) -> None:
-    """Let an earlier version serve; a server that runs answers its next request with it."""
-    now = store_of(app, model).rollback(to)
-    typer.echo(f"{model} serves {'the weights of its preset' if now is None else f'version {now}'} now.")
-
-
 def read_cases(path: Path, word: str | None) -> list[Case]:
     """A JSON list, or a folder in the papers' layout; VolumeError, LabelError, RequestError."""
     from wordmask.cases import cases_from_folder, cases_from_json
@@ -137,17 +95,6 @@ def read_cases(path: Path, word: str | None) -> list[Case]:
     if word is None:
         raise RequestError(f"{path.name} is a folder; say what its label maps show, such as --word polyp.")
     return cases_from_folder(path, word)
-
-
-def store_of(app: Path, model: str) -> ModelStore:
-    """The versions of a model in an app's folder; RequestError when it is none, UnknownModelError."""
-    from wordmask.segmenters.base import segmenter_class
-    from wordmask.versions import ModelStore
-
-    segmenter_class(model)
-    if not (app / "main.py").is_file():
-        raise RequestError(f"{app} is no folder of a MONAI Label app (it has no main.py); name it with --app.")
-    return ModelStore(app / "model" / model)
 
 
 def setting(text: str) -> tuple[str, str]:
@@ -161,7 +108,3 @@ def setting(text: str) -> tuple[str, str]:
 def _described(progress: TrainingProgress) -> str:
     dice = "" if progress.dice is None else f", Dice {progress.dice:.3f}"
     return f"{progress.stage}{dice}"
-
-
-def _mean(scores: dict[str, float] | None) -> str:
-    return f"{sum(scores.values()) / len(scores):.3f}" if scores else "none"

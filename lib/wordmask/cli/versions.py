@@ -1,0 +1,99 @@
+"""``wordmask models``, and which version of a model a command means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from wordmask.cli.consoles import answers
+from wordmask.errors import RequestError
+
+if TYPE_CHECKING:
+    from wordmask.versions import ModelStore
+
+APP = Path("monailabel_app")
+
+models = typer.Typer(name="models", no_args_is_help=True, help="Versions of trained models: list them, go back.")
+
+AnApp = Annotated[
+    Path | None,
+    typer.Option("--app", help=f"the app whose trained versions are meant; else {APP} where there is one", rich_help_panel="Which weights"),
+]
+AVersion = Annotated[
+    int | None,
+    typer.Option(
+        "--version", min=0, help="version of the app, 0: the preset's own; else the one that serves", rich_help_panel="Which weights"
+    ),
+]
+
+
+@models.command("list")
+def list_models(
+    app: Annotated[Path, typer.Option(help="the app whose model it is")] = APP,
+    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
+) -> None:
+    """The versions of a model; the one that serves is marked."""
+    store = store_of(app, model)
+    table = Table(title=f"{model}: versions", title_justify="left")
+    for heading in ("version", "serves", "made", "from", "cases", "words", "mean Dice, before -> after"):
+        table.add_column(heading)
+    table.add_row("0", "yes" if store.served() is None else "", "", "", "", "those of the preset", "")
+    for info in store.versions():
+        card = info.card
+        scores = [_mean(card.get(name)) for name in ("validation_dice_before", "validation_dice")]
+        table.add_row(
+            str(info.number), "yes" if info.served else "", str(card.get("date", "")), str(card.get("parent") or 0),
+            str(len(card.get("training_cases", []))), str(len(card.get("words", []))), " -> ".join(scores),
+        )  # fmt: skip
+    answers().print(table)
+
+
+@models.command("rollback")
+def rollback(
+    to: Annotated[int | None, typer.Argument(min=0, help="version; 0: the preset's own; else the one before")] = None,
+    app: Annotated[Path, typer.Option(help="the app whose model it is")] = APP,
+    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
+) -> None:
+    """Let an earlier version serve; a server that runs answers its next request with it."""
+    now = store_of(app, model).rollback(to)
+    typer.echo(f"{model} serves {'the weights of its preset' if now is None else f'version {now}'} now.")
+
+
+def store_of(app: Path, model: str) -> ModelStore:
+    """The versions of a model in an app's folder; RequestError when it is none, UnknownModelError."""
+    from wordmask.segmenters.base import segmenter_class
+    from wordmask.versions import ModelStore
+
+    segmenter_class(model)
+    if not (app / "main.py").is_file():
+        raise RequestError(f"{app} is no folder of a MONAI Label app (it has no main.py); name it with --app.")
+    return ModelStore(app / "model" / model)
+
+
+def chosen_version(app: Path | None, model: str, version: int | None, preset: str) -> tuple[int, Path | None]:
+    """Number and folder of the version that is meant, (0, None) for the preset's own weights.
+
+    app: None means the one in the current folder, where there is one; version: None means the one that serves. RequestError, WeightsError.
+    """
+    from wordmask.bundles import read_card
+
+    store = None if app is None and not (APP / "main.py").is_file() else store_of(app or APP, model)
+    number = version if version is not None else (store.served() or 0 if store else 0)
+    if not number:
+        return 0, None
+    if store is None:
+        raise RequestError(f"Version {number} is looked for in an app, and there is none here; name its folder with --app.")
+    if not store.folder(number).is_dir():
+        there = ", ".join(str(info.number) for info in store.versions()) or "none"
+        raise RequestError(f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of the preset.")
+    trained = read_card(store.folder(number)).get("preset", preset)
+    if trained != preset:
+        raise RequestError(f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version 0.")
+    return number, store.folder(number)
+
+
+def _mean(scores: dict[str, float] | None) -> str:
+    return f"{sum(scores.values()) / len(scores):.3f}" if scores else "none"
