@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -130,10 +130,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="tiny", help="which weights the server loads")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     chosen = parser.parse_args(arguments)
+    conf = {"preset": chosen.preset, "device": chosen.device}
+    return exit_status(lambda console: run(chosen.samples, chosen.app, chosen.output, conf, console))
+
+
+def exit_status(demo: Callable[[Console], object]) -> int:
+    """Run a demo: 0 when it went through, 1 when it says False or could not end, with the reason, 130 when it was interrupted."""
     console = Console(soft_wrap=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the server is stopped on the way out
     try:
-        run(chosen.samples, chosen.app, chosen.output, {"preset": chosen.preset, "device": chosen.device}, console)
+        return 1 if demo(console) is False else 0
     except WordMaskError as error:
         console.print("[bold red]The demo stopped.[/]", end=" ")
         console.print(str(error), markup=False, highlight=False)
@@ -141,7 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("The demo was interrupted; its server is stopped.")
         return 130
-    return 0
 
 
 if __name__ == "__main__":

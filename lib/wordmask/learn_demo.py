@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -28,8 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from wordmask.app_client import AppClient, ServerError, running_server
-from wordmask.demo import MODEL, REPOSITORY, labels_of
-from wordmask.errors import RequestError, WordMaskError
+from wordmask.demo import MODEL, REPOSITORY, exit_status, labels_of
+from wordmask.errors import RequestError
 from wordmask.evaluation import dice
 from wordmask.overlay import overlay_labels
 from wordmask.samples import SampleCase, load_samples, true_mask
@@ -37,7 +36,7 @@ from wordmask.samples import SampleCase, load_samples, true_mask
 WORD = "solid organs"  # as surgeons say; no weights have met it, and no table of labels has it as one value
 PARTS = ("liver", "spleen", "kidney")
 LABELLED = 2  # one is learned from, the other judges
-TRAINING = {"recipe": "few_shot", "epochs": 20, "minutes": 1.5, "views": 3}
+TRAINING = {"recipe": "quick", "epochs": 10}
 MADE_BY_SERVERS = ("logs", "model", "bin", "lib", "__pycache__")
 LOOK = 0.5  # seconds between looks at the training
 WIDTH, HEADING = 640, 28  # pixels of one picture of three, and of the line above it
@@ -179,6 +178,7 @@ def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], con
     for case in untouched:
         draw(case, before, after, output)
     console.print(table_of(before, after, undone))
+    console.print(f"Pictures are in {output}/")
     return judged(before, after, undone, console)
 
 
@@ -199,19 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--app", type=Path, default=REPOSITORY / "monailabel_app", help="the MONAI Label app; a copy of it is used")
     parser.add_argument("--output", type=Path, default=Path("demo_output/learning"), help="where pictures go")
     chosen = parser.parse_args(arguments)
-    console = Console(soft_wrap=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the server is stopped on the way out
-    try:
-        helped = run(chosen.samples, chosen.app, chosen.output, TRAINING, console)
-    except WordMaskError as error:
-        console.print("[bold red]The demo stopped.[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("The demo was interrupted; its server is stopped.")
-        return 130
-    console.print(f"Pictures are in {chosen.output}/")
-    return 0 if helped else 1
+    return exit_status(lambda console: run(chosen.samples, chosen.app, chosen.output, TRAINING, console))
 
 
 if __name__ == "__main__":

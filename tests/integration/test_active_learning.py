@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "simple_vilmedsam"
 BUNDLE = REPOSITORY / "lib" / "wordmask" / "bundled" / "simple_vilmedsam_tiny"
 BROKEN = "a_broken_one"  # the first by name
-QUICK = {"epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
+QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
 VOXELS = 10**6
 
 

@@ -14,7 +14,7 @@ from wordmask.samples import SampleCase, load_samples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "simple_vilmedsam"
-QUICK = {"epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
+QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
 
 pytestmark = pytest.mark.server
 

@@ -20,7 +20,10 @@ from wordmask_app.trainers import WordMaskTrain
 
 MODEL = "simple_vilmedsam"
 # Three steps of which two change the weights together: the last round of every epoch leaves the second process without a batch.
-SHORT = {"epochs": 2, "views": 2, "batch": 4, "steps_per_epoch": 3, "accumulate": 2, "replay": 0, "force": True}
+SHORT = {
+    "recipe": "quick", "decoder_rate": 1e-3, "epochs": 2, "views": 2, "batch": 4, "steps_per_epoch": 3, "accumulate": 2, "replay": 0,
+    "force": True,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,14 @@ from wordmask.training.recipes import load_recipe
 from wordmask.versions import ModelStore, weights_digest
 
 MODEL = "simple_vilmedsam"
-QUICK = {"epochs": 6, "views": 2, "batch": 8, "steps_per_epoch": 8, "validate_every": 2, "validation": 0.3}
+QUICK = {
+    "epochs": 6, "views": 2, "steps_per_epoch": 8, "validate_every": 2, "validation": 0.3, "decoder_rate": 1e-3, "replay": 0.25,
+}  # fmt: skip
 
 
 def ask(**changes) -> TrainingRequest:
     force = changes.pop("force", False)
-    return TrainingRequest(MODEL, "tiny", load_recipe("few_shot", **{**QUICK, **changes}), "cpu", force=force)
+    return TrainingRequest(MODEL, "tiny", load_recipe("quick", **{**QUICK, **changes}), "cpu", force=force)
 
 
 @pytest.fixture(scope="module")
