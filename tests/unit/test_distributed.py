@@ -59,10 +59,16 @@ def test_two_processes_learn_what_one_learns_and_publish_once(tmp_path, labelled
     assert of_two["dice"] == pytest.approx(of_one["dice"], abs=1e-3)
     one, two, before = (load_bundle(place).tensors for place in (alone.folder(1), together.folder(1), "bundled/simple_vilmedsam_tiny"))
     assert one.keys() == two.keys()
-    moved = max((one[name] - before[name]).abs().max().item() for name in one if name in before and one[name].shape == before[name].shape)
-    assert moved > 1e-3  # else the rest says nothing
+    learned = [
+        name for name in one
+        if name in before and one[name].shape == before[name].shape and not name.endswith(("_mean", "_var", "num_batches_tracked"))
+    ]  # fmt: skip
+    moved, apart = (torch.cat([(one[name] - other[name]).flatten() for name in learned]) for other in (before, two))
+    assert moved.abs().max() > 1e-3  # else the rest says nothing
+    # Not number by number: Adam's first steps go by the sign of a gradient, which rounding decides where the gradient is almost 0.
+    assert apart.norm() < 0.02 * moved.norm()
     for name in one:
-        if not name.endswith("num_batches_tracked"):
+        if "running_" in name:
             torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert not any((together.path / "runs").iterdir())
 
