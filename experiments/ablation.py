@@ -20,7 +20,7 @@ from wordmask.encoders.cache import FeatureCache
 from wordmask.training.validation import validate
 
 CASES, LORA_RANK = 50, 8
-CHANGES = {"fresh_decoder": True, "replay": 0.0}
+CHANGES = {"fresh_decoder": True, "refiner": False, "replay": 0.0, "epochs": 2, "validate_every": 2, "views": 2}  # 80 steps
 
 
 def main() -> None:

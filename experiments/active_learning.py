@@ -26,8 +26,8 @@ from wordmask.training.validation import validate
 from wordmask.versions import ModelStore
 
 CANDIDATES = 60  # unlabelled cases, the same for every strategy of one seed
-START, PER_ROUND, ROUNDS = 4, 4, 4
-CHANGES = {"epochs": 5, "validate_every": 5}
+START, PER_ROUND, ROUNDS = 4, 4, 2
+CHANGES = {"epochs": 2, "replay": 0.0, "views": 12}  # 80 steps
 
 
 class Simulation:
@@ -38,15 +38,17 @@ class Simulation:
         drawn = pool.draw(CANDIDATES, seed)
         self.labelled, self.unlabelled = drawn[:START], drawn[START:]
 
-    def run(self, results: Results) -> None:
-        """Train, judge, choose, label, and again."""
+    def run(self, results: Results, first: Segmenter | None) -> Segmenter:
+        """Train, judge, choose, label, and again. first: what was trained on the cases to start with, which is returned."""
+        first = first or self.train()
         for number in range(ROUNDS + 1):
-            model = self.train()
+            model = self.train() if number else first
             key = {"task": self.pool.task.name, "strategy": self.strategy, "seed": self.seed, "cases": len(self.labelled)}
             names = [case.name for case in self.labelled[-PER_ROUND:]]
             results.add({**key, "chosen": names}, scores_of(validate(model, self.tests, self.cache), self.tests))
             if number < ROUNDS:
                 self.label(model)
+        return first
 
     def train(self) -> Segmenter:
         """On everything labelled, from the weights that ship; all cases teach, none judges: the number of steps is fixed."""
@@ -94,10 +96,11 @@ def main() -> None:
     results, pool, cache = Results(asked.results), load_pool(asked.task), FeatureCache(4 << 30)
     tests = read_all(pool.test)
     for seed in asked.seeds:
+        first = None  # all strategies of a seed start with the same cases, and so with the same model
         for strategy in asked.strategies:
             last = START + PER_ROUND * ROUNDS
             if not results.has(task=asked.task, strategy=strategy, seed=seed, cases=last):
-                Simulation(pool, strategy, seed, tests, cache).run(results)
+                first = Simulation(pool, strategy, seed, tests, cache).run(results, first)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from wordmask.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 CASES = 10
-CHANGES = {"epochs": 6, "validate_every": 3}
+CHANGES = {"epochs": 3, "validate_every": 3}  # 120 steps
 ORDER = ("hippocampus", "breast")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what only lists versions need not wait for torch
     from torch import Tensor, nn
 
 BUNDLED = "bundled/"  # the prefix of folders that ship with the package
+LEARNED = "learned"  # in the card: every word that was learned from labels, by this version or those before it
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
@@ -37,6 +38,11 @@ class Bundle:
     def words(self) -> tuple[str, ...]:
         """The words these weights were trained on."""
         return tuple(self.card.get("words", ()))
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Those of them that were learned from labelled cases after the preset's own training."""
+        return tuple(self.card.get(LEARNED, ()))
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -94,7 +100,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise _lacking(folder, CARD) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, error) from error
-    lists = {"words": str, "token_ids": int}
+    lists = {"words": str, LEARNED: str, "token_ids": int}
     if not isinstance(card, dict) or not all(_is_list_of(kind, card.get(name, [])) for name, kind in lists.items()):
         raise _damaged(folder, TypeError())
     return card

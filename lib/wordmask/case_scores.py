@@ -148,7 +148,7 @@ def _score_word(
     boundary, where = _boundary_entropy(result, volume, word)
     cause = "with other noise" if _uses_noise(preset) else "when the grey values change a little"
     return _WordScore(
-        presence=undecided(probability, _presence_limit(preset, prompt)),
+        presence=undecided(probability, _presence_limit(pipeline.segmenter, prompt)),
         boundary=boundary,
         disagreement=disagreement(masks),
         reasons=(
@@ -212,8 +212,11 @@ def _bits(probability: Any) -> Any:
     return (entr(probability) + entr(1 - probability)) / np.log(2)
 
 
-def _presence_limit(preset: Preset, prompt: Prompt) -> float:
-    """The logit at which `presence.is_present` decides; 0 where the preset has no limit."""
+def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
+    """The logit at which `presence.is_present` decides; that of the threshold where the mask alone does, 0 where there is no limit."""
+    preset = segmenter.preset
+    if not segmenter.judges_presence(prompt):
+        return float(logit(preset.threshold))
     if preset.presence is None:
         return 0.0
     return preset.presence.words.get(prompt.entry or prompt.word, preset.presence.volume_logit)

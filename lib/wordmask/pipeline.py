@@ -190,7 +190,7 @@ class _Run:
         for window in windows:
             mine = [word for word in words if word.window_name == window]
             if self.segmenter.capabilities.presence:
-                self._look(mine)
+                self._look([word for word in mine if self.segmenter.judges_presence(word.prompt)])
             self._mark(mine)
 
     def features(self, word: _Word, cancel: CancelToken | None) -> Iterator[SliceFeatures]:
@@ -205,6 +205,9 @@ class _Run:
 
         One word and a full batch of slices at a time, so that the shape does not depend on the number of words.
         """
+        if not words:
+            self.meter.skip(len(self.view.looked_at))
+            return
         self.meter.stage = "looking at slices"
         size = self._rows(self.segmenter.preset.slice_batch)
         pairs = torch.stack([torch.arange(size), torch.zeros(size, dtype=torch.long)], dim=1).to(self.segmenter.device)
@@ -242,7 +245,7 @@ class _Run:
     def _wanted(self, word: _Word) -> frozenset[int]:
         """The slices in which to segment a word."""
         looked_at = frozenset(self.view.looked_at)
-        if not self.segmenter.capabilities.presence:
+        if not self.segmenter.judges_presence(word.prompt):
             return looked_at
         if not self._judge_presence(word):
             return frozenset()

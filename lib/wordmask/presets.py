@@ -57,6 +57,7 @@ class DecoderPreset(_Settings):
         default="m2ib", description="which map tells the decoder where the word is"
     )
     word_token: bool = Field(default=False, description="the text embedding also reaches the decoder directly (beyond the paper)")
+    refiner: bool = Field(default=False, description="a small U-Net on the pixels corrects what the decoder draws (beyond the paper)")
 
 
 class PresencePreset(_Settings):

@@ -19,6 +19,7 @@ from wordmask.training import finetune
 from wordmask.training.engine import rate
 from wordmask.training.finetune import TrainingReport, TrainingRequest, train_model
 from wordmask.training.recipes import load_recipe
+from wordmask.training.trainee import start_trainee
 from wordmask.versions import ModelStore, weights_digest
 
 MODEL = "simple_vilmedsam"
@@ -138,6 +139,25 @@ def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases,
     assert torch.equal(load_bundle(store.folder(2)).tensors["lora.blocks.0.q.B"], tensors["lora.blocks.0.q.B"])
 
 
+def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(trained, cases, tmp_path):
+    published = load_bundle(trained[0].folder(1))
+    own = {name: tensor for name, tensor in published.tensors.items() if name.startswith("refiner.")}
+    assert own["refiner.head.weight"].abs().max() > 0
+    served = load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1))
+    assert all(torch.equal(served.state_dict()[name], tensor) for name, tensor in own.items())
+    assert served.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint  # features without pixels are of no use to it
+    start = trained[0].folder(1)
+    going_on = start_trainee(MODEL, "tiny", start, load_recipe("quick", refiner=False), [WORD])
+    assert all(torch.equal(going_on.state()[name], tensor) for name, tensor in own.items())
+
+
+def test_a_training_without_a_refiner_adds_none(cases, tmp_path):
+    store = ModelStore(tmp_path / "store")
+    train_model(cases[:3], ask(epochs=1, steps_per_epoch=1, refiner=False, force=True), store, run_folder=tmp_path / "run")
+    assert not [name for name in load_bundle(store.folder(1)).tensors if name.startswith("refiner.")]
+    assert load_segmenter(MODEL, device="cpu", weights=store.folder(1)).fingerprint == load_segmenter(MODEL, device="cpu").fingerprint
+
+
 def test_too_few_cases_and_nothing_to_learn_are_said(cases, tmp_path):
     store = ModelStore(tmp_path / "store")
     with pytest.raises(RequestError, match="no labelled case"):
@@ -173,6 +193,21 @@ def test_a_wrong_recipe_says_what_is_wrong():
             load_recipe("few_shot", **changes)
     with pytest.raises(RequestError, match="Did you mean 'few_shot'"):
         load_recipe("fewshot")
+
+
+@pytest.mark.parametrize(("slices", "views"), [(1, 24), (20, 24), (48, 10), (240, 2), (5000, 2)])
+def test_few_slices_are_seen_many_ways_and_many_slices_at_least_two(slices, views):
+    assert load_recipe("few_shot").views_of_each(slices) == views
+    assert load_recipe("few_shot", views=1).views_of_each(slices) == 1
+
+
+@pytest.mark.parametrize(("words", "fresh", "rate"), [
+    (["liver"], False, 1e-5), (["liver", WORD], False, 1e-2), ([WORD], False, 1e-2), (["liver"], True, 1e-2),
+])  # fmt: skip
+def test_the_decoder_learns_slowly_where_the_weights_know_every_word(words, fresh, rate):
+    recipe = load_recipe("few_shot", decoder_rate=1e-2, known_decoder_rate=1e-5, fresh_decoder=fresh)
+    decoder, *_ = start_trainee(MODEL, "tiny", None, recipe, words).parameter_groups()
+    assert decoder["lr"] == rate
 
 
 def test_the_learning_rate_rises_and_falls_to_a_hundredth():

@@ -392,3 +392,18 @@ def test_a_chunk_without_a_slice_is_refused():
 def test_segmenting_leaves_the_callers_gradients_on(a_volume_with_organs):
     segment(PromptFreeStub, a_volume_with_organs, ["liver"])
     assert torch.is_grad_enabled()
+
+
+def test_a_word_whose_presence_cannot_be_judged_is_looked_for_in_every_slice_and_goes_by_its_mask(a_volume_with_organs):
+    class Strict(PromptFreeStub):
+        def judges_presence(self, prompt):
+            return prompt.word not in self.learned
+
+    model = Strict(stub_preset(presence=PresencePreset(slice_logit=1e9, volume_logit=1e9)))
+    model.learned = ()
+    assert VolumeSegmenter(model).segment(a_volume_with_organs, ["liver", "spleen"]).not_found == ["liver", "spleen"]
+    model.learned = ("spleen",)
+    result = VolumeSegmenter(model).segment(a_volume_with_organs, ["liver", "spleen"], keep=("probability",))
+    assert result.not_found == ["liver"]
+    assert result.statistics["spleen"].presence == pytest.approx(result.maps["probability"]["spleen"].max(), abs=1e-5)
+    assert VolumeSegmenter(model).segment(a_volume_with_organs, ["spleen"]).statistics["spleen"] == result.statistics["spleen"]

@@ -151,6 +151,10 @@ class Segmenter(nn.Module, abc.ABC):
         """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs; None when the model cannot tell."""
         return None
 
+    def judges_presence(self, prompt: Prompt) -> bool:
+        """Whether `presence` can be relied on for this word; where not, every slice is segmented and the mask alone decides."""
+        return self.capabilities.presence
+
 
 def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Tensor:
     """[slices * words, 2], (slice, word), slice-major."""

@@ -7,10 +7,10 @@ Differs from the released code: CLIP's map reaches SAM's cells by one look-up in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from wordmask.encoders.sam import load_sam, preprocess
 from wordmask.encoders.tiny_tokenizer import table_for, token_ids_of
 from wordmask.errors import RequestError, WeightsError
 from wordmask.frames import Frame
-from wordmask.presets import DecoderPreset, Preset
+from wordmask.presets import Preset
 from wordmask.prompts import Prompt
 from wordmask.segmenters.base import (
     Capabilities,
@@ -40,6 +40,7 @@ from wordmask.segmenters.base import (
     all_pairs,
 )
 from wordmask.segmenters.position_prompt import PositionPromptDecoder
+from wordmask.segmenters.refiner import Refiner
 from wordmask.segmenters.word_scores import WordScores, word_token_input
 
 __all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
@@ -51,27 +52,30 @@ LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's en
 
 @dataclass
 class DecoderInputs:
-    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1; token [P, E + 1] if the decoder takes one; presence [P], logits."""
+    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1; token [P, E + 1], what the word's vectors are made of; presence [P], logits;
+    pixels [P, 3, 4g, 4g] in 0..1 if there is a refiner."""
 
     sam: Tensor
     priors: Tensor
-    token: Tensor | None
+    token: Tensor
     presence: Tensor
+    pixels: Tensor | None
 
     @classmethod
     def join(cls, parts: Sequence[DecoderInputs]) -> DecoderInputs:
         """The pairs of several, which may come from slices of different sizes, one after another."""
-        tokens = [part.token for part in parts if part.token is not None]
+        pixels = [part.pixels for part in parts if part.pixels is not None]
         return cls(
             torch.cat([part.sam for part in parts]),
             torch.cat([part.priors for part in parts]),
-            torch.cat(tokens) if tokens else None,
+            torch.cat([part.token for part in parts]),
             torch.cat([part.presence for part in parts]),
+            torch.cat(pixels) if pixels else None,
         )
 
 
 class SimpleViLMedSAM(Segmenter):
-    """CLIP, SAM's image encoder and the position-prompt decoder."""
+    """CLIP, SAM's image encoder, the position-prompt decoder and, where a version has learned one, a refiner."""
 
     name = "simple_vilmedsam"
     capabilities = Capabilities(presence=True, attribution=True)
@@ -82,8 +86,10 @@ class SimpleViLMedSAM(Segmenter):
         self.clip, self.sam = clip, sam
         text_width = clip.embed_dim + 1  # the embedding and the presence logit
         self.decoder = PositionPromptDecoder(preset.decoder, text_width)
+        self.refiner = Refiner(text_width) if preset.decoder.refiner else None
         self.scores = WordScores()
         self.trained_words = frozenset(trained_words)
+        self.learned_words: frozenset[str] = frozenset()  # from labels: the preset's limits of presence were not made for them
         self._fingerprint: str | None = None
 
     @classmethod
@@ -104,29 +110,34 @@ class SimpleViLMedSAM(Segmenter):
 
     @classmethod
     def for_training(
-        cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = (), fresh: DecoderPreset | None = None
-    ) -> Self:
+        cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = (), *, fresh: Mapping[str, Any] | None = None,
+        refiner: bool = False,
+    ) -> Self:  # fmt: skip
         """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has none, and, for tiny, a row
-        in the text table for every token of ``texts``. fresh: the form of a random decoder in place of the trained one."""
+        in the text table for every token of ``texts``.
+
+        fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new one where there is none yet.
+        """
         bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
-        form = fresh or preset.decoder.model_copy(update=bundles[-1].card.get(DECODER, {}) if bundles else {})
-        if fresh:
+        learned = bundles[-1].card.get(DECODER, {}) if bundles else {}
+        changes = {**(learned if fresh is None else fresh), **({"refiner": True} if refiner else {})}
+        form = preset.decoder.model_copy(update=changes)
+        if fresh is not None:
             bundles = [_without_decoder(bundle) for bundle in bundles]
-        elif form != preset.decoder:
+        elif (form.ipp, form.bid) != (preset.decoder.ipp, preset.decoder.bid):
             bundles = [_without_decoder(bundle) for bundle in bundles[:-1]] + bundles[-1:]
+        whole = fresh is None and form == preset.decoder and preset.weights is not None  # the first bundle then has every part
         preset = preset.model_copy(update={"decoder": form})
         known = bundles[-1].token_ids if bundles else ()
         wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
         words = bundles[-1].words if bundles else ()
         model = cls(preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words)
+        model.learned_words = frozenset(bundles[-1].learned) if bundles else frozenset()
         for number, bundle in enumerate(bundles):
             bundle = _with_rows(bundle, wanted)
             lora = {name.removeprefix(LORA): tensor for name, tensor in bundle.tensors.items() if name.startswith(LORA)}
             rest = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)})
-            if number == 0 and preset.weights is not None and any(name.startswith("decoder.") for name in rest.tensors):
-                rest.apply(model)
-            else:
-                rest.overlay(model)
+            (rest.apply if whole and number == 0 else rest.overlay)(model)
             if lora:
                 add_lora(model.sam.image_encoder, len(lora["blocks.0.q.A"]))
                 load_lora_state_dict(model.sam.image_encoder, lora)
@@ -150,18 +161,17 @@ class SimpleViLMedSAM(Segmenter):
 
     @property
     def fingerprint(self) -> str:
-        """Of both image encoders: neither words nor the decoder change what is kept of a slice."""
+        """Of both image encoders, and whether pixels are kept: neither words nor the decoder change what is kept of a slice."""
         if self._fingerprint is None:
-            self._fingerprint = (
-                f"{self.clip.vision_fingerprint()[:32]}-{fingerprint(self.sam.image_encoder)[:32]}-{self.preset.bottleneck.layer}"
-            )
+            parts = [self.clip.vision_fingerprint()[:32], fingerprint(self.sam.image_encoder)[:32], str(self.preset.bottleneck.layer)]
+            self._fingerprint = "-".join([*parts, "pixels"] if self.refiner is not None else parts)
         return self._fingerprint
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         """slices: [N, 3, H, W] in 0..1.
 
-        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length; row 0 is the image) and
-        sam [N, C, g, g].
+        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length; row 0 is the image),
+        sam [N, C, g, g] and, for a refiner, pixels [N, 3, 4g, 4g] of the square that the logits cover.
         """
         original = (slices.shape[-2], slices.shape[-1])
         side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
@@ -172,8 +182,15 @@ class SimpleViLMedSAM(Segmenter):
         layer = self.preset.bottleneck.layer
         hidden = self.clip.head(self.clip.normalise(frames["clip"].to_model(slices)), layer)
         tokens = F.normalize(self.clip.tail_tokens(hidden, layer), dim=-1)
-        sam = self.encode_for_sam(slices, frames["sam"])
-        return SliceFeatures(tuple(keys), {"hidden": hidden, "tokens": tokens, "sam": sam}, frames)
+        tensors = {"hidden": hidden, "tokens": tokens, "sam": self.encode_for_sam(slices, frames["sam"])}
+        if self.refiner is not None:
+            tensors["pixels"] = self.logits_frame(original).to_model(slices)
+        return SliceFeatures(tuple(keys), tensors, frames)
+
+    def logits_frame(self, size: tuple[int, int]) -> Frame:
+        """Where the pixels of the logits, four per cell of SAM's grid, lie in a slice of (height, width)."""
+        side = 4 * self.decoder.preset.grid
+        return Frame.fit(size, (side, side), "top_left")
 
     def encode_for_sam(self, slices: Tensor, frame: Frame) -> Tensor:
         """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1; frame: where its square lies in them."""
@@ -186,8 +203,12 @@ class SimpleViLMedSAM(Segmenter):
         known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
         return PromptFeatures(tuple(prompts), {"text": text}, known)
 
+    def judges_presence(self, prompt: Prompt) -> bool:
+        """Not for words that were learned from labels: a few cases tell nothing about how often CLIP's cosine is wrong."""
+        return _called(prompt) not in self.learned_words
+
     def _knows(self, prompt: Prompt) -> bool:
-        trained = not self.trained_words or (prompt.entry or prompt.word.lower()) in self.trained_words
+        trained = not self.trained_words or _called(prompt) in self.trained_words
         return trained and self.clip.knows(prompt.word)
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
@@ -206,8 +227,14 @@ class SimpleViLMedSAM(Segmenter):
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
         inputs = self.decoder_inputs(slices, prompts, pairs)
-        logits = self.decoder(inputs.sam, inputs.priors, inputs.token)[:, 0]
-        return SegmenterOutput(logits, slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0])
+        return SegmenterOutput(self.draw(inputs), slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0])
+
+    def draw(self, inputs: DecoderInputs) -> Tensor:
+        """Logits [P, 4g, 4g] of what `decoder_inputs` gave."""
+        logits: Tensor = self.decoder(inputs.sam, inputs.priors, inputs.token)
+        if self.refiner is not None and inputs.pixels is not None:
+            logits = self.refiner(inputs.pixels, logits, inputs.token)
+        return logits[:, 0]
 
     def decoder_inputs(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, priors: Tensor | None = None
@@ -215,13 +242,14 @@ class SimpleViLMedSAM(Segmenter):
         """What the decoder is given for each pair. priors: [P, priors, g, g], where they are known already."""
         rows, words = pairs.to(self.device).unbind(1)
         presence = self.presence(slices, prompts, pairs)
-        token = word_token_input(prompts.tensors["text"][words], presence) if self.decoder.word_token is not None else None
+        token = word_token_input(prompts.tensors["text"][words], presence)
         sam_features = slices.tensors["sam"][rows].float()
         if priors is None:
             size = (sam_features.shape[-2], sam_features.shape[-1])
             maps = self._prior_maps(slices, prompts, pairs)
             priors = torch.stack([slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1)
-        return DecoderInputs(sam_features, priors, token, presence)
+        pixels = slices.tensors["pixels"][rows].float() if self.refiner is not None else None
+        return DecoderInputs(sam_features, priors, token, presence, pixels)
 
     def weights_changed(self) -> None:
         """To be called when the encoders have learned: the fingerprint is taken anew."""
@@ -255,8 +283,14 @@ class SimpleViLMedSAM(Segmenter):
         return (image * prompts.tensors["text"][words][:, None]).sum(-1)
 
 
+def _called(prompt: Prompt) -> str:
+    """How cards call a word."""
+    return prompt.entry or prompt.word.lower()
+
+
 def _without_decoder(bundle: Bundle) -> Bundle:
-    return replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith("decoder.")})
+    drawn = ("decoder.", "refiner.")
+    return replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(drawn)})
 
 
 def _with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:

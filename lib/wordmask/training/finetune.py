@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from wordmask.bundles import bundle_folder, read_card, save_bundle
+from wordmask.bundles import LEARNED, bundle_folder, read_card, save_bundle
 from wordmask.cases import Case, LabelledVolume
 from wordmask.encoders.cache import FeatureCache
 from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 4 << 30
 CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what became of the bundled words
-LEARNED = "learned"  # in the card: every word that was learned from labels, by this version or those before it
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 

@@ -6,7 +6,7 @@ Knows cases, views and the segmenter contract; not losses, not what is trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,7 @@ from wordmask.training.recipes import Recipe
 from wordmask.training.views import View, make_view
 from wordmask.transforms import Window
 
+REPEATED_VIEWS = 2  # of a slice that only repeats old words
 EMPTY_SLICES = 12  # of a case at most, that show none of its words: more differ little and cost time
 
 
@@ -51,6 +52,17 @@ class KeptImage:
     cache_keys: list[CacheKey] = field(default_factory=list)
     pixels: list[Tensor] = field(default_factory=list)  # [3, H, W] uint8
     targets: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """Slices of one case through one window, with the masks of the words that it suits. indices: the slices worth learning from."""
+
+    case: LabelledVolume
+    view: planning.View
+    window: tuple[str, Window | None]
+    masks: Mapping[str, np.ndarray]
+    indices: list[int]
 
 
 @dataclass
@@ -89,14 +101,10 @@ class TrainingPairs:
         self._frame_of = frame_of
         self.images: list[KeptImage] = []
         self.pairs: list[Pair] = []
-        for case in cases:
-            if cancel is not None:
-                cancel.check()
-            self._add(case)
+        self._add(cases, recipe.views_of_each, cancel)
         self.present, self.absent = self._sides(range(len(self.pairs)))
         first = len(self.pairs)
-        for case in replayed:
-            self._add(case)
+        self._add(replayed, lambda _: min(REPEATED_VIEWS, recipe.views), cancel)
         repeated = range(first, len(self.pairs))
         self.replayed = {  # word -> numbers of the pairs that show it, and of those that do not
             word: self._sides([number for number in repeated if self.pairs[number].word == word])
@@ -116,6 +124,10 @@ class TrainingPairs:
     def words(self) -> list[str]:
         """Every word of the cases, in alphabetical order."""
         return sorted({pair.word for pair in self.pairs})
+
+    def views_of(self, number: int) -> int:
+        """How many views the slice of pair ``number`` has."""
+        return len(self.images[self.pairs[number].image].keys)
 
     def encode(self, progress: Callable[[int, int], None], cancel: CancelToken | None = None) -> None:
         """Compute the features of every view now, with progress (done, total), instead of during the first epoch."""
@@ -146,38 +158,44 @@ class TrainingPairs:
             stored.append(store_slice(self.segmenter.encode_slices(pixels, [image.keys[view]]), 0))
         return stored
 
-    def _add(self, case: LabelledVolume) -> None:
+    def _add(self, cases: Sequence[LabelledVolume], views_of: Callable[[int], int], cancel: CancelToken | None) -> None:
+        shown = [one for case in cases for one in self._worth_learning(case)]
+        views = views_of(sum(len(one.indices) for one in shown))
+        for one in shown:
+            if cancel is not None:
+                cancel.check()
+            for index in one.indices:
+                self._add_slice(one, index, views)
+
+    def _worth_learning(self, case: LabelledVolume) -> Iterator[_Shown]:
         view = planning.make_view(case.volume, plane="auto", slices=None, skip_air=True)
         windows: dict[tuple[str, Window | None], list[str]] = {}
         for word, prompt in case.prompts.items():
             windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(word)
-        for (name, window), words in windows.items():
+        for window, words in windows.items():
             masks = {word: view.slicing.cut(case.masks[word]) for word in words}
-            for index in _worth(np.any([m.any(axis=(1, 2)) for m in masks.values()], axis=0), view.looked_at, case.case.name):
-                self._add_slice(case, view, index, (name, window), {word: masks[word][index] for word in words})
+            showing = np.any([m.any(axis=(1, 2)) for m in masks.values()], axis=0)
+            yield _Shown(case, view, window, masks, _worth(showing, view.looked_at, case.case.name))
 
-    def _add_slice(
-        self, case: LabelledVolume, view: planning.View, index: int, window: tuple[str, Window | None], masks: dict[str, np.ndarray]
-    ) -> None:
-        pixels = torch.from_numpy(view.unit_range([index], window[1])[0])
+    def _add_slice(self, shown: _Shown, index: int, views: int) -> None:
+        volume, masks = shown.case.volume, {word: mask[index] for word, mask in shown.masks.items()}
+        pixels = torch.from_numpy(shown.view.unit_range([index], shown.window[1])[0])
         tensors = {word: torch.from_numpy(np.ascontiguousarray(mask)).float() for word, mask in masks.items()}
-        kept = KeptImage(case.case.name, (pixels.shape[-2], pixels.shape[-1]))
-        mirror = self.recipe.mirror == "always" or (self.recipe.mirror == "pictures" and case.volume.is_picture)
-        mirror = mirror and (case.volume.is_picture or view.plane is not Plane.SAGITTAL)  # there a mirror exchanges front and back
-        for number in range(self.recipe.views):
-            key = f"{self.recipe.seed}|{case.volume.digest}|{index}"
-            self._add_view(kept, make_view(pixels, tensors, key=key, number=number, mirror=mirror), case, view, index, window[0], number)
+        kept = KeptImage(shown.case.case.name, (pixels.shape[-2], pixels.shape[-1]))
+        mirror = self.recipe.mirror == "always" or (self.recipe.mirror == "pictures" and volume.is_picture)
+        mirror = mirror and (volume.is_picture or shown.view.plane is not Plane.SAGITTAL)  # there a mirror exchanges front and back
+        for number in range(views):
+            key = f"{self.recipe.seed}|{volume.digest}|{index}"
+            self._add_view(kept, make_view(pixels, tensors, key=key, number=number, mirror=mirror), shown, index, number)
         self.images.append(kept)
         self.pairs += [Pair(len(self.images) - 1, word, bool(mask.any())) for word, mask in masks.items()]
 
-    def _add_view(
-        self, kept: KeptImage, made: View, case: LabelledVolume, view: planning.View, index: int, window: str, number: int
-    ) -> None:
-        size = (made.image.shape[-2], made.image.shape[-1])
-        frame = self._frame_of(size)
-        shown = f"{window} view {number} seed {self.recipe.seed}"
-        kept.keys.append(SliceKey(case.volume.digest, f"{view.plane} {shown}", index))
-        kept.cache_keys.append(CacheKey(case.volume.digest, str(view.plane), index, shown, self.segmenter.fingerprint))
+    def _add_view(self, kept: KeptImage, made: View, shown: _Shown, index: int, number: int) -> None:
+        frame = self._frame_of((made.image.shape[-2], made.image.shape[-1]))
+        digest, plane = shown.case.volume.digest, str(shown.view.plane)
+        called = f"{shown.window[0]} view {number} seed {self.recipe.seed}"
+        kept.keys.append(SliceKey(digest, f"{plane} {called}", index))
+        kept.cache_keys.append(CacheKey(digest, plane, index, called, self.segmenter.fingerprint))
         kept.pixels.append((made.image * 255).round().to(torch.uint8))
         kept.targets.append({w: (frame.to_model(m[None, None])[0, 0] * 255).round().to(torch.uint8) for w, m in made.masks.items()})
 
@@ -210,8 +228,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         chosen: list[int] = []
         while len(chosen) < len(self) * self.recipe.batch:
             chosen += self._round(generator)
-        views = torch.randint(self.recipe.views, (len(chosen),), generator=generator).tolist()
-        rows = list(zip(chosen, views, strict=True))
+        draws = torch.rand(len(chosen), generator=generator).tolist()
+        rows = [(number, int(draw * self.data.views_of(number))) for number, draw in zip(chosen, draws, strict=True)]
         for step in range(len(self)):
             yield rows[step * self.recipe.batch : (step + 1) * self.recipe.batch]
 

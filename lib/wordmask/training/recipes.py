@@ -30,16 +30,22 @@ class Recipe(BaseModel):
     accumulate: PositiveInt = Field(default=1, description="steps whose gradients are added before the weights change")
     steps_per_epoch: PositiveInt | None = Field(default=None, description="None: every pair that shows its word comes once")
     negatives: float = Field(default=0.3, ge=0, le=0.9, description="share of pairs whose slice does not show the word")
-    views: PositiveInt = Field(default=4, description="of each slice: itself, and so many less one that are turned, scaled and tinted")
+    views: PositiveInt = Field(default=24, description="of each slice at most: itself, and others that are turned, scaled and tinted")
+    all_views: PositiveInt = Field(default=480, description="of all slices together, as features of each are computed; but two of each")
     mirror: Literal["pictures", "always", "never"] = Field(
         default="pictures", description="which images are mirrored and turned by 90 degrees; left and right words are exchanged then"
     )
     synonyms: float = Field(default=0.3, ge=0, le=1, description="how often a word is shown by one of its synonyms")
-    decoder_rate: PositiveFloat = Field(description="peak learning rate of the decoder")
+    decoder_rate: PositiveFloat = Field(description="peak learning rate of the decoder, where a word is new to the weights")
+    known_decoder_rate: PositiveFloat = Field(
+        default=3e-5, description="the same where they know all words: what they have is then worth keeping, and few cases would spoil it"
+    )
     text_rate: PositiveFloat = Field(default=2e-4, description="of tiny's text tower; public text towers are frozen")
     fresh_decoder: bool = Field(default=False, description="start with a random decoder instead of the one that serves")
     ipp: bool = Field(default=True, description="with the implicit position prompt; false only in a fresh decoder, for ablations")
     bid: bool = Field(default=True, description="with the bidirectional interaction decoder; false only in a fresh decoder")
+    refiner: bool = Field(default=True, description="add a refiner, a small U-Net on the pixels, where the version has none yet")
+    refiner_rate: PositiveFloat = Field(default=1e-3, description="peak learning rate of the refiner")
     replay: float = Field(default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before")
     lora_rank: int = Field(default=0, ge=0, le=64, description="of SAM's encoder; 0: it is frozen and computed once per view")
     lora_rate: PositiveFloat = 2e-4
@@ -51,6 +57,10 @@ class Recipe(BaseModel):
     validate_every: PositiveInt = Field(default=1, description="epochs")
     patience: PositiveInt = Field(default=10, description="validations without improvement after which the training ends")
     seed: int = 1
+
+    def views_of_each(self, slices: int) -> int:
+        """How many views each of so many slices gets: few pictures are seen many ways, for what is seen too often is learned by heart."""
+        return min(self.views, max(2, self.all_views // max(1, slices)))
 
     @model_validator(mode="after")
     def _only_a_fresh_decoder_can_lack_a_part(self) -> Self:

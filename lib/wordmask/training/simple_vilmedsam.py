@@ -44,6 +44,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         self.frozen = recipe.lora_rank == 0
         self.learns_text = isinstance(model.clip.tokenizer, TinyTokenizer)
         self.anchors = sorted(model.trained_words - set(words)) if self.learns_text else []
+        self.decoder_rate = recipe.known_decoder_rate if self._knows_all() else recipe.decoder_rate
         model.requires_grad_(False).eval()
         with torch.no_grad():
             held = model.clip.encode_text(self.anchors)
@@ -56,19 +57,22 @@ class SimpleViLMedSAMTrainee(Trainee):
     def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
         """See `Trainee.start`."""
         texts = [text for word in words for text in (word, *_synonyms(word))]
-        fresh = None
-        if recipe.fresh_decoder:
-            fresh = preset.decoder.model_copy(update={"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"})
-        return cls(SimpleViLMedSAM.for_training(preset, weights, texts, fresh), recipe, words)
+        fresh = {"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"} if recipe.fresh_decoder else None
+        return cls(SimpleViLMedSAM.for_training(preset, weights, texts, fresh=fresh, refiner=recipe.refiner), recipe, words)
+
+    def _knows_all(self) -> bool:
+        """Whether a trained decoder has learned all of the words before; weights without a list of words have learned nothing yet."""
+        return not self.recipe.fresh_decoder and set(self.words) <= self.model.trained_words
 
     def target_frame(self, size: tuple[int, int]) -> Frame:
-        """Four pixels per cell of SAM's grid, as the decoder draws."""
-        side = 4 * self.model.decoder.preset.grid
-        return Frame.fit(size, (side, side), "top_left")
+        """See `Trainee.target_frame`."""
+        return self.model.logits_frame(size)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Decoder, scores and text tower (tiny), LoRA (where the recipe has a rank)."""
-        groups = [{"params": list(self.model.decoder.parameters()), "lr": self.recipe.decoder_rate}]
+        """Decoder, refiner (where there is one), scores and text tower (tiny), LoRA (where the recipe has a rank)."""
+        groups = [{"params": list(self.model.decoder.parameters()), "lr": self.decoder_rate}]
+        if self.model.refiner is not None:
+            groups.append({"params": list(self.model.refiner.parameters()), "lr": self.recipe.refiner_rate})
         if self.learns_text:
             groups.append({"params": [*self._text().values(), *self.model.scores.parameters()], "lr": self.recipe.text_rate})
         if not self.frozen:
@@ -83,7 +87,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         words, text = self._texts(rows, generator)
         inputs, order = self._inputs(rows, words, text)
         targets = torch.stack([rows[place].target for place in order]).to(self.model.device)
-        logits = self.model.decoder(inputs.sam, inputs.priors, inputs.token)[:, 0].float()
+        logits = self.model.draw(inputs).float()
         losses = {"mask": mask_loss(logits, targets)}
         total = losses["mask"]
         if self.learns_text and self.recipe.presence_weight:
@@ -101,13 +105,14 @@ class SimpleViLMedSAMTrainee(Trainee):
         if not self.frozen:
             self.model.weights_changed()
         self.model.trained_words = self.model.trained_words | set(self.words)
+        self.model.learned_words = self.model.learned_words | set(self.words)
         self.model.eval()
         return self.model
 
     def state(self) -> dict[str, Tensor]:
-        """Decoder with its running statistics, scores, and where they learn text tower and low-rank parts."""
-        tensors = {f"decoder.{name}": tensor for name, tensor in self.model.decoder.state_dict().items()}
-        tensors |= {f"scores.{name}": tensor for name, tensor in self.model.scores.state_dict().items()}
+        """Decoder with its running statistics, refiner, scores, and where they learn text tower and low-rank parts."""
+        parts = {"decoder": self.model.decoder, "refiner": self.model.refiner, "scores": self.model.scores}
+        tensors = {f"{part}.{name}": t for part, module in parts.items() if module is not None for name, t in module.state_dict().items()}
         if self.learns_text:
             tensors |= {f"clip.model.{name}": tensor for name, tensor in self._text().items()}
         if has_lora(self.model.sam.image_encoder):
@@ -124,8 +129,9 @@ class SimpleViLMedSAMTrainee(Trainee):
 
     def card(self) -> dict[str, Any]:
         """words, the decoder's form and, for tiny, token_ids."""
-        form = self.model.decoder.preset
-        card: dict[str, Any] = {"words": sorted(self.model.trained_words | set(self.words)), DECODER: {"ipp": form.ipp, "bid": form.bid}}
+        form = self.model.preset.decoder
+        learned = sorted(self.model.trained_words | set(self.words))
+        card: dict[str, Any] = {"words": learned, DECODER: {"ipp": form.ipp, "bid": form.bid, "refiner": form.refiner}}
         if isinstance(self.model.clip.tokenizer, TinyTokenizer):
             card["token_ids"] = list(self.model.clip.tokenizer.token_ids)
         return card
