@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,10 +63,26 @@ def test_every_epoch_repeats_old_words_in_the_stated_share_and_each_as_often(tmp
     new = [write_case(tmp_path, seed).read() for seed in range(60)]
     old = phantom_cases(card, {WORD}, REPEAT_SEED, 0.3)
     data = TrainingPairs(
-        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame, replayed=old
+        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame, replayed=[old]
     )
     words = [data.pairs[number].word for batch in EpochSampler(data, recipe) for number, _ in batch]
     repeated = [word for word in words if word != WORD]
     assert len(repeated) == pytest.approx(len(words) / 2, abs=len(words) * 0.1)
     assert len(set(repeated)) > 12
-    assert WORD not in data.replayed
+    assert WORD not in data.replayed[0]
+
+
+def test_a_word_of_ones_own_is_repeated_as_often_as_all_bundled_words_together(tmp_path, card):
+    recipe = load_recipe("few_shot", views=1, batch=10, replay=0.5)
+    trainee = start_trainee("simple_vilmedsam", "tiny", None, recipe, ["a new thing", WORD])
+    learned_before = [write_case(tmp_path, seed).read() for seed in range(6)]
+    new = [replace(found, masks={"a new thing": found.masks[WORD]}) for found in learned_before]
+    phantoms = phantom_cases(card, {WORD}, REPEAT_SEED, 0.3)
+    data = TrainingPairs(
+        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame,
+        replayed=[learned_before, phantoms],
+    )  # fmt: skip
+    words = [data.pairs[number].word for batch in EpochSampler(data, recipe) for number, _ in batch]
+    bundled = [word for word in words if word not in (WORD, "a new thing")]
+    assert len(bundled) == pytest.approx(words.count(WORD), abs=len(words) * 0.1)
+    assert words.count("a new thing") == pytest.approx(len(words) / 2, abs=len(words) * 0.1)

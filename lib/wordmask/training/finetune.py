@@ -162,7 +162,7 @@ class _Training:
         self.skipped += [*skipped, *more]
         self._check(learned, judges)
         self.words = sorted({word for case in (*learned, *repeated) for word in case.masks})
-        repeated += self._phantoms(REPEAT_SEED)
+        sources = (repeated, self._phantoms(REPEAT_SEED)) if recipe.replay else ()
         device = choose_device(self.asked.device)
         cache = FeatureCache(CACHE_BYTES, self.run_folder / "features")
         serving = self.store.served()
@@ -172,7 +172,7 @@ class _Training:
         trainee = start_trainee(self.asked.model, self.asked.preset, start, recipe, self.words).to(device)
         data = TrainingPairs(
             learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame,
-            replayed=repeated if recipe.replay else (), cancel=self.cancel,
+            replayed=sources, cancel=self.cancel,
         )  # fmt: skip
         data.encode(lambda done, total: self._tell("computing features", done, total, before=before), self.cancel)
         outcome = run_epochs(

@@ -80,7 +80,8 @@ class PairRow:
 class TrainingPairs:
     """All pairs of the training cases.
 
-    replayed: cases of words that were learned before, of which every epoch repeats some.
+    replayed: cases of words that were learned before, of which every epoch repeats some, by where they come from; each of these sources
+    is repeated as often as every other, so that a word of one's own is not lost among all those that the weights ship with.
     frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept, bounded there,
     and computed anew when they have been dropped. A trainee whose encoders learn computes what they change from the pixels.
     """
@@ -93,7 +94,7 @@ class TrainingPairs:
         cache: FeatureCache,
         *,
         frame_of: Callable[[tuple[int, int]], Frame],
-        replayed: Sequence[LabelledVolume] = (),
+        replayed: Sequence[Sequence[LabelledVolume]] = (),
         cancel: CancelToken | None = None,
     ) -> None:
         """RequestError: no slice of any case shows a word. CancelledError."""
@@ -103,15 +104,17 @@ class TrainingPairs:
         self.pairs: list[Pair] = []
         self._add(cases, recipe.views_of_each, cancel)
         self.present, self.absent = self._sides(range(len(self.pairs)))
-        first = len(self.pairs)
-        self._add(replayed, lambda _: min(REPEATED_VIEWS, recipe.views), cancel)
-        repeated = range(first, len(self.pairs))
-        self.replayed = {  # word -> numbers of the pairs that show it, and of those that do not
-            word: self._sides([number for number in repeated if self.pairs[number].word == word])
-            for word in sorted({self.pairs[number].word for number in repeated})
-        }
+        self.replayed = [self._add_repeated(source, cancel) for source in replayed if source]
         if not self.present:
             raise RequestError("No labelled case has a voxel of any word, so there is nothing to learn; check the label maps.")
+
+    def _add_repeated(self, cases: Sequence[LabelledVolume], cancel: CancelToken | None) -> dict[str, tuple[list[int], list[int]]]:
+        """Word -> numbers of the pairs that show it, and of those that do not."""
+        first = len(self.pairs)
+        self._add(cases, lambda _: min(REPEATED_VIEWS, self.recipe.views), cancel)
+        added = range(first, len(self.pairs))
+        words = sorted({self.pairs[number].word for number in added})
+        return {word: self._sides(number for number in added if self.pairs[number].word == word) for word in words}
 
     def _sides(self, numbers: Iterable[int]) -> tuple[list[int], list[int]]:
         present: list[int] = []
@@ -213,7 +216,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (pair, view) of one epoch after another; the same seed gives the same epochs.
 
     Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's share, and as many of
-    words that were learned before as make the share of ``replay``: each such word as often as every other.
+    words that were learned before as make the share of ``replay``: each source as often as every other, and in it each word.
     """
 
     def __init__(self, data: TrainingPairs, recipe: Recipe) -> None:
@@ -237,7 +240,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return len(self.data.present) + self._negatives() + self._repeats()
 
     def _repeats(self) -> int:
-        share = self.recipe.replay if self.data.replayed else 0.0
+        share = self.recipe.replay if any(self.data.replayed) else 0.0
         return round((len(self.data.present) + self._negatives()) * share / (1 - share))
 
     def _negatives(self) -> int:
@@ -251,10 +254,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
 
     def _repeated(self, generator: torch.Generator) -> list[int]:
-        words = list(self.data.replayed.values())
+        sources = [list(words.values()) for words in self.data.replayed if words]
         chosen = []
-        for draw in torch.rand(self._repeats(), 3, generator=generator).tolist():
-            present, absent = words[int(draw[0] * len(words))]
-            side = absent if absent and (not present or draw[1] < self.recipe.negatives) else present
-            chosen.append(side[int(draw[2] * len(side))])
+        for source, word, absence, place in torch.rand(self._repeats(), 4, generator=generator).tolist():
+            words = sources[int(source * len(sources))]
+            present, absent = words[int(word * len(words))]
+            side = absent if absent and (not present or absence < self.recipe.negatives) else present
+            chosen.append(side[int(place * len(side))])
         return chosen
