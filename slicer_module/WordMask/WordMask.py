@@ -1,0 +1,174 @@
+"""WordMask in 3D Slicer: type words, get named segments, correct them, teach the model.
+
+This file wires: the panel is made of `WordMaskLib/panel_*.py`, what happens on a click of the flows in `WordMaskLib`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+from WordMaskLib.addresses import ServerAddress, repair_address
+from WordMaskLib.client import WordMaskClient
+from WordMaskLib.errors import ClientError
+from WordMaskLib.flows import Flow, run_waiting
+from WordMaskLib.segmenting import Segmented, connect, segment
+from WordMaskLib.session import ServerState, Session
+
+
+class WordMask(ScriptedLoadableModule):  # type: ignore[misc]
+    """What Slicer shows of the module."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("WordMask")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["The WordMask authors"]
+        self.parent.helpText = _("Type words and get them as segments, from a MONAI Label server with the WordMask app.")
+        self.parent.acknowledgementText = _("Models and datasets are named in the documentation of the server.")
+
+
+class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
+    """Requests as flows, and the same waiting; knows neither Qt nor the panel."""
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.session = Session()
+
+    def connect(self, address: str | ServerAddress, model: str = "") -> Flow[ServerState]:
+        """Flow: ask a server what it can do."""
+        return connect(self.session, _address(address), model)
+
+    def segment(self, address: str | ServerAddress, volume: Any, text: str, segmentation: Any = None, **options: Any) -> Flow[Segmented]:
+        """Flow: segment an open volume by words; arguments as of `WordMaskLib.segmenting.segment`."""
+        return segment(self.session, _address(address), volume, text, segmentation, **options)
+
+    def segmentAndWait(self, client: WordMaskClient, volume: Any, text: str, segmentation: Any | None = None, **options: Any) -> Segmented:  # noqa: N802 - Slicer's way
+        """The same for scripts: returns when the segments are there. ClientError, SegmentsError: nothing was changed."""
+        return run_waiting(self.segment(client.address, volume, text, segmentation, **options), client)
+
+    def undo(self) -> tuple[str, ...]:
+        """Take the last result back; its words."""
+        return self.session.undo()
+
+
+class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: ignore[misc]
+    """The panel. settings, make_transport: set before `setup` to replace Slicer's settings and Qt's transport."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: WordMaskLogic | None = None
+        self.panel: Any = None
+        self.settings: Any = None
+        self.make_transport: Any = None
+
+    def setup(self) -> None:
+        """Build the panel."""
+        import qt  # the only place outside of the panel's files; the Logic is used without Qt, too
+        from WordMaskLib.panel import Panel
+        from WordMaskLib.panel_cases import CasesSection
+        from WordMaskLib.panel_local import LocalSection
+        from WordMaskLib.panel_overlay import OverlaySection
+        from WordMaskLib.panel_results import ResultsSection
+        from WordMaskLib.panel_server import ServerSection
+        from WordMaskLib.panel_training import TrainingSection
+        from WordMaskLib.panel_words import WordsSection
+        from WordMaskLib.qt_transport import QtTransport
+        from WordMaskLib.settings import Settings
+
+        ScriptedLoadableModuleWidget.setup(self)
+        loaded = slicer.util.loadUI(self.resourcePath("UI/WordMask.ui"))
+        self.layout.addWidget(loaded)
+        self.ui = slicer.util.childWidgetVariables(loaded)
+        loaded.setMRMLScene(slicer.mrmlScene)
+        self.logic = WordMaskLogic()
+        settings = self.settings or Settings(qt.QSettings())
+        self.panel = Panel(self.ui, self.logic.session, settings, self.make_transport or QtTransport)
+        server = ServerSection(self.panel)
+        others = [section(self.panel) for section in (WordsSection, ResultsSection, OverlaySection, CasesSection, TrainingSection)]
+        self.panel.sections += [server, LocalSection(self.panel, server), *others]
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onSceneChanged)
+        self.panel.changed()
+
+    def enter(self) -> None:
+        """The person came back, perhaps from the Segment Editor."""
+        if self.panel is not None:
+            self.panel.changed()
+
+    def cleanup(self) -> None:
+        """Slicer ends, or the module is reloaded."""
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+
+    def onSceneStartClose(self, *_args: Any) -> None:  # noqa: N802 - Slicer's way
+        """Nothing may come into a scene that was closed meanwhile."""
+        self.panel.cancel()
+        self.logic.session.forget_scene()
+
+    def onSceneChanged(self, *_args: Any) -> None:  # noqa: N802
+        """A node is gone."""
+        self.panel.changed_soon()
+
+
+class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
+    """Runs in Slicer's self-test; with a server only where one answers at the usual address."""
+
+    def setUp(self) -> None:
+        """An empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:  # noqa: N802
+        """All of them."""
+        self.setUp()
+        self.test_without_a_server()
+        self.setUp()
+        self.test_with_a_server()
+
+    def test_without_a_server(self) -> None:
+        """A server that is down is one sentence, and the scene is as it was."""
+        volume = _a_volume()
+        before = slicer.mrmlScene.GetNumberOfNodes()
+        client = WordMaskClient("http://127.0.0.1:9", timeout=2.0)
+        with self.assertRaises(ClientError):
+            WordMaskLogic().segmentAndWait(client, volume, "liver")
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), before)
+        self.delayDisplay(_("Without a server: passed"))
+
+    def test_with_a_server(self) -> None:
+        """A request goes through; what is found in noise does not matter."""
+        client = WordMaskClient(repair_address("127.0.0.1"), timeout=60.0)
+        try:
+            client.handshake()
+        except ClientError as error:
+            self.delayDisplay(_("No server, so not tried: {reason}").format(reason=error))
+            return
+        done = WordMaskLogic().segmentAndWait(client, _a_volume(), "liver")
+        self.assertEqual(len(done.imported.ids) + len(done.imported.not_found), 1)
+        self.delayDisplay(_("With a server: passed"))
+
+
+def _address(address: str | ServerAddress) -> ServerAddress:
+    return repair_address(address) if isinstance(address, str) else address
+
+
+def _a_volume() -> Any:
+    """A small volume of numbers."""
+    import numpy as np
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Test")
+    slicer.util.updateVolumeFromArray(node, np.random.default_rng(0).integers(-1000, 1000, (8, 32, 32)).astype(np.int16))
+    return node

@@ -1,0 +1,75 @@
+"""Files of this machine that come from a server: whole, or not there. Knows folders and disks; not HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import LocalFileError
+
+
+class FileInProgress:
+    """A file that is in its folder under its own name when it is whole, and not at all before. A file of that name is replaced."""
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        """stem: its name without the ending; LocalFileError for one that is no plain name."""
+        if not re.fullmatch(r"[\w-][\w .-]{0,99}", stem):
+            raise LocalFileError(f"{stem[:40]!r} is no name for a file; use letters, digits, spaces, dots and hyphens.")
+        self._folder, self._stem = Path(folder), stem
+        self.path = self._folder / stem
+        self.size = 0
+        self._part: Path | None = None
+        self._file: BinaryIO | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was begun."""
+        return self._file is not None
+
+    def open(self, ending: str) -> None:
+        """Begin; LocalFileError: the folder cannot be written to."""
+        self.path = self._folder / f"{self._stem}{ending}"
+        part = self._folder / f".{self._stem}.{secrets.token_hex(4)}.part"
+        with self._explained():
+            self._file = part.open("xb")  # closed by `keep` or `remove`
+            self._part = part
+
+    def write(self, data: bytes) -> None:
+        """More of it; LocalFileError: the disk is full, or the folder is gone."""
+        if self._file is not None:
+            self.size += len(data)
+            with self._explained():
+                self._file.write(data)
+
+    def keep(self) -> None:
+        """It is whole: give it its name; LocalFileError."""
+        if self._file is not None and self._part is not None:
+            with self._explained():
+                self._file.close()
+                os.replace(self._part, self.path)
+            self._part = None
+
+    def remove(self) -> None:
+        """Leave nothing; a file that was kept stays."""
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+        if self._part is not None:
+            with contextlib.suppress(OSError):
+                self._part.unlink()
+            self._part = None
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = "the disk is full: free some space" if full else "look whether the folder is there, and whether you may write to it"
+            raise LocalFileError(f"A file could not be written to the folder {self._folder.name!r}, so nothing was kept; {hint}.") from None

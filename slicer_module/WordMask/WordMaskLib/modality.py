@@ -1,0 +1,38 @@
+"""What kind of image a volume is, as far as the scene tells. Knows MRML; not words, not servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+from .geometry import is_picture
+
+AIR = -900  # Hounsfield units; nothing but CT has numbers this low
+
+
+def modality_of(volume: Any | None) -> str:
+    """DICOM's code of the modality, "picture" for 2-D pictures, "" when it is not known."""
+    if volume is None or volume.GetImageData() is None:
+        return ""
+    if is_picture(volume):
+        return "picture"
+    told = _from_hierarchy(volume)
+    if told:
+        return told
+    image = volume.GetImageData()
+    return "CT" if image.GetNumberOfScalarComponents() == 1 and image.GetScalarRange()[0] <= AIR else ""
+
+
+def _from_hierarchy(volume: Any) -> str:
+    """What the DICOM module keeps with the series, above the volume."""
+    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")  # GetSubjectHierarchyNode would make one
+    if hierarchy is None:
+        return ""
+    item = hierarchy.GetItemByDataNode(volume)
+    while item and item != hierarchy.GetSceneItemID():
+        told = hierarchy.GetItemAttribute(item, "DICOM.Modality")
+        if told:
+            return str(told)
+        item = hierarchy.GetItemParent(item)
+    return ""

@@ -1,0 +1,31 @@
+"""Real MRML for every test here: the harness is installed before test files import `WordMaskLib`, and each test has an empty scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.slicer import harness, qt_harness, views
+
+harness.install()
+
+from tests.slicer.scenes import add_volume, affine  # noqa: E402  needs the harness
+
+
+@pytest.fixture(autouse=True)
+def scene() -> Iterator[Any]:
+    """The scene, empty; nodes, widgets and views that a test leaves are gone for the next one."""
+    harness.clear_scene()
+    yield harness.start()
+    qt_harness.close_widgets()
+    views.close_views()
+    harness.clear_scene()
+
+
+@pytest.fixture
+def an_oblique_ct() -> Any:
+    """6 x 7 x 8 (k, j, i) voxels of 1.5 x 2 x 4 mm, turned by 12 and 7 degrees."""
+    values = np.random.default_rng(5).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
+    return add_volume(values, affine(), "CT")

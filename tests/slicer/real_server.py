@@ -1,0 +1,90 @@
+"""One real `monailabel start_server` with the bundled model for all tests of a run, started as the module starts it.
+
+It asks for tokens, takes uploads of 8 MB, and lets two jobs wait. Tests leave its queue empty, and give what they upload new names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from WordMaskLib.client import WordMaskClient
+from WordMaskLib.errors import ServerStartError
+from WordMaskLib.server_process import LocalServer, find_environment, free_port, server_command, server_variables
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL, CT, PICTURE = "simple_vilmedsam", "ct_trunk", "dermoscopy_1"
+PATIENCE = 60.0
+ROLES = ("monailabel-user", "monailabel-annotator", "monailabel-admin")
+
+
+@dataclass(frozen=True)
+class Running:
+    """token: of its administrator; client: with that token; realm: makes tokens with other roles; app, studies: its folders."""
+
+    process: LocalServer
+    token: str
+    client: WordMaskClient
+    realm: Any
+    app: Path
+    studies: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.process.address)
+
+
+_running: list[Running] = []
+_failed: list[ServerStartError] = []
+
+
+def the_server(request: pytest.FixtureRequest, factory: pytest.TempPathFactory) -> Running:
+    """The server, started by whoever asks first and stopped at the end of the run."""
+    if _failed:
+        raise _failed[0]
+    if not _running:
+        realm = auth_realm().running_realm()
+        folder, keys = factory.mktemp("server"), realm.__enter__()
+        request.config.add_cleanup(lambda: realm.__exit__(None, None, None))
+        app, studies = copy_of_app(folder)
+        variables = server_variables({**os.environ, "MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": keys.url})
+        port = free_port(0)
+        conf = {"device": "cpu", "upload_mb": "8", "queue": "2"}
+        process = LocalServer(server_command(find_environment(sys.prefix), app, studies, port, conf=conf), port, folder / "log", variables)
+        request.config.add_cleanup(process.stop)
+        process.start()
+        try:
+            process.wait_until_up()
+        except ServerStartError as error:
+            _failed.append(error)
+            raise
+        token = keys.token(*ROLES, seconds=3600)
+        client = WordMaskClient(process.address, token, timeout=PATIENCE)
+        _running.append(Running(process, token, client, keys, app, studies))
+    return _running[0]
+
+
+def copy_of_app(folder: Path) -> tuple[Path, Path]:
+    """A copy of the app, and studies."""
+    ignored = shutil.ignore_patterns("logs", "model", "spool", "bin", "lib", "__pycache__")
+    app = Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=ignored))
+    (folder / "studies").mkdir()
+    for name in (f"{CT}.nii.gz", f"{PICTURE}.png", "dermoscopy_2.png", "dermoscopy_3.png"):
+        shutil.copy(REPOSITORY / "sample_data" / "studies" / name, folder / "studies")
+    return app, folder / "studies"
+
+
+def auth_realm() -> Any:
+    """tests/integration/auth_realm.py, by its place: MONAI Label installs a package tests.integration, which would be found instead."""
+    spec = importlib.util.spec_from_file_location("auth_realm", REPOSITORY / "tests" / "integration" / "auth_realm.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,380 @@
+"""The client against a real `monailabel start_server` with the bundled model: everything that the module asks of a server.
+
+What it does with broken servers is in test_client_faults.py and test_client_transport.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tests.slicer.fault_server import is_a_sentence
+from tests.slicer.qt_harness import install_qt
+from tests.slicer.real_server import CT, MODEL, PATIENCE, PICTURE, Running, the_server
+from WordMaskLib import calls, errors
+from WordMaskLib.client import CancelToken, WordMaskClient
+from WordMaskLib.transport import RetryPolicy
+
+from wordmask import __version__
+from wordmask.prompts import load_vocabulary
+
+pytestmark = pytest.mark.server
+
+LONG = "liver, spleen, heart, lung"
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    return the_server(request, tmp_path_factory)
+
+
+def voxels_of(path: Path) -> Any:
+    return sitk.GetArrayFromImage(sitk.ReadImage(path))
+
+
+def a_new_volume(folder: Path, seed: int, *, size: int = 96) -> Path:
+    """A volume that no cache knows."""
+    path = folder / f"new{seed}.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(seed).normal(0, 200, (size,) * 3).astype(np.int16)), str(path))
+    return path
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def busy(server: Running, folder: Path, seed: int) -> str:
+    """A job that computes for some seconds."""
+    job = server.client.start_job(MODEL, LONG, file=a_new_volume(folder, seed), options={"plane": "sagittal"})
+    eventually(lambda: server.client.job(job.id).done > 0)
+    return job.id
+
+
+# --- what the server is ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_server_and_the_client_agree_on_their_versions(server):
+    found = server.client.handshake()
+    assert found.version == __version__
+    assert found.warnings == ()
+
+
+def test_the_server_says_what_it_has(server):
+    info, health = server.client.info(), server.client.health()
+    assert (info.name, info.models, info.images) == ("WordMask", (MODEL,), info.images)
+    assert {"first", "random", "uncertainty", "diversity", "hybrid"} <= set(info.strategies)
+    assert health.models == {MODEL: "bundled"}
+    (image,) = [image for image in server.client.images() if image.id == CT]
+    assert image.extension == ".nii.gz"
+
+
+def test_a_model_tells_what_it_can_do(server):
+    (model,) = server.client.models()
+    assert (model.name, model.preset, model.version, model.refuses_unknown) == (MODEL, "tiny", "bundled", True)
+    assert set(model.output_volumes) >= {"labels", "probability", "uncertainty"}
+    assert {"liver", "polyp"} <= model.trained_words
+    assert "gallbladder" not in model.trained_words
+
+
+def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):
+    first = server.client.vocabulary("sple", model=MODEL)[0]
+    entry = load_vocabulary().lookup("spleen")
+    assert entry is not None
+    assert (first.word, first.trained, first.color, first.modalities) == ("spleen", True, entry.color, entry.modalities)
+    assert first.code is not None
+    assert (first.code.scheme, first.code.value) == ("SCT", "78961009")
+    assert server.client.vocabulary("splen")[0].word == "spleen"
+    assert len(server.client.vocabulary(limit=500)) == len(load_vocabulary().entries)
+    assert server.client.vocabulary("left kidney")[0].modifier.meaning == "Left"
+    assert server.client.vocabulary("ö&limit=1#?" * 40) == ()
+
+
+# --- segmenting ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_words_become_a_label_map_in_the_geometry_of_the_image(server, tmp_path):
+    seen = []
+    job = server.client.start_job(MODEL, ["spleen", "Hepar", "gallbladder"], image=CT)
+    status = server.client.wait_for_job(job.id, report=seen.append, timeout=PATIENCE)
+    assert (status.state, status.fraction, status.words) == ("done", 1.0, ("spleen", "Hepar", "gallbladder"))
+    found = server.client.download_result(job.id, tmp_path, "result")
+    assert found.path == tmp_path / "result.nii.gz"
+    assert [path.name for path in tmp_path.iterdir()] == ["result.nii.gz"]
+    assert found.label_names == {"spleen": 1, "Hepar": 2, "gallbladder": 3}
+    assert found.not_found == ("gallbladder",)
+    assert "was not trained on 'gallbladder'" in found.warnings[0]
+    image, labels = sitk.ReadImage(server.studies / f"{CT}.nii.gz"), sitk.ReadImage(found.path)
+    assert (labels.GetSize(), labels.GetDirection()) == (image.GetSize(), pytest.approx(image.GetDirection(), abs=1e-6))
+    counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=4)[1:]
+    assert [found.statistics[word].voxels for word in found.label_names] == counts.tolist()
+    assert found.statistics["spleen"].largest_slice is not None
+    assert seen[-1].final
+
+
+def test_a_file_that_is_sent_gives_the_mask_of_the_same_image_on_the_server(server, tmp_path):
+    told: list[tuple[int, int | None]] = []
+    file = server.studies / f"{CT}.nii.gz"
+    sent = server.client.start_job(MODEL, "liver", file=file, progress=lambda done, total: told.append((done, total)))
+    kept = server.client.start_job(MODEL, "liver", image=CT)
+    results = []
+    for job in (sent, kept):
+        assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
+        results.append(server.client.download_result(job.id, tmp_path))
+    np.testing.assert_array_equal(voxels_of(results[0].path), voxels_of(results[1].path))
+    assert told[-1][0] == told[-1][1]
+    assert told[-1][0] > file.stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["probability", "uncertainty"])
+def test_what_the_model_thought_comes_as_a_volume(server, tmp_path, kind):
+    job = server.client.start_job(MODEL, "skin lesion", image=PICTURE, options={"output_volume": kind, "result_extension": ".nii"})
+    assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
+    found = server.client.download_result(job.id, tmp_path, kind)
+    assert found.path.name == f"{kind}.nii"
+    assert voxels_of(found.path).dtype == np.float32
+
+
+def test_a_running_job_is_cancelled_and_has_no_result(server, tmp_path):
+    job = busy(server, tmp_path, 1)
+    with pytest.raises(errors.ServerAnswerError, match="The job is running") as early:
+        server.client.download_result(job, tmp_path)
+    assert early.value.status == 409
+    server.client.cancel_job(job)
+    status = server.client.wait_for_job(job, timeout=PATIENCE)
+    assert status.state == "cancelled"
+    with pytest.raises(errors.ServerAnswerError) as late:
+        server.client.download_result(job, tmp_path)
+    assert late.value.status == 409
+    assert [path.name for path in tmp_path.iterdir()] == ["new1.nii"]
+
+
+def test_who_stops_waiting_cancels_the_job(server, tmp_path):
+    job, token = busy(server, tmp_path, 2), CancelToken()
+    with pytest.raises(errors.TransferCancelledError):
+        server.client.wait_for_job(job, report=lambda _: token.cancel(), cancel=token, timeout=PATIENCE)
+    eventually(lambda: server.client.job(job).state == "cancelled")
+
+
+def test_a_full_queue_says_when_to_come_back_and_takes_the_job_then(server, tmp_path):
+    impatient = WordMaskClient(server.url, server.token, retry=RetryPolicy(attempts=1), timeout=PATIENCE)
+    job = busy(server, tmp_path, 3)
+    waiting = [impatient.start_job(MODEL, LONG, image=CT).id for _ in range(2)]
+    with pytest.raises(errors.ServerBusyError, match="2 requests are waiting") as full:
+        impatient.start_job(MODEL, "liver", image=CT)
+    assert full.value.retry_after is not None
+    assert full.value.retry_after >= 1
+    for each in (*waiting, job):
+        impatient.cancel_job(each)
+    patient = WordMaskClient(server.url, server.token, retry=RetryPolicy(attempts=10, patience=30), timeout=PATIENCE)
+    assert patient.start_job(MODEL, "liver", image=CT).state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "words"),
+    [
+        (lambda it: it.start_job(MODEL, "liver", image="nobody"), 404, "no image 'nobody'"),
+        (lambda it: it.start_job("other", "liver", image=CT), 404, "no model 'other'"),
+        (lambda it: it.start_job(MODEL, "", image=CT), 400, "No word was given"),
+        (lambda it: it.start_job(MODEL, "liver", image=CT, options={"plane": "diagonal"}), None, "diagonal"),
+        (lambda it: it.start_job(MODEL, "liver", image=CT, options={"points": [[1, 2, 3]]}), 400, "cannot use points"),
+        (lambda it: it.job("0123"), 404, "no such job"),
+        (lambda it: it.rollback(MODEL), 400, "nothing to go back to"),
+        (lambda it: it.run(calls.next_case("cleverest")), 400, "cleverest"),
+        (lambda it: it.vocabulary("x", model="other"), 404, "other"),
+        (lambda it: it.download_image("../app/main", Path()), 400, "not a path"),
+        (lambda it: it.download_image("nobody", Path()), 404, "Image NOT Found"),
+    ],
+)
+def test_a_wrong_request_gets_the_servers_own_sentence(server, ask, status, words):
+    if status is None:  # found when the job runs
+        job = ask(server.client)
+        assert words in server.client.wait_for_job(job.id, timeout=PATIENCE).message
+        return
+    with pytest.raises(errors.ServerAnswerError, match=words) as refusal:
+        ask(server.client)
+    assert refusal.value.status == status
+    assert str(refusal.value).endswith(".")
+    assert str(server.studies) not in str(refusal.value)
+
+
+# --- images and labels -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_goes_to_the_server_and_comes_back_as_it_was(server, tmp_path):
+    file = tmp_path / "CT 1.5 mm, Müller.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(server.studies / f"{CT}.nii.gz")[:8, :8, :8], str(file))
+    assert server.client.upload_image("uploaded 1.5", file, {"group": "P1"}) == "uploaded 1.5"
+    (kept,) = [image for image in server.client.images() if image.id == "uploaded 1.5"]
+    assert kept.info["group"] == "P1"
+    assert not kept.is_labelled
+    (tmp_path / "back").mkdir()
+    back = server.client.download_image("uploaded 1.5", tmp_path / "back")
+    assert back.read_bytes() == file.read_bytes()
+    assert back.name == "uploaded_1.5.nii.gz"
+
+
+def test_a_corrected_label_map_is_kept_with_the_names_of_its_values(server, tmp_path):
+    file = tmp_path / "labels.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, 8, 8), np.uint8)), str(file))
+    server.client.upload_image("corrected", file)
+    codes = {"skin lesion": {"color": [1, 2, 3]}}
+    server.client.submit_label("corrected", file, {"polyp": 3, "skin lesion": 1}, codes=codes)
+    (kept,) = [image for image in server.client.images() if image.id == "corrected"]
+    assert kept.is_labelled
+    assert kept.labels["final"]["label_info"] == [{"name": "polyp", "idx": 3}, {"color": [1, 2, 3], "name": "skin lesion", "idx": 1}]
+    with pytest.raises(errors.ServerAnswerError) as refusal:
+        server.client.submit_label("nobody", file, {"polyp": 1})
+    assert refusal.value.status == 404
+
+
+def test_too_large_an_upload_is_refused_with_a_sentence_and_leaves_nothing(server, tmp_path):
+    file = tmp_path / "large.nii"
+    with file.open("wb") as sparse:
+        sparse.truncate(40 << 20)
+    for ask in (
+        lambda: server.client.start_job(MODEL, "liver", file=file),
+        lambda: server.client.upload_image("large", file),
+        lambda: server.client.submit_label(CT, file, {"liver": 1}),
+    ):
+        with pytest.raises(errors.ServerAnswerError, match="larger than the 8 MB") as refusal:
+            ask()
+        assert refusal.value.status == 413
+    assert list((server.app / "spool").glob("upload-*")) == []
+    assert "large" not in {image.id for image in server.client.images()}
+
+
+def test_an_upload_that_is_cancelled_leaves_nothing_on_the_server(server, tmp_path):
+    token, before = CancelToken(), {image.id for image in server.client.images()}
+    file = a_new_volume(tmp_path, 5)
+    with pytest.raises(errors.TransferCancelledError):
+        server.client.upload_image("half", file, progress=lambda *_: token.cancel(), cancel=token)
+    assert {image.id for image in server.client.images()} == before
+
+
+# --- learning --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_case_comes_with_a_reason_and_a_label_map_to_start_from(server, tmp_path):
+    found = server.client.next_case("first", model=MODEL, words="skin lesion", skip=[CT])
+    assert found.case == PICTURE
+    assert found.reason.endswith(".")
+    assert found.preview is not None
+    assert server.client.wait_for_job(found.preview.id, timeout=PATIENCE).state == "done"
+    assert server.client.download_result(found.preview.id, tmp_path, found.case).label_names == {"skin lesion": 1}
+
+
+def test_a_training_is_started_watched_and_stopped(server, tmp_path):
+    labels = tmp_path / "labels.nii.gz"
+    picture = sitk.ReadImage(server.studies / "dermoscopy_2.png")
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, *picture.GetSize()[::-1]), np.uint8)), str(labels))
+    server.client.submit_label("dermoscopy_2", labels, {"skin lesion": 1})
+    assert server.client.training(MODEL).state == "none"
+    server.client.start_training(MODEL, {"recipe": "quick", "force": True})
+    assert server.client.training(MODEL).state == "running"
+    with pytest.raises(errors.ServerBusyError, match="Already Running") as second:
+        server.client.start_training(MODEL)
+    assert is_a_sentence(second.value)
+    server.client.stop_training()
+    eventually(lambda: server.client.training(MODEL).state == "stopped")
+    assert "what serves is as it was" in server.client.training(MODEL).message
+    server.client.stop_training()  # nothing to stop is no error
+
+
+def test_the_weights_of_the_preset_can_be_asked_for(server):
+    assert server.client.rollback(MODEL, to=0) == "bundled"
+
+
+# --- other ways to the same server -----------------------------------------------------------------------------------------------------
+
+
+def test_an_encrypted_request_to_a_server_without_encryption_is_a_sentence(server):
+    with pytest.raises(errors.EncryptionError, match="http://") as refusal:
+        WordMaskClient(server.url.replace("http:", "https:"), timeout=10).handshake()
+    assert is_a_sentence(refusal.value)
+
+
+def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path):
+    send = qt_transport(server)
+    job = send(calls.start_job(MODEL, "liver", file=server.studies / f"{CT}.nii.gz"))
+    assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
+    assert send(calls.job(job.id)).final
+    found = send(calls.job_result(job.id, tmp_path, "by_qt"))
+    ours = server.client.download_result(job.id, tmp_path, "by_us")
+    assert found.path.read_bytes() == ours.path.read_bytes()
+    assert found.label_names == ours.label_names == {"liver": 1}
+    with pytest.raises(errors.ServerAnswerError, match="no such job") as refusal:
+        send(calls.job("0123"))
+    assert refusal.value.status == 404
+
+
+def qt_transport(server: Running) -> Callable[[calls.Call[Any]], Any]:
+    """Sends a call by QNetworkAccessManager, as a Widget does it, and waits in an event loop."""
+    qt = install_qt()
+    manager = qt.QNetworkAccessManager()
+
+    def form_of(call: calls.Call[Any], files: list[Any]) -> Any:
+        form = qt.QHttpMultiPart()
+        form.setBoundary(call.form.boundary.encode())
+        for part in call.form.parts:
+            piece = qt.QHttpPart()
+            for name, value in part.headers():
+                piece.setRawHeader(name.encode(), value.encode())
+            if isinstance(part, calls.FilePart):
+                files.append(qt.QFile(str(part.path)))
+                files[-1].open(qt.QIODevice.ReadOnly)
+                piece.setBodyDevice(files[-1])
+            else:
+                piece.setBody(part.text.encode())
+            form.append(piece)
+        return form
+
+    def send(call: calls.Call[Any]) -> Any:
+        files: list[Any] = []
+        request = qt.QNetworkRequest(qt.QUrl(call.url(server.client.address)))
+        for name, value in call.headers(server.token).items():
+            request.setRawHeader(name.encode(), value.encode())
+        content = form_of(call, files) if call.form is not None else call.body()
+        reply = manager.sendCustomRequest(request, call.method.encode(), *(() if content is None else (content,)))
+        reader, loop = call.reader(server.client.address), qt.QEventLoop()
+        reply.finished.connect(loop.quit)
+        if not reply.isFinished():
+            loop.exec()
+        headers = {bytes(name.data()).decode(): bytes(value.data()).decode() for name, value in reply.rawHeaderPairs()}
+        status, reason = (reply.attribute(getattr(qt.QNetworkRequest, f"Http{what}Attribute")) for what in ("StatusCode", "ReasonPhrase"))
+        reader.begin(status, reason, headers)
+        reader.feed(bytes(reply.readAll().data()))
+        return reader.finish()
+
+    return send
+
+
+def test_a_token_opens_the_server_for_what_its_owner_may_do(server, tmp_path):
+    url, realm = server.url, server.realm
+    for token in (None, realm.token("monailabel-user", seconds=-60)):
+        with pytest.raises(errors.AccessDeniedError, match="asks for a valid token") as refusal:
+            WordMaskClient(url, token).handshake()
+        assert refusal.value.status == 401
+    token = realm.token("monailabel-user")
+    user = WordMaskClient(url, token, timeout=PATIENCE)
+    assert user.handshake().version == __version__
+    job = user.start_job(MODEL, "skin lesion", image=PICTURE)
+    assert user.wait_for_job(job.id, timeout=PATIENCE).state == "done"
+    assert user.download_result(job.id, tmp_path).path.exists()
+    for ask in (
+        lambda: user.start_training(MODEL),
+        lambda: user.rollback(MODEL),
+        lambda: user.submit_label(PICTURE, tmp_path / f"{job.id}.nii.gz", {"skin lesion": 1}),
+    ):
+        with pytest.raises(errors.AccessDeniedError, match="Your account may not do this") as denied:
+            ask()
+        assert denied.value.status == 403
+        assert is_a_sentence(denied.value)
+        assert token not in str(denied.value)

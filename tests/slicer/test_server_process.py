@@ -1,0 +1,319 @@
+"""A server on this machine: the environment, the command, the port, the log, and real processes that live, die and are stopped."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from tests.slicer.fault_server import a_closed_port, fault_server, health, is_a_sentence, says, says_json, silent
+from tests.slicer.real_server import REPOSITORY, Running, the_server
+from WordMaskLib import errors
+from WordMaskLib.addresses import ServerAddress, repair_address
+from WordMaskLib.answers import Health
+from WordMaskLib.server_process import (
+    LocalServer,
+    app_folder_in,
+    find_environment,
+    find_running_server,
+    free_port,
+    judge_start,
+    likely_addresses,
+    plain_log,
+    server_command,
+    server_variables,
+    why_it_stopped,
+)
+
+from wordmask import __version__
+
+
+@pytest.fixture
+def an_environment(tmp_path: Path) -> Path:
+    """What an environment with WordMask looks like on disk; nothing in it runs."""
+    folder = tmp_path / "env"
+    packages = folder / "lib" / "python3.11" / "site-packages"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text("#!/bin/sh\n")
+    for name in ("monailabel-0.8.5", "wordmask-0.1.0"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    return folder
+
+
+# --- the environment -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", ["", "bin", "bin/python"])
+def test_an_environment_is_found_by_its_folder_its_programs_and_its_python(an_environment, inner):
+    found = find_environment(an_environment / inner)
+    assert found.folder == an_environment
+    assert found.command == (str(an_environment / "bin" / "python"), "-m", "monailabel.main")
+    assert found.version == "0.1.0"
+    assert found.app_folder is None
+
+
+def test_an_environment_is_found_by_the_folder_around_it(an_environment):
+    an_environment.rename(an_environment.parent / ".venv")
+    assert find_environment(an_environment.parent).folder == an_environment.parent / ".venv"
+
+
+def test_this_environment_is_found_with_the_app_that_came_with_it():
+    found = find_environment(sys.prefix)
+    assert found.version == __version__
+    assert found.app_folder == REPOSITORY / "monailabel_app"
+
+
+@pytest.mark.parametrize(("package", "title"), [("monailabel-0.8.5", "MONAI Label"), ("wordmask-0.1.0", "WordMask")])
+def test_an_environment_without_a_package_is_refused_with_its_name(an_environment, package, title):
+    (an_environment / "lib" / "python3.11" / "site-packages" / f"{package}.dist-info").rmdir()
+    with pytest.raises(errors.ServerStartError, match=f"{title} is not installed in the environment 'env'") as refusal:
+        find_environment(an_environment)
+    assert is_a_sentence(refusal.value)
+    (an_environment / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = true\n")
+    assert find_environment(an_environment).folder == an_environment  # the package may lie in the system's folder
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
+def test_what_is_no_environment_is_refused_with_a_sentence(tmp_path, make):
+    make(tmp_path / "chosen")
+    with pytest.raises(errors.ServerStartError, match="chosen") as refusal:
+        find_environment(tmp_path / "chosen")
+    assert is_a_sentence(refusal.value)
+    assert str(tmp_path) not in str(refusal.value)
+
+
+def test_an_app_folder_is_made_once_and_never_overwritten(tmp_path):
+    folder = app_folder_in(tmp_path / "new" / "app")
+    assert "WordMaskApp" in (folder / "main.py").read_text()
+    (folder / "main.py").write_text("mine")
+    assert (app_folder_in(folder) / "main.py").read_text() == "mine"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(errors.ServerStartError, match="cannot be made"):
+        app_folder_in(tmp_path / "file" / "app")
+
+
+# --- the command -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_listens_on_this_machine_alone(an_environment, tmp_path):
+    app, studies = app_folder_in(tmp_path / "app folder"), tmp_path
+    command = server_command(find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny"})
+    assert command[3:] == [
+        *("start_server", "--app", str(app), "--studies", str(studies)),
+        *("--host", "127.0.0.1", "--port", "8123", "--conf", "preset", "tiny"),
+    ]
+
+
+def test_wrong_folders_are_refused_with_a_sentence(an_environment, tmp_path):
+    environment, app = find_environment(an_environment), app_folder_in(tmp_path / "app")
+    with pytest.raises(errors.ServerStartError, match=r"has no main\.py") as no_app:
+        server_command(environment, tmp_path, tmp_path, 8000)
+    with pytest.raises(errors.ServerStartError, match="images that the server shall offer") as no_studies:
+        server_command(environment, app, tmp_path / "nowhere", 8000)
+    assert is_a_sentence(no_app.value)
+    assert is_a_sentence(no_studies.value)
+
+
+def test_what_slicer_sets_for_its_own_python_does_not_reach_the_server():
+    own = {"PATH": "/bin", "PYTHONHOME": "/slicer", "PYTHONPATH": "/slicer/lib", "LD_LIBRARY_PATH": "/slicer/lib", "HOME": "/home/x"}
+    found = server_variables(own)
+    assert {"PATH", "HOME"} <= found.keys()
+    assert not {"PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"} & found.keys()
+    assert "PYTHONHOME" in own
+
+
+# --- ports and servers that run already ------------------------------------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_not_chosen():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        other = free_port(port)
+        assert other != port
+    free = a_closed_port()
+    assert free_port(free) == free
+    with socket.create_server(("127.0.0.1", other)):
+        pass
+
+
+def test_a_running_server_is_found_among_others_and_dead_addresses():
+    with fault_server(says("<html>")) as page, fault_server(silent) as mute, fault_server(says_json(health())) as ours:
+        addresses = [ServerAddress("http", "127.0.0.1", a_closed_port()), *(repair_address(it.url) for it in (page, mute, ours))]
+        found = find_running_server(addresses, timeout=2.0)
+        assert found is not None
+        assert found.address == addresses[-1]
+        assert find_running_server(addresses[:2], timeout=2.0) is None
+
+
+def test_servers_are_looked_for_on_this_machine_alone():
+    remembered = [repair_address(text) for text in ("127.0.0.1:8123", "example.org", "localhost:8000", "127.0.0.1:8123")]
+    assert [str(address) for address in likely_addresses(remembered)] == [
+        *("http://127.0.0.1:8123", "http://localhost:8000", "http://127.0.0.1:8000"),
+    ]
+
+
+# --- is it up yet ----------------------------------------------------------------------------------------------------------------------
+
+REFUSED = errors.ServerUnreachableError("No server.")
+UP = Health("0.1.0", 1.0, 0, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("known", "phase", "words"),
+    [
+        ({"answer": None, "seconds": 0.0}, "starting", "0 s"),
+        ({"answer": REFUSED, "seconds": 12.0}, "starting", "12 s"),
+        ({"answer": errors.ServerTimeoutError("Slow."), "seconds": 60.0}, "starting", "takes minutes"),
+        ({"answer": UP, "seconds": 9.0}, "up", "ready"),
+        ({"answer": errors.AccessDeniedError(401, "Token."), "seconds": 9.0}, "up", "ready"),
+        ({"answer": errors.BadAnswerError("A page."), "seconds": 3.0}, "failed", "Another program"),
+        ({"answer": errors.ServerAnswerError(404, "No."), "seconds": 3.0}, "failed", "Another program"),
+        ({"answer": REFUSED, "seconds": 400.0}, "failed", "not ready after 300 s"),
+        ({"answer": UP, "seconds": 9.0, "is_running": False, "exit_code": 1}, "failed", "code 1"),
+    ],
+)
+def test_a_start_is_judged_by_what_is_known_of_it(known, phase, words):
+    state = judge_start(**{"is_running": True, "log": "", **known})
+    assert state.phase == phase
+    assert words in state.sentence
+
+
+# --- why did it die --------------------------------------------------------------------------------------------------------------------
+
+TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <module>\n'
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "words"),
+    [
+        (f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n", 3, "Another server runs from this app"),
+        (f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.self_check.BrokenEnvironmentError: numpy 2 is installed\r\n", 1, "numpy 2 is installed."),
+        ("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", 1, "port"),
+        ("[Errno 10048] only one usage of each socket address", 1, "port"),
+        ("/usr/bin/python: No module named monailabel", 1, "MONAI Label is not installed"),
+        (f"{TRACE}ModuleNotFoundError: No module named 'wordmask_app'", 1, "WordMask is not installed"),
+        (f"{TRACE}ModuleNotFoundError: No module named 'torch'", 1, "lacks the package 'torch'"),
+        ("APP Directory /home/anna/apps/monailabel_app NOT Found", 1, "app folder 'monailabel_app'"),
+        (f"{TRACE}OSError: [Errno 28] No space left on device: '/x/y'", 1, "disk is full"),
+        (f"{TRACE}PermissionError: [Errno 13] Permission denied: '/home/anna/apps/logs'", 1, "may not use 'logs'"),
+        (f"{TRACE}torch.OutOfMemoryError: CUDA out of memory. Tried", 1, "graphics card"),
+        (f"{TRACE}MemoryError", 1, "too little free memory"),
+        ("INFO: all is well", -9, "want of memory"),
+        ("INFO: all is well", -15, "stopped from outside"),
+        (f"{TRACE}ValueError: something odd", 1, "with the code 1 without a reason that is known here"),
+        ("", None, "without a reason that is known here"),
+    ],
+)
+def test_a_log_becomes_one_sentence(log, code, words):
+    sentence = why_it_stopped(log, code)
+    assert words in sentence
+    assert is_a_sentence(errors.ServerStartError(sentence))
+    assert "/home" not in sentence
+
+
+def test_a_log_is_shown_without_the_colours_of_a_terminal():
+    assert plain_log("\x1b[32mINFO\x1b[0m:  up\r\nnext\r") == "INFO:  up\nnext\n"
+
+
+# --- processes -------------------------------------------------------------------------------------------------------------------------
+
+SMALL_SERVER = """
+    import http.server, json, subprocess, sys, time
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print("child", child.pid, flush=True)
+    time.sleep(0.5)
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"status": "ok", "wordmask": "0.1.0", "queue": {}, "models": []}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+    http.server.HTTPServer(("127.0.0.1", PORT), Answers).serve_forever()
+"""
+
+
+def a_small_server(folder: Path, script: str = SMALL_SERVER) -> LocalServer:
+    port = a_closed_port()
+    return LocalServer([sys.executable, "-c", textwrap.dedent(script).replace("PORT", str(port))], port, folder / "log")
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"
+
+
+def test_a_server_is_waited_for_and_ends_with_all_that_it_started(tmp_path):
+    with a_small_server(tmp_path) as server:
+        assert server.state().phase == "up"
+        child = int(server.log_end().split()[1])
+        assert is_alive(child)
+    assert not server.is_running
+    deadline = time.monotonic() + 30
+    while is_alive(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    server.stop()  # nothing to stop is no error
+
+
+def test_a_server_that_does_not_listen_to_the_wish_to_stop_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("WordMaskLib.server_process.STOP_SECONDS", 0.5)
+    script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(SMALL_SERVER)
+    with a_small_server(tmp_path, script) as server:
+        process = server._process
+    assert process is not None
+    assert process.returncode == -9
+
+
+def test_a_server_that_dies_is_a_sentence_from_its_log(tmp_path):
+    script = "print('APP Directory /home/anna/my_app NOT Found'); raise SystemExit(1)"
+    with pytest.raises(errors.ServerStartError, match="The app folder 'my_app' is not there"), a_small_server(tmp_path, script):
+        pass
+
+
+def test_a_server_that_never_comes_up_is_ended(tmp_path):
+    server = a_small_server(tmp_path, "import time; time.sleep(60)")
+    server.start()
+    with pytest.raises(errors.ServerStartError, match="starting"):
+        server.wait_until_up(limit=0.3)
+    server.stop()
+    assert not server.is_running
+
+
+def test_a_program_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(errors.ServerStartError, match="'python9' cannot be run") as refusal:
+        LocalServer([str(tmp_path / "python9")], 8000, tmp_path / "log").start()
+    assert is_a_sentence(refusal.value)
+
+
+def test_a_python_without_monai_label_is_told_by_its_own_words(tmp_path):
+    """A new environment, without packages, runs the very command."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    command = [str(tmp_path / "bare" / "bin" / "python"), "-m", "monailabel.main", "start_server"]
+    with (
+        pytest.raises(errors.ServerStartError, match="MONAI Label is not installed in the chosen environment"),
+        LocalServer(command, a_closed_port(), tmp_path / "log"),
+    ):
+        pass
+
+
+@pytest.mark.server
+def test_a_real_server_is_started_found_and_judged(request, tmp_path_factory):
+    server: Running = the_server(request, tmp_path_factory)
+    assert server.process.state().phase == "up"  # it asks for a token, so it is there
+    found = find_running_server([server.process.address], server.token, timeout=10)
+    assert found is not None
+    assert found.version == __version__
+    assert find_running_server([server.process.address], timeout=10) is None  # not without a token
+    assert free_port(server.process.address.port) != server.process.address.port
+    assert "Uvicorn running on" in server.process.log_end()
+    assert "\x1b" not in server.process.log_end()

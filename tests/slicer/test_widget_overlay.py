@@ -1,0 +1,149 @@
+"""The overlay section: what the model thought, in colour over the image, on a real server and on servers that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from tests.slicer.fault_server import (
+    MULTIPART,
+    Script,
+    fault_server,
+    hangs_up,
+    is_a_sentence,
+    job_status,
+    result_body,
+    says,
+    says_json,
+    sends,
+)
+from tests.slicer.person import click, message, open_panel, routes, until, until_done, write
+from tests.slicer.person import panels_are_closed as panels_are_closed
+from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.scenes import add_volume, affine, box, scene_state, write_file
+from tests.slicer.views import SliceView
+
+pytestmark = pytest.mark.panel
+
+SHAPE = (6, 7, 8)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
+    return the_server(request, tmp_path_factory)
+
+
+def overlays() -> list[Any]:
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetAttribute("WordMask.overlay")]
+
+
+@pytest.mark.server
+def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running) -> None:
+    path = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
+    volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), "CT")
+    view = SliceView("Red", "Axial")
+    view.show(volume)
+    widget = open_panel(server.url, server.token)
+    widget.ui.overlaySection.setCollapsed(False)
+    assert not widget.ui.overlayButton.isEnabled()
+    write(widget.ui.wordsLine, "liver, spleen")
+    widget.ui.wordsLine.completer().popup().hide()
+    click(widget.ui.segmentButton)
+    until_done(widget)
+    assert [widget.ui.overlayWordBox.itemText(row) for row in range(widget.ui.overlayWordBox.count())] == ["liver", "spleen"]
+    assert widget.ui.kindBox.currentText() == "Uncertainty"
+    plain = view.picture()
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    assert message(widget) == "Shown over the image: uncertainty of liver."
+    (overlay,) = overlays()
+    values = slicer.util.arrayFromVolume(overlay)
+    assert values.shape == slicer.util.arrayFromVolume(volume).shape
+    assert 0 <= values.min() < values.max() < 0.7
+    assert view.composite.GetForegroundVolumeID() == overlay.GetID()
+    click(widget.ui.jumpButton)
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    worst = int(values.sum(axis=(1, 2), dtype=np.float64).argmax())
+    assert abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, worst, 1))[2]) < 0.51 * volume.GetSpacing()[2]
+    assert (view.picture() != plain).any()
+    widget.ui.opacitySlider.setValue(0.25)
+    assert view.composite.GetForegroundOpacity() == pytest.approx(0.25)
+    click(widget.ui.hideButton)
+    assert overlays() == []
+    assert not widget.ui.opacitySlider.isEnabled()
+
+
+@pytest.fixture
+def a_panel_with_a_result(tmp_path: Path) -> Any:
+    """A volume whose liver was found by a server that then does what a test says: (widget, volume, change the routes)."""
+    volume = add_volume(np.random.default_rng(5).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT")
+    fields = {"label_names": {"liver": 1}, "not_found": [], "plane": "axial", "statistics": {"liver": {"voxels": 1}}}
+    mask = write_file(tmp_path / "mask.nii.gz", box(SHAPE, (1, 3), (1, 3), (1, 3)).astype(np.uint8), affine())
+    now: dict[str, Script] = {
+        "start": says_json(job_status()), "job": says_json(job_status("done")),
+        "result": says(result_body(mask.read_bytes(), params=fields), Content_Type=MULTIPART),
+    }  # fmt: skip
+    with fault_server(lambda caller: routes(**now)(caller)) as server:
+        widget = open_panel(server.url)
+        widget.ui.overlaySection.setCollapsed(False)
+        write(widget.ui.wordsLine, "liver")
+        click(widget.ui.segmentButton)
+        until_done(widget)
+        yield widget, volume, now
+
+
+def numbers(folder: Path, values: np.ndarray, matrix: np.ndarray | None = None) -> Script:
+    path = write_file(folder / "numbers.nii.gz", values.astype(np.float32), affine() if matrix is None else matrix)
+    return says(result_body(path.read_bytes(), params={"label_names": {"liver": 1}, "plane": "axial"}), Content_Type=MULTIPART)
+
+
+def test_an_overlay_goes_when_another_volume_is_chosen(a_panel_with_a_result: Any, tmp_path: Path) -> None:
+    widget, volume, now = a_panel_with_a_result
+    now["result"] = numbers(tmp_path, np.full(SHAPE, 0.3))
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    assert len(overlays()) == 1
+    other = add_volume(np.zeros(SHAPE, np.int16), affine(), "another")
+    widget.ui.volumeSelector.setCurrentNode(other)
+    until(lambda: overlays() == [])
+    assert not widget.ui.hideButton.isEnabled()
+    assert volume.GetImageData() is not None
+
+
+@pytest.mark.parametrize("stage", ["health", "start", "job", "result"])
+@pytest.mark.parametrize(
+    "script", [says("x", "500 Internal Server Error"), sends(b"\x00\xffwhat\r\n\r\n"), hangs_up], ids=["500", "garbage", "hangs up"]
+)
+def test_an_overlay_that_fails_changes_nothing(script: Script, stage: str, a_panel_with_a_result: Any) -> None:
+    widget, volume, now = a_panel_with_a_result
+    before = scene_state(volume)
+    now[stage] = script
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    assert is_a_sentence(ValueError(message(widget))), message(widget)
+    assert scene_state(volume) == before
+
+
+@pytest.mark.parametrize(("shape", "origin"), [((3, 7, 8), (10, -20, 30.5)), (SHAPE, (0, 0, 0))], ids=["another size", "another place"])
+def test_an_overlay_that_does_not_fit_changes_nothing(shape: Any, origin: Any, a_panel_with_a_result: Any, tmp_path: Path) -> None:
+    widget, volume, now = a_panel_with_a_result
+    before = scene_state(volume)
+    now["result"] = numbers(tmp_path, np.full(shape, 0.1), affine(origin=origin))
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    assert is_a_sentence(ValueError(message(widget))), message(widget)
+    assert scene_state(volume) == before
+
+
+def test_an_overlay_of_zeros_has_no_slice_that_stands_out(a_panel_with_a_result: Any, tmp_path: Path) -> None:
+    widget, _, now = a_panel_with_a_result
+    now["result"] = numbers(tmp_path, np.zeros(SHAPE))
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    click(widget.ui.jumpButton)
+    assert "is 0 everywhere" in message(widget)
