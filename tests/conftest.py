@@ -13,7 +13,6 @@ REAL_DATA = "WORDMASK_REAL_DATA"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
-    parser.addoption("--panel", action="store_true", help="run the tests of the Slicer module's whole panel, too; one file at a time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,8 +34,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = {}
     if not config.option.slow and "slow" not in config.option.markexpr:
         reasons["slow"] = "slow: run it with `make test ARGS=--slow`"
-    if not config.option.panel:
-        reasons["panel"] = "panel: not yet safe in one process with all other tests; run one file with --panel"
     if not _benchmarks_asked_for(config):
         reasons["benchmark"] = "benchmark: run it with `make bench`"
     if any(item.get_closest_marker("gpu") for item in items):

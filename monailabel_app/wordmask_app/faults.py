@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
 
 from wordmask.errors import CancelledError, DiskFullError, OutOfMemoryError, TooLargeError, UnknownModelError, WeightsError, WordMaskError
+from wordmask_app.background import TaskRunningError
 from wordmask_app.images import UnknownImageError
 from wordmask_app.jobs import JobNotReadyError, QueueFullError, ResultGoneError, TimeLimitError, UnknownJobError
 
@@ -31,6 +32,7 @@ _STATUS: tuple[tuple[type[WordMaskError], int], ...] = (  # the first that fits;
     (ResultGoneError, 410),
     (TooLargeError, 413),
     (QueueFullError, 429),
+    (TaskRunningError, 429),
     (OutOfMemoryError, 503),
     (TimeLimitError, 503),
     (WeightsError, 503),

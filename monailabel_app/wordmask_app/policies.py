@@ -17,6 +17,7 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.datastructures import QueryParams
 
 from wordmask.errors import RequestError, UnknownModelError
+from wordmask_app.background import require_free
 from wordmask_app.images import safe_id, safe_session, safe_tag
 
 Kind = Literal["ours", "replaced", "guarded", "refused", "left"]
@@ -69,7 +70,7 @@ def _session(incoming: Incoming) -> None:
 
 
 def _new_session(incoming: Incoming) -> None:
-    if any(value.lower() not in ("false", "0", "no", "off", "") for value in incoming.query.getlist("uncompress")):
+    if _asks_for(incoming, "uncompress"):
         raise RequestError("uncompress is not offered, for an archive may write anywhere; send the files themselves.")
     if any(not re.fullmatch(r"[0-9]{1,6}", value) for value in incoming.query.getlist("expiry")):
         raise RequestError("expiry is a number of seconds below a million.")
@@ -87,16 +88,22 @@ def _named(kind: str) -> Check:
     return check
 
 
-def _task(kind: str) -> Check:
-    """A background task of a known name; its JSON body can name no path, and it does not run in the event loop."""
+def _task(kind: str, method: str) -> Check:
+    """A background task of a known name, one at a time; its JSON body can name no path, and it does not run in the event loop."""
 
     def check(incoming: Incoming) -> None:
         _named(kind)(incoming)
-        if any(value.lower() not in ("false", "0", "no", "off", "") for value in incoming.query.getlist("run_sync")):
+        if _asks_for(incoming, "run_sync"):
             raise RequestError("run_sync is not offered, for it would keep everybody else waiting; ask for the state of the task.")
         _object_without_paths(incoming.body)
+        if incoming.path and not _asks_for(incoming, "enqueue"):  # the routes without a name queue always
+            require_free(method)
 
     return check
+
+
+def _asks_for(incoming: Incoming, switch: str) -> bool:
+    return any(value.lower() not in ("false", "0", "no", "off", "") for value in incoming.query.getlist(switch))
 
 
 def _strategy(incoming: Incoming) -> None:
@@ -186,15 +193,19 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("DELETE", "/model/{model}"): Policy("refused", "would take the weights away; go back with `/wordmask/models/{name}/rollback`"),
     ("GET", "/batch/infer"): _LEFT_TASK,
     ("DELETE", "/batch/infer"): _LEFT_TASK,
-    ("POST", "/batch/infer/{model}"): Policy("guarded", "known model, no `run_sync`, no paths in the body", _task("model"), True),
+    ("POST", "/batch/infer/{model}"): Policy(
+        "guarded", "known model, one at a time, no `run_sync`, no paths", _task("model", "batch_infer"), True
+    ),
     ("GET", "/train/"): _LEFT_TASK,
-    ("DELETE", "/train/"): _LEFT_TASK,
-    ("POST", "/train/"): Policy("guarded", "no `run_sync`, no paths in the body", _task("trainer"), True),
-    ("POST", "/train/{model}"): Policy("guarded", "known trainer, no `run_sync`, no paths in the body", _task("trainer"), True),
+    ("DELETE", "/train/"): Policy("replaced", "missed a training that was about to start"),
+    ("POST", "/train/"): Policy("guarded", "no `run_sync`, no paths", _task("trainer", "train"), True),
+    ("POST", "/train/{model}"): Policy("guarded", "known trainer, one at a time, no `run_sync`, no paths", _task("trainer", "train"), True),
     ("GET", "/scoring/"): _LEFT_TASK,
     ("DELETE", "/scoring/"): _LEFT_TASK,
-    ("POST", "/scoring/"): Policy("guarded", "no `run_sync`, no paths in the body", _task("scoring method"), True),
-    ("POST", "/scoring/{method}"): Policy("guarded", "known method, no `run_sync`, no paths in the body", _task("scoring method"), True),
+    ("POST", "/scoring/"): Policy("guarded", "no `run_sync`, no paths", _task("scoring method", "scoring"), True),
+    ("POST", "/scoring/{method}"): Policy(
+        "guarded", "known method, one at a time, no `run_sync`, no paths", _task("scoring method", "scoring"), True
+    ),
     ("POST", "/activelearning/{strategy}"): Policy(
         "replaced", "chose in the event loop; known strategy, no paths in the body", _strategy, True
     ),

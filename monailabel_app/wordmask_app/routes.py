@@ -19,7 +19,7 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from wordmask.errors import RequestError
-from wordmask_app import catalogue, uploads
+from wordmask_app import background, catalogue, uploads
 from wordmask_app.answers import answer, job_status
 from wordmask_app.engines import Engine
 from wordmask_app.jobs import Job
@@ -217,6 +217,12 @@ async def activelearning(strategy: str, user: AsUser, params: dict[str, Any] | N
     """MONAI Label's route, off the event loop; the same choice as `/wordmask/next`, without a preview."""
     found: dict[str, Any] = await run_in_threadpool(sample, strategy, params, user.username)
     return found
+
+
+@replacing.delete("/train/", summary=f"{RBAC_ADMIN}Stop Training Task")
+async def stop_training(user: AsAdmin) -> dict[str, Any] | None:
+    """MONAI Label's route, which stops a training also when it is only about to start."""
+    return await run_in_threadpool(background.stop, "train")
 
 
 @replacing.post("/reload", include_in_schema=False)

@@ -145,6 +145,8 @@ def fault_server(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterato
         yield server
     finally:
         closing.set()
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which closing alone does not
         listener.close()
 
 

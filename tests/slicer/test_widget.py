@@ -15,7 +15,7 @@ from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
 from tests.slicer.views import SliceView
 
-pytestmark = [pytest.mark.panel, pytest.mark.server]
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture

@@ -32,8 +32,6 @@ from tests.slicer.person import LIVER, MODEL, click, message, open_panel, routes
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, labels_of, scene_state, segment_state, write_file
 
-pytestmark = pytest.mark.panel
-
 SHAPE = (6, 7, 8)
 STAGES = ("health", "models", "vocabulary", "start", "job", "result")
 ENOUGH = {"statistics": {"liver": {"presence": 0.9, "voxels": 12, "millilitres": 0.1, "mean_probability": 0.8, "largest_slice": 1}}}

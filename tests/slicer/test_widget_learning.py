@@ -29,8 +29,6 @@ from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, PICTURE, REPOSITORY, Running, the_server
 from tests.slicer.scenes import add_segment, add_segmentation, add_volume, affine, box, paint, scene_state, slicers_mask, write_file
 
-pytestmark = pytest.mark.panel
-
 SHAPE = (6, 7, 8)
 
 

@@ -16,7 +16,7 @@ from tests.slicer.fault_server import fault_server, is_a_sentence
 from tests.slicer.person import MemoryStore, click, message, open_panel, routes, until, until_done
 from tests.slicer.person import panels_are_closed as panels_are_closed
 
-pytestmark = [pytest.mark.panel, pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 
 SERVER = """
 import http.server, json, subprocess, sys

@@ -27,8 +27,6 @@ from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
 from tests.slicer.scenes import add_volume, affine, box, scene_state, write_file
 from tests.slicer.views import SliceView
 
-pytestmark = pytest.mark.panel
-
 SHAPE = (6, 7, 8)
 
 

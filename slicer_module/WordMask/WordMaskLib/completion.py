@@ -43,8 +43,10 @@ class WordCompleter:
     def __init__(self, line: Any, words: Callable[[], Iterable[Suggestion]], misspelt: Callable[[str], None]) -> None:
         self._line, self._words, self._misspelt = line, words, misspelt
         self._cursors: dict[str, int] = {}
-        self.model = qt.QStandardItemModel(0, 1)
+        self._closed = False
         self.completer = qt.QCompleter()
+        self.completer.setParent(line.parent())  # all of Qt's objects here have a parent, see qt_transport
+        self.model = qt.QStandardItemModel(0, 1, self.completer)
         self.completer.setModel(self.model)
         self.completer.setCompletionRole(WHOLE_TEXT)
         self.completer.setCompletionMode(qt.QCompleter.UnfilteredPopupCompletion)
@@ -52,7 +54,7 @@ class WordCompleter:
         line.setCompleter(self.completer)
         line.textEdited.connect(self._on_edited)
         self.completer.activated.connect(self._on_chosen)
-        self._timer = qt.QTimer()
+        self._timer = qt.QTimer(line)
         self._timer.setSingleShot(True)
         self._timer.setInterval(250)
         self._timer.timeout.connect(self._on_pause)
@@ -65,9 +67,16 @@ class WordCompleter:
                 self.completer.complete()
 
     def close(self) -> None:
-        """The line is about to go."""
-        self._timer.stop()
-        self._cursors.clear()
+        """The line is about to go; more than once does no harm.
+
+        The completer goes first: its list is a window of its own, which it deletes, and must not find deleted by others.
+        """
+        if not self._closed:
+            self._closed = True
+            self._timer.stop()
+            self._cursors.clear()
+            self._line.setCompleter(None)
+            self.completer.deleteLater()
 
     def _typed(self) -> str:
         return word_at(self._line.property("text"), int(self._line.property("cursorPosition"))).query

@@ -35,7 +35,6 @@ class LocalServer:
     def __init__(self, wrote: Callable[[str], None], ended: Callable[[], None]) -> None:
         self._wrote, self._ended = wrote, ended
         self._process: Any = None
-        self._last: Any = None
         self._began = 0.0
         self._code: int | None = None
         self._has_group = False
@@ -57,7 +56,7 @@ class LocalServer:
         if self._has_group:
             command = [command[0], "-c", GROUP, *command]
         self.address, self.log, self._code, self._began = ServerAddress("http", HOST, port), "", None, time.monotonic()
-        process = qt.QProcess()
+        process = qt.QProcess(qt.QCoreApplication.instance())
         process.setProcessChannelMode(qt.QProcess.MergedChannels)
         process.setProcessEnvironment(_variables())
         process.readyReadStandardOutput.connect(self._on_output)
@@ -86,6 +85,7 @@ class LocalServer:
             if not process.waitForFinished(FINISH_MS):
                 self._signal("end", process)
                 process.waitForFinished(FINISH_MS)
+            process.deleteLater()
 
     def _signal(self, how: str, process: Any = None) -> None:
         process = process or self._process
@@ -122,8 +122,9 @@ class LocalServer:
             self._ended()
 
     def _forget(self) -> None:
-        """It is over; Qt's object lives on until the next one, for it is just telling us so."""
-        self._last, self._process = self._process, None
+        """It is over; Qt's object goes later, for it is just telling us so."""
+        self._process.deleteLater()
+        self._process = None
 
 
 def _variables() -> Any:

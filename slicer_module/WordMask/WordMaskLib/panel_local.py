@@ -37,7 +37,7 @@ class LocalSection(Section):
         self._asking: Task | None = None
         self._answer: Health | ClientError | None = None
         self._up = self._stopping = False
-        self._timer = qt.QTimer()
+        self._timer = qt.QTimer(self.ui.serverLog)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self._on_poll)
         for line, name in ((self.ui.environmentLine, "environment"), (self.ui.studiesLine, "studies")):

@@ -36,7 +36,7 @@ class WordsSection(Section):
         self._menu.aboutToShow.connect(self._fill_history)
         self.ui.historyButton.setMenu(self._menu)
         self._fill_history()
-        self._timer = qt.QTimer()
+        self._timer = qt.QTimer(self.ui.wordsLine)
         self._timer.setSingleShot(True)
         self._timer.setInterval(300)
         self._timer.timeout.connect(self._show_hints)

@@ -2,6 +2,9 @@
 
 The same calls, readers and sentences as `transport`, which waits. Certificates are verified always, proxies of the system are not used,
 and redirects are not followed. Knows Qt and HTTP; not what requests mean.
+
+Every object of Qt here has a parent, so that Qt deletes it, in the right thread: Python's collector of cycles runs in whichever thread
+needs memory, and a timer that is deleted elsewhere ends the process.
 """
 
 from __future__ import annotations
@@ -146,10 +149,10 @@ class _Attempt:
         self._reader = call.reader(transport.address)
         self._begun = self._over = self._untrusted = False
         self._code = 0
-        self._timer = qt.QTimer()
+        self._reply = self._send(transport, call)
+        self._timer = qt.QTimer(self._reply)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._on_silence)
-        self._reply = self._send(transport, call)
         self._reply.setReadBufferSize(BUFFER)
         for name, slot in (
             ("errorOccurred", self._on_error), ("sslErrors", self._on_ssl_errors), ("uploadProgress", self._on_upload),
