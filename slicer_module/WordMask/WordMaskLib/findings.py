@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 
-from .geometry import Grid, SegmentsError, Slicing, grid_of, is_picture, to_world
+from .geometry import SegmentsError, Slicing, grid_of, is_picture, to_world
 from .job_answers import WordStatistics
-from .masks import crop, digest, mask_of
+from .masks import Cropped, cropped_mask, digest
 from .overlay import SlicePosition
 from .segments import own_segment
 from .terminology import DIGEST, tag
@@ -52,17 +52,16 @@ def findings(
     return [_finding(word, segmentation, volume, statistics.get(word), slicing) for word in words]
 
 
-def largest_slice(mask: np.ndarray, volume: slicer.vtkMRMLVolumeNode, slicing: Slicing) -> SlicePosition | None:
-    """The slice with most voxels of a mask [k, j, i], of equals the first, and its voxel nearest to their centre; None when empty."""
-    counts = np.count_nonzero(mask, axis=tuple(axis for axis in range(3) if axis != slicing.axis))
-    if not counts.any():
-        return None
-    index = min(slicing.entry(int(entry)) for entry in np.flatnonzero(counts == counts.max()))
-    entry = slicing.entry(index)
-    inside = np.argwhere(np.take(mask, entry, axis=slicing.axis)).astype(float)
+def largest_slice(cropped: Cropped, volume: slicer.vtkMRMLVolumeNode, slicing: Slicing) -> SlicePosition:
+    """The slice with most voxels of a mask, of equals the first, and its voxel nearest to their centre."""
+    counts = np.count_nonzero(cropped.mask, axis=tuple(axis for axis in range(3) if axis != slicing.axis))
+    first = cropped.first[2 - slicing.axis]
+    index = min(slicing.entry(first + int(entry)) for entry in np.flatnonzero(counts == counts.max()))
+    entry = slicing.entry(index) - first
+    inside = np.argwhere(np.take(cropped.mask, entry, axis=slicing.axis)).astype(float)
     nearest = inside[((inside - inside.mean(axis=0)) ** 2).sum(axis=1).argmin()]
-    voxel = np.insert(nearest, slicing.axis, entry)
-    position = to_world(volume, [voxel[::-1]])[0]
+    voxel = np.insert(nearest, slicing.axis, entry)[::-1] + cropped.first
+    position = to_world(volume, [voxel])[0]
     return SlicePosition(index, (float(position[0]), float(position[1]), float(position[2])))
 
 
@@ -85,25 +84,22 @@ def _finding(
         return Finding(word, None, word, None, 0, None, presence, None, None, None, False)
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     try:
-        mask = mask_of(segmentation, segment_id, volume)
+        cropped = cropped_mask(segmentation, segment_id, volume)
     except SegmentsError:  # a person turned it into a surface
-        mask = np.zeros(grid_of(volume).shape, dtype=bool)
-    edited = digest(crop(mask)) != tag(segment, DIGEST)
+        cropped = None
+    voxels = 0 if cropped is None else int(np.count_nonzero(cropped.mask))
+    edited = digest(cropped) != tag(segment, DIGEST)
     red, green, blue = (round(255 * channel) for channel in segment.GetColor())
     return Finding(
         word=word,
         segment_id=segment_id,
         name=str(segment.GetName()),
         color=(red, green, blue),
-        voxels=int(np.count_nonzero(mask)),
-        millilitres=None if is_picture(volume) else _millilitres(mask, grid_of(volume)),
+        voxels=voxels,
+        millilitres=None if is_picture(volume) else voxels * grid_of(volume).voxel_millilitres(),
         presence=presence,
         mean_probability=None if said is None or edited else said.mean_probability,
         mean_uncertainty=None if said is None or edited else said.mean_uncertainty,
-        largest=largest_slice(mask, volume, slicing),
+        largest=None if cropped is None else largest_slice(cropped, volume, slicing),
         edited=edited,
     )
-
-
-def _millilitres(mask: np.ndarray, grid: Grid) -> float:
-    return float(np.count_nonzero(mask) * grid.voxel_millilitres())

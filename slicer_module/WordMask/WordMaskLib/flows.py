@@ -67,6 +67,17 @@ def cancelled() -> TransferCancelledError:
     return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
 
 
+def in_turns(steps: Generator[None, None, T]) -> Flow[T]:
+    """Work in pieces, as a flow: what is waiting has its turn before each of them."""
+    while True:
+        yield Pause()
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A folder for the files of one flow, gone after it; LocalFileError."""

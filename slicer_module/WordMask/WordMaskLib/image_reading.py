@@ -9,6 +9,7 @@ import gzip
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,29 @@ import slicer
 from .geometry import GeometryError, Grid, SegmentsError, grid_of, is_picture
 
 RESULT_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
-_PIECE = 1 << 20  # bytes
+_PIECE, _TURN = 1 << 20, 1 << 25  # bytes: read at once, and until others have a turn
 _NIFTI_HEADER = 348  # bytes; the number also stands at its start, and tells the byte order
 _SPACE_SIGNS = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superior": 1, "inferior": -1}
+
+
+def check_whole(path: str | Path) -> Iterator[None]:
+    """SegmentsError: the file is missing, empty, truncated or damaged, as far as its format lets one know without reading the image.
+
+    Yields between pieces of work, so that a window can stay alive.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size == 0:
+        raise SegmentsError("The result is missing or empty, so nothing was changed; ask for it again.")
+    if _is_nifti(path):
+        yield from _check_nifti(path)
 
 
 def read_on_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     """Voxels [k, j, i] of a file that was computed for a volume, in the order in which the volume stores them; a view where possible.
 
     The file may be stored in another order of axes (Slicer reverses the slices of left-handed files when it reads them), but must hold
-    the same voxels in the same place. Of a picture only rows and columns are compared.
-    SegmentsError: missing, damaged or no such image; GeometryError: it lies elsewhere.
+    the same voxels in the same place. Of a picture only rows and columns are compared. `check_whole` comes before this.
+    SegmentsError: no such image; GeometryError: it lies elsewhere.
     """
     array, found = _read(Path(path))
     grid = grid_of(volume)
@@ -47,6 +60,8 @@ def file_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> Grid:
     path, grid = Path(path), grid_of(volume)
     stored = grid.k_reversed() if stored_left_handed(path) != grid.is_left_handed else grid
     if not is_picture(volume):
+        for _ in check_whole(path):
+            pass
         _, read = _read(path)
         if read.way_to(grid) is None:
             difference = read.difference(grid)
@@ -83,10 +98,6 @@ def _nrrd_left_handed(header: str) -> bool:
 
 
 def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    if not path.is_file() or path.stat().st_size == 0:
-        raise SegmentsError("The result is missing or empty, so nothing was changed; ask for it again.")
-    if _is_nifti(path):
-        _check_nifti(path)
     node = slicer.vtkMRMLLabelMapVolumeNode()  # stays out of the scene: nothing has to be removed when something goes wrong
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
@@ -110,16 +121,19 @@ def _header(path: Path) -> bytes:
         raise _damaged() from None
 
 
-def _check_nifti(path: Path) -> None:
+def _check_nifti(path: Path) -> Iterator[None]:
     """ITK fills what a truncated NIfTI lacks with zeros and compares no checksum: half of an organ would be gone without a word."""
     try:
         with open(path, "rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else open(path, "rb") as file:
             needed = _nifti_bytes(file.read(_NIFTI_HEADER))
-            found = _NIFTI_HEADER
+            found = told = _NIFTI_HEADER
             while piece := file.read(_PIECE):
                 found += len(piece)
+                if found - told >= _TURN:
+                    told = found
+                    yield
     except (OSError, EOFError, zlib.error, struct.error):
         raise _damaged() from None
     if found < needed:

@@ -19,7 +19,7 @@ from .export import ExportedLabels, OverlapError, check_volume, export_labels, e
 from .flows import Flow, Pause, Question, Report, cancelled, temporary_folder
 from .geometry import SegmentsError, is_picture
 from .job_answers import JobResult, NextCase, TrainingState
-from .masks import mask_of
+from .masks import cropped_mask
 from .segmenting import finish_job, look_around, shake_hands, show_result
 from .segments import edited_segments, own_segment, segmentation_of
 from .session import ServerState, Session, present
@@ -80,7 +80,7 @@ def visible_segments(segmentation: Any, volume: Any) -> list[str]:
     display = segmentation.GetDisplayNode()
     ids = [str(segment_id) for segment_id in segmentation.GetSegmentation().GetSegmentIDs()]
     shown = [segment_id for segment_id in ids if display is None or display.GetSegmentVisibility(segment_id)]
-    chosen = [segment_id for segment_id in shown if mask_of(segmentation, segment_id, volume).any()]
+    chosen = [segment_id for segment_id in shown if cropped_mask(segmentation, segment_id, volume) is not None]
     if not chosen:
         raise SegmentsError("There is nothing to submit: no segment is visible and has a voxel on this volume.")
     return chosen
@@ -152,7 +152,8 @@ def next_case(
         previewed = False
         if result is not None:
             try:
-                previewed = bool(show_result(session, result, entries, volume, None, None).imported.ids)
+                shown = yield from show_result(session, result, entries, volume, None, None)
+                previewed = bool(shown.imported.ids)
             except SegmentsError as error:
                 message = str(error)
     show_volume(volume)

@@ -26,6 +26,11 @@ def mask_of(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volum
 
     SegmentsError: there is no such segment, or it has no label map (a surface).
     """
+    return uncrop(cropped_mask(segmentation, segment_id, volume), grid_of(volume).shape)
+
+
+def cropped_mask(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode) -> Cropped | None:
+    """`mask_of` cut to its box, None when it is empty; costs what the segment's own image costs, however large the volume is."""
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
         raise SegmentsError(f"The segment is no longer in {segmentation.GetName()!r}; choose another one.")
@@ -35,11 +40,11 @@ def mask_of(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volum
     grid = grid_of(volume)
     layer = layer_array(image)
     if layer is None:
-        return np.zeros(grid.shape, dtype=bool)
+        return None
     mask = layer == segment.GetLabelValue()
     offset = _whole_offset(image, grid) if segmentation.GetParentTransformNode() is volume.GetParentTransformNode() else None
     if offset is not None:
-        return _embed(mask, offset, grid.shape)
+        return _inside(mask, offset, grid.shape)
     return _resampled(mask, image, segmentation, volume)
 
 
@@ -73,6 +78,19 @@ def crop(mask: np.ndarray) -> Cropped | None:
     """A mask's own part, copied; None when it is empty."""
     box = box_of(mask)
     return None if box is None else Cropped(mask[box].copy(), (box[2].start, box[1].start, box[0].start))
+
+
+def uncrop(cropped: Cropped | None, shape: tuple[int, int, int]) -> np.ndarray:
+    """The whole array [k, j, i] that a mask was cut from."""
+    whole = np.zeros(shape, dtype=bool)
+    if cropped is not None:
+        whole[place_of(cropped)] = cropped.mask
+    return whole
+
+
+def place_of(cropped: Cropped) -> Box:
+    """Where a mask lies in the whole array."""
+    return tuple(slice(start, start + count) for start, count in zip(cropped.first[::-1], cropped.mask.shape))
 
 
 def image_of(cropped: Cropped, grid: Grid) -> slicer.vtkOrientedImageData:
@@ -117,19 +135,14 @@ def _whole_offset(image: slicer.vtkOrientedImageData, grid: Grid) -> tuple[int, 
     return int(start[0]), int(start[1]), int(start[2])
 
 
-def _embed(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]) -> np.ndarray:
+def _inside(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]) -> Cropped | None:
     """The part of a mask that lies in an array of ``shape``; first: (i, j, k) of its first voxel there, which may lie outside."""
-    whole = np.zeros(shape, dtype=bool)
-    here, there = [], []
-    for start, count, room in zip(first[::-1], mask.shape, shape):
-        low, high = max(0, start), min(room, start + count)
-        if low >= high:
-            return whole
-        whole_range, mask_range = slice(low, high), slice(low - start, high - start)
-        here.append(whole_range)
-        there.append(mask_range)
-    whole[tuple(here)] = mask[tuple(there)]
-    return whole
+    kept = tuple(slice(max(0, -start), max(0, room - start)) for start, room in zip(first[::-1], shape))
+    part = crop(mask[kept])
+    if part is None:
+        return None
+    i, j, k = (max(0, start) + shift for start, shift in zip(first, part.first))
+    return Cropped(part.mask, (i, j, k))
 
 
 def _resampled(
@@ -137,7 +150,7 @@ def _resampled(
     image: slicer.vtkOrientedImageData,
     segmentation: slicer.vtkMRMLSegmentationNode,
     volume: slicer.vtkMRMLVolumeNode,
-) -> np.ndarray:
+) -> Cropped | None:
     """Nearest neighbour, through the transforms of both, as Slicer's own export does it."""
     grid = grid_of(volume)
     source = _oriented(mask, _image_matrix(image), image.GetExtent()[::2])
@@ -149,4 +162,4 @@ def _resampled(
     if not resample(source, reference, target, False, False, transform):
         raise SegmentsError(f"{segmentation.GetName()!r} cannot be brought onto the grid of {volume.GetName()!r}.")
     found = layer_array(target)
-    return np.zeros(grid.shape, dtype=bool) if found is None else _embed(found > 0, target.GetExtent()[::2], grid.shape)
+    return None if found is None else _inside(found > 0, target.GetExtent()[::2], grid.shape)

@@ -16,7 +16,7 @@ import vtk
 
 from .export import check_volume
 from .geometry import SegmentsError, grid_of, is_picture, to_world
-from .image_reading import read_on_grid
+from .image_reading import check_whole, read_on_grid
 
 KIND = "WordMask.overlay"  # attributes of the node
 WORD = "WordMask.word"
@@ -48,6 +48,8 @@ def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, 
     if kind not in COLORS:
         raise ValueError(f"kind is one of {', '.join(COLORS)}, not {kind!r}.")
     check_volume(volume)
+    for _ in check_whole(path):
+        pass
     values = np.array(read_on_grid(path, volume), dtype=np.float32)
     if not np.isfinite(values).all():
         raise SegmentsError(f"The {kind} of {word!r} holds values that are no numbers, so nothing was changed; ask for it again.")

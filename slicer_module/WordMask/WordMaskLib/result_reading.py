@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .geometry import SegmentsError, Slicing, grid_of, is_picture
-from .image_reading import read_on_grid
+from .image_reading import check_whole, read_on_grid
 from .masks import Cropped, crop
 from .terminology import Word, text_key
 
@@ -50,12 +50,15 @@ def found_words(path: str | Path, words: Sequence[Word], volume: Any, only: Slic
     """
     check_words(words)
     part = None if only is None else only.part_of(volume)
+    yield from check_whole(path)
+    yield
     labels = _whole_numbers(read_on_grid(path, volume))
     yield
     found, named = [], 0
     for word in words:
         mask = labels == word.value
         named += int(np.count_nonzero(mask))
+        yield
         cropped = crop(mask if part is None else _within(mask, part))
         if cropped is not None:
             found.append(Found(word, cropped))

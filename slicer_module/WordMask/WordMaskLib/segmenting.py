@@ -19,11 +19,11 @@ from .answers import Health, ServerInfo, Suggestion
 from .client import Handshake, is_another, judge_server
 from .errors import ClientError, NotAWordMaskServerError, ServerAnswerError, TransferCancelledError
 from .export import check_volume, export_volume
-from .flows import Flow, Pause, Question, Report, cancelled, temporary_folder
+from .flows import Flow, Pause, Question, Report, cancelled, in_turns, temporary_folder
 from .geometry import SegmentsError, grid_of, is_picture, to_voxels
 from .job_answers import JobResult, JobStatus
 from .prompts import find_suggestion, split_words
-from .segments import MADE_HERE, Imported, SliceRange, check_segmentation, edited_segments, import_labels, show_3d
+from .segments import MADE_HERE, Imported, SliceRange, check_segmentation, edited_segments, import_in_steps, show_3d
 from .session import ServerState, Session, model_named, present, target_segmentation
 from .terminology import words_from
 
@@ -113,7 +113,7 @@ def segment(
         result = yield from finish_job(job, folder)
         entries = yield from _entries(server, list(result.label_names))
         yield from _agree(session, words, target, volume, agreed)
-        done = show_result(session, result, entries, volume, target, only)
+        done = yield from show_result(session, result, entries, volume, target, only)
     yield from _surfaces(done.imported)
     return done
 
@@ -220,8 +220,9 @@ def _entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Sugges
 
 def show_result(
     session: Session, result: JobResult, entries: dict[str, Suggestion], volume: Any, target: Any | None, only: SliceRange | None
-) -> Segmented:
-    """The one step in which the scene changes, or does not."""
+) -> Flow[Segmented]:
+    """Read and check a result in pieces; the scene changes in the last one, or does not."""
+    yield Report("showing")
     if not present(volume):
         raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
     path = result.path
@@ -230,7 +231,8 @@ def show_result(
     words = [dataclasses.replace(word, text=session.same_word(word.text, target)) for word in words_from(result.label_names, entries)]
     renamed = {old: session.same_word(old, target) for old in result.statistics}
     result = dataclasses.replace(result, statistics={renamed[word]: row for word, row in result.statistics.items()})
-    imported = import_labels(path, words, volume, target, model=result.model, version=result.version, only=only)
+    steps = import_in_steps(path, words, volume, target, model=result.model, version=result.version, only=only)
+    imported = yield from in_turns(steps)
     session.record(volume, imported, result, part=only is not None)
     return Segmented(volume, imported, result, result.warnings)
 

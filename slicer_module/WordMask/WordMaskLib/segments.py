@@ -21,7 +21,7 @@ import slicer
 
 from .export import check_volume
 from .geometry import GeometryError, SegmentsError, grid_of
-from .masks import BINARY, Cropped, crop, digest, image_of, mask_of
+from .masks import BINARY, Cropped, crop, cropped_mask, digest, image_of, place_of, uncrop
 from .result_reading import Found, SliceRange, check_words, found_words
 from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag, text_key
 from .undo import UndoHistory, UndoStep, leave_layer, remove_node, shares_layer
@@ -150,7 +150,7 @@ def edited_segments(segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer
     contents, edited = segmentation.GetSegmentation(), {}
     for segment_id in contents.GetSegmentIDs():
         word = word_of(segmentation, segment_id)
-        if word and digest(crop(mask_of(segmentation, segment_id, volume))) != tag(contents.GetSegment(segment_id), DIGEST):
+        if word and digest(cropped_mask(segmentation, segment_id, volume)) != tag(contents.GetSegment(segment_id), DIGEST):
             edited[word] = str(segment_id)
     return edited
 
@@ -204,16 +204,16 @@ def _plan(found: Found, volume: Any, segmentation: Any | None, only: SliceRange 
     earlier = None if segmentation is None else own_segment(segmentation, found.word.text)
     voxels, mark = found.voxels, digest(found.voxels)
     if only is not None and segmentation is not None and earlier is not None:
-        before = mask_of(segmentation, earlier, volume)
-        was_edited = digest(crop(before)) != tag(segmentation.GetSegmentation().GetSegment(earlier), DIGEST)
-        voxels = _merged(before, voxels, only.part_of(volume))
+        before = cropped_mask(segmentation, earlier, volume)
+        was_edited = digest(before) != tag(segmentation.GetSegmentation().GetSegment(earlier), DIGEST)
+        voxels = _merged(uncrop(before, grid_of(volume).shape), voxels, only.part_of(volume))
         mark = EDITED if was_edited else digest(voxels)  # what a person drew in other slices is still there, and still theirs
     return _Planned(found.word, image_of(voxels, grid_of(volume)), mark, earlier)
 
 
 def _merged(before: np.ndarray, voxels: Cropped, part: tuple[slice, ...]) -> Cropped:
     before[part] = False
-    before[tuple(slice(start, start + count) for start, count in zip(voxels.first[::-1], voxels.mask.shape))] |= voxels.mask
+    before[place_of(voxels)] |= voxels.mask
     merged = crop(before)
     return voxels if merged is None else merged
 

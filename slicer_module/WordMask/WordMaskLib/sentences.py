@@ -39,6 +39,7 @@ def stage_text(report: Report) -> str:
         "queued": _("Waiting for the server"),
         "computing": _("The server works"),
         "downloading": _("Fetching the result"),
+        "showing": _("Showing the result"),
         "surfaces": _("Making surfaces for the 3-D view"),
         "starting": _("Starting the training"),
         "choosing": _("Asking the server what comes next"),
