@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.slicer.fault_server import (
 from tests.slicer.person import LIVER, MODEL, click, message, open_panel, routes, table, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, labels_of, scene_state, segment_state, write_file
+from WordMaskLib.geometry import to_world
 
 SHAPE = (6, 7, 8)
 STAGES = ("health", "models", "vocabulary", "start", "job", "result")
@@ -138,6 +140,31 @@ BROKEN: dict[str, Script] = {
     "half": sends(head(Content_Type="application/json", Content_Length="5000") + b'{"id'),
     "hangs up": hangs_up,
 }
+
+
+def test_points_of_a_person_travel_with_the_words_for_models_that_take_them(a_scene: Any, tmp_path: Path) -> None:
+    volume, _ = a_scene
+    points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
+    points.AddControlPointWorld(*to_world(volume, [(3, 2, 4)])[0])
+    sent = []
+    for taken in ([], ["points"], ["box"]):
+        models = says_json({"models": [{**MODEL, "hints": taken}]})
+        with fault_server(a_good_server(tmp_path, models=models)) as server:
+            widget = open_panel(server.url)
+            click(widget.ui.connectButton)
+            until_done(widget)
+            assert widget.ui.markupsSelector.isVisible() == bool(taken)
+            widget.ui.markupsSelector.setCurrentNode(points)
+            write(widget.ui.wordsLine, "liver")
+            click(widget.ui.segmentButton)
+            until_done(widget)
+        jobs = [request.body for request in server.requests if request.line.startswith("POST /wordmask/jobs")]
+        sent.append([re.findall(rb'"points": \[\[([^\]]*)\]\]', body) for body in jobs])
+        if taken == ["box"]:
+            assert message(widget) == "'F' cannot be used: this model takes box; choose another one, or none."
+    without, ((place,),), refused = sent
+    assert (without, refused) == ([[]], [])
+    np.testing.assert_allclose([float(number) for number in place.split(b",")], (3, 2, 4), atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,11 +1,12 @@
 """Hints that a person places in the views, as voxels of the exported file: points and a box out of Markups nodes.
 
 Voxels are (i, j, k) of the file that `export_volume` writes, whole numbers at voxel centres. Knows Markups nodes and volumes. Does not
-know: servers, which models take hints, Qt.
+know: servers, Qt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -22,6 +23,23 @@ class VoxelBox:
 
     first: tuple[int, int, int]
     last: tuple[int, int, int]
+
+
+def hint_options(markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode, taken: Sequence[str]) -> dict[str, Any]:
+    """What a request says of a hint: ``points`` [[i, j, k], ...] or ``box`` [[i, j, k], [i, j, k]], first and last voxel.
+
+    taken: the kinds that the model takes. SegmentsError: not this one; GeometryError.
+    """
+    if not slicer.mrmlScene.IsNodePresent(markups):
+        raise SegmentsError("The points or the box are no longer in the scene; choose others, or none.")
+    kind = "box" if markups.IsA("vtkMRMLMarkupsROINode") else "points"
+    if kind not in taken:
+        allowed = " and ".join(name for name in ("points", "box") if name in taken) or "words only"
+        raise SegmentsError(f"{markups.GetName()!r} cannot be used: this model takes {allowed}; choose another one, or none.")
+    if kind == "points":
+        return {"points": [list(point) for point in points_in_voxels(markups, volume)]}
+    box = box_in_voxels(markups, volume)
+    return {"box": [list(box.first), list(box.last)]}
 
 
 def points_in_voxels(markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode) -> list[tuple[float, float, float]]:

@@ -62,8 +62,10 @@ class WordsSection(Section):
         again = volume is not None and not is_picture(volume) and bool(self.session.shown(volume).statistics)
         self.ui.redoButton.setEnabled(ready and again)
         self.ui.undoButton.setEnabled(free and self.session.can_undo())
-        for name in ("volumeSelector", "segmentationSelector", "wordsLine", "historyButton"):
+        for name in ("volumeSelector", "segmentationSelector", "markupsSelector", "wordsLine", "historyButton"):
             getattr(self.ui, name).setEnabled(free)
+        for name in ("markupsLabel", "markupsSelector"):
+            getattr(self.ui, name).setVisible(self._takes_hints())
 
     def connected(self) -> None:
         """Another vocabulary: look at the words again."""
@@ -77,6 +79,9 @@ class WordsSection(Section):
         """No hint after the end."""
         self._timer.stop()
         self.completer.close()
+
+    def _takes_hints(self) -> bool:
+        return self.session.model is not None and bool({"points", "box"} & set(self.session.model.hints))
 
     def _vocabulary(self) -> tuple[Suggestion, ...]:
         return () if self.session.server is None else self.session.server.words
@@ -115,7 +120,9 @@ class WordsSection(Section):
             self._on_done(segmented)
 
         self.panel.settings.remember_words(text)
-        self.panel.begin(lambda: segment(self.session, self.panel.address(), volume, text, chosen, model=model, redo=redo), done)
+        hint = self.ui.markupsSelector.currentNode() if self._takes_hints() else None
+        address = self.panel.address
+        self.panel.begin(lambda: segment(self.session, address(), volume, text, chosen, model=model, redo=redo, hint=hint), done)
 
     def _on_done(self, done: Segmented) -> None:
         self.panel.changed()

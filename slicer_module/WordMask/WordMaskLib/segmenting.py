@@ -21,6 +21,7 @@ from .errors import ClientError, NotAWordMaskServerError, ServerAnswerError, Tra
 from .export import check_volume, export_volume
 from .flows import Flow, Pause, Question, Report, cancelled, in_turns, temporary_folder
 from .geometry import SegmentsError, grid_of, is_picture, to_voxels
+from .hints import hint_options
 from .job_answers import JobResult, JobStatus
 from .prompts import find_suggestion, split_words
 from .segments import MADE_HERE, Imported, SliceRange, check_segmentation, edited_segments, import_in_steps, show_3d
@@ -89,10 +90,12 @@ def segment(
     *,
     model: str = "",
     redo: int | None = None,
+    hint: Any | None = None,
 ) -> Flow[Segmented]:
     """Segment a volume that is open in Slicer by words. segmentation: where to, None for the one that was made here before, or a new one.
 
     redo: compute this slice only, counted as the server counts along the plane of the earlier result; other slices stay.
+    hint: a Markups node, points on the thing or a region of interest around it, for models that take such.
     """
     check_volume(volume)
     target = target_segmentation(volume, segmentation)
@@ -109,7 +112,8 @@ def segment(
     only = None if redo is None else SliceRange(session.shown(volume).plane, redo, redo)
     agreed = yield from _agree(session, words, target, volume, {})
     with temporary_folder() as folder:
-        job = yield from _start(server.model.name, words, volume, folder, _options(only))
+        options = {**_options(only), **({} if hint is None else hint_options(hint, volume, server.model.hints))}
+        job = yield from _start(server.model.name, words, volume, folder, options)
         result = yield from finish_job(job, folder)
         entries = yield from _entries(server, list(result.label_names))
         yield from _agree(session, words, target, volume, agreed)
