@@ -12,10 +12,10 @@ PORT ?= 8000
 # monailabel brings sam2, whose CUDA kernel would be compiled where there is a compiler; nothing here uses it.
 export SAM2_BUILD_CUDA ?= 0
 
-.PHONY: help demo learn-demo serve test lint bench clean
+.PHONY: help demo learn-demo serve screenshots test lint bench clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 # Written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt
@@ -34,6 +34,9 @@ learn-demo: $(READY) ## teach a word to a server with two labelled studies, meas
 serve: $(READY) ## MONAI Label server on a copy of the sample data, http://127.0.0.1:8000 (PORT=...)
 	@studies=$$(mktemp -d); trap 'rm -rf "$$studies"' EXIT INT TERM; cp -r sample_data/studies/. "$$studies"; \
 	$(BIN)/monailabel start_server --app monailabel_app --studies "$$studies" --host 127.0.0.1 --port $(PORT)
+
+screenshots: $(READY) ## the pictures of docs/tutorial.md: the Slicer module's panel and real views, on a real server (some minutes)
+	$(BIN)/python -m tests.slicer.screenshots
 
 test: $(READY) ## all tests but the slow ones and the benchmarks; the skipped are listed with reasons (ARGS=... for pytest)
 	$(BIN)/python -m pytest $(ARGS)

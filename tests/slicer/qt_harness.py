@@ -117,16 +117,19 @@ def _qmrml_widget(qt: Any) -> Any:
 
 def _collapsible_button(qt: Any) -> Any:
     class ctkCollapsibleButton(qt.QGroupBox):  # type: ignore[misc]  # noqa: N801
-        """A titled box; collapsed hides what is in it."""
+        """A titled box; collapsed hides what is in it, and what was hidden before stays so when it is opened."""
 
         contentsCollapsed = qt.Signal(bool)
+        _collapsed = False
+        _hidden: tuple[Any, ...] = ()
 
         def event(self, event: Any) -> bool:
             if event.type() == qt.QEvent.Type.DynamicPropertyChange:  # uic knows no `text` or `collapsed` of a QGroupBox
                 name = bytes(event.propertyName()).decode()
                 if name == "text":
                     self.setTitle(self.property("text"))
-                elif name == "collapsed":
+                elif name == "collapsed" and bool(self.property("collapsed")) != self._collapsed:
+                    self._collapsed = not self._collapsed
                     self._show_contents()
             return bool(super().event(event))
 
@@ -137,14 +140,18 @@ def _collapsible_button(qt: Any) -> Any:
             self.setProperty("collapsed", collapsed)
 
         def _show_contents(self) -> None:
-            collapsed = bool(self.property("collapsed"))
-            for child in self.findChildren(qt.QWidget, options=qt.Qt.FindChildOption.FindDirectChildrenOnly):
-                child.setVisible(not collapsed)
-            self.contentsCollapsed.emit(collapsed)
+            children = self.findChildren(qt.QWidget, options=qt.Qt.FindChildOption.FindDirectChildrenOnly)
+            if self._collapsed:
+                self._hidden = tuple(child for child in children if child.isHidden())
+            for child in children:
+                child.setVisible(not self._collapsed and child not in self._hidden)
+            self.setFlat(self._collapsed)
+            self.setMaximumHeight(self.fontMetrics().height() + 4 if self._collapsed else 16777215)  # QWIDGETSIZE_MAX
+            self.contentsCollapsed.emit(self._collapsed)
 
         def childEvent(self, event: Any) -> None:
             super().childEvent(event)
-            if event.added() and event.child().isWidgetType() and self.property("collapsed"):
+            if event.added() and event.child().isWidgetType() and self._collapsed:
                 event.child().setVisible(False)
 
     return ctkCollapsibleButton
@@ -248,7 +255,7 @@ def _node_combo_box(qt: Any) -> Any:
             self.clear()
             self._nodes = nodes
             for node in nodes:
-                self.addItem("None" if node is None else node.GetName())
+                self.addItem((self.property("noneDisplay") or "None") if node is None else node.GetName())
             self.setCurrentIndex(nodes.index(current) if current in nodes else (0 if nodes else -1))
             self.blockSignals(False)
             self._tell()

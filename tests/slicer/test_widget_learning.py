@@ -315,9 +315,9 @@ def version(number: int, *, served: bool = False) -> dict[str, Any]:
 
 
 def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_be_chosen(a_scene: Any) -> None:
-    running = {"state": "running", "stage": "learning", "done": 3, "total": 12, "seconds": 6, "loss": 0.25}
+    running = {"state": "running", "stage": "learning", "done": 3, "total": 12, "seconds": 106, "loss": 0.25}
     running.update(dice=0.61, dice_before=0.5)
-    states = [{"state": "none"}, running, running]
+    states = [{"state": "none"}, {**running, "done": 1, "seconds": 102}, running]
     done = {"state": "done", "message": "Version 2 was published.", "version": 2, "dice": {"liver": 0.7}, "dice_before": {"liver": 0.5}}
     done.update(mean=0.7, mean_before=0.5)
     served = {"number": 1}
@@ -339,7 +339,7 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
         widget = connected_panel(server.url)
         until(lambda: not widget.panel.sections[-1].training)
         click(widget.ui.trainButton)
-        until(lambda: widget.ui.trainingBar.isVisible())
+        until(lambda: widget.ui.trainingLabel.property("text").startswith("learning, 3 "))
         text = widget.ui.trainingLabel.property("text")
         assert text == "learning, 3 of 12, about 18 s left in this stage, loss 0.250, Dice 0.61 (0.50 before)"
         until(lambda: not widget.ui.trainingBar.isVisible())

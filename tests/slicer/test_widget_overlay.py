@@ -73,6 +73,7 @@ def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_f
     assert view.composite.GetForegroundOpacity() == pytest.approx(0.25)
     click(widget.ui.hideButton)
     assert overlays() == []
+    assert message(widget) == ""
     assert not widget.ui.opacitySlider.isEnabled()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from .cases import case_of
 from .errors import AddressError
-from .learning import STRATEGIES, Opened, Submitted, next_case, submit
+from .learning import STRATEGIES, Opened, Submitted, next_case, results_in_scene, submit
 from .panel import Panel, Section
 from .panel_words import shown_segmentation
 
@@ -86,8 +87,16 @@ class CasesSection(Section):
         self.ui.caseLabel.setText(_("{case}: {reason}").format(case=opened.next.case, reason=reason))
         self.ui.segmentationSelector.setCurrentNode(None)
         self.ui.volumeSelector.setCurrentNode(opened.volume)
+        self._show_results_of(opened.volume)
         self.panel.changed()
         if opened.previewed:
             self.panel.say(_("Correct the segments in the Segment Editor, then submit them."))
         else:
             self.panel.say(" ".join([_("The case is open."), opened.message]).strip())
+
+    def _show_results_of(self, volume: Any) -> None:
+        """Slicer draws every segmentation in every view, also that of another patient; those that were made here are hidden as a whole."""
+        for segmentation, owner in results_in_scene(list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))):
+            display = segmentation.GetDisplayNode()
+            if display is not None:
+                display.SetVisibility(owner is volume)

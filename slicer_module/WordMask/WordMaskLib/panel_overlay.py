@@ -26,7 +26,7 @@ class OverlaySection(Section):
         self._kinds: list[str] = []
         self._words: list[str] = []
         self.ui.overlayButton.clicked.connect(self._on_show)
-        self.ui.hideButton.clicked.connect(self._on_hide)
+        self.ui.hideButton.clicked.connect(self._on_remove)
         self.ui.jumpButton.clicked.connect(self._on_jump)
         self.ui.opacitySlider.valueChanged.connect(self._on_opacity)
 
@@ -92,6 +92,11 @@ class OverlaySection(Section):
         if thought is not None and present(thought.node):
             remove_overlay(thought.node)
         self.panel.refresh()
+
+    def _on_remove(self, *_args: Any) -> None:
+        """With the sentence that it is shown."""
+        self._on_hide()
+        self.panel.say("")
 
     def _on_jump(self, *_args: Any) -> None:
         if self._thought is None:

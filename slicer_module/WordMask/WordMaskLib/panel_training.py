@@ -24,6 +24,7 @@ class TrainingSection(Section):
         self._watch: Task | None = None
         self._stopping: Task | None = None
         self._versions: list[ModelVersion] = []
+        self._pace = Pace()
         titles = {"few_shot": _("thorough"), "quick": _("quick")}
         for name in RECIPES:
             self.ui.recipeBox.addItem(titles[name], name)
@@ -86,6 +87,7 @@ class TrainingSection(Section):
     def _begin_watch(self) -> None:
         model = self.session.model
         if model is not None:
+            self._pace = Pace()
             self._watch = self.panel.aside(watch_training(model.name, self._on_state), self._on_watched)
 
     def _on_state(self, state: TrainingState) -> None:
@@ -96,7 +98,7 @@ class TrainingSection(Section):
         self.ui.trainingBar.setRange(0, state.total)
         self.ui.trainingBar.setValue(min(state.done, state.total))
         self.ui.trainingLabel.setStyleSheet("")
-        self.ui.trainingLabel.setText(_progress_text(state))
+        self.ui.trainingLabel.setText(_progress_text(state, self._pace.seconds_left(state)))
         self.panel.refresh()
 
     def _on_watched(self, outcome: Outcome) -> None:
@@ -161,13 +163,30 @@ class TrainingSection(Section):
         self.panel.say(_("Version {version} answers from now on.").format(version=model.version if model is not None else "?"))
 
 
-def _progress_text(state: TrainingState) -> str:
+class Pace:
+    """How fast a stage goes. The server counts the seconds of the whole training, and its stages are not equally fast."""
+
+    def __init__(self) -> None:
+        self._last: TrainingState | None = None
+        self._begin = (0, 0.0)  # done and seconds when this stage was first heard of
+
+    def seconds_left(self, state: TrainingState) -> float | None:
+        """Of the stage; None while nothing of it was seen going on."""
+        if self._last is None:
+            self._begin = (state.done, state.seconds)
+        elif self._last.stage != state.stage:
+            self._begin = (0, self._last.seconds)
+        self._last = state
+        done, since = state.done - self._begin[0], state.seconds - self._begin[1]
+        return since * (state.total - state.done) / done if done > 0 and since > 0 else None
+
+
+def _progress_text(state: TrainingState, left: float | None) -> str:
     parts = [state.stage or _("Training")]
     if state.total:
         parts.append(_("{done} of {total}").format(done=state.done, total=state.total))
-        if state.done and state.seconds:
-            left = time_text(state.seconds * (state.total - state.done) / state.done)
-            parts.append(_("about {time} left in this stage").format(time=left))
+        if left is not None:
+            parts.append(_("about {time} left in this stage").format(time=time_text(left)))
     if state.loss is not None:
         parts.append(_("loss {value}").format(value=f"{state.loss:.3f}"))
     if state.dice is not None:
