@@ -144,7 +144,8 @@ def _collapsible_button(qt: Any) -> Any:
             if self._collapsed:
                 self._hidden = tuple(child for child in children if child.isHidden())
             for child in children:
-                child.setVisible(not self._collapsed and child not in self._hidden)
+                if self._collapsed or child not in self._hidden:  # what is shown meanwhile is no longer hidden
+                    child.setVisible(not self._collapsed)
             self.setFlat(self._collapsed)
             self.setMaximumHeight(self.fontMetrics().height() + 4 if self._collapsed else 16777215)  # QWIDGETSIZE_MAX
             self.contentsCollapsed.emit(self._collapsed)

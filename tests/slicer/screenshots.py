@@ -52,26 +52,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=PICTURES, help="folder for the pictures")
     output = parser.parse_args(arguments).output
     output.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     qt.qInstallMessageHandler(lambda _kind, _where, text: None if text.startswith(NOISE) else print(text))
     qt.QApplication.setFont(qt.QFont("DejaVu Sans", 9))
-    with tempfile.TemporaryDirectory() as folder:
-        server = start_server(Path(folder))
-        session: Session | None = None
-        try:
-            session = Session(output, server)
-            session.run()
-            server.stop()
-            session.server_down()
-        finally:
-            if session is not None:
-                session.close()
-            server.stop()
+    signal.signal(signal.SIGTERM, _end)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        server = a_server(folder)
+        stack.callback(server.stop)
+        server.start()
+        server.wait_until_up()
+        session = Session(output, server)
+        stack.callback(session.close)
+        session.run()
+        server.stop()
+        session.server_down()
     return 0
 
 
-def start_server(folder: Path) -> LocalServer:
-    """A server on copies of the app and of three CTs, at the usual port where that is free."""
+def _end(*_: Any) -> None:
+    """The server and its training end, too, undisturbed by a second request."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
+def a_server(folder: Path) -> LocalServer:
+    """For copies of the app and of three CTs, at the usual port where that is free; not started yet."""
     app, studies = copy_of_app(folder)
     shutil.rmtree(studies)
     studies.mkdir()
@@ -79,10 +84,7 @@ def start_server(folder: Path) -> LocalServer:
         shutil.copy(image_of(name), studies)
     port = free_port()
     command = server_command(find_environment(sys.prefix), app, studies, port, conf={"device": "cpu"})
-    server = LocalServer(command, port, folder / "log")
-    server.start()
-    server.wait_until_up()
-    return server
+    return LocalServer(command, port, folder / "log")
 
 
 def image_of(case: str) -> Path:

@@ -16,7 +16,7 @@ from tests.slicer.person import qt
 from tests.slicer.views import Picture, SliceView, ThreeDView
 
 PANEL_WIDTH = 440
-VIEW_SIZE = (350, 370)
+VIEW_SIZE = (350, 383)
 BAR = 6  # pixels of colour above a view, as Slicer has them
 GAP = 3
 SLATE = (38, 38, 42)

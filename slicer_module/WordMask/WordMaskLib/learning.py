@@ -127,9 +127,7 @@ def stop_training() -> Flow[None]:
     yield calls.stop_training()
 
 
-def next_case(
-    session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()
-) -> Flow[Opened]:
+def next_case(session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()) -> Flow[Opened]:
     """Open the case that the server would have labelled next, with the label map that its model makes of it.
 
     A case that is open already is not opened twice, and what was done there stays as it is.

@@ -245,5 +245,3 @@ def slice_nodes() -> list[Any]:
     """The slice views that are shown; all of them where none says so."""
     nodes = list(slicer.util.getNodesByClass("vtkMRMLSliceNode"))
     return [node for node in nodes if node.IsMappedInLayout()] or nodes
-
-
