@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 from tests.unit.stub_segmenters import random_medclip_samv2
 
-from wordmask.coarse_masks import coarse_objects
+from wordmask.coarse_masks import components
 from wordmask.encoders.sam import decode_prompts
 from wordmask.frames import Frame
 from wordmask.pipeline import VolumeSegmenter
@@ -37,7 +37,7 @@ def test_presets_describe_the_published_sizes():
 def test_a_box_reaches_sam_as_the_pixels_that_it_covers():
     mask = np.zeros((40, 40), bool)
     mask[10:20, 4:8] = True
-    objects = [coarse_objects(mask, mask.astype(np.float32), most=1), []]
+    objects = [components(part, part.astype(np.float32), most=1) for part in (mask, np.zeros_like(mask))]
     frame = Frame.fit((80, 80), (160, 160), "top_left")
     asked = prompts_of_objects(objects, [1, 2], frame, 40, ZeroShotPreset(prompts="both", positive=3, negative=2))
     assert asked.given.tolist() == [True, False]

@@ -14,11 +14,12 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wordmask.attribution import normalise_maps
 from wordmask.bundles import load_bundle
-from wordmask.coarse_masks import CoarseObject, coarse_masks, coarse_objects
+from wordmask.coarse_masks import coarse_masks, components
 from wordmask.encoders.clip import load_clip
 from wordmask.encoders.sam import load_sam
 from wordmask.noise import key_text
@@ -76,19 +77,19 @@ class MedCLIPSAMv2(ClipSamSegmenter):
             logits = torch.where(marked.given.to(self.device)[:, None, None], marked.draw(self.sam, embeddings, settings), logits)
         return SegmenterOutput(logits, frame, presence=self.presence(slices, prompts, pairs), attribution=saliency)
 
-    def _objects(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, saliency: Tensor) -> list[list[CoarseObject]]:
+    def _objects(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, saliency: Tensor) -> list[NDArray[np.bool_]]:
         """What each pair's map shows, largest first: at most as many as the vocabulary has of the thing."""
         settings, frame, side = self.preset.zero_shot, slices.frames["sam"], saliency.shape[-1]
         height, width = (
             max(1, round(length * scale * side / model))
             for length, scale, model in zip(frame.original, frame.scale, frame.model, strict=True)
         )
-        maps = saliency[:, :height, :width].cpu()  # the padding is no background
-        masks = coarse_masks(maps, fixed=settings.threshold if settings.split == "fixed" else None).numpy()
+        maps = saliency[:, :height, :width].cpu().contiguous()  # the padding is no background
+        masks = coarse_masks(maps, settings.split, settings.threshold).numpy()
         found = []
         for mask, values, word in zip(masks, maps.numpy(), pairs[:, 1].tolist(), strict=True):
             found.append(
-                coarse_objects(
+                components(
                     mask, values, most=prompts.prompts[word].objects,
                     least_area=settings.least_area, least_confidence=settings.least_confidence,
                 )
@@ -106,7 +107,6 @@ def _largest(logits: Tensor, counts: Sequence[int]) -> Tensor:
     kept = logits.clone()
     for row, count in enumerate(counts):
         mask = (logits[row] > np.log(CERTAIN / (1 - CERTAIN))).cpu().numpy()
-        parts = coarse_objects(mask, np.ones(mask.shape, np.float32), most=max(1, count))
-        dropped = mask & ~np.any([part.mask for part in parts], axis=0) if parts else np.zeros_like(mask)
+        dropped = mask & ~components(mask, np.ones(mask.shape, np.float32), most=max(1, count)).any(0)
         kept[row][torch.from_numpy(dropped).to(logits.device)] = NOTHING
     return kept

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from wordmask.coarse_masks import CoarseObject
+from wordmask.coarse_masks import boxes as boxes_of
+from wordmask.coarse_masks import points as points_of
 from wordmask.encoders.sam import decode_prompts
 from wordmask.frames import Frame
 from wordmask.presets import ZeroShotPreset
@@ -92,9 +95,12 @@ def _whole(frame: Frame, rows: int) -> Tensor:
 
 
 def prompts_of_objects(
-    objects: Sequence[Sequence[CoarseObject]], keys: Sequence[int], frame: Frame, side: int, settings: ZeroShotPreset
+    objects: Sequence[NDArray[np.bool_]], keys: Sequence[int], frame: Frame, side: int, settings: ZeroShotPreset
 ) -> SamPrompts:
-    """Boxes around, points in, or both, of one object per pair or none. keys: seeds of the points; side: pixels of the objects' grid."""
+    """Boxes around, points in, or both, of one object per pair or none.
+
+    objects: bool [1 or 0, h, w] per pair; keys: seeds of the points; side: pixels of the objects' grid along SAM's frame.
+    """
     scale, rows = frame.model[0] / side, len(objects)
     boxes, given = _whole(frame, rows), torch.zeros(rows, dtype=torch.bool)
     places = torch.zeros(rows, settings.positive + settings.negative, 2)
@@ -102,11 +108,10 @@ def prompts_of_objects(
     for row, (found, key) in enumerate(zip(objects, keys, strict=True)):
         for one in found:
             given[row] = True
-            x0, y0, x1, y1 = one.box
+            x0, y0, x1, y1 = boxes_of(one[None])[0].tolist()
             boxes[row] = torch.tensor([x0, y0, x1 + 1, y1 + 1]) * scale - CENTRE
-            inside, outside = one.draw_points(settings.positive, key), one.draw_points(settings.negative, key, inside=False)
-            for start, label, chosen in ((0, 1, inside), (settings.positive, 0, outside)):
-                places[row, start : start + len(chosen)] = (torch.from_numpy(chosen) + CENTRE) * scale - CENTRE
-                labels[row, start : start + len(chosen)] = label
+            chosen, signs = points_of(one, settings.positive, settings.negative, key)
+            places[row, : len(chosen)] = (torch.from_numpy(chosen) + CENTRE) * scale - CENTRE
+            labels[row, : len(chosen)] = torch.from_numpy(signs).to(labels)
     points = (places, labels)
     return SamPrompts(given, None if settings.prompts == "points" else boxes, None if settings.prompts == "boxes" else points)
