@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,10 @@ class Bundle:
     def token_ids(self) -> tuple[int, ...]:
         """Rows of the tiny text table."""
         return tuple(self.card.get("token_ids", ()))
+
+    def only(self, prefixes: tuple[str, ...]) -> Bundle:
+        """The part whose names begin with one of these."""
+        return replace(self, tensors={name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)})
 
     def apply(self, module: nn.Module) -> None:
         """Load into a module of the same architecture; WeightsError names the first parts that do not fit."""

@@ -60,6 +60,23 @@ class DecoderPreset(_Settings):
     refiner: bool = Field(default=False, description="a small U-Net on the pixels corrects what the decoder draws (beyond the paper)")
 
 
+class ZeroShotPreset(_Settings):
+    """How MedCLIP-SAMv2 makes prompts for SAM of a map (methods.md 2.1); the others do not use it."""
+
+    prompt_set: Literal["P0", "P1", "P2", "P3", "P4", "P5"] = Field(default="P0", description="what CLIP is told of a word (prompt_sets)")
+    split: Literal["two_means", "fixed"] = Field(default="two_means", description="which part of a map is the object, roughly")
+    threshold: float = Field(default=0.3, ge=0, le=1, description="of the fixed split, on maps in 0..1")
+    least_area: float = Field(default=0.0, ge=0, lt=1, description="a coarse object that covers less of the slice is dropped")
+    least_confidence: float = Field(default=0.0, ge=0, le=1, description="likewise one whose mean map is lower")
+    prompts: Literal["boxes", "points", "both"] = "boxes"
+    positive: PositiveInt = Field(default=10, description="points inside, where points are used")
+    negative: int = Field(default=0, ge=0, description="points outside")
+    fusion: Literal["single", "mean", "scored"] = Field(
+        default="single", description="SAM's one mask; or its three, averaged plainly or by their scores (stretched to 0..1)"
+    )
+    seed: int = Field(default=42, description="of the points")
+
+
 class PresencePreset(_Settings):
     """When a word counts as absent (docs/presence.md shows the curve behind the numbers)."""
 
@@ -84,6 +101,7 @@ class Preset(_Settings):
     sam: SamConfig
     bottleneck: BottleneckPreset
     decoder: DecoderPreset = DecoderPreset()
+    zero_shot: ZeroShotPreset = ZeroShotPreset()
     presence: PresencePreset | None = None
     weights: str | None = Field(
         default=None,

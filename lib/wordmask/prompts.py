@@ -31,6 +31,7 @@ class Prompt:
 
     word: as typed, trimmed, case kept; synonyms: what the text encoder also sees; code, modifier (left or right) and window:
     where the vocabulary has them; entry: the vocabulary's own word for it, None for a word that it does not have; color: 0..255.
+    objects: how many of it a slice shows at most (both lungs: 2).
     """
 
     word: str
@@ -40,6 +41,7 @@ class Prompt:
     modifier: Code | None = None
     entry: str | None = None
     window: str | None = None
+    objects: int = 1
 
 
 def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
@@ -116,6 +118,7 @@ def _prompt(word: str, entry: VocabularyEntry | None, vocabulary: Vocabulary) ->
         modifier=entry.modifier,
         entry=entry.word,
         window=entry.window,
+        objects=entry.objects,
     )
 
 

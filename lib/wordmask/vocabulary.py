@@ -82,6 +82,7 @@ class VocabularyEntry(_Strict):
     code: SnomedCode | None = None
     region: SnomedCode | None = None
     side: Literal["left", "right"] | None = None
+    objects: int = Field(default=1, ge=1, le=8)
     category: Category
     color: tuple[Channel, Channel, Channel]
     window: Name | None = None

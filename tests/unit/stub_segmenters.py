@@ -14,9 +14,10 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from wordmask.encoders.clip import ClipConfig, TinyClipArchitecture, build_tiny_clip
+from wordmask.encoders.clip import ClipConfig, ClipEncoder, TinyClipArchitecture, build_tiny_clip
 from wordmask.encoders.sam import SamConfig, TinySamArchitecture, build_tiny_sam
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.frames import Frame
@@ -32,6 +33,7 @@ from wordmask.segmenters.base import (
     SliceKey,
     all_pairs,
 )
+from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
 from wordmask.segmenters.simple_vilmedsam import SimpleViLMedSAM
 
 LEVELS = {"liver": 0.75, "spleen": 0.5, "aorta": 1.0, "kidney": 0.6, "polyp": 0.9}  # grey value, 0..1, that a word stands for
@@ -155,8 +157,21 @@ def random_tiny() -> SimpleViLMedSAM:
     preset = load_preset("simple_vilmedsam", "tiny")
     decoder = preset.decoder.model_copy(update={"prior": "both"})
     preset = preset.model_copy(update={"decoder": decoder, "presence": None, "unknown_words": "segment"})
+    return SimpleViLMedSAM(preset, *random_encoders(preset)).eval().requires_grad_(False)
+
+
+def random_medclip_samv2(**zero_shot: Any) -> MedCLIPSAMv2:
+    """MedCLIP-SAMv2 of the tiny preset's size with random weights. zero_shot: settings that differ from the preset's."""
+    preset = load_preset("medclip_samv2", "tiny")
+    settings = preset.zero_shot.model_copy(update=zero_shot)
+    preset = preset.model_copy(update={"zero_shot": settings, "presence": None, "unknown_words": "segment"})
+    return MedCLIPSAMv2(preset, *random_encoders(preset)).eval().requires_grad_(False)
+
+
+def random_encoders(preset: Preset) -> tuple[ClipEncoder, Sam]:
+    """CLIP and SAM of a tiny preset's size."""
     architecture = preset.clip.architecture or TinyClipArchitecture()
     token_ids = TinyTokenizer.for_texts(["liver", "spleen", "left kidney"], architecture.context_length).token_ids
     torch.manual_seed(0)
     sam = build_tiny_sam(preset.sam.architecture or TinySamArchitecture())
-    return SimpleViLMedSAM(preset, build_tiny_clip(architecture, token_ids), sam).eval().requires_grad_(False)
+    return build_tiny_clip(architecture, token_ids), sam

@@ -5,9 +5,11 @@ A new model joins by a line in `MODELS`: a small one with random weights is enou
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
-from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, random_tiny, stub_preset
+from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, random_medclip_samv2, random_tiny, stub_preset
 from torch import Tensor
 
 from wordmask.batching import join_prompts, join_slices, store_slice
@@ -18,6 +20,8 @@ MODELS = {
     "prompt_free_stub": lambda: PromptFreeStub(stub_preset()),
     "word_dependent_stub": lambda: WordDependentStub(stub_preset()),
     "simple_vilmedsam": random_tiny,
+    "medclip_samv2": random_medclip_samv2,
+    "medclip_samv2_points": lambda: random_medclip_samv2(prompts="both", negative=3, fusion="scored"),
 }
 HEIGHT, WIDTH = 45, 38
 SLICES = 3
@@ -160,5 +164,11 @@ def test_a_fingerprint_is_stable_and_follows_the_weights():
         assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
-def test_models_of_different_kinds_share_no_fingerprint():
-    assert len({build().fingerprint for build in MODELS.values()}) == len(MODELS)
+def test_models_that_share_a_fingerprint_keep_the_same_of_a_slice(pixels):
+    """Then one may use what the cache keeps for the other."""
+    models = [build() for build in MODELS.values()]
+    for one, other in combinations(models, 2):
+        kept, theirs = (model.encode_slices(pixels, KEYS) for model in (one, other))
+        same = kept.frames == theirs.frames and kept.tensors.keys() == theirs.tensors.keys()
+        same = same and all(torch.equal(kept.tensors[name], theirs.tensors[name]) for name in kept.tensors)
+        assert (one.fingerprint == other.fingerprint) == same

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from wordmask.attribution import fit_pairs, keyed_noise, normalise_maps
+from wordmask.attribution import normalise_maps
 from wordmask.bundles import Bundle, load_bundle
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.clip import ClipEncoder, load_clip
-from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
-from wordmask.encoders.sam import load_sam, preprocess
+from wordmask.encoders.sam import load_sam
 from wordmask.encoders.tiny_tokenizer import table_for, token_ids_of
 from wordmask.errors import RequestError, WeightsError
 from wordmask.frames import Frame
@@ -33,15 +31,15 @@ from wordmask.segmenters.base import (
     Capabilities,
     Hints,
     PromptFeatures,
-    Segmenter,
     SegmenterOutput,
     SliceFeatures,
     SliceKey,
     all_pairs,
 )
+from wordmask.segmenters.clip_sam import ClipSamSegmenter, called
 from wordmask.segmenters.position_prompt import PositionPromptDecoder
 from wordmask.segmenters.refiner import Refiner
-from wordmask.segmenters.word_scores import WordScores, word_token_input
+from wordmask.segmenters.word_scores import word_token_input
 
 __all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
 
@@ -74,7 +72,7 @@ class DecoderInputs:
         )
 
 
-class SimpleViLMedSAM(Segmenter):
+class SimpleViLMedSAM(ClipSamSegmenter):
     """CLIP, SAM's image encoder, the position-prompt decoder and, where a version has learned one, a refiner."""
 
     name = "simple_vilmedsam"
@@ -82,15 +80,11 @@ class SimpleViLMedSAM(Segmenter):
 
     def __init__(self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()) -> None:
         """trained_words: what the weights were trained on; empty: not limited."""
-        super().__init__(preset)
-        self.clip, self.sam = clip, sam
+        super().__init__(preset, clip, sam, trained_words=trained_words)
         text_width = clip.embed_dim + 1  # the embedding and the presence logit
         self.decoder = PositionPromptDecoder(preset.decoder, text_width)
         self.refiner = Refiner(text_width) if preset.decoder.refiner else None
-        self.scores = WordScores()
-        self.trained_words = frozenset(trained_words)
         self.learned_words: frozenset[str] = frozenset()  # from labels: the preset's limits of presence were not made for them
-        self._fingerprint: str | None = None
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
@@ -156,64 +150,29 @@ class SimpleViLMedSAM(Segmenter):
         decoder = PositionPromptDecoder.from_reference(read_tensors(decoder_checkpoint), self.preset.decoder)
         if lora_file is not None:
             merge_lora(load_lora_file(self.sam.image_encoder, lora_file))
-            self._fingerprint = None
+            self.weights_changed()
         self.decoder = decoder.to(self.device)
 
     @property
     def fingerprint(self) -> str:
-        """Of both image encoders, and whether pixels are kept: neither words nor the decoder change what is kept of a slice."""
-        if self._fingerprint is None:
-            parts = [self.clip.vision_fingerprint()[:32], fingerprint(self.sam.image_encoder)[:32], str(self.preset.bottleneck.layer)]
-            self._fingerprint = "-".join([*parts, "pixels"] if self.refiner is not None else parts)
-        return self._fingerprint
+        """Of both image encoders, and whether pixels are kept."""
+        return super().fingerprint if self.refiner is None else f"{super().fingerprint}-pixels"
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """slices: [N, 3, H, W] in 0..1.
-
-        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length; row 0 is the image),
-        sam [N, C, g, g] and, for a refiner, pixels [N, 3, 4g, 4g] of the square that the logits cover.
-        """
-        original = (slices.shape[-2], slices.shape[-1])
-        side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
-        frames = {
-            "clip": Frame.fit(original, (side, side), "center"),
-            "sam": Frame.fit(original, (sam_side, sam_side), "top_left"),
-        }
-        layer = self.preset.bottleneck.layer
-        hidden = self.clip.head(self.clip.normalise(frames["clip"].to_model(slices)), layer)
-        tokens = F.normalize(self.clip.tail_tokens(hidden, layer), dim=-1)
-        tensors = {"hidden": hidden, "tokens": tokens, "sam": self.encode_for_sam(slices, frames["sam"])}
+        """As `ClipSamSegmenter`, and for a refiner pixels [N, 3, 4g, 4g] of the square that the logits cover."""
+        features = super().encode_slices(slices, keys)
         if self.refiner is not None:
-            tensors["pixels"] = self.logits_frame(original).to_model(slices)
-        return SliceFeatures(tuple(keys), tensors, frames)
+            features.tensors["pixels"] = self.logits_frame((slices.shape[-2], slices.shape[-1])).to_model(slices)
+        return features
 
     def logits_frame(self, size: tuple[int, int]) -> Frame:
         """Where the pixels of the logits, four per cell of SAM's grid, lie in a slice of (height, width)."""
         side = 4 * self.decoder.preset.grid
         return Frame.fit(size, (side, side), "top_left")
 
-    def encode_for_sam(self, slices: Tensor, frame: Frame) -> Tensor:
-        """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1; frame: where its square lies in them."""
-        features: Tensor = self.sam.image_encoder(preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device)))
-        return features
-
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        """The bare word as typed, as the paper does (methods.md 1.6)."""
-        text = self.clip.encode_text([prompt.word for prompt in prompts])
-        known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
-        return PromptFeatures(tuple(prompts), {"text": text}, known)
-
     def judges_presence(self, prompt: Prompt) -> bool:
         """Not for words that were learned from labels: a few cases tell nothing about how often CLIP's cosine is wrong."""
-        return _called(prompt) not in self.learned_words
-
-    def _knows(self, prompt: Prompt) -> bool:
-        trained = not self.trained_words or _called(prompt) in self.trained_words
-        return trained and self.clip.knows(prompt.word)
-
-    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
-        """[P], logit of the image-word cosine with its trained scale and bias."""
-        return self.scores.presence(self._cosine(slices, prompts, pairs, tokens=slice(0, 1))[:, 0])
+        return called(prompt) not in self.learned_words
 
     def forward(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
@@ -251,41 +210,15 @@ class SimpleViLMedSAM(Segmenter):
         pixels = slices.tensors["pixels"][rows].float() if self.refiner is not None else None
         return DecoderInputs(sam_features, priors, token, presence, pixels)
 
-    def weights_changed(self) -> None:
-        """To be called when the encoders have learned: the fingerprint is taken anew."""
-        self._fingerprint = None
-
     def _prior_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> list[Tensor]:
         """The preset's priors, each [P, patches, patches] in 0..1, on CLIP's grid."""
         kind, maps = self.preset.decoder.prior, []
         if kind in ("m2ib", "both"):
-            maps.append(normalise_maps(self._bottleneck_maps(slices, prompts, pairs)))
+            maps.append(normalise_maps(self.bottleneck_maps(slices, prompts, pairs)))
         if kind in ("similarity", "both"):
-            cosine = self._cosine(slices, prompts, pairs, tokens=slice(1, None))
+            cosine = self.cosine(slices, prompts, pairs, tokens=slice(1, None))
             maps.append(torch.sigmoid(self.scores.similarity(cosine)).unflatten(1, (self.clip.grid, self.clip.grid)))
         return maps
-
-    def _bottleneck_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
-        settings = self.preset.bottleneck
-        rows, words = pairs.to(self.device).unbind(1)
-        hidden = slices.tensors["hidden"][rows].float()
-        keys = [(slices.keys[row], prompts.prompts[word].word) for row, word in pairs.tolist()]
-        return fit_pairs(
-            self.clip, hidden, prompts.tensors["text"][words], pair_keys=keys, layer=settings.layer, beta=settings.beta,
-            steps=settings.steps, learning_rate=settings.learning_rate, replicas=settings.replicas,
-            noise=keyed_noise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
-        )  # fmt: skip
-
-    def _cosine(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, *, tokens: slice) -> Tensor:
-        """[P, tokens]: row by row, so that no pair's sum depends on the batch."""
-        rows, words = pairs.to(self.device).unbind(1)
-        image = slices.tensors["tokens"][rows, tokens].float()
-        return (image * prompts.tensors["text"][words][:, None]).sum(-1)
-
-
-def _called(prompt: Prompt) -> str:
-    """How cards call a word."""
-    return prompt.entry or prompt.word.lower()
 
 
 def _without_decoder(bundle: Bundle) -> Bundle:
