@@ -18,13 +18,13 @@ from wordmask import presence
 from wordmask.batching import StoredSlice, fixed_batches, join_prompts, join_slices, pair_row, store_slice
 from wordmask.consistency import drop_specks
 from wordmask.encoders.cache import CacheKey, FeatureCache
+from wordmask.hints import VoxelHints, check_hints
 from wordmask.labels import LabelTable
 from wordmask.memory import with_smaller_batches
 from wordmask.overlaps import Labels, Marks, Tally, WordMarks, binary_entropy, mask_of, resolve
 from wordmask.planning import (
     View,
     as_prompts,
-    check_hints,
     check_outputs,
     check_threshold,
     choose_window,
@@ -83,7 +83,7 @@ class VolumeSegmenter:
         window: str | None = None,
         threshold: float | None = None,
         slices: tuple[int, int] | None = None,
-        hints: Hints | None = None,
+        hints: VoxelHints | None = None,
         skip_air: bool = True,
         progress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
@@ -94,17 +94,18 @@ class VolumeSegmenter:
         plane: auto, axial, coronal or sagittal; window: of CT, for all words, else each word's own; threshold: 0..1, else the preset's.
         slices: (first, last) along the slicing plane, both included: only that part is computed and judged, the rest is 0, and specks
             are not dropped, for a part of the volume does not tell a speck from the end of an organ.
-        hints: in pixels of the slices; keep: which maps to return besides the labels.
+        hints: where a person saw the thing, for one word and models that take them; these slices are marked by them, whatever the
+            model thinks, and nothing that was marked is dropped afterwards. keep: which maps to return besides the labels.
         Raises PromptError and RequestError for what cannot be asked for, CancelledError after ``cancel.cancel()``. When the memory runs
         out, all of it is computed anew in batches of half the size, down to single slices; then OutOfMemoryError.
         """
         preset, capabilities = self.segmenter.preset, self.segmenter.capabilities
-        made = as_prompts(prompts)
+        made = as_prompts(prompts, capabilities, self.segmenter.name)
         limit = check_threshold(threshold, preset)
         maps = check_outputs(keep, capabilities, self.segmenter.name)
         windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in made}
         view = make_view(volume, plane=plane, slices=slices, skip_air=skip_air)
-        check_hints(hints, capabilities, self.segmenter.name, len(view.stack))
+        given = check_hints(hints or VoxelHints(), view.slicing, len(made), view.looked_at, capabilities, self.segmenter.name)
 
         def attempt(share: int) -> Segmentation:
             words = [_Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0]) for prompt in made]
@@ -112,9 +113,9 @@ class VolumeSegmenter:
             for word in words:
                 warnings += word_warnings(word.prompt, volume, preset, known=word.known)
                 word.refused = not word.known and preset.unknown_words == "refuse"
-            run = _Run(self.segmenter, self.cache, self.chunk, view, limit, hints, maps, share)
+            run = _Run(self.segmenter, self.cache, self.chunk, view, limit, given, maps, share)
             run.compute([word for word in words if not word.refused], progress, cancel)
-            return run.answer(words, warnings, clean=self.clean and slices is None, version=self.version)
+            return run.answer(words, warnings, clean=self.clean and slices is None and not given.kinds(), version=self.version)
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))
 
@@ -124,7 +125,7 @@ class VolumeSegmenter:
         preset, view = self.segmenter.preset, make_view(volume, plane="auto", slices=None, skip_air=True)
         window = choose_window(prompt, volume, None, preset)
         word = _Word(prompt, *window, self.segmenter.encode_prompts([prompt]), view.shape[0])
-        run = _Run(self.segmenter, self.cache, self.chunk, view, preset.threshold, None, frozenset(), 1)
+        run = _Run(self.segmenter, self.cache, self.chunk, view, preset.threshold, Hints(), frozenset(), 1)
         yield from run.features(word, cancel)
 
 
@@ -178,7 +179,7 @@ class _Run:
     chunk: int
     view: View
     threshold: float
-    hints: Hints | None
+    hints: Hints
     maps: frozenset[str]
     share: int  # batches and chunks are divided by it
 
@@ -247,10 +248,11 @@ class _Run:
         looked_at = frozenset(self.view.looked_at)
         if not self.segmenter.judges_presence(word.prompt):
             return looked_at
+        seen = looked_at & self.hints.slices()  # by a person
         if not self._judge_presence(word):
-            return frozenset()
+            return seen
         worth = presence.worth_segmenting(word.logits, self.segmenter.preset.presence)
-        return looked_at & frozenset(np.flatnonzero(worth).tolist())
+        return seen | looked_at & frozenset(np.flatnonzero(worth).tolist())
 
     def _judge_presence(self, word: _Word) -> bool:
         if presence.is_present(word.logits, word.prompt, self.segmenter.preset.presence):
@@ -361,7 +363,7 @@ class _Run:
         """Decide about each word by itself, then who gets which voxel: labels [n, h, w] and a tally per word."""
         for word in words:
             told_late = not self.segmenter.capabilities.presence and not np.isnan(word.logits).all()
-            if told_late and not self._judge_presence(word):
+            if told_late and not self.hints.kinds() and not self._judge_presence(word):
                 word.marks, word.maps = {}, {}
             for name in self.maps:
                 self._map_of(word, name)
@@ -377,7 +379,7 @@ class _Run:
             word.marks = {index: left for index, marks in word.marks.items() if (left := marks.within(own[index])) is not None}
         areas = np.count_nonzero(own, axis=(1, 2))
         area = own.shape[1] * own.shape[2]
-        if not presence.is_large_enough(areas, area, self.segmenter.preset.presence):
+        if not self.hints.kinds() and not presence.is_large_enough(areas, area, self.segmenter.preset.presence):
             word.marks = {}
             word.reason = f"the largest spot covers {areas.max() / area:.2%} of a slice, too little to be trusted"
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from wordmask.errors import PromptError, RequestError
 from wordmask.geometry import Plane, Slicing, slicing_for
 from wordmask.presets import Preset
+from wordmask.prompt_sets import load_prompt_sets
 from wordmask.prompts import Prompt, parse_prompts
-from wordmask.segmenters.base import Capabilities, Hints
+from wordmask.segmenters.base import Capabilities
 from wordmask.transforms import Window, body_slices, choose_plane, to_unit_range, window_named
 from wordmask.vocabulary import VocabularyEntry, load_vocabulary
 from wordmask.volumes import Volume
@@ -96,21 +97,11 @@ def check_outputs(keep: Collection[str], capabilities: Capabilities, model: str)
     return frozenset(keep) - {"labels"}
 
 
-def check_hints(hints: Hints | None, capabilities: Capabilities, model: str, slices: int) -> None:
-    """RequestError when the model cannot use a hint (none is ever ignored in silence) or a hint lies outside the volume."""
-    if hints is None:
-        return
-    if unusable := hints.kinds() - capabilities.hints:
-        usable = ", ".join(sorted(capabilities.hints)) or "words only"
-        raise RequestError(f"Model {model!r} cannot use {' and '.join(sorted(unusable))}; it takes {usable}. Leave the hints out.")
-    marked = [*hints.points, *hints.scribbles, *([hints.box] if hints.box else [])]
-    for index, *_ in marked:
-        if not 0 <= index < slices:
-            raise RequestError(f"A hint lies on slice {index}; along this plane the image has slices 0 to {slices - 1}.")
+def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt], capabilities: Capabilities, model: str) -> tuple[Prompt, ...]:
+    """Typed text, words, or prompts that were made before; PromptError when there is none or a word comes twice.
 
-
-def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Typed text, words, or prompts that were made before; PromptError when there is none or a word comes twice."""
+    RequestError: a prompt set was chosen, and the model has none, or there is no such set.
+    """
     if not isinstance(prompts, str) and any(isinstance(item, Prompt) for item in prompts):
         made = tuple(item for item in prompts if isinstance(item, Prompt))
         if len(made) != len(prompts):
@@ -122,6 +113,10 @@ def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt,
         if prompt.word in seen:
             raise PromptError(f"The word {prompt.word!r} was given twice; give it once.")
         seen.add(prompt.word)
+        if prompt.prompt_set is not None and not capabilities.prompt_sets:
+            raise RequestError(f"Model {model!r} gives its text encoder the bare word; leave the prompt set out.")
+        if prompt.prompt_set is not None:
+            load_prompt_sets().named(prompt.prompt_set)
     return made
 
 

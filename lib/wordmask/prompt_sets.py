@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from wordmask.errors import UnknownModelError
+from wordmask.errors import RequestError
 from wordmask.prompts import Prompt
 from wordmask.vocabulary import Modality, load_vocabulary
 
@@ -59,10 +59,10 @@ class PromptSets(_Strict):
         return self
 
     def named(self, name: str) -> PromptSet:
-        """One of the sets; UnknownModelError lists them."""
+        """One of the sets; RequestError lists them."""
         if name not in self.sets:
             listed = ", ".join(f"{key} ({chosen.title})" for key, chosen in self.sets.items())
-            raise UnknownModelError(f"There is no prompt set {name!r}. Prompt sets: {listed}.")
+            raise RequestError(f"There is no prompt set {name!r}. Prompt sets: {listed}.")
         return self.sets[name]
 
     def described(self, word: str | None, *, kinds: bool) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None
     modality: of the image, for the class name; where it is None, the only one in which the vocabulary looks for the word, or none.
 
     A sentence that was typed (`is_sentence`) is returned as typed by every set. The bare word, also as typed, is returned where a set of
-    descriptions has none for it. Never empty. UnknownModelError: there is no such set.
+    descriptions has none for it. Never empty. RequestError: there is no such set.
     """
     known = load_prompt_sets()
     chosen = known.named(set_name)

@@ -31,7 +31,8 @@ class Prompt:
 
     word: as typed, trimmed, case kept; synonyms: what the text encoder also sees; code, modifier (left or right) and window:
     where the vocabulary has them; entry: the vocabulary's own word for it, None for a word that it does not have; color: 0..255.
-    objects: how many of it a slice shows at most (both lungs: 2).
+    objects: how many of it a slice shows at most (both lungs: 2); prompt_set: which sentences the text encoder is given in its place
+    (`wordmask.prompt_sets`), None: the model's own choice.
     """
 
     word: str
@@ -42,6 +43,7 @@ class Prompt:
     entry: str | None = None
     window: str | None = None
     objects: int = 1
+    prompt_set: str | None = None
 
 
 def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:

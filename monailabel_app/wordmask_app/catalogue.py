@@ -11,6 +11,7 @@ from typing import Any
 
 from wordmask import __version__
 from wordmask.presets import Preset
+from wordmask.prompt_sets import load_prompt_sets
 from wordmask.prompts import load_vocabulary
 from wordmask.vocabulary import Code, VocabularyEntry
 from wordmask_app.engines import Engine
@@ -65,6 +66,7 @@ def models(runtime: Runtime) -> dict[str, Any]:
 def _model(engine: Engine) -> dict[str, Any]:
     preset: Preset = engine.preset
     segmenter = engine.load()
+    prompt_sets = {name: chosen.title for name, chosen in load_prompt_sets().sets.items()}
     maps = ["labels", "probability", "uncertainty", *(["attribution"] if segmenter.capabilities.attribution else [])]
     return {
         "name": engine.name,
@@ -73,6 +75,7 @@ def _model(engine: Engine) -> dict[str, Any]:
         "description": preset.description,
         "device": str(segmenter.device),
         "hints": sorted(segmenter.capabilities.hints),
+        "prompt_sets": prompt_sets if segmenter.capabilities.prompt_sets else {},
         "output_volumes": maps,
         "windows": list(preset.windows),
         "trained_words": sorted(segmenter.trained_words),

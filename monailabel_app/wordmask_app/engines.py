@@ -71,6 +71,7 @@ class Engine:
                 window=asked.window,
                 threshold=asked.threshold,
                 slices=asked.slices,
+                hints=asked.hints,
                 keep=tuple(dict.fromkeys(("labels", asked.output_volume))),
                 progress=progress,
                 cancel=cancel,

@@ -42,7 +42,7 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
 
     def asked(self, params: Mapping[str, Any]) -> InferRequest:
         """The parameters of a request, checked; PromptError, RequestError."""
-        return InferRequest.from_params(params, default_words=self._default_words, model=self.name)
+        return InferRequest.from_params(params, default_words=self._default_words)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """request: its parameters, ``image`` a file. Returns the result file, for the caller to remove, and its JSON."""

@@ -15,7 +15,7 @@ from wordmask.encoders.cache import FeatureCache
 from wordmask.errors import CancelledError, RequestError
 from wordmask.pipeline import CancelToken, Progress, Segmentation, VolumeSegmenter
 from wordmask.presets import PresencePreset
-from wordmask.segmenters.base import Capabilities, Hints
+from wordmask.segmenters.base import Capabilities
 from wordmask.volumes import Volume
 
 STUBS = (PromptFreeStub, WordDependentStub)
@@ -365,23 +365,7 @@ def test_a_cancelled_request_stops_between_two_batches(a_volume_with_organs):
     assert_identical(again, segment(PromptFreeStub, a_volume_with_organs))
 
 
-# --- hints, chunks and gradients -------------------------------------------------------------------------------------------------
-
-
-def test_hints_reach_a_model_that_takes_them_and_must_lie_in_the_volume(a_volume_with_organs):
-    class TakesPoints(WordDependentStub):
-        capabilities = Capabilities(hints=frozenset({"points"}))
-        seen: Hints | None = None
-
-        def forward(self, slices: Any, prompts: Any, pairs: Any = None, hints: Hints | None = None) -> Any:
-            type(self).seen = hints
-            return super().forward(slices, prompts, pairs, hints)
-
-    hints = Hints(points=((3, 5.0, 6.0, True),))
-    segment(TakesPoints, a_volume_with_organs, hints=hints)
-    assert TakesPoints.seen == hints
-    with pytest.raises(RequestError, match="slice 23"):
-        segment(TakesPoints, a_volume_with_organs, hints=Hints(points=((23, 5.0, 6.0, True),)))
+# --- chunks and gradients --------------------------------------------------------------------------------------------------------
 
 
 def test_a_chunk_without_a_slice_is_refused():

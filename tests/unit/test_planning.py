@@ -12,7 +12,6 @@ from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, stub_p
 from wordmask.errors import PromptError, RequestError
 from wordmask.pipeline import VolumeSegmenter
 from wordmask.prompts import parse_prompts
-from wordmask.segmenters.base import Hints
 from wordmask.volumes import Volume
 
 
@@ -101,11 +100,6 @@ def test_an_output_that_does_not_exist_or_that_the_model_does_not_give_is_refuse
         segment(PromptFreeStub, a_volume_with_organs, keep=("probabilty",))
     with pytest.raises(RequestError, match="no attribution"):
         segment(WordDependentStub, a_volume_with_organs, keep=("attribution",))
-
-
-def test_hints_that_the_model_cannot_take_are_refused_never_ignored(a_volume_with_organs):
-    with pytest.raises(RequestError, match="cannot use points"):
-        segment(PromptFreeStub, a_volume_with_organs, hints=Hints(points=((3, 5.0, 6.0, True),)))
 
 
 def test_prompts_made_before_are_taken_as_they_are_but_not_twice(a_volume_with_organs):

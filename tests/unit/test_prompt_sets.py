@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wordmask.errors import PromptError, UnknownModelError
+from wordmask.errors import PromptError, RequestError
 from wordmask.prompt_sets import is_sentence, load_prompt_sets, read_prompt_sets, sentences
 from wordmask.prompts import parse_prompts
 from wordmask.vocabulary import Modality, load_vocabulary
@@ -162,7 +162,7 @@ def test_whatever_is_typed_has_at_least_one_sentence(typed, name):
 
 @pytest.mark.parametrize("name", ["P6", "p2", ""])
 def test_another_set_is_refused_with_the_list(name):
-    with pytest.raises(UnknownModelError, match=r"no prompt set.*P0 \(the bare word\), P1"):
+    with pytest.raises(RequestError, match=r"no prompt set.*P0 \(the bare word\), P1"):
         sentences(a_prompt("liver"), name)
 
 

@@ -82,7 +82,7 @@ def test_hints_are_refused_and_never_ignored(two_slices):
     model = random_model()
     features, words = model.encode_slices(*two_slices), model.encode_prompts(parse_prompts("liver"))
     with pytest.raises(RequestError, match="takes words only, not box"):
-        model(features, words, hints=Hints(box=(0, 1.0, 1.0, 5.0, 5.0)))
+        model(features, words, hints=Hints(box=(0, 0, 1.0, 1.0, 5.0, 5.0)))
 
 
 def test_the_decoder_does_not_change_the_fingerprint_but_the_encoder_does():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from wordmask.errors import RequestError, VolumeError
 from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
+    from wordmask.hints import VoxelHints
     from wordmask.result import Segmentation
     from wordmask.volumes import Volume
 
@@ -66,6 +68,20 @@ def segment(
         float | None,
         typer.Option(help="0..1: mark pixels that are at least this probable; else the preset's", rich_help_panel=Request),
     ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="I,J,K", help="a voxel on the thing, for models that take points; may come several times", rich_help_panel=Request
+        ),
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="I,J,K:I,J,K", help="first and last voxel around the thing, likewise", rich_help_panel=Request),
+    ] = None,
+    prompt_set: Annotated[
+        str | None,
+        typer.Option(help="P0 to P5: what the text encoder is told of a word, for models that have a choice", rich_help_panel=Request),
+    ] = None,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
     preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)] = "tiny",
     app: AnApp = None,
@@ -83,16 +99,17 @@ def segment(
       wordmask segment dicom_folder/ lung -o lungs.nrrd --overlay lungs.png
       wordmask segment polyp.png polyp -o mask.png --threshold 0.4
       wordmask segment ct.nii.gz spleen -o spleen.nii.gz --slices 40:52
+      wordmask segment ct.nii.gz spleen -o spleen.nii.gz --model medclip_samv2 --box 30,60,18:70,110,25
     """
     require_sound_environment()
     panels = [name for name, wanted in (("attribution", attribution), ("uncertainty", uncertainty)) if wanted]
     _check_outputs(image, output, overlay, panels)
-    part = parse_slices(slices)
+    part, hints = parse_slices(slices), parse_hints(point or [], box)
 
     from wordmask.prompts import parse_prompts
     from wordmask.volumes import read_volume
 
-    prompts = parse_prompts(words)
+    prompts = [replace(prompt, prompt_set=prompt_set) for prompt in parse_prompts(words)]
     volume = read_volume(image)
     _check_format(output, volume)
     with messages().status(f"Loading {model}, preset {preset}"):
@@ -110,6 +127,7 @@ def segment(
             window=window,
             threshold=threshold,
             slices=part,
+            hints=hints,
             progress=lambda progress: show(progress.stage, progress.done, progress.total),
             keep=("labels", *panels),
         )
@@ -129,6 +147,24 @@ def parse_slices(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise RequestError(f"--slices takes the first and the last slice as in 40:52, got {text!r}.")
     return int(match[1]), int(match[2])
+
+
+def parse_hints(points: list[str], box: str | None) -> VoxelHints:
+    """``["10,20,5"]`` and ``"10,20,5:40,50,9"``; RequestError for anything else."""
+    from wordmask.hints import VoxelHints
+
+    corners = [] if box is None else [_voxel(text, "--box takes two voxels as in 10,20,5:40,50,9") for text in box.split(":")]
+    if box is not None and len(corners) != 2:
+        raise RequestError(f"--box takes two voxels as in 10,20,5:40,50,9, got {box!r}.")
+    marked = tuple((*_voxel(text, "--point takes a voxel as in 10,20,5"), True) for text in points)
+    return VoxelHints(marked, (corners[0], corners[1]) if corners else None)
+
+
+def _voxel(text: str, rule: str) -> tuple[float, float, float]:
+    if re.fullmatch(r"\s*\d+(\.\d+)?(\s*,\s*\d+(\.\d+)?){2}\s*", text) is None:
+        raise RequestError(f"{rule}, got {text!r}.")
+    i, j, k = map(float, text.split(","))
+    return i, j, k
 
 
 def _check_outputs(image: Path, output: Path, overlay: Path | None, panels: list[str]) -> None:

@@ -66,26 +66,31 @@ class PromptFeatures:
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person adds besides words, in (x, y) pixels of the slice and its index along the slicing plane.
+    """What a person adds besides a word, in (x, y) pixels of slices, pixel i centred at i, and indices along the slicing plane.
 
-    points: (slice, x, y, positive); box: (slice, x0, y0, x1, y1); scribbles: (slice, x, y) of painted pixels.
+    points: (slice, x, y, positive); box: (first slice, last slice, x0, y0, x1, y1), the same in all of these slices.
     """
 
     points: tuple[tuple[int, float, float, bool], ...] = ()
-    box: tuple[int, float, float, float, float] | None = None
-    scribbles: tuple[tuple[int, int, int], ...] = ()
+    box: tuple[int, int, float, float, float, float] | None = None
 
     def kinds(self) -> frozenset[str]:
         """Which kinds of hint are given: a model refuses those that are not among its capabilities."""
-        given = {"points": self.points, "box": self.box, "scribbles": self.scribbles}
+        given = {"points": self.points, "box": self.box}
         return frozenset(kind for kind, value in given.items() if value)
+
+    def slices(self) -> frozenset[int]:
+        """Indices of the slices in which something is marked."""
+        boxed = () if self.box is None else range(self.box[0], self.box[1] + 1)
+        return frozenset((*(point[0] for point in self.points), *boxed))
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do; hints: which kinds of `Hints` it uses."""
+    """What a model can do. hints: which kinds of `Hints` it uses; prompt_sets: whether a request may choose one (`wordmask.prompt_sets`)."""
 
     hints: frozenset[str] = frozenset()
+    prompt_sets: bool = False
     presence: bool = False
     attribution: bool = False
 

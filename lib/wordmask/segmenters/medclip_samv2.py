@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from wordmask.encoders.clip import load_clip
 from wordmask.encoders.sam import load_sam
 from wordmask.noise import key_text
 from wordmask.presets import Preset
+from wordmask.prompt_sets import sentences
 from wordmask.prompts import Prompt
 from wordmask.segmenters.base import Capabilities, Hints, PromptFeatures, SegmenterOutput, SliceFeatures, all_pairs
 from wordmask.segmenters.clip_sam import ClipSamSegmenter
@@ -37,7 +39,7 @@ class MedCLIPSAMv2(ClipSamSegmenter):
     """CLIP and SAM as they are published."""
 
     name = "medclip_samv2"
-    capabilities = Capabilities(hints=frozenset({"points", "box"}), presence=True, attribution=True)
+    capabilities = Capabilities(hints=frozenset({"points", "box"}), prompt_sets=True, presence=True, attribution=True)
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
@@ -53,6 +55,13 @@ class MedCLIPSAMv2(ClipSamSegmenter):
     def judges_presence(self, prompt: Prompt) -> bool:
         """Only where scale and bias of the cosine were trained, which those of public weights are not."""
         return self.preset.presence is not None
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """What each word's prompt set says of it; of several sentences the mean of their embeddings, made 1 long again."""
+        plain = super().encode_prompts(prompts)
+        asked = [sentences(prompt, prompt.prompt_set or self.preset.zero_shot.prompt_set) for prompt in prompts]
+        text = [self.clip.encode_text(said).mean(0) for said in asked]  # word by word: none may change with those beside it
+        return PromptFeatures(plain.prompts, {"text": F.normalize(torch.stack(text), dim=-1)}, plain.known)
 
     def forward(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None

@@ -72,8 +72,8 @@ def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Frame) -> SamPr
     places, labels = torch.zeros(len(keys), most, 2), torch.full((len(keys), most), NO_POINT)
     given = torch.zeros(len(keys), dtype=torch.bool)
     for row, key in enumerate(keys):
-        if hints.box is not None and hints.box[0] == key.index:
-            boxes[row] = _to_sam(torch.tensor(hints.box[1:]).reshape(2, 2), frame).flatten()
+        if hints.box is not None and hints.box[0] <= key.index <= hints.box[1]:
+            boxes[row] = _to_sam(torch.tensor(hints.box[2:]).reshape(2, 2), frame).flatten()
             given[row] = True
         mine = [point for point in hints.points if point[0] == key.index]
         for number, (_, x, y, positive) in enumerate(mine):
