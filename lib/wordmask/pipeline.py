@@ -26,6 +26,7 @@ from wordmask.planning import (
     View,
     as_prompts,
     check_outputs,
+    check_prompt_sets,
     check_threshold,
     choose_window,
     make_view,
@@ -100,7 +101,8 @@ class VolumeSegmenter:
         out, all of it is computed anew in batches of half the size, down to single slices; then OutOfMemoryError.
         """
         preset, capabilities = self.segmenter.preset, self.segmenter.capabilities
-        made = as_prompts(prompts, capabilities, self.segmenter.name)
+        made = as_prompts(prompts)
+        check_prompt_sets(made, capabilities, self.segmenter.name)
         limit = check_threshold(threshold, preset)
         maps = check_outputs(keep, capabilities, self.segmenter.name)
         windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in made}

@@ -97,11 +97,8 @@ def check_outputs(keep: Collection[str], capabilities: Capabilities, model: str)
     return frozenset(keep) - {"labels"}
 
 
-def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt], capabilities: Capabilities, model: str) -> tuple[Prompt, ...]:
-    """Typed text, words, or prompts that were made before; PromptError when there is none or a word comes twice.
-
-    RequestError: a prompt set was chosen, and the model has none, or there is no such set.
-    """
+def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Typed text, words, or prompts that were made before; PromptError when there is none or a word comes twice."""
     if not isinstance(prompts, str) and any(isinstance(item, Prompt) for item in prompts):
         made = tuple(item for item in prompts if isinstance(item, Prompt))
         if len(made) != len(prompts):
@@ -113,11 +110,15 @@ def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt], capabilities: Ca
         if prompt.word in seen:
             raise PromptError(f"The word {prompt.word!r} was given twice; give it once.")
         seen.add(prompt.word)
-        if prompt.prompt_set is not None and not capabilities.prompt_sets:
-            raise RequestError(f"Model {model!r} gives its text encoder the bare word; leave the prompt set out.")
-        if prompt.prompt_set is not None:
-            load_prompt_sets().named(prompt.prompt_set)
     return made
+
+
+def check_prompt_sets(prompts: Sequence[Prompt], capabilities: Capabilities, model: str) -> None:
+    """RequestError: a prompt set was chosen, and the model has none, or there is no such set."""
+    for name in {prompt.prompt_set for prompt in prompts} - {None}:
+        if not capabilities.prompt_sets:
+            raise RequestError(f"Model {model!r} gives its text encoder the bare word; leave the prompt set out.")
+        load_prompt_sets().named(str(name))
 
 
 def choose_window(prompt: Prompt, volume: Volume, requested: str | None, preset: Preset) -> tuple[str, Window | None]:

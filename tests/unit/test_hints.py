@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from wordmask.errors import RequestError
 from wordmask.geometry import Geometry, Plane, slicing_for
 from wordmask.hints import VoxelHints
 from wordmask.presets import PresencePreset
+from wordmask.prompts import parse_prompts
 from wordmask.segmenters.base import Capabilities, Hints
 
 AXES = (np.eye(3), np.diag([-1.0, -1.0, 1.0]), np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]))
@@ -84,6 +86,11 @@ def test_hints_that_cannot_be_used_are_refused(words, hints, sentence):
 def test_a_model_of_words_only_refuses_hints_and_prompt_sets():
     with pytest.raises(RequestError, match="cannot use points; it takes words only"):
         segment(PromptFreeStub, organs(), "liver", hints=VoxelHints(((3.0, 5.0, 6.0, True),)))
+    (liver,) = parse_prompts("liver")
+    with pytest.raises(RequestError, match="leave the prompt set out"):
+        segment(PromptFreeStub, organs(), [replace(liver, prompt_set="P2")])
+    with pytest.raises(RequestError, match="no prompt set 'P9'"):
+        segment(Takes, organs(), [replace(liver, prompt_set="P9")])
 
 
 def test_what_a_person_marked_is_segmented_though_the_model_thinks_it_absent():

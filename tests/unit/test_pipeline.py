@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from tests.unit.small_volumes import GREY, WORDS, a_volume, organs, segment
 from tests.unit.stub_segmenters import LEVELS, PromptFreeStub, WordDependentStub, random_tiny, stub_preset
 
 from wordmask.encoders.cache import FeatureCache
-from wordmask.errors import CancelledError, RequestError
+from wordmask.errors import CancelledError
 from wordmask.pipeline import CancelToken, Progress, Segmentation, VolumeSegmenter
 from wordmask.presets import PresencePreset
 from wordmask.segmenters.base import Capabilities

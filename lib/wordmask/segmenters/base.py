@@ -87,7 +87,7 @@ class Hints:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do. hints: which kinds of `Hints` it uses; prompt_sets: whether a request may choose one (`wordmask.prompt_sets`)."""
+    """What a model can do. hints: kinds of `Hints` that it uses; prompt_sets: whether a request may choose one (`wordmask.prompt_sets`)."""
 
     hints: frozenset[str] = frozenset()
     prompt_sets: bool = False
