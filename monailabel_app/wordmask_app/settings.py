@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 
-_TEXTS = {"models": "simple_vilmedsam", "preset": "tiny", "words": "liver, spleen", "device": "auto", "cache_dir": ""}
+_TEXTS = {"models": "simple_vilmedsam, medclip_samv2", "preset": "tiny", "words": "liver, spleen", "device": "auto", "cache_dir": ""}
 _NUMBERS = {  # name -> (default, least, most, unit)
     "cache_mb": (1024, 0, 10**7, "megabytes"),
     "cache_disk_mb": (10240, 1, 10**8, "megabytes"),

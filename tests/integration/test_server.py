@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import SimpleITK as sitk
 
 from wordmask.app_client import Answer, ServerError
@@ -15,7 +16,8 @@ from wordmask.app_client import Answer, ServerError
 pytestmark = pytest.mark.server
 
 MODEL = "simple_vilmedsam"
-CT, PICTURE = "ct_chest_abdomen", "dermoscopy_1"
+CT, PICTURE, XRAY = "ct_chest_abdomen", "dermoscopy_1", "xray_1"
+TRUTH = Path(__file__).resolve().parents[2] / "sample_data" / "truth"
 
 
 def image_of(answer: Answer, folder: Path) -> sitk.Image:
@@ -24,10 +26,10 @@ def image_of(answer: Answer, folder: Path) -> sitk.Image:
     return sitk.ReadImage(path)
 
 
-def test_the_server_shows_its_model_and_the_default_words(a_server):
+def test_the_server_shows_its_models_and_the_default_words(a_server):
     info = a_server.client.info()
     assert info["name"] == "WordMask"
-    assert list(info["models"]) == [MODEL]
+    assert list(info["models"]) == [MODEL, "medclip_samv2"]
     assert info["labels"] == ["liver", "spleen"]
 
 
@@ -46,6 +48,29 @@ def test_a_word_gives_a_mask_in_the_geometry_of_the_volume(a_server, tmp_path):
     counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=3)
     assert [int(count) for count in counts[1:]] == [answer.fields["statistics"][word]["voxels"] for word in ("spleen", "liver")]
     assert counts[2] > 1000
+
+
+@pytest.mark.parametrize("kind", ["box", "points"])
+def test_a_model_that_takes_hints_is_told_in_voxels_of_the_file_which_lung_is_meant(a_server, tmp_path, kind):
+    index = json.loads((TRUTH.parent / "index.json").read_text(encoding="utf-8"))["cases"]
+    values = next(case["words"] for case in index if case["image"].endswith(f"{XRAY}.png"))
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(TRUTH / f"{XRAY}.png"))
+    for side in ("left lung", "right lung"):
+        own = np.isin(truth, values[side])
+        rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
+        row, column = np.argwhere(own)[len(np.argwhere(own)) // 2].tolist()
+        hints = {"box": [[int(columns[0]), int(rows[0]), 0], [int(columns[-1]), int(rows[-1]), 0]], "points": [[column, row, 0]]}
+        answer = a_server.client.infer("medclip_samv2", XRAY, {"prompt": "lung", kind: hints[kind]})
+        marked = sitk.GetArrayFromImage(image_of(answer, tmp_path)).reshape(truth.shape) > 0
+        assert 2 * (marked & own).sum() / (marked.sum() + own.sum()) > 0.8, side
+
+
+def test_models_say_which_hints_and_prompt_sets_they_take(a_server):
+    known = {model["name"]: model for model in requests.get(f"{a_server.client.url}/wordmask/models", timeout=60).json()["models"]}
+    assert known[MODEL]["hints"] == []
+    assert known[MODEL]["prompt_sets"] == {}
+    assert known["medclip_samv2"]["hints"] == ["box", "points"]
+    assert known["medclip_samv2"]["prompt_sets"]["P0"] == "the bare word"
 
 
 def test_the_same_question_has_the_same_answer(a_server):
