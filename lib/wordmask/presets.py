@@ -71,8 +71,8 @@ class ZeroShotPreset(_Settings):
     prompts: Literal["boxes", "points", "both"] = "boxes"
     positive: PositiveInt = Field(default=10, description="points inside, where points are used")
     negative: int = Field(default=0, ge=0, description="points outside")
-    fusion: Literal["single", "mean", "scored"] = Field(
-        default="single", description="SAM's one mask; or its three, averaged plainly or by their scores (stretched to 0..1)"
+    fusion: Literal["single", "mean", "scored", "staple"] = Field(
+        default="single", description="SAM's one mask; or its three: averaged plainly or by their scores (stretched to 0..1), or STAPLE"
     )
     seed: int = Field(default=42, description="of the points")
 

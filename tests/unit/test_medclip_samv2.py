@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from wordmask.encoders.sam import decode_prompts
 from wordmask.frames import Frame
 from wordmask.pipeline import VolumeSegmenter
 from wordmask.presets import ZeroShotPreset, load_preset, preset_names
+from wordmask.prompt_sets import sentences
 from wordmask.prompts import parse_prompts
 from wordmask.samples import load_samples
 from wordmask.segmenters import load_segmenter
@@ -31,7 +33,8 @@ def test_presets_describe_the_published_sizes():
     for name in preset_names("medclip_samv2"):
         preset = load_preset("medclip_samv2", name)
         assert preset.bottleneck.replicas == 10
-        assert preset.zero_shot == ZeroShotPreset()
+        published = ZeroShotPreset(prompt_set="P5")
+        assert preset.zero_shot == (ZeroShotPreset(split="fixed", threshold=0.7) if name == "tiny" else published)
 
 
 def test_a_box_reaches_sam_as_the_pixels_that_it_covers():
@@ -60,6 +63,30 @@ def test_masks_are_fused_plainly_or_by_their_scores():
     assert fuse(masks, scores, ZeroShotPreset(fusion="scored")).sigmoid().item() == pytest.approx(weighted.item(), abs=1e-5)
     equal = fuse(masks, torch.full((1, 3), 0.4), ZeroShotPreset(fusion="scored"))
     assert equal.sigmoid().item() == pytest.approx(probabilities.mean().item(), abs=1e-5)
+
+
+def test_staple_trusts_the_masks_that_agree_and_is_certain_where_all_do():
+    agreeing, other = torch.full((20, 20), -3.0), torch.full((20, 20), -3.0)
+    agreeing[5:15, 5:15], other[12:18, 12:18] = 3.0, 3.0
+    masks = torch.stack([agreeing, agreeing, other])[None]
+    fused = fuse(masks, torch.ones(1, 3), ZeroShotPreset(fusion="staple"))
+    assert torch.equal(fused[0] > 0, agreeing > 0)
+    alike = fuse(agreeing.repeat(1, 3, 1, 1), torch.ones(1, 3), ZeroShotPreset(fusion="staple"))
+    assert torch.equal(alike[0] > 0, agreeing > 0)
+    assert fuse(torch.full((1, 3, 8, 8), -3.0), torch.ones(1, 3), ZeroShotPreset(fusion="staple")).max() < -10
+
+
+def test_the_text_of_a_word_is_what_its_prompt_set_says():
+    model = random_medclip_samv2()
+    (liver,) = parse_prompts("liver")
+    said = {name: model.encode_prompts([replace(liver, prompt_set=name)]).tensors["text"][0] for name in ("P0", "P1", "P2", "P4")}
+    described = [model.clip.encode_text([sentence])[0] for sentence in sentences(liver, "P4")]
+    torch.testing.assert_close(said["P0"], model.clip.encode_text(["liver"])[0])
+    torch.testing.assert_close(said["P2"], described[0])
+    mean = torch.stack(described).mean(0)
+    torch.testing.assert_close(said["P4"], mean / mean.norm())
+    assert not torch.equal(said["P0"], said["P2"])
+    assert torch.equal(said["P0"], model.encode_prompts([liver]).tensors["text"][0])
 
 
 def test_a_persons_hints_replace_the_models_own_prompts_in_their_slice_alone():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from segment_anything.modeling import Sam
@@ -24,6 +25,7 @@ from wordmask.segmenters.base import Hints, SliceKey
 
 NOTHING = -20.0  # logit where no object was found
 NO_POINT = -1  # SAM's label of a row that fills up
+EPSILON = 1e-6  # a fused probability is at least so far from 0 and 1
 CENTRE = 0.5  # SAM counts a pixel by its index, a frame by its left edge
 
 
@@ -51,16 +53,28 @@ class SamPrompts:
 def fuse(masks: Tensor, scores: Tensor, settings: ZeroShotPreset) -> Tensor:
     """SAM's masks [P, M, h, w], logits, as one, [P, h, w]. scores: [P, M], predicted IoU.
 
-    mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1), plainly where they are equal.
+    mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1), plainly where they are equal;
+    staple: how probable each pixel is when the three masks are raters of unknown skill (Warfield et al., IEEE TMI 23(7), 2004).
     """
     if settings.fusion == "single":
         return masks[:, 0]
+    if settings.fusion == "staple":
+        return torch.stack([_staple(of_pair) for of_pair in masks]).logit(eps=EPSILON)
     least, largest = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
     plain = torch.ones_like(scores)
     stretched = torch.where(largest > least, (scores - least) / (largest - least).clamp_min(1e-12), plain)
     weights = stretched if settings.fusion == "scored" else plain
     mixed = (masks.sigmoid() * weights[:, :, None, None]).sum(1) / weights.sum(1)[:, None, None]
-    return mixed.logit(eps=1e-6)
+    return mixed.logit(eps=EPSILON)
+
+
+def _staple(masks: Tensor) -> Tensor:
+    """Probabilities [h, w] from the logits [M, h, w] of one pair; where all masks agree everywhere there is nothing to estimate."""
+    raters = (masks > 0).cpu().numpy()
+    if (raters == raters[0]).all():
+        return (masks[0] > 0).to(masks)
+    images = [sitk.GetImageFromArray(rater.astype(np.uint8)) for rater in raters]
+    return torch.from_numpy(sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0))).to(masks)
 
 
 def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Frame) -> SamPrompts | None:
