@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
 from tests.slicer.views import SliceView
+from WordMaskLib.geometry import to_world
+from WordMaskLib.panel_server import TOOL_TIP
 
 pytestmark = pytest.mark.server
 
@@ -55,6 +58,39 @@ def ask_for(widget: Any, words: str) -> None:
     widget.ui.wordsLine.completer().popup().hide()
     click(widget.ui.segmentButton)
     until_done(widget)
+
+
+def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_panel: Any, a_ct: Any) -> None:
+    box = a_panel.ui.modelBox
+    assert [box.itemText(number) for number in range(box.count())] == ["Simple-ViLMedSAM, tiny", "MedCLIP-SAMv2, tiny"]
+    assert "without its decoder" in box.itemData(1, TOOL_TIP)
+    assert not a_panel.ui.markupsSelector.isVisible()
+    box.setCurrentIndex(1)
+    box.activated.emit(1)
+    until_done(a_panel)
+    assert "It also takes points or a box." in a_panel.ui.serverLabel.property("text")
+    assert a_panel.ui.markupsSelector.isVisible()
+
+    truth = slicer.modules.volumes.logic().AddArchetypeVolume(str(REPOSITORY / "sample_data" / "truth" / f"{CT}.nii.gz"), "T")
+    values = slicer.util.arrayFromVolume(truth)
+    index = json.loads((REPOSITORY / "sample_data" / "index.json").read_text(encoding="utf-8"))["cases"]
+    words = next(case["words"] for case in index if CT in case["image"])
+    lung = np.isin(values, words["left lung"])
+    slices = np.flatnonzero(lung.any((1, 2)))[4:-4]
+    middle = int(slices[len(slices) // 2])
+    rows, columns = np.flatnonzero(lung[middle].any(1)), np.flatnonzero(lung[middle].any(0))
+    ijk = np.array([[columns[0], rows[0], middle], [columns[-1], rows[-1], middle]], float)
+    world = to_world(a_ct, ijk.tolist())
+    region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    region.SetCenter(*np.mean(world, axis=0))
+    region.SetSize(*(np.abs(np.subtract(*world)) + 2.0))
+    a_panel.ui.volumeSelector.setCurrentNode(a_ct)
+    a_panel.ui.markupsSelector.setCurrentNode(region)
+    ask_for(a_panel, "lung")
+    marked = slicers_mask(the_segmentation(), the_segmentation().GetSegmentation().GetNthSegmentID(0), a_ct)[middle]
+    assert 2 * (marked & lung[middle]).sum() / (marked.sum() + lung[middle].sum()) > 0.7
+    ask_for(a_panel, "lung, heart")
+    assert "one word at a time" in message(a_panel)
 
 
 def test_words_become_named_coloured_segments_and_rows(a_panel: Any, a_ct: Any) -> None:

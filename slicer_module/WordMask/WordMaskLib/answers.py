@@ -92,7 +92,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model. hints: points, box, scribbles, as far as it takes them; output_volumes: labels, probability, uncertainty, attribution;
+    """A model. hints: points, box, as far as it takes them; output_volumes: labels, probability, uncertainty, attribution;
     trained_words: empty when it is not limited to a list; refuses_unknown: whether it marks nothing for other words; version: that serves.
     """
 

@@ -11,6 +11,8 @@ from .panel import FAULT_STYLE, Panel, Section
 from .segmenting import connect
 from .session import ServerState
 
+TOOL_TIP = 3  # Qt.ToolTipRole, as a number for all of Slicer's versions
+
 
 class ServerSection(Section):
     """Address, token, authority, model."""
@@ -41,8 +43,9 @@ class ServerSection(Section):
             return
         box = self.ui.modelBox
         box.clear()
-        for model in server.models:
+        for number, model in enumerate(server.models):
             box.addItem(model.title, model.name)
+            box.setItemData(number, model.description, TOOL_TIP)
         box.setCurrentIndex([model.name for model in server.models].index(server.model.name))
         for name, text in (("address", str(server.handshake.address)), ("model", server.model.name)):
             self.panel.settings.keep(name, text)
@@ -84,4 +87,8 @@ def _described(server: ServerState) -> str:
     model = server.model
     text = _("WordMask {version}. Model version {model} on {device}.")
     told = text.format(version=server.handshake.version, model=model.version or "?", device=model.device or "?")
-    return told + (" " + _("Trained words: {count}.").format(count=len(model.trained_words)) if model.trained_words else "")
+    trained = _("Trained words: {count}.").format(count=len(model.trained_words)) if model.trained_words else ""
+    hints = {"points": _("It also takes points."), "box": _("It also takes a box.")}
+    both = _("It also takes points or a box.") if {"points", "box"} <= set(model.hints) else ""
+    taken = both or " ".join(text for name, text in hints.items() if name in model.hints)
+    return " ".join(part for part in (told, trained, taken) if part)
