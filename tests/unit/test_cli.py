@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from wordmask import __version__
 from wordmask.cli import main
-from wordmask.cli.segment import parse_slices
+from wordmask.cli.segment import parse_hints, parse_slices
 from wordmask.encoders.clip import ClipConfig
 from wordmask.encoders.sam import SamConfig
 from wordmask.errors import RequestError
@@ -161,6 +161,12 @@ def test_slices_outside_the_range_stay_empty(a_ct: Path, tmp_path: Path, capsys:
         ({"image": "missing.nii.gz"}, "missing.nii.gz"),
         ({"--slices": "9"}, "40:52"),
         ({"--slices": "3:99"}, "slices"),
+        ({"--point": "1,2"}, "10,20,5"),
+        ({"--point": "1,2,3"}, "cannot use points"),
+        ({"--box": "1,2,3"}, "10,20,5:40,50,9"),
+        ({"--box": "1,2,3:4,5"}, "10,20,5:40,50,9"),
+        ({"--box": "1,2,3:4,5,6"}, "cannot use box"),
+        ({"--prompt-set": "P2"}, "leave the prompt set out"),
         ({"--plane": "diagonal"}, "diagonal"),
         ({"--window": "lunk"}, "lunk"),
         ({"--threshold": "1.5"}, "1.5"),
@@ -264,6 +270,13 @@ def test_help_does_not_load_torch() -> None:
 def test_a_slice_range_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="40:52"):
         parse_slices(text)
+
+
+def test_points_and_a_box_are_read() -> None:
+    hints = parse_hints(["1,2,3", " 4.5, 6 ,7"], "0,1,2:3,4,5")
+    assert hints.points == ((1.0, 2.0, 3.0, True), (4.5, 6.0, 7.0, True))
+    assert hints.box == ((0.0, 1.0, 2.0), (3.0, 4.0, 5.0))
+    assert not parse_hints([], None).kinds()
 
 
 def test_a_slice_range_is_read() -> None:
