@@ -58,7 +58,8 @@ def described(labels: np.ndarray) -> str:
         return " and ".join(names)
     rows, columns = np.nonzero(labels == things[0])
     side = "left" if columns.mean() < labels.shape[1] / 2 else "right"
-    return f"{'large' if shares[things[0]] > LARGE else 'small'} {names[0]} {'upper' if rows.mean() < labels.shape[0] / 2 else 'lower'} {side}"
+    height = "upper" if rows.mean() < labels.shape[0] / 2 else "lower"
+    return f"{'large' if shares[things[0]] > LARGE else 'small'} {names[0]} {height} {side}"
 
 
 def run(loss: str, seed: int, first: int, changes: dict[str, str], results: Results) -> None:
@@ -74,7 +75,8 @@ def run(loss: str, seed: int, first: int, changes: dict[str, str], results: Resu
     assert report.after is not None
     assert report.presence is not None
     found = {"before": report.before.summary(), "after": report.after.summary(), "presence_agreement": report.presence.agreement}
-    told = {"captions": len({pair.caption for pair in pairs.pairs}), "cut": report.cut, "training": report.training_pairs, "seconds": seconds}
+    distinct = len({pair.caption for pair in pairs.pairs})
+    told = {"captions": distinct, "cut": report.cut, "training": report.training_pairs, "seconds": seconds}
     results.add({"loss": loss, "seed": seed, "changes": changes}, {**found, **told})
 
 

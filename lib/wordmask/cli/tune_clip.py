@@ -91,7 +91,7 @@ def _tell(report: TuneReport, recipe: TuneRecipe) -> None:
     if report.short:
         said.print(f"[yellow]Left out:[/] {report.short} captions of fewer than {recipe.least_characters} characters.", soft_wrap=True)
     if report.cut:
-        said.print(f"[yellow]Cut:[/] {report.cut} captions fill all that the text tower reads; it does not see what is beyond.", soft_wrap=True)
+        said.print(f"[yellow]Cut:[/] {report.cut} captions fill all that the text tower reads; it sees nothing beyond.", soft_wrap=True)
     if report.before is not None and report.after is not None:
         table = Table(title=f"Retrieval on {report.after.pairs} held-out pairs, in batches of 50", title_justify="left")
         for heading in ("found", "before", "after"):
@@ -104,8 +104,8 @@ def _tell(report: TuneReport, recipe: TuneRecipe) -> None:
         fit = report.presence
         consequence = "this goes on" if fit.holds else "too little: this version does not judge it, and every word is marked somewhere"
         typer.echo(
-            f"Whether a word is in a slice was fitted anew, on {fit.pictures} held-out pictures and all trained words: it agrees with before "
-            f"in {fit.agreement:.1%} ({consequence})."
+            f"Whether a word is in a slice was fitted anew, on {fit.pictures} held-out pictures and all trained words: it agrees with "
+            f"before in {fit.agreement:.1%} ({consequence})."
         )
     typer.echo(report.message)
 
