@@ -86,7 +86,7 @@ def test_a_list_that_is_no_text_or_not_there_is_refused(folder):
     (folder / "pairs.csv").write_bytes(b"\xff\xfe\x00image")
     with pytest.raises(VolumeError, match="save it as UTF-8"):
         read_caption_list(folder / "pairs.csv", least_characters=0)
-    with pytest.raises(VolumeError, match="no file none.csv"):
+    with pytest.raises(VolumeError, match=r"no file none\.csv"):
         read_caption_list(folder / "none.csv", least_characters=0)
     with pytest.raises(RequestError, match="no window"):
         listed(folder, f"image,caption,window\nOne.png,{LONG},bones\n")
