@@ -18,14 +18,20 @@ import numpy as np
 import torch
 from PIL import Image
 
+from experiments.pool import read_all
 from experiments.results import Results
+from wordmask.cases import Case
 from wordmask.image_captions import CaptionList, read_caption_list
 from wordmask.phantoms.words import LABELS
+from wordmask.samples import load_samples
+from wordmask.segmenters import load_segmenter
 from wordmask.training.phantom_data import SMALLEST_PRESENT, make_slices
-from wordmask.training.tune_clip import TuneRequest, tune_clip
+from wordmask.training.tune_clip import MODEL, TuneRequest, tune_clip
 from wordmask.training.tune_recipe import load_tune_recipe
+from wordmask.training.validation import validate
 from wordmask.versions import ModelStore
 
+SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 FIRST_SEED, DEVELOPMENT_SEED = 810_000, 820_000  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020
 PAIRS = 1800
 CHANGES = {"held_out": 0.3}  # 540 pairs to judge by
@@ -69,15 +75,27 @@ def run(loss: str, seed: int, first: int, changes: dict[str, str], results: Resu
         folder = Path(name)
         pairs = drawn_pairs(folder, first + seed)
         began = time.process_time()
-        report = tune_clip(pairs, TuneRequest("tiny", recipe, "cpu", start=0), ModelStore(folder / "store"), run_folder=folder / "run")
+        store = ModelStore(folder / "store")
+        report = tune_clip(pairs, TuneRequest("tiny", recipe, "cpu", start=0, force=True), store, run_folder=folder / "run")
         seconds = round(time.process_time() - began, 1)
+        dice = {"before": masks_of(None), "after": masks_of(store.folder(report.version or 1))}
     assert report.before is not None
     assert report.after is not None
     assert report.presence is not None
-    found = {"before": report.before.summary(), "after": report.after.summary(), "presence_agreement": report.presence.agreement}
+    found = {"before": report.before.summary(), "after": report.after.summary(), "dice": dice, "presence": report.presence.agreement}
     distinct = len({pair.caption for pair in pairs.pairs})
     told = {"captions": distinct, "cut": report.cut, "training": report.training_pairs, "seconds": seconds}
     results.add({"loss": loss, "seed": seed, "changes": changes}, {**found, **told})
+
+
+def masks_of(weights: Path | None) -> float:
+    """Mean Dice of the lesions of the sample pictures, by the whole of MedCLIP-SAMv2: a word alone, where captions were learned."""
+    cases = [
+        Case(case.name, case.image, case.truth, {word: values for word, values in case.words.items() if word in LESIONS})
+        for case in load_samples(SAMPLES)
+    ]
+    model = load_segmenter(MODEL, device="cpu", weights=weights)
+    return round(validate(model, read_all([case for case in cases if case.words])).mean, 4)
 
 
 def main() -> None:
