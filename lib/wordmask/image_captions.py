@@ -211,9 +211,7 @@ def _csv_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for row in reader:
             source = f"line {reader.line_num} of {path.name}"
             if None in row or None in row.values():
-                raise VolumeError(
-                    f"{_begun(source)} has not as many fields as the first line; put quotes around a caption with commas."
-                )
+                raise VolumeError(f"{_begun(source)} has not as many fields as the first line; put quotes around a caption with commas.")
             yield source, row
     except csv.Error as error:
         raise VolumeError(f"Line {reader.line_num} of {path.name} is no readable CSV ({error}).") from error

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from wordmask.training.tune_clip import TuneReport, TuningProgress
     from wordmask.training.tune_recipe import TuneRecipe
 
+RUNS = Path("runs/tune_clip")
+
 
 def tune_clip(
     pairs: Annotated[
@@ -28,9 +30,7 @@ def tune_clip(
             show_default=False,
         ),
     ],
-    word: Annotated[
-        str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)
-    ] = None,
+    word: Annotated[str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)] = None,
     app: Annotated[Path, typer.Option(help="the app whose model is tuned: its versions lie in APP/model", rich_help_panel=Data)] = APP,
     start: Annotated[
         int | None, typer.Option(min=0, help="version to go on from, 0: the preset's own; else the one that serves", rich_help_panel=Data)
@@ -44,9 +44,7 @@ def tune_clip(
     ] = None,
     preset: Annotated[str, typer.Option(help="which size and weights of medclip_samv2", rich_help_panel=Computation)] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
-    run: Annotated[
-        Path, typer.Option("--run", help="folder of what an interrupted run goes on from", rich_help_panel=Computation)
-    ] = Path("runs/tune_clip"),
+    run: Annotated[Path, typer.Option(help="folder of what an interrupted run goes on from", rich_help_panel=Computation)] = RUNS,
     force: Annotated[bool, typer.Option("--force", help="publish also when the check shows no gain, or without one")] = False,
 ) -> None:
     """Tune the CLIP of medclip_samv2 on pictures with captions; a better one is published and serves at once.

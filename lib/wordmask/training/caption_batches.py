@@ -56,9 +56,7 @@ def _in_square(picture: NDArray[np.float32], size: int) -> Bytes:
     return (square * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def epoch_batches(
-    captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int, seed: int, epoch: int
-) -> list[list[int]]:
+def epoch_batches(captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int, seed: int, epoch: int) -> list[list[int]]:
     """Rows of each batch of an epoch; in a batch no two say the same or show the same, for they would be false negatives of each other.
 
     captions, pictures: what row i says and shows; batch: rows at most. Captions that are left most often go first, so that batches are as
