@@ -117,11 +117,25 @@ def forgetting(results: Results, pictures: Path) -> str:
     return table(["after training on", "replay", "runs", "bundled words (sample studies)", "hippocampus", "breast tumor"], rows)
 
 
+def tune_clip(results: Results, pictures: Path) -> str:
+    """One row per loss, the first one of the weights before."""
+    names = ("image_to_text_top1", "image_to_text_top2", "text_to_image_top1", "text_to_image_top2")
+    rows = []
+    for label, key, side in (("before", {"loss": "dhn_nce"}, "before"), ("DHN-NCE", {"loss": "dhn_nce"}, "after"),
+                             ("InfoNCE", {"loss": "info_nce"}, "after")):  # fmt: skip
+        own = results.select(**key)
+        cells = [spread(record[side][name] for record in own) for name in names]
+        rows.append([label, str(len(own)), *cells, spread(record["dice"][side] for record in own)])
+    ways = ["caption of a picture, top 1", "top 2", "picture of a caption, top 1", "top 2"]
+    return table(["CLIP", "runs", *ways, "Dice of sample lesions"], rows)
+
+
 REPORTS: dict[str, Callable[[Results, Path], str]] = {
     "few_shot": few_shot,
     "active_learning": active_learning,
     "ablation": ablation,
     "forgetting": forgetting,
+    "tune_clip": tune_clip,
 }
 
 

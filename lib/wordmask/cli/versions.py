@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -38,15 +38,14 @@ def list_models(
     """The versions of a model; the one that serves is marked."""
     store = store_of(app, model)
     table = Table(title=f"{model}: versions", title_justify="left")
-    for heading in ("version", "serves", "made", "from", "cases", "words", "mean Dice, before -> after"):
+    for heading in ("version", "serves", "made", "from", "cases", "words", "check, before -> after"):
         table.add_column(heading)
     table.add_row("0", "yes" if store.served() is None else "", "", "", "", "those of the preset", "")
     for info in store.versions():
         card = info.card
-        scores = [_mean(card.get(name)) for name in ("validation_dice_before", "validation_dice")]
         table.add_row(
             str(info.number), "yes" if info.served else "", str(card.get("date", "")), str(card.get("parent") or 0),
-            str(len(card.get("training_cases", []))), str(len(card.get("words", []))), " -> ".join(scores),
+            str(card.get("training_groups") or len(card.get("training_cases", []))), str(len(card.get("words", []))), _check(card),
         )  # fmt: skip
     answers().print(table)
 
@@ -93,6 +92,15 @@ def chosen_version(app: Path | None, model: str, version: int | None, preset: st
     if trained != preset:
         raise RequestError(f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version 0.")
     return number, store.folder(number)
+
+
+def _check(card: dict[str, Any]) -> str:
+    """Mean Dice of a version that was trained, retrieval of one whose CLIP was tuned."""
+    if found := card.get("retrieval"):
+        sides = [found[side] for side in ("before", "after")]
+        top1 = ["none" if side is None else f"{(side['image_to_text_top1'] + side['text_to_image_top1']) / 2:.3f}" for side in sides]
+        return f"retrieval {' -> '.join(top1)}"
+    return f"Dice {' -> '.join(_mean(card.get(name)) for name in ('validation_dice_before', 'validation_dice'))}"
 
 
 def _mean(scores: dict[str, float] | None) -> str:

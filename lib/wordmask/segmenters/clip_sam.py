@@ -7,6 +7,7 @@ look-up in their common slice, without 8-bit rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from wordmask.attribution import fit_pairs, keyed_noise
+from wordmask.bundles import Bundle
 from wordmask.encoders.clip import ClipEncoder
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.sam import preprocess
+from wordmask.encoders.tiny_tokenizer import table_for
 from wordmask.frames import Frame
 from wordmask.presets import Preset
 from wordmask.prompts import Prompt
@@ -106,3 +109,11 @@ class ClipSamSegmenter(Segmenter):
 def called(prompt: Prompt) -> str:
     """How cards of weights call a word."""
     return prompt.entry or prompt.word.lower()
+
+
+def with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:
+    """Tiny's weights with a text table that has a row for each of ``token_ids``; others as they are."""
+    table = "clip.model.token_embedding.weight"
+    if not token_ids or table not in bundle.tensors:
+        return bundle
+    return replace(bundle, tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)})

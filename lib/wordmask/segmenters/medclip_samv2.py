@@ -28,7 +28,7 @@ from wordmask.presets import Preset
 from wordmask.prompt_sets import sentences
 from wordmask.prompts import Prompt
 from wordmask.segmenters.base import Capabilities, Hints, PromptFeatures, SegmenterOutput, SliceFeatures, all_pairs
-from wordmask.segmenters.clip_sam import ClipSamSegmenter
+from wordmask.segmenters.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.segmenters.sam_prompts import NOTHING, hinted, prompts_of_objects
 
 USED = ("clip.", "sam.", "scores.")  # of a bundle: this model has no decoder of its own
@@ -36,20 +36,27 @@ CERTAIN = 0.5  # probability above which a pixel belongs to a drawn object
 
 
 class MedCLIPSAMv2(ClipSamSegmenter):
-    """CLIP and SAM as they are published."""
+    """CLIP and SAM as they are published, or with a CLIP that was tuned on captions."""
 
     name = "medclip_samv2"
     capabilities = Capabilities(hints=frozenset({"points", "box"}), prompt_sets=True, presence=True, attribution=True)
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
-        """Public weights are all that it needs; WeightsError: they are missing or damaged."""
-        location = preset.weights if weights is None else weights
-        bundle = None if location is None else load_bundle(location)
-        clip = load_clip(preset.clip, token_ids=() if bundle is None else bundle.token_ids)
-        model = cls(preset, clip, load_sam(preset.sam), trained_words=() if bundle is None else bundle.words)
-        if bundle is not None:
-            bundle.only(USED).apply(model)
+        """Public weights are all that it needs; WeightsError: they are missing or damaged.
+
+        weights: a version, of which CLIP alone was tuned; it is laid over the preset's own weights, and the words stay theirs. Presence is
+        no longer judged when its card says that it cannot be (`training.presence_fit`).
+        """
+        bundles = [load_bundle(location).only(USED) for location in (preset.weights, weights) if location is not None]
+        token_ids = bundles[-1].token_ids if bundles else ()
+        if weights is not None and not (bundles[-1].card.get("presence") or {}).get("holds", False):
+            preset = preset.model_copy(update={"presence": None})
+        words = bundles[0].words if preset.weights is not None else ()
+        model = cls(preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam), trained_words=words)
+        for number, bundle in enumerate(bundles):
+            bundle = with_rows(bundle, token_ids)
+            (bundle.apply if number == 0 and preset.weights is not None else bundle.overlay)(model)
         return model
 
     def judges_presence(self, prompt: Prompt) -> bool:

@@ -22,7 +22,7 @@ from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
 from wordmask.encoders.sam import load_sam
-from wordmask.encoders.tiny_tokenizer import table_for, token_ids_of
+from wordmask.encoders.tiny_tokenizer import token_ids_of
 from wordmask.errors import RequestError, WeightsError
 from wordmask.frames import Frame
 from wordmask.presets import Preset
@@ -36,7 +36,7 @@ from wordmask.segmenters.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.segmenters.clip_sam import ClipSamSegmenter, called
+from wordmask.segmenters.clip_sam import ClipSamSegmenter, called, with_rows
 from wordmask.segmenters.position_prompt import PositionPromptDecoder
 from wordmask.segmenters.refiner import Refiner
 from wordmask.segmenters.word_scores import word_token_input
@@ -129,7 +129,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         model = cls(preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words)
         model.learned_words = frozenset(bundles[-1].learned) if bundles else frozenset()
         for number, bundle in enumerate(bundles):
-            bundle = _with_rows(bundle, wanted)
+            bundle = with_rows(bundle, wanted)
             lora = {name.removeprefix(LORA): tensor for name, tensor in bundle.tensors.items() if name.startswith(LORA)}
             rest = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)})
             (rest.apply if whole and number == 0 else rest.overlay)(model)
@@ -225,11 +225,3 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 def _without_decoder(bundle: Bundle) -> Bundle:
     drawn = ("decoder.", "refiner.")
     return replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(drawn)})
-
-
-def _with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:
-    """Tiny's weights with a text table that has a row for each of ``token_ids``; others as they are."""
-    table = "clip.model.token_embedding.weight"
-    if not token_ids or table not in bundle.tensors:
-        return bundle
-    return replace(bundle, tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)})

@@ -6,7 +6,7 @@ Knows names of cases; not their content. A case keeps its side for good: adding 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from wordmask.cases import Case
 from wordmask.errors import RequestError
@@ -27,14 +27,20 @@ def split_cases(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
-    groups = sorted({_group(case) for case in cases}, key=_digest)
     known = {_group(case): case.name in judging for case in cases if case.name in learned or case.name in judging}
-    fresh = [group for group in groups if group not in known]
+    chosen = judging_groups({_group(case) for case in cases}, share, known)
+    return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
+
+
+def judging_groups(names: Collection[str], share: float, known: Mapping[str, bool] | None = None) -> set[str]:
+    """Which groups judge. known: whether a group that was used before did; see `split_cases`."""
+    known = known or {}
+    groups = sorted(names, key=_digest)
     chosen = {group for group, judges in known.items() if judges}
+    fresh = [group for group in groups if group not in known]
     most = min(max(1, round(2 * share * len(groups))), len(groups) - 1) - len(chosen)
     small = [group for group in fresh if _digest(group) < share] or ([] if chosen else fresh[:1])
-    chosen |= set(small[: max(0, most)])  # few names may all have small digests: something must be left to learn from
-    return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
+    return chosen | set(small[: max(0, most)])  # few names may all have small digests: something must be left to learn from
 
 
 def _group(case: Case) -> str:
