@@ -5,9 +5,11 @@ Knows numbers; not models, not data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Any, Literal, Self
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -15,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from wordmask.errors import RequestError
 
 FOLDER = files("wordmask") / "configs" / "training"
+AnyRecipe = TypeVar("AnyRecipe", bound=BaseModel)
 
 
 class Recipe(BaseModel):
@@ -69,23 +72,30 @@ class Recipe(BaseModel):
         return self
 
 
-def recipe_names() -> list[str]:
+def recipe_names(folder: Traversable = FOLDER) -> list[str]:
     """The recipes that ship."""
-    return sorted(item.name.removesuffix(".yaml") for item in FOLDER.iterdir() if item.name.endswith(".yaml"))
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, **changes: Any) -> Recipe:
     """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
-    if name not in recipe_names():
-        close = get_close_matches(name, recipe_names(), n=1)
+    return read_recipe(Recipe, FOLDER, name, changes)
+
+
+def read_recipe(kind: type[AnyRecipe], folder: Traversable, name: str, changes: Mapping[str, Any]) -> AnyRecipe:
+    """Recipe ``name`` of any kind of training, from the folder with those of that kind; see `load_recipe`."""
+    names = recipe_names(folder)
+    if name not in names:
+        close = get_close_matches(name, names, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RequestError(f"There is no recipe {name!r}.{hint} Recipes: {', '.join(recipe_names())}.")
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+        raise RequestError(f"There is no recipe {name!r}.{hint} Recipes: {', '.join(names)}.")
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     try:
-        return Recipe(name=name, **{**values, **changes})
+        return kind(name=name, **{**values, **changes})
     except ValidationError as error:
         first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"])) or "fresh_decoder"
-        close = get_close_matches(setting, Recipe.model_fields, n=1)
+        setting = ".".join(map(str, first["loc"]))
+        owner = f"The setting {setting!r} of recipe {name!r}" if setting else f"Recipe {name!r} with these settings"
+        close = get_close_matches(setting, kind.model_fields, n=1)
         hint = f" Did you mean {close[0]!r}?" if first["type"] == "extra_forbidden" and close else ""
-        raise RequestError(f"The setting {setting!r} of recipe {name!r} cannot be used: {first['msg']}.{hint}") from error
+        raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error
