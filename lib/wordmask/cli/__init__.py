@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from wordmask import __version__
-from wordmask.cli import check, evaluate, pretrain, protocol, segment, train, versions, weights, words
+from wordmask.cli import check, evaluate, pretrain, protocol, segment, train, train_weak, versions, weights, words
 from wordmask.cli.consoles import messages
 from wordmask.errors import WordMaskError
 
@@ -56,6 +56,7 @@ app.command("segment")(segment.segment)
 app.command("words")(words.words)
 app.add_typer(weights.app, name="weights")
 app.command("train")(train.train)
+app.command("train-weak")(train_weak.train_weak)
 app.add_typer(versions.models, name="models")
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(protocol.app, name="protocol")

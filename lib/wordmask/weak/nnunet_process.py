@@ -37,7 +37,9 @@ def run(folder: Path, lines: TextIO) -> None:
         lines.write(json.dumps([stage, done, total, loss]) + "\n")
 
     dataset: dict[str, Any] = json.loads((folder / RAW / DATASET / "dataset.json").read_text(encoding="utf-8"))
-    write_fingerprint(folder / PREPROCESSED / DATASET, slices=dataset["numTraining"], channels=len(dataset["channel_names"]), side=recipe.side)
+    write_fingerprint(
+        folder / PREPROCESSED / DATASET, slices=dataset["numTraining"], channels=len(dataset["channel_names"]), side=recipe.side
+    )
     plans = SquarePlanner(DATASET, recipe).plan_experiment()
     preprocess(folder, plans, dataset, tell)
     os.environ[WORKERS] = str(recipe.workers)  # not before: nnU-Net's planner uses as many threads, and 0 are refused

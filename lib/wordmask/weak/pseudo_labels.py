@@ -65,7 +65,9 @@ class SliceLabels:
 
 def images_in(folder: Path) -> list[WeakImage]:
     """Every image file of a folder, by its name before the ending. VolumeError: there is none, or two have one name."""
-    files = [path for path in sorted(folder.iterdir()) if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)] if folder.is_dir() else []
+    files = (
+        [path for path in sorted(folder.iterdir()) if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)] if folder.is_dir() else []
+    )
     if not files:
         raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
     images = {path.name.removesuffix(suffix_of(path)): path for path in files}

@@ -104,7 +104,9 @@ class _WeakTraining:
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
-            raise RequestError(f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn from.{self._why()}")
+            raise RequestError(
+                f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn from.{self._why()}"
+            )
         self.words = [canonical_word(words[value - 1].word) for value in values]
         self._write(labelled, words, values, preset)
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
