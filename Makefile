@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "WordMask needs Python 3.11 (Debian: apt-get install python3 python3-venv)." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] < (3, 13); sys.exit(0 if ok else f"WordMask needs Python 3.11 or 3.12, $(PYTHON) is {sys.version.split()[0]}; try: make PYTHON=python3.11 ...")'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,slicer]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,nnunet,slicer]"
 	@touch $@
 
 demo: $(READY) ## start a server on the sample data, ask it for words, write pictures to demo_output/

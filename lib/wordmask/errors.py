@@ -28,6 +28,10 @@ class WeightsError(WordMaskError):
     """Pretrained weights are missing, damaged, or of another architecture."""
 
 
+class UntrainedError(WeightsError):
+    """A model has no weights of its own before somebody trains it."""
+
+
 class TooLargeError(WordMaskError):
     """An image, an upload or a request is beyond the limits that were set."""
 

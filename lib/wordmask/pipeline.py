@@ -113,7 +113,7 @@ class VolumeSegmenter:
             words = [_Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0]) for prompt in made]
             warnings = request_warnings(volume, window, preset, view)
             for word in words:
-                warnings += word_warnings(word.prompt, volume, preset, known=word.known)
+                warnings += word_warnings(word.prompt, volume, preset, known=word.known, trained=self.segmenter.trained_words)
                 word.refused = not word.known and preset.unknown_words == "refuse"
             run = _Run(self.segmenter, self.cache, self.chunk, view, limit, given, maps, share)
             run.compute([word for word in words if not word.refused], progress, cancel)

@@ -151,10 +151,12 @@ def request_warnings(volume: Volume, window: str | None, preset: Preset, view: V
     return found
 
 
-def word_warnings(prompt: Prompt, volume: Volume, preset: Preset, *, known: bool) -> list[str]:
-    """Sentences about one word. known: whether the model's text encoder and training met it."""
+def word_warnings(prompt: Prompt, volume: Volume, preset: Preset, *, known: bool, trained: Collection[str] = ()) -> list[str]:
+    """Sentences about one word. known: whether the model's text encoder and training met it; trained: on what, where it is known."""
     if not known and preset.unknown_words == "refuse":
         sentence = f"The preset {preset.name!r} was not trained on {prompt.word!r}, so nothing was marked; "
+        if preset.teacher:
+            return [sentence + f"it knows {', '.join(sorted(trained))}. Train it on that word, too, or ask {preset.teacher}."]
         return [sentence + "use a preset with public weights, or train it on your own labels."]
     found = []
     entry = load_vocabulary().lookup(prompt.entry or prompt.word)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
@@ -100,6 +100,9 @@ class Preset(_Settings):
     clip: ClipConfig
     sam: SamConfig
     bottleneck: BottleneckPreset
+    teacher: str | None = Field(
+        default=None, description="model whose masks this one learns from; what is not given here is as in its preset of the same name"
+    )
     decoder: DecoderPreset = DecoderPreset()
     zero_shot: ZeroShotPreset = ZeroShotPreset()
     presence: PresencePreset | None = None
@@ -132,6 +135,14 @@ def load_preset(model: str, name: str) -> Preset:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnknownModelError(f"Model {model!r} has no preset {name!r}.{hint} Presets: {', '.join(names)}.")
     try:
-        return Preset(model=model, name=name, **yaml.safe_load((CONFIGS / model / f"{name}.yaml").read_text(encoding="utf-8")))
+        values = _values(model, name)
+        if teacher := values.get("teacher"):
+            values = _values(teacher, name) | values
+        return Preset(model=model, name=name, **values)
     except (ValidationError, yaml.YAMLError) as error:
         raise UnknownModelError(f"Preset {name!r} of model {model!r} is not valid: {error}") from error
+
+
+def _values(model: str, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CONFIGS / model / f"{name}.yaml").read_text(encoding="utf-8"))
+    return values

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monailabel.interfaces.datastore import Datastore
@@ -26,8 +26,13 @@ from wordmask.cases import Case
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.training.recipes import Recipe, load_recipe, recipe_names
 from wordmask.versions import ModelStore
+from wordmask.weak.pseudo_labels import WeakImage
+from wordmask.weak.recipes import WeakRecipe, load_weak_recipe, weak_recipe_names
 from wordmask_app.labelled import labelled_cases
 from wordmask_app.requests import switch
+
+if TYPE_CHECKING:
+    from wordmask.training.finetune import Report, TrainingProgress, TrainingReport
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ WAITING = timedelta(hours=12)  # for the first of several devices, which validat
 STOPPED = "The training was stopped before its end; what serves is as it was."
 UNEXPLAINED = "The training failed; the server's log says why."
 _SET_BY_RECIPE = sorted(Recipe.model_fields.keys() - {"name", "description"})
+_SET_BY_WEAK_RECIPE = sorted(WeakRecipe.model_fields.keys() - {"name", "description"})
 
 
 class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no types
@@ -46,20 +52,32 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
     its place, the same that `wordmask train` runs.
     """
 
+    what = "Learn from the submitted labels"
+    default_recipe = DEFAULT_RECIPE
+
     def __init__(self, name: str, preset: str, device: str, store: ModelStore) -> None:
+        recipes = self.recipes()
         super().__init__(
             model_dir=str(store.path / "runs"),
-            description=f"Learn from the submitted labels; recipes: {', '.join(recipe_names())}",
+            description=f"{self.what}; recipes: {', '.join(recipes)}",
             stats_path=str(store.path / STATE),
         )
         self.name, self.preset, self.store = name, preset, store
         self._config = {  # what MONAI Label's own plugin shows in its table of options; a list is a choice
             "name": "wordmask",
-            "recipe": [DEFAULT_RECIPE, *(other for other in recipe_names() if other != DEFAULT_RECIPE)],
+            "recipe": [self.default_recipe, *(other for other in recipes if other != self.default_recipe)],
             "device": device,
             "force": False,
-            "multi_gpu": False,
+            **self.options(),
         }
+
+    def recipes(self) -> list[str]:
+        """Names of the recipes for this kind of training."""
+        return recipe_names()
+
+    def options(self) -> dict[str, Any]:
+        """What else can be asked for, with its default."""
+        return {"multi_gpu": False}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """request: ``recipe``, ``force``, ``start``, ``device``, ``multi_gpu``, ``gpus``, and any number of the recipe by its name.
@@ -69,7 +87,8 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         """
         self._process, self._newest = os.getpid(), newest(self.store)
         try:
-            asked = {"recipe": DEFAULT_RECIPE, "device": self._config["device"], "gpus": "all", **request, "name": self._config["name"]}
+            defaults = {"recipe": self.default_recipe, "device": self._config["device"], "gpus": "all"}
+            asked = {**defaults, **request, "name": self._config["name"]}
             for name in ("recipe", "device", "gpus"):
                 _check_text(asked, name)
             asked["multi_gpu"] = switch(request, "multi_gpu", default=False)
@@ -88,20 +107,25 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         finally:
             shutil.rmtree(self._run_folder(), ignore_errors=True)
 
-    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[Case]:
+    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[Any]:
         """The labelled cases; what cannot be used is kept in the request. RequestError: there is none."""
+        cases = self._begin(request, datastore)
+        if not cases and request["problems"]:
+            raise RequestError(f"No label can be learned from; the first reason: {request['problems'][0]}")
+        return cases
+
+    def _begin(self, request: dict[str, Any], datastore: Datastore) -> list[Case]:
+        """The labelled cases; ``problems`` of the request says what cannot be used."""
         self._write({"state": "running", "stage": "starting", "done": 0, "total": 0})
         cases, problems = labelled_cases(datastore)
         for problem in problems:
             logger.warning("Left out: %s", problem)
-        if not cases and problems:
-            raise RequestError(f"No label can be learned from; the first reason: {problems[0]}")
         for old in Path(self._model_dir).glob("*"):  # of trainings that were killed: one runs at a time
             shutil.rmtree(old, ignore_errors=True)
         request["problems"] = problems
         return cases
 
-    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Case]) -> dict[str, Any]:
+    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]) -> dict[str, Any]:
         """One process of a training: the whole of it, or that of one device of several. MONAI Label spawns those; the first one reports."""
         if not request["multi_gpu"]:
             return self._run(request, datalist, self._run_folder(), leads=True)
@@ -117,7 +141,17 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         torch.distributed.destroy_process_group()
         return report
 
-    def _run(self, asked: dict[str, Any], cases: list[Case], run_folder: Path, *, leads: bool) -> dict[str, Any]:
+    def _run(self, asked: dict[str, Any], cases: list[Any], run_folder: Path, *, leads: bool) -> dict[str, Any]:
+        tell = self._write_progress if leads else lambda _: None
+        summary = self._learn(asked, cases, run_folder, tell).summary()
+        summary["skipped"] = [*asked["problems"], *summary["skipped"]]
+        if leads:
+            self._write({"state": "done", **summary})
+            logger.info("%s", summary["message"])
+        return summary
+
+    def _learn(self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report) -> TrainingReport:
+        """The training itself, in this process."""
         from wordmask.training.finetune import TrainingRequest, train_model  # torch's engines are needed in this process alone
 
         recipe = load_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_RECIPE if name in asked})
@@ -125,16 +159,7 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         if start is not None and (type(start) is not int or start < 0):
             raise RequestError("start is the number of the version to go on from, 0 for the preset's own weights.")
         request = TrainingRequest(self.name, self.preset, recipe, asked["device"], start, switch(asked, "force", default=False))
-        report = train_model(
-            cases, request, self.store, run_folder=run_folder,
-            report=lambda progress: self._write({"state": "running", **asdict(progress)}) if leads else None,
-        )  # fmt: skip
-        summary = report.summary()
-        summary["skipped"] = [*asked["problems"], *summary["skipped"]]
-        if leads:
-            self._write({"state": "done", **summary})
-            logger.info("%s", report.message)
-        return summary
+        return train_model(cases, request, self.store, run_folder=run_folder, report=tell)
 
     def stats(self) -> dict[str, Any]:
         """How far the training is, or how the last one ended; see `training_state`."""
@@ -154,11 +179,56 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         part.write_text(json.dumps({**known, **state}), encoding="utf-8")
         part.replace(self.store.path / STATE)
 
+    def _write_progress(self, progress: TrainingProgress) -> None:
+        self._write({"state": "running", **asdict(progress)})
+
     def network(self, context: Context) -> None:
         """Not used: see the class. The same holds for the other parts of MONAI Label's own loop."""
         raise NotImplementedError
 
     optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
+
+
+class WeakTrain(WordMaskTrain):
+    """Learn words from every image of the datastore, labelled or not: nnU-Net on the zero-shot masks, as `wordmask train-weak`.
+
+    request: as of `WordMaskTrain` but ``start`` and ``multi_gpu``; ``prompt``: the words, else those of the submitted labels.
+    """
+
+    what = "Learn from zero-shot masks of all images, labelled or not"
+    default_recipe = "small"
+
+    def recipes(self) -> list[str]:
+        """Those of weak supervision."""
+        return weak_recipe_names()
+
+    def options(self) -> dict[str, Any]:
+        """The words."""
+        return {"prompt": ""}
+
+    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[WeakImage]:
+        """Every image, with its final label where there is one. RequestError: there are no words."""
+        cases = {case.name: case for case in self._begin(request, datastore)}
+        request["prompt"] = request.get("prompt") or sorted({word for case in cases.values() for word in case.words})
+        if not request["prompt"]:
+            raise RequestError('Nothing says what to learn: name the words in prompt, such as "liver, spleen", or submit named labels.')
+        return [
+            WeakImage(name, Path(datastore.get_image_uri(name)), str(datastore.get_image_info(name).get("group", "")), cases.get(name))
+            for name in sorted(datastore.list_images())
+        ]
+
+    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]) -> dict[str, Any]:
+        """RequestError: on several devices, which this training cannot use."""
+        if request["multi_gpu"]:
+            raise RequestError("Weak supervision learns on one device; leave multi_gpu out.")
+        return super().train(rank, world_size, request, datalist)
+
+    def _learn(self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report) -> TrainingReport:
+        from wordmask.weak.training import WeakRequest, train_weakly
+
+        recipe = load_weak_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_WEAK_RECIPE if name in asked})
+        request = WeakRequest(asked["prompt"], self.preset, recipe, asked["device"], switch(asked, "force", default=False))
+        return train_weakly(cases, request, self.store, run_folder=run_folder, report=tell)
 
 
 def newest(store: ModelStore) -> int:

@@ -34,6 +34,8 @@ from wordmask.segmenters.base import (
     all_pairs,
 )
 from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
+from wordmask.segmenters.medclip_samv2_weak import MedCLIPSAMv2Weak
+from wordmask.segmenters.nnunet_network import Ensemble, NetworkPlan
 from wordmask.segmenters.simple_vilmedsam import SimpleViLMedSAM
 
 LEVELS = {"liver": 0.75, "spleen": 0.5, "aorta": 1.0, "kidney": 0.6, "polyp": 0.9}  # grey value, 0..1, that a word stands for
@@ -166,6 +168,25 @@ def random_medclip_samv2(**zero_shot: Any) -> MedCLIPSAMv2:
     settings = preset.zero_shot.model_copy(update=zero_shot)
     preset = preset.model_copy(update={"zero_shot": settings, "presence": None, "unknown_words": "segment"})
     return MedCLIPSAMv2(preset, *random_encoders(preset)).eval().requires_grad_(False)
+
+
+WEAK_WORDS = ("liver", "spleen")
+WEAK_PLAN = NetworkPlan(
+    network_class="dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    arguments={
+        "n_stages": 3, "features_per_stage": [4, 8, 8], "conv_op": "torch.nn.modules.conv.Conv2d", "kernel_sizes": [[3, 3]] * 3,
+        "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1], "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "dropout_op": None,
+        "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+    },
+    imported=("conv_op", "norm_op", "dropout_op", "nonlin"), inputs=3, outputs=1 + len(WEAK_WORDS),
+)  # fmt: skip
+
+
+def random_medclip_samv2_weak() -> MedCLIPSAMv2Weak:
+    """Three small networks with random weights, as nnU-Net plans them."""
+    torch.manual_seed(3)
+    return MedCLIPSAMv2Weak(load_preset("medclip_samv2_weak", "tiny"), Ensemble(WEAK_PLAN, 3), WEAK_WORDS, 32).eval().requires_grad_(False)
 
 
 def random_encoders(preset: Preset) -> tuple[ClipEncoder, Sam]:

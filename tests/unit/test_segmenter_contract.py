@@ -9,7 +9,14 @@ from itertools import combinations
 
 import pytest
 import torch
-from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, random_medclip_samv2, random_tiny, stub_preset
+from tests.unit.stub_segmenters import (
+    PromptFreeStub,
+    WordDependentStub,
+    random_medclip_samv2,
+    random_medclip_samv2_weak,
+    random_tiny,
+    stub_preset,
+)
 from torch import Tensor
 
 from wordmask.batching import join_prompts, join_slices, store_slice
@@ -22,6 +29,7 @@ MODELS = {
     "simple_vilmedsam": random_tiny,
     "medclip_samv2": random_medclip_samv2,
     "medclip_samv2_points": lambda: random_medclip_samv2(prompts="both", negative=3, fusion="scored"),
+    "medclip_samv2_weak": random_medclip_samv2_weak,
 }
 HEIGHT, WIDTH = 45, 38
 SLICES = 3

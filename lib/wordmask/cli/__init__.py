@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from wordmask import __version__
-from wordmask.cli import check, evaluate, pretrain, protocol, segment, train, tune_clip, versions, weights, words
+from wordmask.cli import check, evaluate, pretrain, protocol, segment, train, train_weak, tune_clip, versions, weights, words
 from wordmask.cli.consoles import messages
 from wordmask.errors import WordMaskError
 
@@ -57,6 +57,7 @@ app.command("words")(words.words)
 app.add_typer(weights.app, name="weights")
 app.command("train")(train.train)
 app.command("tune-clip")(tune_clip.tune_clip)
+app.command("train-weak")(train_weak.train_weak)
 app.add_typer(versions.models, name="models")
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(protocol.app, name="protocol")

@@ -18,7 +18,7 @@ from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
     from wordmask.cases import Case
-    from wordmask.training.finetune import TrainingProgress
+    from wordmask.training.finetune import TrainingProgress, TrainingReport
 
 Data, Computation = "What to learn from", "How to compute"
 
@@ -70,10 +70,15 @@ def train(
             request = TrainingRequest(model, preset, chosen, device, start, force)
             report = train_model(
                 found, request, store_of(app, model), run_folder=run_folder,
-                report=lambda progress: show(_described(progress), progress.done, progress.total),
+                report=lambda progress: show(described(progress), progress.done, progress.total),
             )  # fmt: skip
     finally:
         shutil.rmtree(run_folder, ignore_errors=True)
+    print_report(report)
+
+
+def print_report(report: TrainingReport) -> None:
+    """What was left out, the Dice of every word, and what became of it."""
     for problem in report.skipped:
         messages().print(f"[yellow]Left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     table = Table(title=f"Mean Dice on {len(report.validation_cases)} validation cases", title_justify="left")
@@ -105,6 +110,7 @@ def setting(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _described(progress: TrainingProgress) -> str:
+def described(progress: TrainingProgress) -> str:
+    """How far a training is, in a few words."""
     dice = "" if progress.dice is None else f", Dice {progress.dice:.3f}"
     return f"{progress.stage}{dice}"

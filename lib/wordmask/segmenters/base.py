@@ -25,6 +25,7 @@ from wordmask.prompts import Prompt
 SEGMENTERS = {  # name on the wire -> where it lives; listing the names imports no model
     "simple_vilmedsam": "wordmask.segmenters.simple_vilmedsam:SimpleViLMedSAM",
     "medclip_samv2": "wordmask.segmenters.medclip_samv2:MedCLIPSAMv2",
+    "medclip_samv2_weak": "wordmask.segmenters.medclip_samv2_weak:MedCLIPSAMv2Weak",
 }
 
 

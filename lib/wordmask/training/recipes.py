@@ -83,7 +83,7 @@ def load_recipe(name: str, **changes: Any) -> Recipe:
 
 
 def read_recipe(kind: type[AnyRecipe], folder: Traversable, name: str, changes: Mapping[str, Any]) -> AnyRecipe:
-    """As `load_recipe`, of any kind of training whose recipes lie in ``folder``."""
+    """Recipe ``name`` of any kind of training, from the folder with those of that kind; see `load_recipe`."""
     names = recipe_names(folder)
     if name not in names:
         close = get_close_matches(name, names, n=1)
@@ -94,7 +94,8 @@ def read_recipe(kind: type[AnyRecipe], folder: Traversable, name: str, changes: 
         return kind(name=name, **{**values, **changes})
     except ValidationError as error:
         first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"])) or "fresh_decoder"
+        setting = ".".join(map(str, first["loc"]))
+        owner = f"The setting {setting!r} of recipe {name!r}" if setting else f"Recipe {name!r} with these settings"
         close = get_close_matches(setting, kind.model_fields, n=1)
         hint = f" Did you mean {close[0]!r}?" if first["type"] == "extra_forbidden" and close else ""
-        raise RequestError(f"The setting {setting!r} of recipe {name!r} cannot be used: {first['msg']}.{hint}") from error
+        raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error
