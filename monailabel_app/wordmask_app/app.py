@@ -27,7 +27,6 @@ from wordmask.active_learning import STRATEGIES
 from wordmask.errors import RequestError
 from wordmask.labels import LabelTable
 from wordmask.self_check import require_sound_environment
-from wordmask.training.trainee import TRAINEES
 from wordmask_app import guards, routes
 from wordmask_app.authentication import believe_signed_tokens
 from wordmask_app.datastore import GuardedDatastore
@@ -40,7 +39,7 @@ from wordmask_app.scoring import METHOD, CaseScoring, ScoreWatch
 from wordmask_app.settings import AppSettings
 from wordmask_app.strategies import CaseChooser, NextCaseStrategy
 from wordmask_app.submissions import as_infer_task
-from wordmask_app.trainers import WordMaskTrain
+from wordmask_app.trainers import train_task
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +84,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task per configured model that can be trained."""
         return {
-            name: WordMaskTrain(name, self.chosen.preset, self.chosen.device, self.runtime.engines[name].store)
+            name: task(name, self.chosen.preset, self.chosen.device, self.runtime.engines[name].store)
             for name in self.chosen.models
-            if name in TRAINEES
+            if (task := train_task(name)) is not None
         }
 
     def init_strategies(self) -> dict[str, Strategy]:

@@ -13,10 +13,12 @@ from wordmask import __version__
 from wordmask.presets import Preset
 from wordmask.prompt_sets import load_prompt_sets
 from wordmask.prompts import load_vocabulary
+from wordmask.segmenters.base import segmenter_class
 from wordmask.vocabulary import Code, VocabularyEntry
 from wordmask_app.engines import Engine
 from wordmask_app.jobs import JobState
 from wordmask_app.runtime import Runtime
+from wordmask_app.trainers import train_task
 
 
 def vocabulary(engine: Engine, query: str, limit: int) -> dict[str, Any]:
@@ -25,7 +27,8 @@ def vocabulary(engine: Engine, query: str, limit: int) -> dict[str, Any]:
     trained: whether this model's weights were trained on the word; null when they are not limited to a list.
     """
     words = load_vocabulary()
-    trained = engine.load().trained_words
+    model = engine.load_if_trained()
+    trained = frozenset() if model is None else model.trained_words
     if not query.strip():
         ordered = sorted(words.entries, key=lambda entry: entry.word not in trained)  # what works comes first
         found = [(entry, entry.word, "prefix") for entry in ordered[:limit]]
@@ -65,20 +68,23 @@ def models(runtime: Runtime) -> dict[str, Any]:
 
 def _model(engine: Engine) -> dict[str, Any]:
     preset: Preset = engine.preset
-    segmenter = engine.load()
+    segmenter, capabilities = engine.load_if_trained(), segmenter_class(engine.name).capabilities
+    trainer = train_task(engine.name)
     prompt_sets = {name: chosen.title for name, chosen in load_prompt_sets().sets.items()}
-    maps = ["labels", "probability", "uncertainty", *(["attribution"] if segmenter.capabilities.attribution else [])]
+    maps = ["labels", "probability", "uncertainty", *(["attribution"] if capabilities.attribution else [])]
     return {
         "name": engine.name,
         "preset": preset.name,
         "title": preset.title,
         "description": preset.description,
-        "device": str(segmenter.device),
-        "hints": sorted(segmenter.capabilities.hints),
-        "prompt_sets": prompt_sets if segmenter.capabilities.prompt_sets else {},
+        "device": engine.device,
+        "hints": sorted(capabilities.hints),
+        "prompt_sets": prompt_sets if capabilities.prompt_sets else {},
         "output_volumes": maps,
         "windows": list(preset.windows),
-        "trained_words": sorted(segmenter.trained_words),
+        "ready": segmenter is not None,
+        "trained_words": [] if segmenter is None else sorted(segmenter.trained_words),
+        "training": None if trainer is None else {"recipes": trainer.recipe_choice(), "words": trainer.asks_for_words},
         "unknown_words": preset.unknown_words,
         "version": engine.version,
         "versions": [

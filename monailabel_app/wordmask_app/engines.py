@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from wordmask.encoders.cache import FeatureCache
-from wordmask.errors import WeightsError
+from wordmask.errors import UntrainedError, WeightsError
 from wordmask.pipeline import VolumeSegmenter
 from wordmask.presets import Preset, load_preset
 from wordmask.progress import CancelToken, Progress
@@ -58,6 +58,13 @@ class Engine:
     def load(self) -> Segmenter:
         """The model as the published version is now; WeightsError, UnknownModelError."""
         return self._current().segmenter
+
+    def load_if_trained(self) -> Segmenter | None:
+        """As `load`; None for a model that has no weights before somebody trains it, and nobody did."""
+        try:
+            return self.load()
+        except UntrainedError:
+            return None
 
     def segment(
         self, volume: Volume, asked: InferRequest, *, progress: Callable[[Progress], None] | None = None, cancel: CancelToken | None = None

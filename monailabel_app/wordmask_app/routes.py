@@ -154,7 +154,7 @@ async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=
     def go_back() -> dict[str, Any]:
         engine = _engine(name)
         engine.store.rollback(to)
-        engine.load()
+        engine.load_if_trained()
         return {"model": name, "version": engine.version}
 
     done = await run_in_threadpool(go_back)

@@ -70,10 +70,11 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Become the one server of the app folder and load the models; RequestError, WeightsError."""
+        """Become the one server of the app folder and load the models, but those that wait to be trained; RequestError, WeightsError."""
         self.spool.claim()
         for engine in self.engines.values():
-            engine.load()
+            if engine.load_if_trained() is None:
+                logger.info("The model %s waits for its first training.", engine.name)
 
     def stop(self) -> None:
         """Cancel what runs and waits."""

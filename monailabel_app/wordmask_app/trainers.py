@@ -25,6 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from wordmask.cases import Case
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.training.recipes import Recipe, load_recipe, recipe_names
+from wordmask.training.trainee import TRAINEES
 from wordmask.versions import ModelStore
 from wordmask.weak.pseudo_labels import WeakImage
 from wordmask.weak.recipes import WeakRecipe, load_weak_recipe, weak_recipe_names
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WEAK = "medclip_samv2_weak"
 STATE = "training.json"
 DEFAULT_RECIPE = "few_shot"
 WAITING = timedelta(hours=12)  # for the first of several devices, which validates alone; one that ends early ends the others
@@ -54,26 +56,32 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
 
     what = "Learn from the submitted labels"
     default_recipe = DEFAULT_RECIPE
+    asks_for_words = False
 
     def __init__(self, name: str, preset: str, device: str, store: ModelStore) -> None:
-        recipes = self.recipes()
         super().__init__(
             model_dir=str(store.path / "runs"),
-            description=f"{self.what}; recipes: {', '.join(recipes)}",
+            description=f"{self.what}; recipes: {', '.join(self.recipe_choice())}",
             stats_path=str(store.path / STATE),
         )
         self.name, self.preset, self.store = name, preset, store
         self._config = {  # what MONAI Label's own plugin shows in its table of options; a list is a choice
             "name": "wordmask",
-            "recipe": [self.default_recipe, *(other for other in recipes if other != self.default_recipe)],
+            "recipe": self.recipe_choice(),
             "device": device,
             "force": False,
             **self.options(),
         }
 
-    def recipes(self) -> list[str]:
+    @classmethod
+    def recipes(cls) -> list[str]:
         """Names of the recipes for this kind of training."""
         return recipe_names()
+
+    @classmethod
+    def recipe_choice(cls) -> list[str]:
+        """The same, that which is taken unasked first."""
+        return [cls.default_recipe, *(other for other in cls.recipes() if other != cls.default_recipe)]
 
     def options(self) -> dict[str, Any]:
         """What else can be asked for, with its default."""
@@ -197,8 +205,10 @@ class WeakTrain(WordMaskTrain):
 
     what = "Learn from zero-shot masks of all images, labelled or not"
     default_recipe = "small"
+    asks_for_words = True
 
-    def recipes(self) -> list[str]:
+    @classmethod
+    def recipes(cls) -> list[str]:
         """Those of weak supervision."""
         return weak_recipe_names()
 
@@ -229,6 +239,13 @@ class WeakTrain(WordMaskTrain):
         recipe = load_weak_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_WEAK_RECIPE if name in asked})
         request = WeakRequest(asked["prompt"], self.preset, recipe, asked["device"], switch(asked, "force", default=False))
         return train_weakly(cases, request, self.store, run_folder=run_folder, report=tell)
+
+
+def train_task(model: str) -> type[WordMaskTrain] | None:
+    """How the server trains a model; None: it does not."""
+    if model == WEAK:
+        return WeakTrain
+    return WordMaskTrain if model in TRAINEES else None
 
 
 def newest(store: ModelStore) -> int:

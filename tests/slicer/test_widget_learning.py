@@ -358,6 +358,28 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
     assert next(request for request in server.requests if "/train/" in request.line).body == b'{"recipe": "few_shot"}'
 
 
+def test_models_are_trained_as_each_of_them_is(a_scene: Any) -> None:
+    """By its own recipes, with the typed words where it learns without labels, or not at all."""
+    weak = {**MODEL, "name": "w", "title": "Weak", "training": {"recipes": ["small", "paper", "smoke"], "words": True}}
+    fixed = {**MODEL, "name": "f", "title": "Fixed", "training": None}
+    with fault_server(routes(models=says_json({"models": [weak, fixed]}), train=says_json({}))) as server:
+        widget = connected_panel(server.url)
+        until(lambda: not widget.panel.sections[-1].training)
+        recipes = widget.ui.recipeBox
+        assert [recipes.itemText(number) for number in range(recipes.count())] == ["quick", "as published, on a GPU"]
+        write(widget.ui.wordsLine, "polyp")
+        click(widget.ui.trainButton)
+        until_done(widget)
+        sent = next(request for request in server.requests if "/train/" in request.line)
+        assert sent.body == b'{"recipe": "small", "prompt": "polyp"}'
+        until(lambda: not widget.panel.sections[-1].training)
+        widget.ui.modelBox.setCurrentIndex(1)
+        widget.ui.modelBox.activated.emit(1)
+        until_done(widget)
+        assert recipes.count() == 0
+        assert not widget.ui.trainButton.isEnabled()
+
+
 def test_a_training_that_is_refused_or_a_server_that_vanishes_meanwhile_is_a_sentence(a_scene: Any) -> None:
     busy = says_json({"detail": "A training runs already; stop it, or wait for its end."}, "429 Too Many Requests")
     with fault_server(routes(train=busy)) as server:

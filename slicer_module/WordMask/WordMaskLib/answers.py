@@ -94,6 +94,7 @@ class ModelVersion:
 class ModelInfo:
     """A model. hints: points, box, as far as it takes them; output_volumes: labels, probability, uncertainty, attribution;
     trained_words: empty when it is not limited to a list; refuses_unknown: whether it marks nothing for other words; version: that serves.
+    recipes: of its trainings, the usual one first, empty when the server does not train it; learns_words: whether a training needs words.
     """
 
     name: str
@@ -108,10 +109,13 @@ class ModelInfo:
     refuses_unknown: bool
     version: str
     versions: tuple[ModelVersion, ...]
+    recipes: tuple[str, ...] = ()
+    learns_words: bool = False
 
     @classmethod
     def from_json(cls, found: Any) -> ModelInfo:
         """ValueError: it is not what WordMask answers."""
+        training = object_in(found, "training")
         return cls(
             name=text_in(found, "name"),
             preset=text_in(found, "preset", ""),
@@ -125,6 +129,8 @@ class ModelInfo:
             refuses_unknown=found.get("unknown_words") == "refuse",
             version=str(found.get("version", "")),
             versions=tuple(ModelVersion.from_json(version) for version in rows_in(found, "versions")),
+            recipes=texts_in(training, "recipes"),
+            learns_words=training.get("words") is True,
         )
 
 

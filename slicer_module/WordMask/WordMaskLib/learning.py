@@ -25,7 +25,7 @@ from .segments import edited_segments, own_segment, segmentation_of
 from .session import ServerState, Session, present
 
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
-RECIPES = ("few_shot", "quick")
+SPECIAL_RECIPES = frozenset({"zero_shot", "smoke"})  # for experiments and tests
 WATCH_SECONDS = 1.0
 MOST_SILENCES = 5  # questions without an answer before a training is no longer watched
 
@@ -86,8 +86,11 @@ def visible_segments(segmentation: Any, volume: Any) -> list[str]:
     return chosen
 
 
-def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]], recipe: str) -> Flow[None]:
-    """Start a training. segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about."""
+def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]], recipe: str, words: str = "") -> Flow[None]:
+    """Start a training. segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about.
+
+    words: what to learn, for models that learn without labels; else the words of the labels.
+    """
     unsubmitted: list[str] = []
     for segmentation, volume in segmentations:
         marks, known = session.marks(segmentation), session.known_marks(segmentation)
@@ -98,7 +101,7 @@ def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]]
         if not yes:
             raise cancelled()
     yield Report("starting")
-    yield calls.start_training(model, {"recipe": recipe})
+    yield calls.start_training(model, {"recipe": recipe, **({"prompt": words} if words else {})})
 
 
 def watch_training(model: str, tell: Callable[[TrainingState], None]) -> Flow[TrainingState]:

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from .answers import ModelVersion
 from .job_answers import TrainingState
-from .learning import RECIPES, look_again, results_in_scene, stop_training, train, use_version, watch_training
+from .learning import SPECIAL_RECIPES, look_again, results_in_scene, stop_training, train, use_version, watch_training
 from .panel import FAULT_STYLE, Panel, Section
 from .sentences import time_text
 from .tasks import Outcome, Task
@@ -25,9 +25,6 @@ class TrainingSection(Section):
         self._stopping: Task | None = None
         self._versions: list[ModelVersion] = []
         self._pace = Pace()
-        titles = {"few_shot": _("thorough"), "quick": _("quick")}
-        for name in RECIPES:
-            self.ui.recipeBox.addItem(titles[name], name)
         table = self.ui.versionTable
         headers = [_("Version"), _("Date"), _("Learned"), _("Dice")]
         table.setColumnCount(len(headers))
@@ -51,16 +48,19 @@ class TrainingSection(Section):
 
     def refresh(self) -> None:
         """Start what is not running, stop what is."""
-        ready = not self.panel.busy and self.session.server is not None
-        self.ui.trainButton.setEnabled(ready and not self.training)
-        self.ui.recipeBox.setEnabled(ready and not self.training)
+        model = self.session.model
+        ready = not self.panel.busy and model is not None
+        free = ready and not self.training and bool(model.recipes)  # type: ignore[union-attr]
+        self.ui.trainButton.setEnabled(free)
+        self.ui.recipeBox.setEnabled(free)
         self.ui.stopButton.setEnabled(self.training and self._stopping is None)
         chosen = self._chosen()
         self.ui.versionButton.setEnabled(ready and not self.training and chosen is not None and not chosen.served)
 
     def connected(self) -> None:
-        """Versions of the model, and a training that somebody started."""
+        """Versions and recipes of the model, and a training that somebody started."""
         self._fill_versions()
+        self._fill_recipes()
         if self._watch is None:
             self._begin_watch()
 
@@ -68,6 +68,14 @@ class TrainingSection(Section):
         """The training goes on at the server."""
         self.panel.drop(self._watch)
         self._watch = None
+
+    def _fill_recipes(self) -> None:
+        box, model = self.ui.recipeBox, self.session.model
+        titles = {"few_shot": _("thorough"), "quick": _("quick"), "small": _("quick"), "paper": _("as published, on a GPU")}
+        box.clear()
+        for name in model.recipes if model is not None else ():
+            if name not in SPECIAL_RECIPES:
+                box.addItem(titles.get(name, name), name)
 
     # --- training ---
 
@@ -77,7 +85,8 @@ class TrainingSection(Section):
             return
         recipe = str(self.ui.recipeBox.itemData(int(self.ui.recipeBox.property("currentIndex"))))
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        self.panel.begin(lambda: train(self.session, model.name, results_in_scene(list(volumes)), recipe), self._on_started)
+        words = str(self.ui.wordsLine.property("text")).strip() if model.learns_words else ""
+        self.panel.begin(lambda: train(self.session, model.name, results_in_scene(list(volumes)), recipe, words), self._on_started)
 
     def _on_started(self, _nothing: Any) -> None:
         self.panel.say(_("The training began; you can go on working."))
