@@ -32,6 +32,10 @@ class UntrainedError(WeightsError):
     """A model has no weights of its own before somebody trains it."""
 
 
+class TrainingError(WordMaskError):
+    """A training stopped before its end, for a reason that only the log explains; nothing was published."""
+
+
 class TooLargeError(WordMaskError):
     """An image, an upload or a request is beyond the limits that were set."""
 

@@ -18,13 +18,13 @@ from tests.unit.weak_images import WORD, draw_image
 
 from wordmask.bundles import load_bundle, read_card
 from wordmask.cli import main
-from wordmask.errors import CancelledError, RequestError
+from wordmask.errors import CancelledError, RequestError, TrainingError
 from wordmask.progress import CancelToken
 from wordmask.segmenters import load_segmenter
 from wordmask.segmenters.base import SliceKey
 from wordmask.training.finetune import TrainingProgress, TrainingReport
 from wordmask.versions import ModelStore
-from wordmask.weak.nnunet_run import MEMBERS, environment
+from wordmask.weak.nnunet_run import MEMBERS, Order, environment, run_nnunet
 from wordmask.weak.pseudo_labels import WeakImage
 from wordmask.weak.recipes import load_weak_recipe
 from wordmask.weak.training import MODEL, WeakRequest, train_weakly
@@ -181,7 +181,7 @@ def test_the_servers_task_says_what_is_missing_or_cannot_be(tmp_path):
 
 def test_a_word_that_is_nowhere_is_said(tmp_path):
     image = draw_image(tmp_path / "images", 1)
-    with pytest.raises(RequestError, match="there is no image to learn from|There is no image"):
+    with pytest.raises(RequestError, match="There is no image to learn from"):
         train_weakly([], ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
     with pytest.raises(RequestError, match="is there a mask of 'bladder'"):
         train_weakly([image], ask("bladder"), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
@@ -203,6 +203,13 @@ def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publi
         )  # fmt: skip
     assert "training" not in told
     assert store.versions() == []
+
+
+def test_a_failure_of_nnunet_is_a_sentence_and_its_log_is_kept_in_ours(tmp_path, caplog):
+    order = Order(recipe=ask().recipe, device="cpu", mirror=False)
+    with pytest.raises(TrainingError, match="nnU-Net stopped before its end"):  # there is no data set
+        run_nnunet(tmp_path, order, lambda *told: None, CancelToken())
+    assert "dataset.json" in caplog.text
 
 
 def test_the_command_says_what_is_wrong_and_leaves_no_run_folder(images, tmp_path, monkeypatch, capsys):

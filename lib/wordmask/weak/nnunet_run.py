@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
-from wordmask.errors import OutOfMemoryError
+from wordmask.errors import OutOfMemoryError, TrainingError, WordMaskError
 from wordmask.progress import CancelToken
 from wordmask.segmenters.nnunet_network import NetworkPlan, as_members, require_nnunet
 from wordmask.weak.recipes import WeakRecipe
@@ -48,7 +48,8 @@ class Order(BaseModel):
 def run_nnunet(folder: Path, order: Order, report: Report, cancel: CancelToken) -> tuple[NetworkPlan, dict[str, Any]]:
     """Train on RUN/raw/Dataset001_weak. Returns the network's plan and the tensors of all members of the ensemble.
 
-    BrokenEnvironmentError: without nnU-Net; CancelledError; OutOfMemoryError; RuntimeError: nnU-Net failed, with the end of its log.
+    BrokenEnvironmentError: without nnU-Net; CancelledError; OutOfMemoryError; TrainingError: nnU-Net failed, and the end
+    of its log is in ours.
     """
     require_nnunet()
     (folder / ORDER).write_text(order.model_dump_json(), encoding="utf-8")
@@ -79,8 +80,8 @@ def environment(folder: Path) -> dict[str, str]:
     return own | folders | {WORKERS: "1", "nnUNet_compile": "false"}
 
 
-def _failure(code: int, log: str) -> Exception:
+def _failure(code: int, log: str) -> WordMaskError:
     if "out of memory" in log.lower() or "not enough memory" in log.lower() or code == -signal.SIGKILL:
         return OutOfMemoryError("There is not enough memory for this training; use fewer slices per step (batch) or a smaller side.")
     logger.error("nnU-Net ended with status %d:\n%s", code, log[-LOG_END:])
-    return RuntimeError(f"nnU-Net ended with status {code}: {log[-LOG_END:]}")
+    return TrainingError(f"nnU-Net stopped before its end (status {code}), so nothing was published; the log says why.")

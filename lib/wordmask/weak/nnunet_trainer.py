@@ -61,6 +61,7 @@ class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
     ) -> WeakTrainer:
         """mirror: whether slices may be mirrored and turned all around; tell: called after each step."""
         trainer = cls({**plans, "continue_training": False}, "2d", "all", dataset, device=device)
+        trainer.device = device  # it takes the first GPU, whichever is named
         trainer.recipe, trainer.mirror, trainer.tell = recipe, mirror, tell
         trainer.initial_lr, trainer.weight_decay = recipe.rate, recipe.weight_decay
         trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = recipe.epochs, recipe.iterations, 0

@@ -72,8 +72,8 @@ def train_weakly(
     mean Dice on those that are held out rose above that of the zero-shot masks, and of the version in use.
 
     run_folder: for what this run keeps; it must be empty, and the caller removes it. Raises RequestError for nothing to learn,
-    PromptError, WeightsError, BrokenEnvironmentError without nnU-Net, OutOfMemoryError, CancelledError; an image that cannot be read is
-    reported and left out.
+    PromptError, WeightsError, BrokenEnvironmentError without nnU-Net, OutOfMemoryError, TrainingError, CancelledError; an image that
+    cannot be read is reported and left out.
     """
     require_nnunet()
     try:
