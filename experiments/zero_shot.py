@@ -91,7 +91,7 @@ def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--development", action="store_true", help="try ways to make prompts, on phantoms that are not reported")
-    parser.add_argument("--results", type=Path, default=Path("runs"), help="folder of the result files")
+    parser.add_argument("--results", type=Path, default=Path("runs/experiments"), help="folder of the result files")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(chosen.results / ("zero_shot_development.jsonl" if chosen.development else "zero_shot.jsonl"))

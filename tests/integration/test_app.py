@@ -14,9 +14,11 @@ import pytest
 import SimpleITK as sitk
 from numpy.testing import assert_array_equal
 
-from wordmask.errors import PromptError, RequestError, UnknownModelError
+from wordmask.errors import PromptError, RequestError, UnknownModelError, UntrainedError
+from wordmask_app import catalogue
 from wordmask_app.app import WordMaskApp
 from wordmask_app.images import same_stem
+from wordmask_app.runtime import Runtime
 from wordmask_app.settings import AppSettings
 
 
@@ -286,3 +288,18 @@ def test_an_unknown_model_or_preset_is_refused_at_the_start(tmp_path):
 def test_a_misspelt_setting_is_reported(caplog):
     AppSettings.from_conf({"word": "liver"})
     assert "did you mean words" in caplog.text
+
+
+def test_a_model_that_waits_for_its_first_training_is_listed_and_answers_with_a_sentence(tmp_path):
+    runtime = Runtime(tmp_path, AppSettings.from_conf({"models": "medclip_samv2_weak"}))
+    runtime.start()
+    try:
+        (model,) = catalogue.models(runtime)["models"]
+        assert (model["ready"], model["trained_words"], model["hints"], model["version"]) == (False, [], [], "bundled")
+        assert model["training"] == {"recipes": ["small", "paper", "smoke"], "words": True}
+        engine = runtime.engines["medclip_samv2_weak"]
+        assert [word["trained"] for word in catalogue.vocabulary(engine, "liv", 1)["words"]] == [None]
+        with pytest.raises(UntrainedError, match="wordmask train-weak"):
+            engine.load()
+    finally:
+        runtime.stop()
