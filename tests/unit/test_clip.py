@@ -17,7 +17,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.tokenizer import SimpleTokenizer
 from pydantic import ValidationError
 from safetensors.torch import save_file
-from tests.unit.public_files import Public, biomed_config, make_biomed_folder
+from tests.public_files import Public, biomed_config, make_biomed_folder
 from torch import Tensor, nn
 from transformers import BertConfig
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.public_files import biomed_config, make_biomed_folder, registered, write_sam
+from tests.public_files import biomed_config, make_biomed_folder, registered, write_sam
 from tests.unit.small_volumes import a_volume
 from transformers import BertConfig
 

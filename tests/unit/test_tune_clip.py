@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.public_files import biomed_config, make_biomed_folder
 from tests.unit.captioned_pictures import write_pairs
 from tests.unit.labelled_pictures import write_case
-from tests.unit.public_files import biomed_config, make_biomed_folder
 from transformers import BertConfig
 
 from wordmask.bundles import load_bundle, read_card
