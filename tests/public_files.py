@@ -135,7 +135,6 @@ def _described(file: weights.WeightFile, path: Path) -> weights.WeightFile:
     return file.model_copy(update={"size": path.stat().st_size, "sha256": digest})
 
 
-def token_ids(tokenizer: Any, text: str) -> Tensor:
-    """[1, tokens], as many as the text has, start and end included and no padding."""
-    padded: Tensor = tokenizer([text])
-    return padded[:, : int((padded[0] != 0).sum())]
+def unpadded(tokens: Tensor) -> Tensor:
+    """[1, n]: the n tokens of one text, start and end included, of its row [1, CONTEXT]."""
+    return tokens[:, : int((tokens[0] != 0).sum())]

@@ -27,9 +27,7 @@ class Measured:
     def row(self, name: str, ours: Measured) -> str:
         wall, processor = self.wall / len(self.maps), self.processor / len(self.maps)
         text = f"  {name:<24}{len(self.maps):3} pairs {wall:7.2f} s per pair, {processor:7.2f} s of the processor"
-        return (
-            text if self is ours else f"{text}, {wall / (ours.wall / len(ours.maps)):.1f} and {self.times(ours):.1f} times ours"
-        )
+        return text if self is ours else f"{text}, {wall / (ours.wall / len(ours.maps)):.1f} and {self.times(ours):.1f} times ours"
 
     def times(self, ours: Measured) -> float:
         return self.processor / len(self.maps) / (ours.processor / len(ours.maps))
