@@ -184,9 +184,7 @@ def test_a_pair_is_faster_than_in_the_published_flow_and_is_marked_alike(a_model
         for name, way in {"published flow": published, "text of 256 tokens": padded, "frozen, text once": text_once}.items():
             print(way.row(name, ours), f"correlation {least_correlation(ours, way):.5f}", sep=", ")
         print(f"  SAM's encoder takes {sam['published'] / published.processor:.0%} of the published flow")
-        print(
-            f"  k-means and the exact split: {splits.same:.2%} of pixels alike, sum of squares {splits.ratio:.6f} times that of k-means at most"
-        )
+        print(f"  k-means and the exact split: {splits.same:.2%} of pixels alike; sum of squares {splits.ratio:.6f} of that of k-means")
         print(f"  Dice of the coarse masks of both flows at least {min(rough):.3f}")
     assert min(least_correlation(ours, way) for way in (published, padded, text_once)) >= 0.99
     assert splits.ratio <= 1 + 1e-9
