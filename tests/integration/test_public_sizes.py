@@ -87,10 +87,12 @@ def test_a_slice_of_a_volume_is_marked_on_the_grid_of_its_file(a_model, a_tilted
 
 def test_a_picture_is_marked_the_same_every_time_and_as_a_person_says(a_model, a_picture):
     first = VolumeSegmenter(a_model)
-    together = first.segment(a_picture, [WORD, SENTENCE], keep=("probability",)).maps["probability"]
-    assert together[WORD].shape == together[SENTENCE].shape == (1, 60, 80)
-    alone = VolumeSegmenter(a_model).segment(a_picture, WORD, keep=("probability",)).maps["probability"][WORD]  # features anew
-    np.testing.assert_array_equal(alone, together[WORD])
+    together = first.segment(a_picture, [WORD, SENTENCE], keep=("probability", "attribution")).maps
+    again = VolumeSegmenter(a_model).segment(a_picture, WORD, keep=("probability", "attribution")).maps  # features anew
+    for name in ("probability", "attribution"):
+        assert together[name][WORD].shape == together[name][SENTENCE].shape == (1, 60, 80)
+        np.testing.assert_array_equal(again[name][WORD], together[name][WORD])
+    alone = again["probability"][WORD]
     box, point = VoxelHints(box=((5, 8, 0), (40, 30, 0))), VoxelHints(points=((60, 45, 0, True),))
     boxed, pointed = (
         first.segment(a_picture, WORD, hints=hints, keep=("probability",)).maps["probability"][WORD] for hints in (box, point)

@@ -73,14 +73,16 @@ def test_weights_that_were_not_imported_are_named_with_the_command(imported):
         load_segmenter("medclip_samv2", preset="biomedclip_vit_h", device="cpu")
 
 
-def test_a_word_and_a_sentence_are_marked_alone_as_together(a_model, a_picture):
-    together = VolumeSegmenter(a_model).segment(a_picture, WORDS, keep=("probability", "attribution"))
-    assert together.labels.shape == (1, 48, 64)
-    assert not np.array_equal(*together.maps["attribution"].values())
-    for word in WORDS:
-        alone = VolumeSegmenter(a_model).segment(a_picture, word, keep=("probability",)).maps["probability"][word]
-        assert np.isfinite(alone).all()
-        np.testing.assert_array_equal(alone, together.maps["probability"][word])
+def test_a_sentence_is_marked_alone_as_beside_a_word(a_model):
+    blocks = np.random.default_rng(3).integers(0, 500, (2, 6, 8)).repeat(8, axis=1).repeat(8, axis=2)
+    volume = a_volume(blocks.astype(np.int16))
+    both = VolumeSegmenter(a_model).segment(volume, WORDS, keep=("probability", "attribution"))
+    assert both.labels.shape == (2, 48, 64)
+    assert not np.array_equal(*both.maps["attribution"].values())
+    alone = VolumeSegmenter(a_model).segment(volume, WORDS[1], keep=("probability", "attribution"))
+    for name in ("probability", "attribution"):
+        assert np.isfinite(alone.maps[name][WORDS[1]]).all()
+        np.testing.assert_array_equal(alone.maps[name][WORDS[1]], both.maps[name][WORDS[1]])
 
 
 def test_a_persons_box_and_point_change_the_mask(a_model, a_picture):
