@@ -35,36 +35,43 @@ class Bottleneck:
 
 
 def published_map(
-    model: Any, blocks: nn.ModuleList, pixels: Tensor, text: Tensor, *, layer: int, beta: float, steps: int, noise: StepNoise
-) -> Tensor:
+    model: Any, blocks: nn.ModuleList, pixels: Tensor, text: Tensor, *,
+    layer: int, beta: float, steps: int, noise: StepNoise, replicas: int = 1,
+) -> Tensor:  # fmt: skip
     """Image and text forward at every step, gradients to every weight that asks for them (as published: all). [g * g], nats.
 
-    model: an open_clip model; blocks: of its vision transformer; pixels: [1, 3, S, S], normalised; text: tokens [1, context]
+    model: an open_clip model; blocks: of its vision transformer; pixels: [1, 3, S, S], normalised; text: tokens [1, length];
+    replicas: copies of both in the batch, of which each has noise of its own
     """
-    return _fit(model, blocks[layer], pixels, lambda: functional.normalize(model.encode_text(text), dim=-1), beta, steps, noise)
+    tokens = text.expand(replicas, -1)
+    return _fit(model, blocks[layer], pixels, lambda: functional.normalize(model.encode_text(tokens), dim=-1), beta, steps, noise, replicas)
 
 
 def published_map_text_once(
-    model: Any, blocks: nn.ModuleList, pixels: Tensor, text: Tensor, *, layer: int, beta: float, steps: int, noise: StepNoise
-) -> Tensor:
+    model: Any, blocks: nn.ModuleList, pixels: Tensor, text: Tensor, *,
+    layer: int, beta: float, steps: int, noise: StepNoise, replicas: int = 1,
+) -> Tensor:  # fmt: skip
     """As `published_map`, for a text that is encoded already, [1, E]; freeze the weights to leave out their gradients."""
-    return _fit(model, blocks[layer], pixels, lambda: text, beta, steps, noise)
+    return _fit(model, blocks[layer], pixels, lambda: text, beta, steps, noise, replicas)
 
 
 def _fit(
-    model: Any, block: nn.Module, pixels: Tensor, encode_text: Callable[[], Tensor], beta: float, steps: int, noise: StepNoise
-) -> Tensor:
+    model: Any, block: nn.Module, pixels: Tensor, encode_text: Callable[[], Tensor],
+    beta: float, steps: int, noise: StepNoise, replicas: int,
+) -> Tensor:  # fmt: skip
     bottleneck = Bottleneck(noise)
     hook = block.register_forward_hook(bottleneck)
     try:
-        model.encode_image(pixels)
+        with torch.no_grad():
+            model.encode_image(pixels)
+        batch = pixels.expand(replicas, -1, -1, -1)
         adam = torch.optim.Adam([bottleneck.alpha], lr=1.0, betas=(0.9, 0.999), eps=1e-8)
         for _ in range(steps):
             adam.zero_grad()
-            image = model.encode_image(pixels)
+            image = model.encode_image(batch)
             loss = beta * bottleneck.nats.mean() - functional.cosine_similarity(image, encode_text(), eps=1e-6).mean()
             loss.backward()
             adam.step()
-        return bottleneck.nats.detach()[0, 1:].sum(-1)
+        return bottleneck.nats.detach()[:, 1:].sum(-1).mean(0)
     finally:
         hook.remove()

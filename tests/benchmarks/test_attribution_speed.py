@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from open_clip.model import CustomTextCLIP
+from tests.benchmarks.measured import Measured, least_correlation
 from tests.benchmarks.published_flow import published_map, published_map_text_once
 from torch import Tensor
 from torch.nn import functional
@@ -101,35 +100,6 @@ def a_job(a_biomedclip: ClipEncoder) -> Job:
     pictures = functional.interpolate(blobs, scale_factor=16, mode="bicubic").clamp(0, 1)
     noise = keyed_noise(42, 1, 1 + a_biomedclip.grid**2, a_biomedclip.width)
     return Job(a_biomedclip, a_biomedclip.normalise(pictures), noise)
-
-
-@dataclass
-class Measured:
-    """Maps by pair, and what they cost: seconds on the wall, and seconds of the processor, in which other work does not count."""
-
-    maps: dict[int, Tensor] = field(default_factory=dict)
-    wall: float = 0.0
-    processor: float = 0.0
-
-    def add(self, pairs: Iterable[int], work: Callable[[], Iterable[Tensor]]) -> None:
-        wall, processor = time.perf_counter(), time.process_time()
-        maps = list(work())
-        self.wall, self.processor = self.wall + time.perf_counter() - wall, self.processor + time.process_time() - processor
-        self.maps |= dict(zip(pairs, maps, strict=True))
-
-    def row(self, name: str, ours: Measured) -> str:
-        wall, processor = self.wall / len(self.maps), self.processor / len(self.maps)
-        text = f"  {name:<24}{len(self.maps):3} pairs {wall:7.2f} s per pair, {processor:7.2f} s of the processor"
-        return (
-            text if self is ours else f"{text}, {wall / (ours.wall / len(ours.maps)):.1f} and {self.times(ours):.1f} times ours"
-        )
-
-    def times(self, ours: Measured) -> float:
-        return self.processor / len(self.maps) / (ours.processor / len(ours.maps))
-
-
-def least_correlation(ours: Measured, theirs: Measured) -> float:
-    return min(torch.corrcoef(torch.stack([ours.maps[pair], flat]))[0, 1].item() for pair, flat in theirs.maps.items())
 
 
 def test_the_bottleneck_is_ten_times_faster_than_the_published_flow_and_draws_the_same_maps(a_job, capsys):

@@ -8,17 +8,18 @@ import pickle
 import socket
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import open_clip
 import pytest
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from tests.public_files import Public, biomed_config, make_biomed_folder
 from torch import Tensor, nn
-from transformers import BertConfig, BertTokenizerFast
+from transformers import BertConfig
 
 from wordmask.encoders.clip import ClipConfig, ClipEncoder, TinyClipArchitecture, build_tiny_clip, load_clip
 from wordmask.encoders.fingerprint import fingerprint
@@ -27,16 +28,7 @@ from wordmask.errors import WeightsError
 
 WORDS = ["liver", "left kidney", "a very much longer description of the right kidney"]
 SMALL = TinyClipArchitecture(image_size=32, width=64, layers=4, embed_dim=24, text_width=32, text_heads=2)
-BIOMED_TEXT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 ENCODERS = ["tiny", "openai", "biomedclip"]
-
-
-class Public(NamedTuple):
-    """A model in the layout of a public one, where its files are, and the tokenizer that belongs to it."""
-
-    model: Any
-    path: Path
-    tokenizer: Any
 
 
 @pytest.fixture(autouse=True)
@@ -46,45 +38,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-def biomed_config(trunk: str, size: int, embed_dim: int) -> dict[str, Any]:
-    """As in BiomedCLIP's open_clip_config.json."""
-    vision = {
-        "timm_model_name": trunk,
-        "timm_model_pretrained": False,
-        "timm_pool": "",
-        "timm_proj": "linear",
-        "image_size": size,
-    }
-    text = {
-        "hf_model_name": BIOMED_TEXT,
-        "hf_tokenizer_name": BIOMED_TEXT,
-        "hf_proj_type": "mlp",
-        "hf_pooler_type": "cls_last_hidden_state_pooler",
-        "context_length": 256,
-    }
-    pixels = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
-    return {"model_cfg": {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": pixels}
-
-
-def make_biomed_folder(folder: Path, config: dict[str, Any], bert: BertConfig, *, ship_bert: bool) -> Public:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({word for text in WORDS for word in text.split()})]
-    plain = folder.parent / "plain"
-    plain.mkdir()
-    (plain / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
-    BertTokenizerFast(str(plain / "vocab.txt")).save_pretrained(folder)
-    bert.save_pretrained(plain)
-    built = deepcopy(config["model_cfg"])
-    built["text_cfg"].update(hf_model_name=str(plain), hf_model_pretrained=False)
-    model = CustomTextCLIP(**built).eval()
-    # the published file is an older torch file in which BERT's position numbers still count as weights
-    positions = {"text.transformer.embeddings.position_ids": torch.arange(bert.max_position_embeddings)[None]}
-    torch.save({**model.state_dict(), **positions}, folder / "open_clip_pytorch_model.bin")
-    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-    if ship_bert:
-        bert.save_pretrained(folder)
-    return Public(model, folder, HFTokenizer(str(folder), context_length=256))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +53,7 @@ def a_biomedclip_folder(tmp_path_factory: pytest.TempPathFactory) -> Public:
     )
     folder = tmp_path_factory.mktemp("biomed") / "biomedclip"
     torch.manual_seed(1)
-    return make_biomed_folder(folder, biomed_config("test_vit", 160, 24), bert, ship_bert=True)
+    return make_biomed_folder(folder, WORDS, biomed_config("test_vit", 160, 24), bert)
 
 
 @pytest.fixture(scope="module")
@@ -568,7 +521,7 @@ def test_a_configuration_with_a_slip_is_refused(values: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_a_plain_copy_of_the_hub_at_full_size_needs_no_configuration_of_its_text_tower(tmp_path: Path) -> None:
     torch.manual_seed(6)
-    public = make_biomed_folder(tmp_path / "full", biomed_config("vit_base_patch16_224", 224, 512), BertConfig(), ship_bert=False)
+    public = make_biomed_folder(tmp_path / "full", WORDS, ship_bert=False)
     clip = load_folder(public.path)
     assert (clip.image_size, clip.grid, clip.width, clip.embed_dim, clip.depth) == (224, 14, 768, 512, 12)
     pixels = pictures(clip, 1)

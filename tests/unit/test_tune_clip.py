@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.public_files import biomed_config, make_biomed_folder
 from tests.unit.captioned_pictures import write_pairs
 from tests.unit.labelled_pictures import write_case
-from tests.unit.test_clip import biomed_config, make_biomed_folder
 from transformers import BertConfig
 
 from wordmask.bundles import load_bundle, read_card
@@ -196,15 +196,15 @@ def test_a_damaged_checkpoint_and_another_recipe_start_anew(pairs, tmp_path):
 def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on(pairs, tmp_path, monkeypatch):
     bert = BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)  # with dropout
     torch.manual_seed(1)
-    (tmp_path / "biomed").mkdir()
-    public = make_biomed_folder(tmp_path / "biomed" / "clip", biomed_config("test_vit", 160, 24), bert, ship_bert=True)
+    captions = ("liver", "left kidney", "right kidney", "longer description")
+    public = make_biomed_folder(tmp_path / "clip", captions, biomed_config("test_vit", 160, 24), bert)
     preset = load_preset(MODEL, "tiny").model_copy(
         update={"clip": ClipConfig(source=f"local-dir:{public.path}"), "weights": None, "presence": None}
     )
     monkeypatch.setattr(module, "load_preset", lambda *_: preset)
     few = CaptionList(tuple(
         ImageCaption(pair.image, caption, pair.source, pair.group)
-        for pair, caption in zip(pairs.pairs, ("liver", "left kidney", "right kidney", "longer description") * 3, strict=False)
+        for pair, caption in zip(pairs.pairs, captions * 3, strict=False)
     ))  # fmt: skip
     tensors = []
     for name in ("once", "again"):
