@@ -133,12 +133,12 @@ def tune_clip(results: Results, pictures: Path) -> str:
 def weak_supervision(results: Results, pictures: Path) -> str:
     """Rows are words on one kind of test images, columns the masks that taught and what came of them."""
     rows = []
-    for name, word in dict.fromkeys((record["set"], record["word"]) for record in results.records):
-        of = [results.select(set=name, word=word, model=model) for model in ("zero-shot", "weak")]
+    for task, name, word in dict.fromkeys((record["task"], record["set"], record["word"]) for record in results.records):
+        of = [results.select(task=task, set=name, word=word, model=model) for model in ("zero-shot", "weak")]
         dice = [spread(record["dice"] for record in found) for found in of]
         empty = [spread(record["specificity"] for record in found if record["specificity"] is not None) for found in of]
-        rows.append([name, str(of[0][0]["tests"]), word, *dice, *empty])
-    return table(["test images", "number", "word", "zero-shot", "weak", "absent kept empty: zero-shot", "weak"], rows)
+        rows.append([task, name, str(of[0][0]["tests"]), word, *dice, *empty])
+    return table(["task", "test images", "number", "word", "zero-shot", "weak", "absent kept empty: zero-shot", "weak"], rows)
 
 
 REPORTS: dict[str, Callable[[Results, Path], str]] = {
