@@ -7,8 +7,8 @@ with random weights is noise around its threshold, and is not compared (tests/un
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,13 +45,15 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200)]
 
 
 @pytest.fixture(scope="module")
-def a_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MedCLIPSAMv2]:
+def a_model(tmp_path_factory: pytest.TempPathFactory) -> MedCLIPSAMv2:
     folder = tmp_path_factory.mktemp("public")
     torch.manual_seed(0)
     clip = make_biomed_folder(folder / "biomedclip", TEXTS).path
     write_sam(folder / "sam.pth", "vit_b")
     with registered(folder / "weights", biomedclip=clip, sam_vit_b=folder / "sam.pth"):
-        yield load_segmenter("medclip_samv2", preset="biomedclip_vit_b", device="cpu")
+        model = load_segmenter("medclip_samv2", preset="biomedclip_vit_b", device="cpu")
+    shutil.rmtree(folder)  # 2.3 GB
+    return model
 
 
 @pytest.fixture(scope="module")
