@@ -16,7 +16,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from safetensors.torch import load_file
 from tests.unit.weak_images import WORD, draw_image
 
-from wordmask.bundles import load_bundle, read_card
+from wordmask.bundles import bundle_folder, load_bundle, read_card, save_bundle
 from wordmask.cli import main
 from wordmask.errors import CancelledError, RequestError, TrainingError
 from wordmask.progress import CancelToken
@@ -185,6 +185,25 @@ def test_a_word_that_is_nowhere_is_said(tmp_path):
         train_weakly([], ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
     with pytest.raises(RequestError, match="is there a mask of 'bladder'"):
         train_weakly([image], ask("bladder"), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
+
+
+def test_the_teacher_is_the_version_that_serves(images, tmp_path):
+    """One whose presence is never above its limit draws no mask; a version of another preset is not asked."""
+    base = read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
+    card = {"words": base["words"], "token_ids": base["token_ids"], "presence": {"holds": True}}
+    teacher, unlabelled = ModelStore(tmp_path / "medclip_samv2"), [replace(image, case=None) for image in images]
+    never = {"scores.presence_bias": torch.tensor(-1000.0)}
+    teacher.publish(lambda folder: save_bundle(folder, never, {**card, "preset": "tiny"}))
+    with pytest.raises(RequestError, match="In none of these images is there a mask"):
+        train_weakly(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
+    teacher.publish(lambda folder: save_bundle(folder, never, {**card, "preset": "biomedclip_vit_b"}))
+
+    def stop(progress: TrainingProgress) -> None:
+        if progress.stage == "writing slices":  # there are masks to write
+            raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError, match="stopped"):
+        train_weakly(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "again", report=stop)
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publishes_nothing(images, tmp_path):

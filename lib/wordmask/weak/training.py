@@ -99,7 +99,8 @@ class _WeakTraining:
         preset = load_preset(MODEL, self.asked.preset)
         learned, judging = self._split(images)
         self.device = choose_device(self.asked.device)
-        teacher = load_segmenter(preset.teacher or "", preset=preset.name, device=str(self.device))
+        self.teacher_version, weights = self._teacher_weights(preset)
+        teacher = load_segmenter(preset.teacher or "", preset=preset.name, device=str(self.device), weights=weights)
         self._check_known(teacher, words, learned)
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
@@ -114,6 +115,14 @@ class _WeakTraining:
         card = self._card(network, tensors, labelled, words)
         save_bundle(self.run_folder / "candidate", tensors, card)
         return self._decide(teacher, tensors, card, self._judges(judging))
+
+    def _teacher_weights(self, preset: Preset) -> tuple[int | None, Path | None]:
+        """The version of the teacher that serves in the same app, where it is of this preset: a tuned CLIP draws the masks, too."""
+        store = ModelStore(self.store.path.parent / str(preset.teacher))
+        number = store.served()
+        if number is None or read_card(store.folder(number)).get("preset") != preset.name:
+            return None, None
+        return number, store.folder(number)
 
     def _words(self) -> list[Prompt]:
         words = parse_prompts(self.asked.words)
@@ -235,6 +244,7 @@ class _WeakTraining:
             "model": MODEL,
             "preset": self.asked.preset,
             "parent": None,
+            "teacher_version": self.teacher_version,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "words": self.words,
             "never_found": sorted({canonical_word(prompt.word) for prompt in words} - {*self.words}),
