@@ -41,16 +41,20 @@ class VoxelHints:
         return Hints(points, None if self.box is None else _box_in_slices(slicing, self.box))
 
 
-def check_hints(hints: VoxelHints, slicing: Slicing, words: int, looked_at: Sequence[int], capabilities: Capabilities, model: str) -> Hints:
-    """The hints along the slicing plane. RequestError when they cannot be used as they are: none is ever ignored in silence.
-
-    words: how many are asked for; looked_at: the slices that will be computed.
-    """
+def check_kinds(hints: VoxelHints, words: int, capabilities: Capabilities, model: str) -> None:
+    """RequestError: this model cannot use such hints, or there are several words (``words``), and they show where one thing is."""
     if unusable := hints.kinds() - capabilities.hints:
         usable = ", ".join(sorted(capabilities.hints)) or "words only"
         raise RequestError(f"Model {model!r} cannot use {' and '.join(sorted(unusable))}; it takes {usable}. Leave the hints out.")
     if hints.kinds() and words > 1:
         raise RequestError(f"Points and a box show where one thing is, and {words} words were asked for; ask for one word at a time.")
+
+
+def place_hints(hints: VoxelHints, slicing: Slicing, looked_at: Sequence[int]) -> Hints:
+    """The hints along the slicing plane. RequestError when they do not lie in the image, or in none of the slices that are looked at.
+
+    With `check_kinds` before, none is ever ignored in silence.
+    """
     along = hints.along(slicing)
     missed = [point[0] for point in along.points if point[0] not in looked_at]
     if along.box is not None and not set(range(along.box[0], along.box[1] + 1)) & set(looked_at):

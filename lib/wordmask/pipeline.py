@@ -18,7 +18,7 @@ from wordmask import presence
 from wordmask.batching import StoredSlice, fixed_batches, join_prompts, join_slices, pair_row, store_slice
 from wordmask.consistency import drop_specks
 from wordmask.encoders.cache import CacheKey, FeatureCache
-from wordmask.hints import VoxelHints, check_hints
+from wordmask.hints import VoxelHints, check_kinds, place_hints
 from wordmask.labels import LabelTable
 from wordmask.memory import with_smaller_batches
 from wordmask.overlaps import Labels, Marks, Tally, WordMarks, binary_entropy, mask_of, resolve
@@ -107,7 +107,8 @@ class VolumeSegmenter:
         maps = check_outputs(keep, capabilities, self.segmenter.name)
         windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in made}
         view = make_view(volume, plane=plane, slices=slices, skip_air=skip_air)
-        given = check_hints(hints or VoxelHints(), view.slicing, len(made), view.looked_at, capabilities, self.segmenter.name)
+        check_kinds(hints or VoxelHints(), len(made), capabilities, self.segmenter.name)
+        given = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
 
         def attempt(share: int) -> Segmentation:
             words = [_Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0]) for prompt in made]

@@ -13,8 +13,11 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from wordmask.geometry import Plane
+from wordmask.hints import check_kinds
 from wordmask.labels import LabelTable
+from wordmask.planning import check_prompt_sets
 from wordmask.prompts import Prompt
+from wordmask.segmenters.base import segmenter_class
 from wordmask_app.requests import InferRequest
 from wordmask_app.runtime import Runtime
 
@@ -41,8 +44,12 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
         return True
 
     def asked(self, params: Mapping[str, Any]) -> InferRequest:
-        """The parameters of a request, checked; PromptError, RequestError."""
-        return InferRequest.from_params(params, default_words=self._default_words)
+        """The parameters of a request, checked against what the model can do; PromptError, RequestError."""
+        asked = InferRequest.from_params(params, default_words=self._default_words)
+        capabilities = segmenter_class(self.name).capabilities
+        check_prompt_sets(asked.prompts, capabilities, self.name)
+        check_kinds(asked.hints, len(asked.prompts), capabilities, self.name)
+        return asked
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """request: its parameters, ``image`` a file. Returns the result file, for the caller to remove, and its JSON."""

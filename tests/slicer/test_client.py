@@ -23,6 +23,7 @@ from WordMaskLib.transport import RetryPolicy
 from wordmask import __version__
 from wordmask.prompts import load_vocabulary
 
+ZERO_SHOT = "medclip_samv2"
 pytestmark = pytest.mark.server
 
 LONG = "liver, spleen, heart, lung"
@@ -69,19 +70,21 @@ def test_the_server_and_the_client_agree_on_their_versions(server):
 
 def test_the_server_says_what_it_has(server):
     info, health = server.client.info(), server.client.health()
-    assert (info.name, info.models, info.images) == ("WordMask", (MODEL,), info.images)
+    assert (info.name, info.models, info.images) == ("WordMask", (MODEL, ZERO_SHOT), info.images)
     assert {"first", "random", "uncertainty", "diversity", "hybrid"} <= set(info.strategies)
-    assert health.models == {MODEL: "bundled"}
+    assert health.models == {MODEL: "bundled", ZERO_SHOT: "bundled"}
     (image,) = [image for image in server.client.images() if image.id == CT]
     assert image.extension == ".nii.gz"
 
 
 def test_a_model_tells_what_it_can_do(server):
-    (model,) = server.client.models()
+    model, zero_shot = server.client.models()
     assert (model.name, model.preset, model.version, model.refuses_unknown) == (MODEL, "tiny", "bundled", True)
     assert set(model.output_volumes) >= {"labels", "probability", "uncertainty"}
     assert {"liver", "polyp"} <= model.trained_words
     assert "gallbladder" not in model.trained_words
+    assert (model.hints, zero_shot.hints) == ((), ("box", "points"))
+    assert (model.recipes[0], zero_shot.recipes) == ("few_shot", ())  # the server has no training for the second one
 
 
 def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):
