@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,17 +65,20 @@ def train(
 
     chosen = load_recipe(recipe, **dict(setting(text) for text in change or []))
     found = read_cases(cases, word)
-    run_folder = Path(tempfile.mkdtemp(prefix="wordmask-train-"))
-    try:
-        with progress_bar() as show:
-            request = TrainingRequest(model, preset, chosen, device, start, force)
-            report = train_model(
-                found, request, store_of(app, model), run_folder=run_folder,
-                report=lambda progress: show(described(progress), progress.done, progress.total),
-            )  # fmt: skip
-    finally:
-        shutil.rmtree(run_folder, ignore_errors=True)
+    with run_folder() as folder, progress_bar() as show:
+        request = TrainingRequest(model, preset, chosen, device, start, force)
+        report = train_model(
+            found, request, store_of(app, model), run_folder=folder,
+            report=lambda progress: show(described(progress), progress.done, progress.total),
+        )  # fmt: skip
     print_report(report)
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """An empty folder for what a training keeps; gone when it ends, however it ends."""
+    with tempfile.TemporaryDirectory(prefix="wordmask-train-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def print_report(report: TrainingReport) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wordmask.cli.consoles import progress_bar
-from wordmask.cli.train import Computation, Data, described, print_report, setting
+from wordmask.cli.train import Computation, Data, described, print_report, run_folder, setting
 from wordmask.cli.versions import APP, store_of
 from wordmask.errors import RequestError
 from wordmask.self_check import require_sound_environment
@@ -58,15 +56,11 @@ def train_weak(
 
     chosen = load_weak_recipe(recipe, **dict(setting(text) for text in change or []))
     found = read_images(images, labels)
-    run_folder = Path(tempfile.mkdtemp(prefix="wordmask-train-"))
-    try:
-        with progress_bar() as show:
-            report = train_weakly(
-                found, WeakRequest(words, preset, chosen, device, force), store_of(app, MODEL), run_folder=run_folder,
-                report=lambda progress: show(described(progress), progress.done, progress.total),
-            )  # fmt: skip
-    finally:
-        shutil.rmtree(run_folder, ignore_errors=True)
+    with run_folder() as folder, progress_bar() as show:
+        report = train_weakly(
+            found, WeakRequest(words, preset, chosen, device, force), store_of(app, MODEL), run_folder=folder,
+            report=lambda progress: show(described(progress), progress.done, progress.total),
+        )  # fmt: skip
     print_report(report)
 
 

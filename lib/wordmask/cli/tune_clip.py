@@ -15,7 +15,8 @@ from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
     from wordmask.image_captions import CaptionList
-    from wordmask.training.tune_clip import TuneReport, TuningProgress
+    from wordmask.training.finetune import TrainingProgress
+    from wordmask.training.tune_clip import TuneReport
     from wordmask.training.tune_recipe import TuneRecipe
 
 RUNS = Path("runs/tune_clip")
@@ -116,5 +117,5 @@ _ROWS = {
 }
 
 
-def _described(progress: TuningProgress) -> str:
+def _described(progress: TrainingProgress) -> str:
     return progress.stage if progress.loss is None else f"{progress.stage}, loss {progress.loss:.4f}"

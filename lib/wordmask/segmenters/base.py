@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from wordmask.errors import UnknownModelError
+from wordmask.errors import RequestError, UnknownModelError
 from wordmask.frames import Frame
 from wordmask.presets import Preset, load_preset
 from wordmask.prompts import Prompt
@@ -157,6 +157,11 @@ class Segmenter(nn.Module, abc.ABC):
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor | None:
         """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs; None when the model cannot tell."""
         return None
+
+    def refuse_hints(self, hints: Hints | None) -> None:
+        """For models of words only. RequestError: hints are given."""
+        if hints is not None and hints.kinds():
+            raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
 
     def judges_presence(self, prompt: Prompt) -> bool:
         """Whether `presence` can be relied on for this word; where not, every slice is segmented and the mask alone decides."""

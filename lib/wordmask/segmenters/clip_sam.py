@@ -74,10 +74,14 @@ class ClipSamSegmenter(Segmenter):
         return features
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        """The bare word as typed."""
-        text = self.clip.encode_text([prompt.word for prompt in prompts])
+        """Keeps text [K, E], see `encode_words`."""
+        text = self.encode_words(prompts)
         known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
         return PromptFeatures(tuple(prompts), {"text": text}, known)
+
+    def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
+        """[K, E], unit length: here of the bare words as typed."""
+        return self.clip.encode_text([prompt.word for prompt in prompts])
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
         """[P], logit of the image-word cosine with its trained scale and bias."""

@@ -32,7 +32,6 @@ from wordmask.segmenters.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.segmenters.sam_prompts import NOTHING, hinted, prompts_of_objects
 
 USED = ("clip.", "sam.", "scores.")  # of a bundle: this model has no decoder of its own
-CERTAIN = 0.5  # probability above which a pixel belongs to a drawn object
 
 
 class MedCLIPSAMv2(ClipSamSegmenter):
@@ -63,12 +62,11 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         """Only where scale and bias of the cosine were trained, which those of public weights are not."""
         return self.preset.presence is not None
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+    def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
         """What each word's prompt set says of it; of several sentences the mean of their embeddings, made 1 long again."""
-        plain = super().encode_prompts(prompts)
         asked = [sentences(prompt, prompt.prompt_set or self.preset.zero_shot.prompt_set) for prompt in prompts]
         text = [self.clip.encode_text(said).mean(0) for said in asked]  # word by word: none may change with those beside it
-        return PromptFeatures(plain.prompts, {"text": F.normalize(torch.stack(text), dim=-1)}, plain.known)
+        return F.normalize(torch.stack(text), dim=-1)
 
     def forward(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
@@ -122,7 +120,7 @@ def _largest(logits: Tensor, counts: Sequence[int]) -> Tensor:
     """Of each pair's mask only as many parts as it had objects: SAM's crumbs go."""
     kept = logits.clone()
     for row, count in enumerate(counts):
-        mask = (logits[row] > np.log(CERTAIN / (1 - CERTAIN))).cpu().numpy()
+        mask = (logits[row] > 0).cpu().numpy()
         dropped = mask & ~components(mask, np.ones(mask.shape, np.float32), most=max(1, count)).any(0)
         kept[row][torch.from_numpy(dropped).to(logits.device)] = NOTHING
     return kept

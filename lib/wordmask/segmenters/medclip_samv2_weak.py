@@ -17,7 +17,7 @@ from torch import Tensor
 from wordmask.bundles import Bundle, load_bundle
 from wordmask.cases import canonical_word
 from wordmask.encoders.fingerprint import fingerprint
-from wordmask.errors import RequestError, UntrainedError, WeightsError
+from wordmask.errors import UntrainedError, WeightsError
 from wordmask.frames import Frame
 from wordmask.presets import Preset
 from wordmask.prompts import Prompt
@@ -86,8 +86,7 @@ class MedCLIPSAMv2Weak(Segmenter):
 
         RequestError: hints, which this model cannot use.
         """
-        if hints is not None and hints.kinds():
-            raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
+        self.refuse_hints(hints)
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
         rows, words = pairs.to(self.device).unbind(1)

@@ -23,7 +23,7 @@ from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
 from wordmask.encoders.sam import load_sam
 from wordmask.encoders.tiny_tokenizer import token_ids_of
-from wordmask.errors import RequestError, WeightsError
+from wordmask.errors import WeightsError
 from wordmask.frames import Frame
 from wordmask.presets import Preset
 from wordmask.prompts import Prompt
@@ -182,8 +182,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
         RequestError: hints, which this model cannot use.
         """
-        if hints is not None and hints.kinds():
-            raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
+        self.refuse_hints(hints)
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
         inputs = self.decoder_inputs(slices, prompts, pairs)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -34,6 +34,7 @@ from wordmask.segmenters.base import choose_device
 from wordmask.segmenters.clip_sam import with_rows
 from wordmask.training.caption_batches import Bytes, stored_pictures
 from wordmask.training.clip_stage import ClipWithScores
+from wordmask.training.finetune import Report, TrainingProgress
 from wordmask.training.presence_fit import PresenceFit, fit_presence
 from wordmask.training.retrieval import BATCH, ROUNDS, Retrieval, retrieval
 from wordmask.training.splitting import judging_groups
@@ -46,16 +47,6 @@ TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and 
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
 ENCODED = 32  # pictures at a time, where nothing is learned
 MOST_FITTED = 500  # pictures that the presence is fitted on
-
-
-@dataclass(frozen=True)
-class TuningProgress:
-    """How far a tuning is. stage: for people; done, total: of the stage; loss: of the last epoch."""
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,9 +85,6 @@ class TuneReport:
     def summary(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
-
-
-Report = Callable[[TuningProgress], None]
 
 
 def tune_clip(
@@ -148,7 +136,7 @@ class _Tuning:
         folder = self._folder(start)
         pictures = stored_pictures(
             folder / "pictures.npy", self.pairs, model.clip.image_size, self.preset.windows,
-            lambda done, total: self.report(TuningProgress("reading pictures", done, total)), self.cancel,
+            lambda done, total: self.report(TrainingProgress("reading pictures", done, total)), self.cancel,
         )  # fmt: skip
         said = self._said(model.clip)
         before, words_before = self._judge(served.to(self.device), pictures, said)
@@ -157,7 +145,7 @@ class _Tuning:
         epochs = self.asked.recipe.epochs
         tune(
             model.clip, data, self.asked.recipe, folder,
-            lambda epoch, loss: self.report(TuningProgress("tuning", epoch, epochs, loss)), self.cancel,
+            lambda epoch, loss: self.report(TrainingProgress("tuning", epoch, epochs, loss)), self.cancel,
         )  # fmt: skip
         after, words_after = self._judge(model, pictures, said)
         fit = None
@@ -204,7 +192,7 @@ class _Tuning:
         """Retrieval on the held-out pairs, and the cosines of their pictures and words [pictures, words], where presence is judged."""
         if not self.held:
             return None, None
-        self.report(TuningProgress("measuring"))
+        self.report(TrainingProgress("measuring"))
         image = embedded(model.clip, pictures, self.held, self.cancel)
         text = _texts(model.clip, [self.pairs[row].caption for row in self.held])
         found = retrieval(image, text, [said[row] for row in self.held], [self._shown[row] for row in self.held])
