@@ -43,7 +43,7 @@ def test_a_missing_system_library_is_named_with_its_debian_package():
 class _Health(http.server.BaseHTTPRequestHandler):
     status = 200
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         self.send_response(self.status)
         self.end_headers()
 
