@@ -17,9 +17,9 @@ from tests.fresh.readme import PYTHON, Command, read_commands, read_dice, read_p
 REPOSITORY = Path(__file__).resolve().parents[2]
 SECTIONS = ("Two commands", "Five minutes")
 READY = "is ready at"  # what `wordmask serve` prints when it answers
-# All tests take longer than the rest together, and run elsewhere. These run here: some of the library, with and without torch, of
-# the command and of packaging, and one that wants Qt, for which a bare machine has no libraries: it has to say so.
-SAMPLE = "tests/unit/test_prompts.py tests/unit/test_volumes.py tests/unit/test_sam.py tests/unit/test_cli.py tests/slicer/test_qt_transport.py"
+# In place of all tests, which take longer than the rest together and run elsewhere: some of the library, some of the command, and some
+# that want Qt, for which a bare machine has no libraries: they have to say so.
+SAMPLE = "tests/unit/test_prompts.py tests/unit/test_volumes.py tests/unit/test_cli.py tests/slicer/test_qt_transport.py"
 LOUD_SKIP = "apt-get install"
 MINUTES = 15  # for one command; an installation over a slow line takes longest
 DICE_TOLERANCE = 0.005

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from tests.fresh.readme import PYTHON, Command, read_commands, read_dice, read_packages
 
 README_FILE = Path(__file__).parents[2] / "README.md"
