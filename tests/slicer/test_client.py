@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from tests.slicer.fault_server import is_a_sentence
-from tests.slicer.qt_harness import install_qt
 from tests.slicer.real_server import CT, MODEL, PATIENCE, PICTURE, Running, the_server
 from WordMaskLib import calls, errors
 from WordMaskLib.client import CancelToken, WordMaskClient
@@ -305,8 +304,8 @@ def test_an_encrypted_request_to_a_server_without_encryption_is_a_sentence(serve
     assert is_a_sentence(refusal.value)
 
 
-def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path):
-    send = qt_transport(server)
+def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path, qt):
+    send = qt_transport(server, qt)
     job = send(calls.start_job(MODEL, "liver", file=server.studies / f"{CT}.nii.gz"))
     assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
     assert send(calls.job(job.id)).final
@@ -319,9 +318,8 @@ def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(ser
     assert refusal.value.status == 404
 
 
-def qt_transport(server: Running) -> Callable[[calls.Call[Any]], Any]:
+def qt_transport(server: Running, qt: Any) -> Callable[[calls.Call[Any]], Any]:
     """Sends a call by QNetworkAccessManager, as a Widget does it, and waits in an event loop."""
-    qt = install_qt()
     manager = qt.QNetworkAccessManager()
 
     def form_of(call: calls.Call[Any], files: list[Any]) -> Any:

@@ -40,7 +40,7 @@ def overlays() -> list[Any]:
 
 
 @pytest.mark.server
-def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running) -> None:
+def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running, rendering: None) -> None:
     path = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
     volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), "CT")
     view = SliceView("Red", "Axial")
