@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 REQUIRED = "WORDMASK_REQUIRE_LIBRARIES"  # set: a missing library is a failure, not a reason to skip
-NEEDS = {"qt": "Qt", "rendering": "VTK without a screen"}
+NEEDS = {"qt": "Qt", "rendering": "VTK's rendering"}
 
 _ROWS = [
     line.split()
@@ -33,7 +33,7 @@ def missing_libraries(need: str) -> tuple[str, ...]:
 def say_missing(need: str) -> str:
     """One sentence; empty when nothing is missing."""
     missing = missing_libraries(need)
-    return f"{NEEDS[need]} cannot be loaded without {', '.join(missing)}; Debian: {INSTALL}" if missing else ""
+    return f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. Install what Debian calls so: {INSTALL}" if missing else ""
 
 
 def must_not_be_missing() -> bool:

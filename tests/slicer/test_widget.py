@@ -12,17 +12,12 @@ import slicer
 import vtk
 from tests.slicer.person import MemoryStore, click, message, open_panel, press, qt_test, table, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
 from tests.slicer.views import SliceView
 from WordMaskLib.geometry import to_world
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 @pytest.fixture

@@ -23,16 +23,11 @@ from tests.slicer.fault_server import (
 )
 from tests.slicer.person import click, message, open_panel, routes, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_volume, affine, box, scene_state, write_file
 from tests.slicer.views import SliceView
 
 SHAPE = (6, 7, 8)
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 def overlays() -> list[Any]:
