@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from tests.slicer import libraries
 
 REAL_DATA = "WORDMASK_REAL_DATA"
 
@@ -50,12 +51,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say it loudly when the checks on real images were left out: without them, only synthetic data was tested."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "real_data:" in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_sep(
-            "!", f"{len(skipped)} tests on real images were NOT run: set {REAL_DATA} to their folder", yellow=True, bold=True
-        )
+    """Say it loudly when checks were left out because this machine lacks what they need, and what to do about it."""
+    loud = {
+        "real_data:": ("tests on real images were NOT run", f"set {REAL_DATA} to their folder"),
+        "libraries:": ("tests of the Slicer module were NOT run, because libraries are missing", f"on Debian: {libraries.INSTALL}"),
+    }
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for reason, (left_out, remedy) in loud.items():
+        if count := sum(reason in text for text in reasons):
+            terminalreporter.write_sep("!", f"{count} {left_out}", yellow=True, bold=True)
+            terminalreporter.write_line(f"To run them, {remedy}", yellow=True, bold=True)
 
 
 def _real_data() -> Path | None:

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import slicer
 from tests.slicer import harness
 from tests.slicer.fault_server import a_closed_port, fault_server, hangs_up, is_a_sentence, says
-from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, scene_state, segment_state, slicers_mask
 from WordMaskLib import calls, errors
 from WordMaskLib.client import WordMaskClient
@@ -24,11 +24,6 @@ from WordMaskLib.tasks import Outcome, Task
 
 module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
 STUDY = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 @pytest.fixture

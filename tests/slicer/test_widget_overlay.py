@@ -23,16 +23,11 @@ from tests.slicer.fault_server import (
 )
 from tests.slicer.person import click, message, open_panel, routes, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_volume, affine, box, scene_state, write_file
 from tests.slicer.views import SliceView
 
 SHAPE = (6, 7, 8)
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 def overlays() -> list[Any]:
@@ -40,7 +35,7 @@ def overlays() -> list[Any]:
 
 
 @pytest.mark.server
-def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running) -> None:
+def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running, rendering: None) -> None:
     path = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
     volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), "CT")
     view = SliceView("Red", "Axial")
