@@ -49,7 +49,7 @@ def client(url: str, **options: Any) -> WordMaskClient:
 
 
 def test_no_server_is_a_sentence_that_says_how_to_start_one():
-    with pytest.raises(errors.ServerUnreachableError, match=r"No server at .*start it with: monailabel start_server") as refusal:
+    with pytest.raises(errors.ServerUnreachableError, match=r"No server at .*start it with: wordmask serve --studies FOLDER") as refusal:
         client(f"127.0.0.1:{a_closed_port()}").handshake()
     assert is_a_sentence(refusal.value)
 

@@ -1,6 +1,6 @@
 """What the log of a server means to a person: the sentence to show when it dies.
 
-Knows the words of MONAI Label, uvicorn and Python; not processes.
+Knows the words of `wordmask serve`, MONAI Label, uvicorn and Python; not processes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (  # the first pattern that is found; what
         r"No module named ['\"]?wordmask",
         "WordMask is not installed in the chosen environment; choose the one in which it is, or run: pip install -e . in its folder.",
     ),
+    (r"No such command ['\"]?serve", "The WordMask of the chosen environment is too old to be started from here; update it."),
     (
         r"No module named ['\"]?monailabel",
         "MONAI Label is not installed in the chosen environment; choose the one in which WordMask was installed.",
@@ -46,7 +47,7 @@ def reason_in(log: str) -> str:
     Sentences of WordMask are shown as they are, what is known of MONAI Label and the system is translated; nothing else is.
     """
     text = plain_log(log)
-    ours = re.findall(r"^wordmask[\w.]*\.\w+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
+    ours = re.findall(r"^wordmask(?:[\w.]*\.\w+(?:Error|Exception))?: (.+)$", text, flags=re.MULTILINE)
     if ours:
         return as_sentence(ours[-1])
     for pattern, sentence in _KNOWN:
