@@ -182,8 +182,12 @@ def test_a_node_that_is_removed_is_forgotten(key: str) -> None:
     widget, nodes = open_panel(""), a_scene()
     choose(widget, nodes, "liver")
     removed = nodes[key].GetID()
-    slicer.mrmlScene.RemoveNode(nodes[key])
+    scene = slicer.mrmlScene  # something is kept before the selectors hear of it
+    tag = scene.AddObserver(scene.NodeRemovedEvent, lambda *_: widget.ui.wordsLine.setText("spleen"), 100.0)
+    scene.RemoveNode(nodes[key])
+    scene.RemoveObserver(tag)
     settle()
+    assert parameters(widget).words == "spleen"
     node = parameters(widget).parameterNode
     kept = [node.GetNodeReferenceID(role) for role in ("inputVolume", "segmentation", "hint")]
     assert removed not in kept
@@ -228,6 +232,13 @@ def test_the_model_of_a_scene_is_asked_when_the_server_has_it(tmp_path: Path) ->
         until_done(widget)
         assert widget.ui.modelBox.currentText() == "Other"
         assert parameters(widget).model == "other"
+        parameters(widget).model = "m"
+        until_done(widget)
+        slicer.mrmlScene.Clear(0)
+    load(tmp_path / "scene.mrb")
+    settle()
+    until_done(widget)
+    assert parameters(widget).model == "other", "the server is gone, and the scene still knows"
 
 
 def test_a_model_that_the_server_does_not_have_is_no_fault() -> None:

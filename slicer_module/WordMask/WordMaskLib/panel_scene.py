@@ -5,14 +5,15 @@ Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import slicer.util
 
 from .panel import Panel, Section
 from .panel_server import ServerSection
-from .session import present
-
-if TYPE_CHECKING:
-    from .parameters import WordMaskParameterNode
+from .parameters import WordMaskParameterNode
 
 _SELECTORS = {"inputVolume": "volumeSelector", "segmentation": "segmentationSelector", "hint": "markupsSelector"}
 
@@ -24,7 +25,7 @@ class SceneSection(Section):
         super().__init__(panel)
         self._server_section = server_section
         self._node: WordMaskParameterNode | None = None
-        self._showing = False
+        self._agreeing = False
         for name in _SELECTORS.values():
             getattr(self.ui, name).currentNodeChanged.connect(self._on_changed)
         self.ui.wordsLine.textChanged.connect(self._on_changed)
@@ -38,21 +39,17 @@ class SceneSection(Section):
     def show(self) -> None:
         """Bring the panel in line with the node. A scene without volume, words or model says nothing about them: they stay as they are."""
         node = self._node
-        if node is None or self._showing:
+        if node is None or self._agreeing:
             return
-        self._showing = True  # one widget after the other: what the later ones still have must not be kept meanwhile
-        try:
+        with self._agreement():
             for parameter, name in _SELECTORS.items():
-                chosen, selector = getattr(node, parameter), getattr(self.ui, name)
-                wanted = chosen if present(chosen) else None
+                wanted, selector = getattr(node, parameter), getattr(self.ui, name)
                 if selector.currentNode() is not wanted and (wanted is not None or parameter != "inputVolume"):
                     selector.setCurrentNode(wanted)
             if node.words and node.words != self._words:
                 self.ui.wordsLine.setText(node.words)
             if node.model:
                 self._server_section.prefer(node.model)
-        finally:
-            self._showing = False
 
     def connected(self) -> None:
         """The server has a model that is asked from now on."""
@@ -73,14 +70,23 @@ class SceneSection(Section):
     def _keep(self) -> None:
         """Bring the node in line with the panel."""
         node = self._node
-        if node is None or self._showing:
+        if node is None or self._agreeing:
             return
-        for parameter, name in _SELECTORS.items():
-            chosen = getattr(self.ui, name).currentNode()
-            chosen = chosen if present(chosen) else None  # a selector may still have what was just removed
-            if getattr(node, parameter) is not chosen:
-                setattr(node, parameter, chosen)
-        if node.words != self._words:
-            node.words = self._words
-        if self.session.model is not None and not node.model:  # another one may have been asked for just now: see `connected`
-            node.model = self.session.model.name
+        with self._agreement(), slicer.util.NodeModify(node):
+            for parameter, name in _SELECTORS.items():
+                chosen = getattr(self.ui, name).currentNode()
+                if getattr(node, parameter) is not chosen:
+                    setattr(node, parameter, chosen)
+            if node.words != self._words:
+                node.words = self._words
+            if self.session.model is not None and not node.model:  # another one may have been asked for just now: see `connected`
+                node.model = self.session.model.name
+
+    @contextmanager
+    def _agreement(self) -> Iterator[None]:
+        """One after the other is set: what the later ones still have must not be taken over meanwhile."""
+        self._agreeing = True
+        try:
+            yield
+        finally:
+            self._agreeing = False
