@@ -238,10 +238,9 @@ def running_server(
     timeout: seconds to come up, else `ServerError` with the end of the log.
     """
     port = free_port()
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "wordmask.cli", "serve", "--app", str(app), "--studies", str(studies), "--port", str(port)]
     for name, value in (conf or {}).items():
-        command += ["--conf", name, value]
+        command += ["--conf", f"{name}={value}"]
     with log.open("wb") as output:
         server = subprocess.Popen(
             command,
@@ -285,8 +284,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(log: Path) -> str:
-    """The sentence of the last exception in a log, if there is one, and the end of the log."""
+    """The last error sentence in a log, if there is one, and the end of the log."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    sentences = re.findall(r"^[\w.]+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
+    sentences = re.findall(r"^(?:wordmask|[\w.]+(?:Error|Exception)): (.+)$", text, flags=re.MULTILINE)
     end = "\n".join(text.splitlines()[-LOG_LINES:])
     return f"{sentences[-1] if sentences else ''}\nThe end of its log:\n{end}".lstrip()

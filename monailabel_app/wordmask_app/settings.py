@@ -5,17 +5,15 @@ Knows the names of models and words; not torch, not HTTP.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 
 from wordmask.errors import RequestError
 from wordmask.prompts import Prompt, parse_prompts
-
-logger = logging.getLogger(__name__)
 
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 
@@ -61,7 +59,7 @@ class AppSettings:
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> AppSettings:
         """conf: as MONAI Label hands it over. RequestError, PromptError: a sentence about the setting that is wrong."""
-        _report_misspelt(conf)
+        _refuse_unknown(conf)
         text = {name: str(conf.get(name, default)) for name, default in _TEXTS.items()}
         models = tuple(dict.fromkeys(re.findall(r"[^\s,;]+", text["models"])))
         if not models:
@@ -81,11 +79,13 @@ class AppSettings:
         )
 
 
-def _report_misspelt(conf: Mapping[str, str]) -> None:
+def _refuse_unknown(conf: Mapping[str, str]) -> None:
     known = [*_TEXTS, *_NUMBERS]
     for name in conf:
-        if close := get_close_matches(name, known, n=1, cutoff=0.75) if name not in known else []:
-            logger.warning("--conf %s is not a setting of WordMask and is not used; did you mean %s?", name, close[0])
+        if name not in known:
+            close = get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(known)}."
+            raise RequestError(f"--conf {shorten(name, 40)} is not a setting of WordMask; {hint}")
 
 
 def _whole_number(name: str, conf: Mapping[str, str]) -> int:

@@ -33,10 +33,9 @@ def test_an_answer_may_be_json_alone_or_a_file_alone() -> None:
 
 
 def test_a_server_that_cannot_start_is_reported_with_its_reason_and_the_end_of_its_log(tmp_path: Path) -> None:
-    (tmp_path / "main.py").write_text("raise ValueError('There is no model of that name.')")
     with (
-        pytest.raises(ServerError, match=r"(?s)before it was ready\. There is no model of that name\.\n.*startup failed"),
-        running_server(tmp_path, tmp_path / "studies", log=tmp_path / "log"),
+        pytest.raises(ServerError, match=r"(?s)before it was ready\. There is no studies folder .*\n.*is starting"),
+        running_server(tmp_path / "app", tmp_path / "studies", log=tmp_path / "log"),
     ):
         pass
 

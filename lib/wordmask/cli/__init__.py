@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from wordmask import __version__
-from wordmask.cli import check, evaluate, pretrain, protocol, segment, train, train_weak, tune_clip, versions, weights, words
+from wordmask.cli import check, evaluate, pretrain, protocol, segment, serve, train, train_weak, tune_clip, versions, weights, words
 from wordmask.cli.consoles import messages
 from wordmask.errors import WordMaskError
 
@@ -47,12 +47,14 @@ def _about(
     [bold]Try[/]
 
       wordmask segment ct.nii.gz "liver, spleen" -o labels.nii.gz
+      wordmask serve --studies FOLDER
       wordmask words sple
       wordmask weights list
     """
 
 
 app.command("segment")(segment.segment)
+app.command("serve")(serve.serve)
 app.command("words")(words.words)
 app.add_typer(weights.app, name="weights")
 app.command("train")(train.train)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages, progress_bar
-from wordmask.cli.versions import APP, store_of
+from wordmask.cli.versions import APP_HELP, store_of
 from wordmask.errors import RequestError
 from wordmask.self_check import require_sound_environment
 
@@ -34,7 +34,7 @@ def train(
     word: Annotated[
         str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)
     ] = None,
-    app: Annotated[Path, typer.Option(help="the app whose model learns: its versions lie in APP/model", rich_help_panel=Data)] = APP,
+    app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
     recipe: Annotated[str, typer.Option(help="few_shot, quick or zero_shot", rich_help_panel=Computation)] = "few_shot",
     change: Annotated[
         list[str] | None,

@@ -9,7 +9,7 @@ import typer
 
 from wordmask.cli.consoles import progress_bar
 from wordmask.cli.train import Computation, Data, described, print_report, run_folder, setting
-from wordmask.cli.versions import APP, store_of
+from wordmask.cli.versions import APP_HELP, store_of
 from wordmask.errors import RequestError
 from wordmask.self_check import require_sound_environment
 
@@ -26,7 +26,7 @@ def train_weak(
             help='a JSON list of {"image", "label", "names"}: they replace masks, and some are held out to judge', rich_help_panel=Data
         ),
     ] = None,
-    app: Annotated[Path, typer.Option(help="the app whose model learns: its versions lie in APP/model", rich_help_panel=Data)] = APP,
+    app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
     recipe: Annotated[str, typer.Option(help="small, paper or smoke", rich_help_panel=Computation)] = "small",
     change: Annotated[
         list[str] | None,

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.train import Computation, Data, read_cases, setting
-from wordmask.cli.versions import APP, store_of
+from wordmask.cli.versions import APP_HELP, store_of
 from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def tune_clip(
         ),
     ],
     word: Annotated[str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)] = None,
-    app: Annotated[Path, typer.Option(help="the app whose model is tuned: its versions lie in APP/model", rich_help_panel=Data)] = APP,
+    app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
     start: Annotated[
         int | None, typer.Option(min=0, help="version to go on from, 0: the preset's own; else the one that serves", rich_help_panel=Data)
     ] = None,

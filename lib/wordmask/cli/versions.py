@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from wordmask.app_folder import default_app, find_app, is_app
 from wordmask.cli.consoles import answers
 from wordmask.errors import RequestError
 
 if TYPE_CHECKING:
     from wordmask.versions import ModelStore
 
-APP = Path("monailabel_app")
+APP_HELP = "the app folder, with the model's versions in APP/model; else monailabel_app here, or your own"
 
 models = typer.Typer(name="models", no_args_is_help=True, help="Versions of trained models: list them, go back.")
 
 AnApp = Annotated[
     Path | None,
-    typer.Option("--app", help=f"the app whose trained versions are meant; else {APP} where there is one", rich_help_panel="Which weights"),
+    typer.Option(
+        "--app", help="the app whose trained versions are meant; else monailabel_app here, or your own", rich_help_panel="Which weights"
+    ),
 ]
 AVersion = Annotated[
     int | None,
@@ -32,7 +35,7 @@ AVersion = Annotated[
 
 @models.command("list")
 def list_models(
-    app: Annotated[Path, typer.Option(help="the app whose model it is")] = APP,
+    app: Annotated[Path | None, typer.Option(help=APP_HELP)] = None,
     model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
 ) -> None:
     """The versions of a model; the one that serves is marked."""
@@ -53,7 +56,7 @@ def list_models(
 @models.command("rollback")
 def rollback(
     to: Annotated[int | None, typer.Argument(min=0, help="version; 0: the preset's own; else the one before")] = None,
-    app: Annotated[Path, typer.Option(help="the app whose model it is")] = APP,
+    app: Annotated[Path | None, typer.Option(help=APP_HELP)] = None,
     model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
 ) -> None:
     """Let an earlier version serve; a server that runs answers its next request with it."""
@@ -61,25 +64,23 @@ def rollback(
     typer.echo(f"{model} serves {'the weights of its preset' if now is None else f'version {now}'} now.")
 
 
-def store_of(app: Path, model: str) -> ModelStore:
-    """The versions of a model in an app's folder; RequestError when it is none, UnknownModelError."""
+def store_of(app: Path | None, model: str) -> ModelStore:
+    """The versions of a model in an app's folder, as `find_app` finds it; RequestError when there is none, UnknownModelError."""
     from wordmask.segmenters.base import segmenter_class
     from wordmask.versions import ModelStore
 
     segmenter_class(model)
-    if not (app / "main.py").is_file():
-        raise RequestError(f"{app} is no folder of a MONAI Label app (it has no main.py); name it with --app.")
-    return ModelStore(app / "model" / model)
+    return ModelStore(find_app(app) / "model" / model)
 
 
 def chosen_version(app: Path | None, model: str, version: int | None, preset: str) -> tuple[int, Path | None]:
     """Number and folder of the version that is meant, (0, None) for the preset's own weights.
 
-    app: None means the one in the current folder, where there is one; version: None means the one that serves. RequestError, WeightsError.
+    app: None means `default_app`, where there is one; version: None means the one that serves. RequestError, WeightsError.
     """
     from wordmask.bundles import read_card
 
-    store = None if app is None and not (APP / "main.py").is_file() else store_of(app or APP, model)
+    store = None if app is None and not is_app(default_app()) else store_of(app, model)
     number = version if version is not None else (store.served() or 0 if store else 0)
     if not number:
         return 0, None
