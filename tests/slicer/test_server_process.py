@@ -226,6 +226,8 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
         (f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.self_check.BrokenEnvironmentError: numpy 2 is installed\r\n", 1, "numpy 2 is installed."),
         ("\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n", 2, "Port 8000 is taken; name another one."),
         ("INFO: loading\nwordmask: The folder x cannot be read\nINFO: over", 2, "The folder x cannot be read."),
+        ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),
+        ("MemoryError\nwordmask: The server stopped while it was starting; the log above says why.", 2, "too little free memory"),
         ("WordMask is ready at http://127.0.0.1:8000 (Ctrl-C ends it).", 1, "with the code 1"),
         ("Usage: wordmask [OPTIONS]\n│ No such command 'serve'. │", 2, "too old to be started from here"),
         ("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", 1, "port"),
