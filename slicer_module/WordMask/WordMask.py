@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -21,6 +22,7 @@ from WordMaskLib.addresses import ServerAddress, repair_address
 from WordMaskLib.client import WordMaskClient
 from WordMaskLib.errors import ClientError
 from WordMaskLib.flows import Flow, run_waiting
+from WordMaskLib.parameters import WordMaskParameterNode
 from WordMaskLib.segmenting import Segmented, connect, segment
 from WordMaskLib.session import ServerState, Session
 
@@ -44,6 +46,10 @@ class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self.session = Session()
+
+    def getParameterNode(self) -> WordMaskParameterNode:  # noqa: N802 - Slicer's way
+        """What the scene remembers of the panel."""
+        return WordMaskParameterNode(super().getParameterNode())
 
     def connect(self, address: str | ServerAddress, model: str = "") -> Flow[ServerState]:
         """Flow: ask a server what it can do."""
@@ -70,8 +76,10 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         VTKObservationMixin.__init__(self)
         self.logic: WordMaskLogic | None = None
         self.panel: Any = None
+        self.scene: Any = None
         self.settings: Any = None
         self.make_transport: Any = None
+        self._parameterNode: WordMaskParameterNode | None = None
 
     def setup(self) -> None:
         """Build the panel."""
@@ -81,6 +89,7 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         from WordMaskLib.panel_local import LocalSection
         from WordMaskLib.panel_overlay import OverlaySection
         from WordMaskLib.panel_results import ResultsSection
+        from WordMaskLib.panel_scene import SceneSection
         from WordMaskLib.panel_server import ServerSection
         from WordMaskLib.panel_training import TrainingSection
         from WordMaskLib.panel_words import WordsSection
@@ -97,19 +106,31 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         self.panel = Panel(self.ui, self.logic.session, settings, self.make_transport or QtTransport)
         server = ServerSection(self.panel)
         others = [section(self.panel) for section in (WordsSection, ResultsSection, OverlaySection, CasesSection, TrainingSection)]
-        self.panel.sections += [server, LocalSection(self.panel, server), *others]
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneChanged)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onSceneChanged)
+        self.scene = SceneSection(self.panel, server)
+        self.panel.sections += [server, LocalSection(self.panel, server), *others, self.scene]
+        for event, step in (
+            (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
+            (slicer.mrmlScene.EndCloseEvent, self.onSceneEndChange),
+            (slicer.mrmlScene.StartImportEvent, self.onSceneStartImport),
+            (slicer.mrmlScene.EndImportEvent, self.onSceneEndChange),
+            (slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved),
+        ):
+            self.addObserver(slicer.mrmlScene, event, step)
+        self.initializeParameterNode()
         self.panel.changed()
 
     def enter(self) -> None:
-        """The person came back, perhaps from the Segment Editor."""
+        """The person came back, perhaps from the Segment Editor.
+
+        There is no `exit`: work that goes on while another module is shown, such as the next case, is remembered, too.
+        """
         if self.panel is not None:
+            self.initializeParameterNode()
             self.panel.changed()
 
     def cleanup(self) -> None:
         """Slicer ends, or the module is reloaded."""
+        self.setParameterNode(None)
         self.removeObservers()
         if self.panel is not None:
             self.panel.close()
@@ -118,10 +139,40 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         """Nothing may come into a scene that was closed meanwhile."""
         self.panel.cancel()
         self.logic.session.forget_scene()
+        self.setParameterNode(None)
 
-    def onSceneChanged(self, *_args: Any) -> None:  # noqa: N802
+    def onSceneStartImport(self, *_args: Any) -> None:  # noqa: N802
+        """Selectors choose nodes as they come; that must not be put over what the file remembers."""
+        self.setParameterNode(None)
+
+    def onSceneEndChange(self, *_args: Any) -> None:  # noqa: N802
+        """A scene was closed or loaded; the selectors may still have to hear of it."""
+        self.panel.soon(self.initializeParameterNode)
+        self.panel.changed_soon()
+
+    def onNodeRemoved(self, *_args: Any) -> None:  # noqa: N802
         """A node is gone."""
         self.panel.changed_soon()
+
+    def initializeParameterNode(self) -> None:  # noqa: N802
+        """Show what the scene remembers, and keep there what is chosen; not before a scene that is on its way has come."""
+        if not slicer.mrmlScene.IsClosing() and not slicer.mrmlScene.IsImporting():
+            self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, node: WordMaskParameterNode | None) -> None:  # noqa: N802
+        """Follow another parameter node; None: none."""
+        modified = vtk.vtkCommand.ModifiedEvent
+        if self._parameterNode is not None:
+            self.removeObserver(self._parameterNode.parameterNode, modified, self.onParametersChanged)
+        self._parameterNode = node
+        if node is not None:
+            self.addObserver(node.parameterNode, modified, self.onParametersChanged)
+        if self.scene is not None:
+            self.scene.follow(node)
+
+    def onParametersChanged(self, *_args: Any) -> None:  # noqa: N802
+        """A script or another module changed them, or the panel did."""
+        self.scene.show()
 
 
 class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]

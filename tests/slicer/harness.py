@@ -2,7 +2,7 @@
 
 `start` gives `slicer.mrmlScene`, `slicer.app` and `slicer.modules`; `install` also the base classes of scripted modules. Both may be called
 any number of times. Real: every vtkMRML class and logic, `slicer.util`. Stand-ins: the four base classes of
-`slicer.ScriptedLoadableModule`, `slicer.i18n`, `slicer.app` and, in `qt_harness`, the ctk and qMRML widgets.
+`slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper`, `slicer.i18n`, `slicer.app` and, in `qt_harness`, the ctk and qMRML widgets.
 
 Slicer's own PNG, JPEG and TIFF readers are not in slicer-core: tests make picture nodes from arrays.
 """
@@ -74,7 +74,11 @@ def install() -> None:
     translation = types.ModuleType("slicer.i18n")
     translation.tr = lambda text: text  # type: ignore[attr-defined]
     translation.translate = lambda context, text: text  # type: ignore[attr-defined]
-    for name, module in (("ScriptedLoadableModule", base), ("i18n", translation)):
+    from tests.slicer import parameter_nodes
+
+    parameters = types.ModuleType("slicer.parameterNodeWrapper")
+    parameters.parameterNodeWrapper = parameter_nodes.parameterNodeWrapper  # type: ignore[attr-defined]
+    for name, module in (("ScriptedLoadableModule", base), ("i18n", translation), ("parameterNodeWrapper", parameters)):
         sys.modules.setdefault(f"slicer.{name}", module)
         setattr(slicer, name, sys.modules[f"slicer.{name}"])
     slicer.util.modulePath = lambda name: str(_module_files[name])

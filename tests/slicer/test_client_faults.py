@@ -58,7 +58,7 @@ def outcome(ask: Callable[[], Any]) -> Any:
 
 
 def test_a_server_that_is_not_there_is_a_sentence_with_the_command_for_this_machine_alone():
-    with pytest.raises(errors.ServerUnreachableError, match=r"No server at .*start it with: ") as refusal:
+    with pytest.raises(errors.ServerUnreachableError, match=r"No server at .*start it with: wordmask serve --studies FOLDER") as refusal:
         client(f"127.0.0.1:{a_closed_port()}").handshake()
     assert is_a_sentence(refusal.value)
     with pytest.raises(errors.ServerUnreachableError, match="No machine has the name") as refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from WordMaskLib.addresses import ServerAddress, repair_address
 from WordMaskLib.answers import Health
 from WordMaskLib.server_process import (
     LocalServer,
-    app_folder_in,
+    ServerEnvironment,
     find_environment,
     find_running_server,
     free_port,
@@ -52,7 +53,7 @@ def an_environment(tmp_path: Path) -> Path:
 def test_an_environment_is_found_by_its_folder_its_programs_and_its_python(an_environment, inner):
     found = find_environment(an_environment / inner)
     assert found.folder == an_environment
-    assert found.command == (str(an_environment / "bin" / "python"), "-m", "monailabel.main")
+    assert found.python == an_environment / "bin" / "python"
     assert found.version == "0.1.0"
     assert found.app_folder is None
 
@@ -60,6 +61,41 @@ def test_an_environment_is_found_by_its_folder_its_programs_and_its_python(an_en
 def test_an_environment_is_found_by_the_folder_around_it(an_environment):
     an_environment.rename(an_environment.parent / ".venv")
     assert find_environment(an_environment.parent).folder == an_environment.parent / ".venv"
+
+
+@pytest.mark.parametrize("inner", ["", "Scripts", "Scripts/python.exe"])
+def test_an_environment_of_windows_is_found(tmp_path, inner):
+    """Scripts in place of bin, Lib without a version; the name has a blank and an umlaut."""
+    folder = tmp_path / "Müller Ärzte"
+    (folder / "Scripts").mkdir(parents=True)
+    (folder / "Scripts" / "python.exe").touch()
+    for name in ("monailabel-0.8.5", "wordmask-0.1.0"):
+        (folder / "Lib" / "site-packages" / f"{name}.dist-info").mkdir(parents=True)
+    found = find_environment(folder / inner)
+    assert (found.folder, found.python) == (folder, folder / "Scripts" / "python.exe")
+    assert found.version == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("file:///C:/Users/M%C3%BCller/word%20mask", "C:/Users/Müller/word mask"),
+        ("file:///home/anna/word%20mask", "/home/anna/word mask"),
+        ("https://example.org/wordmask.zip", None),
+    ],
+)
+def test_the_folder_of_an_editable_installation_is_known(an_environment, address, source):
+    (kept,) = an_environment.rglob("wordmask-*.dist-info")
+    (kept / "direct_url.json").write_text(json.dumps({"url": address, "dir_info": {"editable": True}}))
+    assert find_environment(an_environment).source == (None if source is None else Path(source))
+
+
+def test_a_linked_python_is_run_by_its_place_in_the_environment(an_environment):
+    """Where the link leads is a Python without the environment's packages."""
+    python = an_environment / "bin" / "python"
+    python.unlink()
+    python.symlink_to(sys.executable)
+    assert find_environment(an_environment).python == python
 
 
 def test_this_environment_is_found_with_the_app_that_came_with_it():
@@ -78,7 +114,9 @@ def test_an_environment_without_a_package_is_refused_with_its_name(an_environmen
     assert find_environment(an_environment).folder == an_environment  # the package may lie in the system's folder
 
 
-@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")])
+@pytest.mark.parametrize(
+    "make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x"), lambda path: only_a_script(path)]
+)
 def test_what_is_no_environment_is_refused_with_a_sentence(tmp_path, make):
     make(tmp_path / "chosen")
     with pytest.raises(errors.ServerStartError, match="chosen") as refusal:
@@ -87,35 +125,28 @@ def test_what_is_no_environment_is_refused_with_a_sentence(tmp_path, make):
     assert str(tmp_path) not in str(refusal.value)
 
 
-def test_an_app_folder_is_made_once_and_never_overwritten(tmp_path):
-    folder = app_folder_in(tmp_path / "new" / "app")
-    assert "WordMaskApp" in (folder / "main.py").read_text()
-    (folder / "main.py").write_text("mine")
-    assert (app_folder_in(folder) / "main.py").read_text() == "mine"
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(errors.ServerStartError, match="cannot be made"):
-        app_folder_in(tmp_path / "file" / "app")
+def only_a_script(folder: Path) -> None:
+    """MONAI Label's script without a Python beside it: it would take whatever `python` is on the PATH."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "monailabel").touch()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_listens_on_this_machine_alone(an_environment, tmp_path):
-    app, studies = app_folder_in(tmp_path / "app folder"), tmp_path
-    command = server_command(find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny"})
-    assert command[3:] == [
-        *("start_server", "--app", str(app), "--studies", str(studies)),
-        *("--host", "127.0.0.1", "--port", "8123", "--conf", "preset", "tiny"),
+    app, studies = tmp_path / "Müllers app", tmp_path
+    command = server_command(find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny", "models": "a, b"})
+    assert command == [
+        *(str(an_environment / "bin" / "python"), "-m", "wordmask.cli", "serve", "--app", str(app), "--studies", str(studies)),
+        *("--host", "127.0.0.1", "--port", "8123", "--conf", "preset=tiny", "--conf", "models=a, b"),
     ]
+    assert not app.exists(), "the server makes it"
 
 
-def test_wrong_folders_are_refused_with_a_sentence(an_environment, tmp_path):
-    environment, app = find_environment(an_environment), app_folder_in(tmp_path / "app")
-    with pytest.raises(errors.ServerStartError, match=r"has no main\.py") as no_app:
-        server_command(environment, tmp_path, tmp_path, 8000)
+def test_a_folder_of_images_that_is_not_there_is_refused_with_a_sentence(an_environment, tmp_path):
     with pytest.raises(errors.ServerStartError, match="images that the server shall offer") as no_studies:
-        server_command(environment, app, tmp_path / "nowhere", 8000)
-    assert is_a_sentence(no_app.value)
+        server_command(find_environment(an_environment), tmp_path / "app", tmp_path / "nowhere", 8000)
     assert is_a_sentence(no_studies.value)
 
 
@@ -193,6 +224,12 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
     [
         (f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n", 3, "Another server runs from this app"),
         (f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.self_check.BrokenEnvironmentError: numpy 2 is installed\r\n", 1, "numpy 2 is installed."),
+        ("\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n", 2, "Port 8000 is taken; name another one."),
+        ("INFO: loading\nwordmask: The folder x cannot be read\nINFO: over", 2, "The folder x cannot be read."),
+        ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),
+        ("MemoryError\nwordmask: The server stopped while it was starting; the log above says why.", 2, "too little free memory"),
+        ("WordMask is ready at http://127.0.0.1:8000 (Ctrl-C ends it).", 1, "with the code 1"),
+        ("Usage: wordmask [OPTIONS]\n│ No such command 'serve'. │", 2, "too old to be started from here"),
         ("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", 1, "port"),
         ("[Errno 10048] only one usage of each socket address", 1, "port"),
         ("/usr/bin/python: No module named monailabel", 1, "MONAI Label is not installed"),
@@ -295,13 +332,14 @@ def test_a_program_that_is_not_there_is_a_sentence(tmp_path):
     assert is_a_sentence(refusal.value)
 
 
-def test_a_python_without_monai_label_is_told_by_its_own_words(tmp_path):
+def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
     """A new environment, without packages, runs the very command."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
-    command = [str(tmp_path / "bare" / "bin" / "python"), "-m", "monailabel.main", "start_server"]
+    environment = ServerEnvironment(tmp_path / "bare", tmp_path / "bare" / "bin" / "python", "", None)
+    port = a_closed_port()
     with (
-        pytest.raises(errors.ServerStartError, match="MONAI Label is not installed in the chosen environment"),
-        LocalServer(command, a_closed_port(), tmp_path / "log"),
+        pytest.raises(errors.ServerStartError, match="WordMask is not installed in the chosen environment"),
+        LocalServer(server_command(environment, tmp_path / "app", tmp_path, port), port, tmp_path / "log"),
     ):
         pass
 

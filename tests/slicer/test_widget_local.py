@@ -1,7 +1,7 @@
 """The section for a server on this computer: a real process by QProcess, started, found, stopped, and dead in all ways.
 
-The process is a small server of the standard library in place of `monailabel`, started by the command for the real one; that the real one
-starts with this command is shown in test_server_process.py.
+The process is a small server of the standard library in place of `wordmask serve`, started by the command for the real one; that the real
+one starts with this command is shown in test_local_server_paths.py.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import http.server, json, subprocess, sys
 arguments = sys.argv[1:]
 print("arguments", *arguments, flush=True)
 if HOW == "dies":
-    print("ModuleNotFoundError: No module named 'wordmask'", flush=True)
-    sys.exit(3)
+    print("wordmask: The folder is locked; choose another one.", file=sys.stderr, flush=True)
+    sys.exit(2)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("child", child.pid, flush=True)
 ANSWERS = {"health": HEALTH, "models": MODELS, "vocabulary": {"words": []}, "training": {"state": "none"}}
@@ -47,7 +47,7 @@ def an_environment(folder: Path, mode: str = "works") -> Path:
     from tests.slicer.person import MODEL
 
     script = SERVER.replace("HOW", repr(mode)).replace("HEALTH", repr(health())).replace("MODELS", repr({"models": [MODEL]}))
-    (folder / "server.py").write_text(script)
+    (folder / "server.py").write_text(script, encoding="utf-8")
     for name in ("monailabel", "wordmask"):
         (folder / "env" / "lib" / "python3.11" / "site-packages" / f"{name}-1.0.dist-info").mkdir(parents=True)
     python = folder / "env" / "bin" / "python"
@@ -106,8 +106,7 @@ def test_a_server_is_started_used_and_stopped_with_what_it_started(a_panel: Any,
     until_done(a_panel)
     assert message(a_panel) == "The server is ready."
     assert a_panel.ui.modelBox.itemText(0) == "Model"
-    assert f"--studies {tmp_path}" in log(a_panel)
-    assert "--host 127.0.0.1" in log(a_panel)
+    assert f"-m wordmask.cli serve --app {tmp_path / 'own'} --studies {tmp_path} --host 127.0.0.1 --port" in log(a_panel)
     process = child(a_panel)
     assert is_alive(process)
     click(a_panel.ui.stopServerButton)
@@ -138,7 +137,7 @@ def test_a_server_that_runs_already_is_used(a_panel: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"), [("dies", "WordMask is not installed in the chosen environment"), ("no environment", "is no Python environment")]
+    ("mode", "expected"), [("dies", "The folder is locked; choose another one."), ("no environment", "is not a Python environment")]
 )
 def test_a_server_that_cannot_start_is_one_sentence(mode: str, expected: str, a_panel: Any, tmp_path: Path) -> None:
     environment = an_environment(tmp_path, mode) if mode == "dies" else tmp_path

@@ -15,30 +15,23 @@ from .errors import ServerStartError
 
 _PROGRAMS = ("bin", "Scripts")
 _PYTHONS = ("bin/python", "bin/python3", "Scripts/python.exe", "python.exe")
-_SCRIPTS = ("bin/monailabel", "Scripts/monailabel.bat", "Scripts/monailabel.exe")
 _SITE_PACKAGES = ("lib/python3*/site-packages", "lib64/python3*/site-packages", "Lib/site-packages", "local/lib/python3*/dist-packages")
-_APP_FILE = '''"""What MONAI Label loads: see wordmask_app."""
-
-from wordmask_app.app import WordMaskApp
-
-__all__ = ["WordMaskApp"]
-'''
 
 
 @dataclass(frozen=True)
 class ServerEnvironment:
-    """A Python environment with MONAI Label and WordMask. command: what starts `monailabel`; version: of WordMask, "" when not known;
+    """A Python environment with MONAI Label and WordMask. python: its interpreter; version: of WordMask, "" when not known;
     source: the folder of an editable installation, None for another kind.
     """
 
     folder: Path
-    command: tuple[str, ...]
+    python: Path
     version: str
     source: Path | None
 
     @property
     def app_folder(self) -> Path | None:
-        """The app folder that came with the installation, None when there is none."""
+        """The app folder of an editable installation, with the models that were trained there; None for another kind."""
         app = None if self.source is None else self.source / "monailabel_app"
         return app if app is not None and (app / "main.py").is_file() else None
 
@@ -52,25 +45,13 @@ def find_environment(chosen: str | Path) -> ServerEnvironment:
     if not path.exists():
         raise ServerStartError(f"There is no folder {path.name!r}; choose the Python environment in which WordMask is installed.")
     for folder in _meant_by(path):
-        command = _command_in(folder)
-        if command:
-            return _described(folder, command)
-    raise ServerStartError(f"{path.name!r} is no Python environment: it has no bin/python and no bin/monailabel; choose that of WordMask.")
-
-
-def app_folder_in(folder: Path) -> Path:
-    """A folder that MONAI Label can start WordMask from: ``folder``, with the file that it needs. ServerStartError: it cannot be made.
-
-    Models that are trained, requests and logs are kept there. For an installation without an app folder of its own.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        main = folder / "main.py"
-        if not main.exists():
-            main.write_text(_APP_FILE, encoding="utf-8")
-    except OSError:
-        raise ServerStartError(f"The folder {folder.name!r} for models and logs cannot be made; choose one that you may change.") from None
-    return folder
+        python = next((folder / name for name in _PYTHONS if (folder / name).is_file()), None)
+        if python is not None:  # as it is: what a link leads to is the Python that the environment was made with, without its packages
+            return _described(folder, python)
+    raise ServerStartError(
+        f"{path.name!r} is not a Python environment, because it has neither bin/python nor Scripts/python.exe; "
+        "choose the one in which WordMask is installed."
+    )
 
 
 def _meant_by(path: Path) -> list[Path]:
@@ -80,15 +61,7 @@ def _meant_by(path: Path) -> list[Path]:
     return [path.parent] if path.name in _PROGRAMS else [path, path / ".venv", path / "venv", path / "env"]
 
 
-def _command_in(folder: Path) -> tuple[str, ...]:
-    python = next((folder / name for name in _PYTHONS if (folder / name).is_file()), None)
-    if python is not None:
-        return str(python), "-m", "monailabel.main"
-    script = next((folder / name for name in _SCRIPTS if (folder / name).is_file()), None)
-    return () if script is None else (str(script),)
-
-
-def _described(folder: Path, command: tuple[str, ...]) -> ServerEnvironment:
+def _described(folder: Path, python: Path) -> ServerEnvironment:
     """The environment with what its packages say; ServerStartError when one is missing for certain."""
     found = {name: _installed(folder, name) for name in ("monailabel", "wordmask")}
     if not _borrows(folder):  # else the packages may lie elsewhere
@@ -97,9 +70,9 @@ def _described(folder: Path, command: tuple[str, ...]) -> ServerEnvironment:
                 raise ServerStartError(f"{title} is not installed in the environment {folder.name!r}; choose the one in which WordMask is.")
     own = found["wordmask"]
     if own is None:
-        return ServerEnvironment(folder, command, "", None)
+        return ServerEnvironment(folder, python, "", None)
     version = re.fullmatch(r"wordmask-(.+)\.dist-info", own.name)
-    return ServerEnvironment(folder, command, version.group(1) if version else "", _source(own))
+    return ServerEnvironment(folder, python, version.group(1) if version else "", _source(own))
 
 
 def _installed(folder: Path, name: str) -> Path | None:

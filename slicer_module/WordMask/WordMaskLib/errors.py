@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-START_COMMAND = "monailabel start_server --app monailabel_app --studies FOLDER --host 127.0.0.1"
+START_COMMAND = "wordmask serve --studies FOLDER"
 LONGEST_SENTENCE = 500  # characters of what a server says that are shown
 
 

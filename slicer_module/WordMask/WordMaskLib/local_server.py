@@ -18,11 +18,12 @@ import slicer.util
 
 from .addresses import ServerAddress
 from .answers import Health
-from .environments import app_folder_in, find_environment
+from .environments import find_environment
 from .errors import ClientError
 from .server_process import HOST, STOP_SECONDS, StartState, free_port, judge_start, plain_log, server_command, server_variables
 
 LONGEST_LOG = 64 << 10  # characters that are kept
+_HAS_GROUPS = os.name == "posix"
 # A group of its own, so that trainings, which are processes of the server, end with it.
 GROUP = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])"
 FINISH_MS = 5000
@@ -37,7 +38,6 @@ class LocalServer:
         self._process: Any = None
         self._began = 0.0
         self._code: int | None = None
-        self._has_group = False
         self.address: ServerAddress | None = None
         self.log = ""
 
@@ -49,11 +49,9 @@ class LocalServer:
     def start(self, environment: str, studies: str) -> None:
         """Start it and return at once; ServerStartError says what is wrong with the folders."""
         found = find_environment(environment)
-        app = found.app_folder or app_folder_in(_own_folder())
         port = free_port()
-        command = server_command(found, app, Path(studies).expanduser(), port)
-        self._has_group = os.name == "posix" and len(found.command) > 1  # the first of them is a Python then
-        if self._has_group:
+        command = server_command(found, found.app_folder or _own_folder(), Path(studies).expanduser(), port)
+        if _HAS_GROUPS:
             command = [command[0], "-c", GROUP, *command]
         self.address, self.log, self._code, self._began = ServerAddress("http", HOST, port), "", None, time.monotonic()
         process = qt.QProcess(qt.QCoreApplication.instance())
@@ -92,11 +90,11 @@ class LocalServer:
         if process is None:
             return
         number = int(process.processId())
-        if self._has_group and number > 0:
+        if _HAS_GROUPS and number > 0:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # it has no group yet, or is gone
                 os.killpg(number, signal.SIGTERM if how == "ask" else signal.SIGKILL)
                 return
-        if how == "ask" and os.name == "posix":
+        if how == "ask" and _HAS_GROUPS:
             process.terminate()
         else:
             process.kill()  # a program without a window does not hear Windows' question
@@ -141,5 +139,5 @@ def _variables() -> Any:
 
 
 def _own_folder() -> Path:
-    """Where models that are trained here are kept when WordMask was installed without its app folder."""
+    """Where models that are trained here are kept when WordMask was not installed from a clone, which has a folder for them."""
     return Path(str(qt.QStandardPaths.writableLocation(qt.QStandardPaths.AppDataLocation))) / "WordMaskServer"

@@ -182,12 +182,15 @@ class Panel:
         """The same once for all that happens in this turn of the event loop."""
         if not self._changing:
             self._changing = True
-            later(0.0, self._on_changed)
+            self.soon(self._on_changed)
+
+    def soon(self, step: Callable[[], None]) -> None:
+        """Call ``step`` in the next turn of the event loop, unless the module has ended by then."""
+        later(0.0, lambda: None if self._closed else step())
 
     def _on_changed(self) -> None:
         self._changing = False
-        if not self._closed:
-            self.changed()
+        self.changed()
 
     def _message(self, text: str, style: str = "") -> None:
         label = self.ui.messageLabel

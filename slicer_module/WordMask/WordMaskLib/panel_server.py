@@ -59,6 +59,13 @@ class ServerSection(Section):
         self.ui.serverLabel.setText("")
         self.panel.begin(lambda: connect(self.session, self.panel.address(), name), self._on_done)
 
+    def prefer(self, model: str) -> None:
+        """Use a model if the server has it: at once when it is known and free, else when it is asked next."""
+        self.panel.settings.keep("model", model)
+        server = self.session.server
+        if server is not None and server.model.name != model and model in {offered.name for offered in server.models}:
+            self.ask(model)
+
     def _on_connect(self, *_args: Any) -> None:
         self.ask()
 

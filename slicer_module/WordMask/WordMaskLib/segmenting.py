@@ -76,7 +76,7 @@ def look_around(handshake: Handshake, model: str) -> Flow[ServerState]:
     models = yield calls.models()
     chosen = model_named(models, model)
     if chosen is None:
-        raise NotAWordMaskServerError(f"The server at {handshake.address} has no model; start it with one, for example --conf preset tiny.")
+        raise NotAWordMaskServerError(f"The server at {handshake.address} has no model; start it with one, for example --conf preset=tiny.")
     words = yield calls.vocabulary("", chosen.name, MOST_WORDS_OF_VOCABULARY)
     return ServerState(handshake, models, chosen, words)
 

@@ -1,6 +1,6 @@
 """What the log of a server means to a person: the sentence to show when it dies.
 
-Knows the words of MONAI Label, uvicorn and Python; not processes.
+Knows the words of `wordmask serve`, MONAI Label, uvicorn and Python; not processes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import re
 
 from .errors import as_sentence
 
+_REFUSED = 2  # how `wordmask` ends after it has said what is wrong
+_SEE_LOG = r"the log .*says why"
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _KNOWN: tuple[tuple[str, str], ...] = (  # the first pattern that is found; what follows is the sentence, {0} the pattern's group
     (r"address already in use|\[Errno (?:48|98|10048)\]", "Another program uses the port; start the server again, with another port."),
@@ -17,6 +19,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (  # the first pattern that is found; what
         r"No module named ['\"]?wordmask",
         "WordMask is not installed in the chosen environment; choose the one in which it is, or run: pip install -e . in its folder.",
     ),
+    (r"No such command ['\"]?serve", "The WordMask of the chosen environment is too old to be started from here; update it."),
     (
         r"No module named ['\"]?monailabel",
         "MONAI Label is not installed in the chosen environment; choose the one in which WordMask was installed.",
@@ -40,15 +43,18 @@ def plain_log(text: str) -> str:
     return _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def reason_in(log: str) -> str:
-    """The sentence that says why a server stopped, by its log; empty when the log does not say.
+def reason_in(log: str, exit_code: int | None = None) -> str:
+    """The sentence that says why a server stopped, by its log; empty when the log does not say. exit_code: None when not known.
 
     Sentences of WordMask are shown as they are, what is known of MONAI Label and the system is translated; nothing else is.
     """
     text = plain_log(log)
-    ours = re.findall(r"^wordmask[\w.]*\.\w+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
-    if ours:
-        return as_sentence(ours[-1])
+    raised = re.findall(r"^wordmask[\w.]*\.\w+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
+    if raised:
+        return as_sentence(raised[-1])
+    printed = re.findall(r"^wordmask: (.+)$", text, flags=re.MULTILINE)
+    if printed and exit_code in (_REFUSED, None) and not re.search(_SEE_LOG, printed[-1]):  # else it is a warning
+        return as_sentence(printed[-1])
     for pattern, sentence in _KNOWN:
         found = re.search(pattern, text, flags=re.MULTILINE)
         if found:
@@ -58,7 +64,7 @@ def reason_in(log: str) -> str:
 
 def why_it_stopped(log: str, exit_code: int | None = None) -> str:
     """One sentence for a server that stopped by itself, whatever its log says. exit_code: negative for a signal, None when not known."""
-    known = reason_in(log)
+    known = reason_in(log, exit_code)
     if known:
         return known
     if exit_code in (-9, 137):

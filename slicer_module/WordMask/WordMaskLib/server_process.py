@@ -21,7 +21,7 @@ from types import TracebackType
 from .addresses import DEFAULT_PORT, ServerAddress
 from .answers import Health
 from .client import Handshake, WordMaskClient, is_another
-from .environments import ServerEnvironment, app_folder_in, find_environment
+from .environments import ServerEnvironment, find_environment
 from .errors import AccessDeniedError, ClientError, ServerStartError
 from .server_log import plain_log, why_it_stopped
 from .transport import RetryPolicy
@@ -30,7 +30,6 @@ __all__ = [
     "LocalServer",
     "ServerEnvironment",
     "StartState",
-    "app_folder_in",
     "find_environment",
     "find_running_server",
     "free_port",
@@ -56,15 +55,17 @@ _OF_SLICER = frozenset(("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE", "PYTHONS
 def server_command(
     environment: ServerEnvironment, app: Path, studies: Path, port: int, *, conf: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Program and arguments of a server on 127.0.0.1. conf: settings such as {"preset": "tiny"}; ServerStartError: a folder is wrong."""
-    if not (app / "main.py").is_file():
-        raise ServerStartError(f"{app.name!r} is no app folder: it has no main.py; choose the folder monailabel_app of WordMask.")
+    """Program and arguments of a server on 127.0.0.1; ServerStartError: there is no folder ``studies``.
+
+    app: where models, requests and logs are kept; `wordmask serve` makes it when it is missing. conf: settings such as
+    {"preset": "tiny"}. The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH has a say in it.
+    """
     if not studies.is_dir():
         raise ServerStartError(f"There is no folder {studies.name!r}; choose the folder with the images that the server shall offer.")
-    command = [*environment.command, "start_server", "--app", str(app.absolute()), "--studies", str(studies.absolute())]
+    command = [str(environment.python), "-m", "wordmask.cli", "serve", "--app", str(app.absolute()), "--studies", str(studies.absolute())]
     command += ["--host", HOST, "--port", str(port)]
     for name, value in (conf or {}).items():
-        command += ["--conf", name, value]
+        command += ["--conf", f"{name}={value}"]
     return command
 
 
