@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from tests.slicer import libraries
 
 REAL_DATA = "WORDMASK_REAL_DATA"
+
+# Of several workers each has one core, and so has every process that its tests start. torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +29,23 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("wordmask")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadgroup``: the tests of a file go to one worker, so that none of its fixtures is made twice; so do those of a group.
+
+    A group is for tests of several files that share a server: ``@pytest.mark.xdist_group("a_server")``.
+    """
+    if config.option.dist != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FilesAndGroups(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).split("::")[0]
+
+    return FilesAndGroups(config, log)
 
 
 def _benchmarks_asked_for(config: pytest.Config) -> bool:
