@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def repeating(work: Callable[[], object]) -> Iterator[int]:
-    """A copy of this process that has done the work once and goes on with it: its id. SIGKILL at the end."""
+def repeating(prepare: Callable[[], Callable[[], object]]) -> Iterator[None]:
+    """A copy of this process that prepares its work, has done it once and goes on with it. SIGKILL at the end."""
     reading, writing = os.pipe()
     process_id = os.fork()
     if not process_id:
         try:
+            work = prepare()
             work()
             os.write(writing, b".")
             while True:
                 work()
-        except Exception:
+        except Exception:  # noqa: BLE001  a child must not go on as a second pytest
             traceback.print_exc()
         finally:
             os._exit(1)
@@ -29,7 +30,7 @@ def repeating(work: Callable[[], object]) -> Iterator[int]:
         began = done.read(1)
     try:
         assert began, "the work failed; standard error says why"
-        yield process_id
+        yield
     finally:
         os.kill(process_id, signal.SIGKILL)
         _, status = os.waitpid(process_id, 0)

@@ -198,8 +198,7 @@ def test_a_server_killed_while_it_saves_leaves_the_old_label_or_the_new_one(stud
 
     moments = random.Random(0)
     for _ in range(8):
-        saver = GuardedDatastore(str(studies), extensions=ENDINGS)
-        with repeating(partial(save, saver)):
+        with repeating(lambda: partial(save, GuardedDatastore(str(studies), extensions=ENDINGS))):
             time.sleep(moments.uniform(0, 0.05))
         json.loads((studies / "datastore_v2.json").read_text())
         again = GuardedDatastore(str(studies), extensions=ENDINGS)

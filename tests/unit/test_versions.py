@@ -157,7 +157,7 @@ def test_a_publisher_killed_at_any_moment_leaves_a_sound_version(tmp_path):
 
     published = 0
     for _ in range(8):
-        with repeating(partial(ModelStore(folder).publish, write)):
+        with repeating(lambda: partial(ModelStore(folder).publish, write)):
             time.sleep(moments.uniform(0, 0.1))
         store = ModelStore(folder)
         served = store.served()
