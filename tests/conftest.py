@@ -12,6 +12,13 @@ from tests.slicer import libraries
 
 REAL_DATA = "WORDMASK_REAL_DATA"
 
+# A server that is started once for several files. pytest-xdist's own marker for this, xdist_group, has no effect with pytest 9.2.
+SHARED_SERVERS = {
+    "a_server": ("integration/test_faults.py", "integration/test_server.py"),
+    "a_learning_server": ("integration/test_active_learning.py", "integration/test_training.py"),
+    "the_server": ("slicer/test_client.py", "slicer/test_findings.py", "slicer/test_server_process.py", "slicer/test_widget.py"),
+}
+
 # Of several workers each has one core, and so has every process that its tests start. torch reads this when it is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,19 +40,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist loadgroup``: the tests of a file go to one worker, so that none of its fixtures is made twice; so do those of a group.
+    """With several workers: one runs all tests of a file, so that no fixture is made twice, and all files that share a server."""
+    from xdist.scheduler import LoadFileScheduling
 
-    A group is for tests of several files that share a server: ``@pytest.mark.xdist_group("a_server")``.
-    """
-    if config.option.dist != "loadgroup":
-        return None
-    from xdist.scheduler import LoadGroupScheduling
-
-    class FilesAndGroups(LoadGroupScheduling):
+    class ByServerOrFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return super()._split_scope(nodeid).split("::")[0]
+            file = super()._split_scope(nodeid)
+            return next((server for server, files in SHARED_SERVERS.items() if file.endswith(files)), file)
 
-    return FilesAndGroups(config, log)
+    return ByServerOrFile(config, log)
 
 
 def _benchmarks_asked_for(config: pytest.Config) -> bool:

@@ -163,7 +163,6 @@ def test_a_damaged_file_of_scores_costs_a_warning(a_stub_server, caplog):
 
 
 @pytest.mark.server
-@pytest.mark.xdist_group("a_learning_server")
 def test_from_the_first_question_to_the_last_label(a_learning_server):
     learning = a_learning_server
     client, by_name = learning.client, {case.name: case for case in pictures()}

@@ -30,7 +30,7 @@ from wordmask.app_client import Answer, AppClient, ServerError
 from wordmask.bundles import WEIGHTS, bundle_folder
 from wordmask.versions import ModelStore
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("a_server")]
+pytestmark = pytest.mark.server
 
 CT, PICTURE = "ct_trunk", "dermoscopy_1"
 LONG = {"prompt": "liver, spleen, heart, lung", "plane": "sagittal"}  # of `a_new_volume`: half a minute on two cores

@@ -14,7 +14,7 @@ from tests.support.servers import MODEL, SAMPLES
 
 from wordmask.app_client import Answer, ServerError
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("a_server")]
+pytestmark = pytest.mark.server
 
 CT, PICTURE, XRAY = "ct_chest_abdomen", "dermoscopy_1", "xray_1"
 TRUTH = SAMPLES / "truth"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from tests.support.learning import HOURS, QUICK, LearningServer, pictures
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("a_learning_server")]
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture
