@@ -1,4 +1,4 @@
-"""One real server with the bundled model for all tests of a run, started as the module starts it.
+"""One real `wordmask serve` with the bundled model for all tests of a run, started as the module starts it.
 
 It asks for tokens, takes uploads of 8 MB, and lets two jobs wait. Tests leave its queue empty, and give what they upload new names.
 """

@@ -1,4 +1,4 @@
-"""The client against a real server with the bundled model: everything that the module asks of a server.
+"""The client against a real `wordmask serve` with the bundled model: everything that the module asks of a server.
 
 What it does with broken servers is in test_client_faults.py and test_client_transport.py.
 """

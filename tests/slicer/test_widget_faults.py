@@ -117,7 +117,7 @@ def test_a_server_that_is_down_is_told_with_the_command_that_starts_it(a_scene: 
         write(widget.ui.wordsLine, "liver")
         click(button)
         until_done(widget)
-        assert "start it with: " in message(widget)
+        assert "start it with: monailabel start_server" in message(widget)
     check_untouched(widget, volume, before, temporary_files)
 
 
