@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.slicer import libraries
+from tests.slicer.views import SliceView
 
 WITHOUT = """
 import sys
@@ -19,38 +21,41 @@ from tests.slicer import libraries
 libraries.missing_libraries = lambda need: ("libnothing.so.1",)
 for name in ("QtCore", "QtGui", "QtWidgets"):
     sys.modules[f"PySide6.{name}"] = None
-sys.exit(pytest.main([*sys.argv[1:], "-q", "-p", "no:cacheprovider"]))
+sys.exit(pytest.main(["tests/slicer", "-q", "-p", "no:cacheprovider", "-k", "widget or harness or qt_transport or views or jumping"]))
 """
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run_without(*arguments: str, **environment: str) -> str:
-    """What pytest prints on such a machine."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", libraries.REQUIRED))}
-    command = [sys.executable, "-c", WITHOUT, *arguments]
-    ran = subprocess.run(command, cwd=REPOSITORY, env={**kept, **environment}, capture_output=True, text=True, timeout=600, check=False)
-    return f"{ran.stdout}\n{ran.stderr}\nstatus {ran.returncode}"
+@pytest.fixture
+def no_opengl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if libGL.so.1 could not be loaded."""
+    monkeypatch.setattr(libraries, "_can_be_loaded", lambda library: library != "libGL.so.1")
+    monkeypatch.delenv(libraries.REQUIRED, raising=False)
+    libraries.missing_libraries.cache_clear()
+    yield
+    libraries.missing_libraries.cache_clear()
 
 
 def test_what_needs_missing_libraries_is_skipped_with_the_line_that_brings_them() -> None:
-    said = run_without("tests/slicer", "-k", "widget or harness or qt_transport or views or jumping")
-    assert said.endswith("status 0"), said
-    assert "tests of the Slicer module were NOT run, because libraries are missing" in said
-    assert libraries.INSTALL in said
-    assert re.search(r"^\d+ passed, \d+ skipped, \d+ deselected in", said, re.MULTILINE), said
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", libraries.REQUIRED))}
+    command = [sys.executable, "-c", WITHOUT]
+    ran = subprocess.run(command, cwd=REPOSITORY, env=kept, capture_output=True, text=True, timeout=600, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "tests of the Slicer module were NOT run, because libraries are missing" in ran.stdout
+    assert libraries.INSTALL in ran.stdout
+    assert re.search(r"^\d+ passed, \d+ skipped, \d+ deselected in", ran.stdout, re.MULTILINE), ran.stdout
 
 
-def test_missing_libraries_are_a_failure_where_every_test_must_be_run() -> None:
-    said = run_without("tests/slicer/test_findings.py", "-k", "jumping", **{libraries.REQUIRED: "1"})
-    assert said.endswith("status 1"), said
-    assert "VTK's rendering needs libnothing.so.1, which this machine lacks." in said
-    assert re.search(r"^\d+ deselected, 1 error in", said, re.MULTILINE), said
-
-
-@pytest.mark.parametrize("need", libraries.NEEDS)
-def test_libraries_that_cannot_be_loaded_are_named(need: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libraries, "_can_be_loaded", lambda library: library != "libGL.so.1")
-    libraries.missing_libraries.cache_clear()
-    assert libraries.missing_libraries(need) == (("libGL.so.1",) if sys.platform.startswith("linux") else ())
-    libraries.missing_libraries.cache_clear()
-    assert " libgl1 " in libraries.INSTALL
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the libraries are those of Linux")
+def test_a_missing_library_is_a_reason_to_skip_and_a_failure_where_every_test_must_be_run(
+    no_opengl: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert libraries.missing_libraries("qt") == libraries.missing_libraries("rendering") == ("libGL.so.1",)
+    assert libraries.reasons_to_skip() == {
+        "qt": "libraries: Qt needs libGL.so.1",
+        "rendering": "libraries: VTK's rendering needs libGL.so.1",
+    }
+    monkeypatch.setenv(libraries.REQUIRED, "1")
+    assert libraries.reasons_to_skip() == {}
+    with pytest.raises(ImportError, match=r"VTK's rendering needs libGL\.so\.1, which this machine lacks\. .*apt-get install .* libgl1 "):
+        SliceView()
