@@ -25,14 +25,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
         for item in items:
             if item.path.is_relative_to(Path(__file__).parent) and "server" in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group("server"))
-    if libraries.must_not_be_missing():
-        return
-    for need in libraries.NEEDS:
-        if missing := libraries.missing_libraries(need):
-            reason = f"libraries: {libraries.NEEDS[need]} needs {missing[0]}"
-            for item in items:
-                if need in getattr(item, "fixturenames", ()):
-                    item.add_marker(pytest.mark.skip(reason=reason))
+    for need, reason in libraries.reasons_to_skip().items():
+        for item in items:
+            if need in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -57,10 +57,13 @@ def outcome(ask: Callable[[], Any]) -> Any:
 # --- a server that does not answer ---------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_not_there_is_a_sentence_with_the_command_for_this_machine_alone():
+def test_no_server_is_a_sentence_that_says_how_to_start_one():
     with pytest.raises(errors.ServerUnreachableError, match=r"No server at .*start it with: wordmask serve --studies FOLDER") as refusal:
         client(f"127.0.0.1:{a_closed_port()}").handshake()
     assert is_a_sentence(refusal.value)
+
+
+def test_no_server_on_another_machine_is_not_answered_with_a_command_for_this_one():
     with pytest.raises(errors.ServerUnreachableError, match="No machine has the name") as refusal:
         client("no-such-machine.invalid").health()
     assert is_a_sentence(refusal.value)

@@ -190,6 +190,12 @@ def test_a_server_that_is_too_slow_is_given_up(script: Script) -> None:
         ask(server.url, calls.health(), timeout=0.6)
 
 
+def test_a_slow_file_is_waited_for_as_long_as_it_comes(tmp_path: Path) -> None:
+    with fault_server(trickles(SENT + WHOLE, 0.1, at_once=len(SENT + WHOLE) - 32)) as server:  # longer than the time-out, in small steps
+        found = ask(server.url, calls.job_result("0123", tmp_path, "result"), timeout=3.0)
+    assert found.path.read_bytes() == b"voxels" * 1000
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -287,7 +293,7 @@ def test_a_server_without_encryption_is_told() -> None:
         caller.send(head("400 Bad Request", Content_Length="0"))
 
     with fault_server(answers_plainly) as server, pytest.raises(errors.EncryptionError) as found:
-        ask(server.url.replace("http:", "https:"), calls.health(), timeout=5.0)
+        ask(server.url.replace("http:", "https:"), calls.health())
     assert is_a_sentence(found.value)
 
 

@@ -109,29 +109,22 @@ def test_an_overlay_goes_when_another_volume_is_chosen(a_panel_with_a_result: An
     assert volume.GetImageData() is not None
 
 
-@pytest.mark.parametrize("stage", ["health", "start", "job", "result"])
-@pytest.mark.parametrize(
-    "script", [says("x", "500 Internal Server Error"), sends(b"\x00\xffwhat\r\n\r\n"), hangs_up], ids=["500", "garbage", "hangs up"]
-)
-def test_an_overlay_that_fails_changes_nothing(script: Script, stage: str, a_panel_with_a_result: Any) -> None:
+def test_an_overlay_that_fails_or_does_not_fit_changes_nothing(a_panel_with_a_result: Any, tmp_path: Path) -> None:
     widget, volume, now = a_panel_with_a_result
-    before = scene_state(volume)
-    now[stage] = script
-    click(widget.ui.overlayButton)
-    until_done(widget)
-    assert is_a_sentence(ValueError(message(widget))), message(widget)
-    assert scene_state(volume) == before
-
-
-@pytest.mark.parametrize(("shape", "origin"), [((3, 7, 8), (10, -20, 30.5)), (SHAPE, (0, 0, 0))], ids=["another size", "another place"])
-def test_an_overlay_that_does_not_fit_changes_nothing(shape: Any, origin: Any, a_panel_with_a_result: Any, tmp_path: Path) -> None:
-    widget, volume, now = a_panel_with_a_result
-    before = scene_state(volume)
-    now["result"] = numbers(tmp_path, np.full(shape, 0.1), affine(origin=origin))
-    click(widget.ui.overlayButton)
-    until_done(widget)
-    assert is_a_sentence(ValueError(message(widget))), message(widget)
-    assert scene_state(volume) == before
+    before, good = scene_state(volume), dict(now)
+    broken, garbage = says("x", "500 Internal Server Error"), sends(b"\x00\xffwhat\r\n\r\n")
+    another_size = numbers(tmp_path, np.full((3, 7, 8), 0.1))
+    another_place = numbers(tmp_path, np.full(SHAPE, 0.1), affine(origin=(0, 0, 0)))
+    for stage, script in (
+        *(("health", broken), ("start", garbage), ("job", hangs_up)),
+        *(("result", script) for script in (broken, garbage, hangs_up, another_size, another_place)),
+    ):
+        now.update({**good, stage: script})
+        click(widget.ui.overlayButton)
+        until_done(widget)
+        assert is_a_sentence(ValueError(message(widget))), f"{stage}: {message(widget)}"
+        assert scene_state(volume) == before, stage
+        now.pop("health", None)
 
 
 def test_an_overlay_of_zeros_has_no_slice_that_stands_out(a_panel_with_a_result: Any, tmp_path: Path) -> None:
