@@ -18,6 +18,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+from WordMaskLib import sample_data
 from WordMaskLib.addresses import ServerAddress, repair_address
 from WordMaskLib.client import WordMaskClient
 from WordMaskLib.errors import ClientError
@@ -38,6 +39,7 @@ class WordMask(ScriptedLoadableModule):  # type: ignore[misc]
         self.parent.contributors = ["The WordMask authors"]
         self.parent.helpText = _("Type words and get them as segments, from a MONAI Label server with the WordMask app.")
         self.parent.acknowledgementText = _("Models and datasets are named in the documentation of the server.")
+        slicer.app.connect("startupCompleted()", sample_data.register)  # not before: it needs another module
 
 
 class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
@@ -107,7 +109,7 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         server = ServerSection(self.panel)
         others = [section(self.panel) for section in (WordsSection, ResultsSection, OverlaySection, CasesSection, TrainingSection)]
         self.scene = SceneSection(self.panel, server)
-        self.panel.sections += [server, LocalSection(self.panel, server), *others, self.scene]
+        self.panel.sections += [server, LocalSection(self.panel, server), self.scene, *others]
         for event, step in (
             (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
             (slicer.mrmlScene.EndCloseEvent, self.onSceneEndChange),

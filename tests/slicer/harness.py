@@ -175,6 +175,10 @@ class _Application:
         self.processEvents: Any = lambda *_: None
         self.setOverrideCursor: Any = lambda *_: None
         self.restoreOverrideCursor: Any = lambda *_: None
+        self.connections: list[tuple[str, Any]] = []
+
+    def connect(self, signal: str, slot: Any) -> None:
+        self.connections.append((signal, slot))
 
     def applicationLogic(self) -> Any:
         return self._logic

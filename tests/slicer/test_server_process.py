@@ -352,5 +352,5 @@ def test_a_real_server_is_started_found_and_judged(server: Running):
     assert found.version == __version__
     assert find_running_server([server.process.address], timeout=10) is None  # not without a token
     assert free_port(server.process.address.port) != server.process.address.port
-    assert "Uvicorn running on" in server.process.log_end()
+    assert f"WordMask is ready at {server.url}" in server.process.log_end()
     assert "\x1b" not in server.process.log_end()

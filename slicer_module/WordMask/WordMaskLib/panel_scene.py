@@ -1,6 +1,6 @@
 """The panel and the scene's parameter node say the same, so that a saved scene brings back volume, segmentation, points, words and model.
 
-Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and knows no model that a server has to offer.
+Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list of models is the server's.
 """
 
 from __future__ import annotations

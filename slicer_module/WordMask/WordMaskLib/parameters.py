@@ -16,7 +16,7 @@ class WordMaskParameterNode:
     Neither the address nor the token: who opens somebody else's scene shall not send images to somebody else's server.
     """
 
-    inputVolume: vtkMRMLScalarVolumeNode
+    inputVolume: vtkMRMLScalarVolumeNode  # noqa: N815 - Slicer's way
     segmentation: vtkMRMLSegmentationNode
     hint: vtkMRMLMarkupsNode
     words: str
