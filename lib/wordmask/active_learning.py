@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 
 import numpy as np
@@ -19,6 +18,7 @@ from scipy.spatial.distance import cdist
 
 from wordmask.case_scores import CaseScore, embed_case, score_case
 from wordmask.errors import RequestError
+from wordmask.resources import look_up
 
 __all__ = ["STRATEGIES", "CaseScore", "Choice", "choose", "embed_case", "look_up_strategy", "score_case"]
 
@@ -48,11 +48,7 @@ def choose(strategy: str, candidates: Sequence[CaseScore], labelled: Sequence[Ca
 
 def look_up_strategy(name: str) -> str:
     """The name itself; RequestError with the nearest right one when there is no such strategy."""
-    if name in STRATEGIES:
-        return name
-    close = get_close_matches(name, STRATEGIES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise RequestError(f"There is no strategy {name[:60]!r}.{hint} Strategies: {', '.join(STRATEGIES)}.")
+    return look_up(name, STRATEGIES, "strategy", RequestError)
 
 
 def _first(candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], seed: int) -> Choice:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from wordmask.geometry import Plane, Slicing, slicing_for
 from wordmask.presets import Preset
 from wordmask.prompt_sets import load_prompt_sets
 from wordmask.prompts import Prompt, parse_prompts
+from wordmask.resources import suggest
 from wordmask.segmenters.base import Capabilities
 from wordmask.transforms import Window, body_slices, choose_plane, to_unit_range, window_named
 from wordmask.vocabulary import VocabularyEntry, load_vocabulary
@@ -91,7 +91,7 @@ def check_outputs(keep: Collection[str], capabilities: Capabilities, model: str)
     """Which maps to keep besides the labels; RequestError for an unknown one, or one that the model does not give."""
     for name in keep:
         if name not in OUTPUTS:
-            raise RequestError(f"There is no output {name!r}.{_nearest(name, OUTPUTS)} Outputs: {', '.join(OUTPUTS)}.")
+            raise RequestError(f"There is no output {name!r}.{suggest(name, OUTPUTS)} Outputs: {', '.join(OUTPUTS)}.")
     if "attribution" in keep and not capabilities.attribution:
         raise RequestError(f"Model {model!r} has no attribution maps; ask for probability or uncertainty.")
     return frozenset(keep) - {"labels"}
@@ -184,8 +184,3 @@ def _called(volume: Volume) -> str:
     if volume.is_picture:
         return "a picture"
     return "of an unknown kind" if volume.modality == "unknown" else volume.modality
-
-
-def _nearest(name: str, names: Collection[str]) -> str:
-    close = get_close_matches(name, names, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,12 +1,10 @@
-"""Presets: the classes hold meaning and limits, the YAML files in configs/<model>/ hold the numbers.
+"""Presets: the classes hold meaning and limits, the YAML files in configs/models/<model>/ hold the numbers.
 
 A misspelt key is refused. Knows the encoders' configurations; not volumes, not the server.
 """
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
@@ -15,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from wordmask.encoders.clip import ClipConfig
 from wordmask.encoders.sam import SamConfig
 from wordmask.errors import UnknownModelError
-
-CONFIGS = files("wordmask") / "configs"
+from wordmask.resources import config_names, read_config, suggest
 
 
 class _Settings(BaseModel):
@@ -119,21 +116,14 @@ class Preset(_Settings):
 
 def preset_names(model: str) -> list[str]:
     """The presets that ship for a model, in alphabetical order."""
-    folder = CONFIGS / model
-    return (
-        sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
-        if folder.is_dir()
-        else []
-    )
+    return config_names("models", model)
 
 
 def load_preset(model: str, name: str) -> Preset:
-    """Read configs/<model>/<name>.yaml; UnknownModelError names the nearest right one."""
+    """Read configs/models/<model>/<name>.yaml; UnknownModelError names the nearest right one."""
     names = preset_names(model)
     if name not in names:
-        close = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownModelError(f"Model {model!r} has no preset {name!r}.{hint} Presets: {', '.join(names)}.")
+        raise UnknownModelError(f"Model {model!r} has no preset {name!r}.{suggest(name, names)} Presets: {', '.join(names)}.")
     try:
         values = _values(model, name)
         if teacher := values.get("teacher"):
@@ -144,5 +134,5 @@ def load_preset(model: str, name: str) -> Preset:
 
 
 def _values(model: str, name: str) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((CONFIGS / model / f"{name}.yaml").read_text(encoding="utf-8"))
+    values: dict[str, Any] = yaml.safe_load(read_config("models", model, f"{name}.yaml"))
     return values

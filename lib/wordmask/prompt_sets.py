@@ -7,7 +7,6 @@ never replaced.
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib.resources import files
 from typing import Annotated, Literal, Self
 
 import yaml
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from wordmask.errors import RequestError
 from wordmask.prompts import Prompt
+from wordmask.resources import read_config
 from wordmask.vocabulary import Modality, load_vocabulary
 
 LONGEST_NAME = 5  # words; what is longer and not in the vocabulary is a sentence: "lower pole of left kidney" still is a name
@@ -106,7 +106,7 @@ def read_prompt_sets(text: str) -> PromptSets:
 @lru_cache(maxsize=1)
 def load_prompt_sets() -> PromptSets:
     """The prompt sets that ship with the package, read once."""
-    return read_prompt_sets((files("wordmask") / "configs" / "prompt_sets.yaml").read_text(encoding="utf-8"))
+    return read_prompt_sets(read_config("prompt_sets.yaml"))
 
 
 def _class_name(prompt: Prompt, known: PromptSets, modality: Modality | None) -> str:

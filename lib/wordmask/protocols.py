@@ -1,6 +1,6 @@
 """The papers' experiments: which data sets are learned from, which are tested on, how, and what was published.
 
-configs/protocols/<name>.yaml holds them, configs/protocols/data_sets.yaml the data sets. Knows folders, words and numbers; not models.
+configs/papers/<name>.yaml holds them, configs/papers/data_sets.yaml the data sets. Knows folders, words and numbers; not models.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from wordmask.cases import Case, cases_from_folder
 from wordmask.errors import RequestError
+from wordmask.resources import config_names, look_up, read_config
 
-FOLDER = files("wordmask") / "configs" / "protocols"
 DATA_SETS = "data_sets.yaml"
 
 Part = Literal["train", "test"]
@@ -110,23 +108,19 @@ class Protocol(_Settings):
 
 def protocol_names() -> list[str]:
     """The protocols that ship."""
-    names = (item.name for item in FOLDER.iterdir() if item.name.endswith(".yaml") and item.name != DATA_SETS)
-    return sorted(name.removesuffix(".yaml") for name in names)
+    return [name for name in config_names("papers") if f"{name}.yaml" != DATA_SETS]
 
 
 def load_protocol(name: str) -> Protocol:
     """RequestError names the nearest right one."""
-    if name not in protocol_names():
-        close = get_close_matches(name, protocol_names(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RequestError(f"There is no protocol {name!r}.{hint} Protocols: {', '.join(protocol_names())}.")
-    return Protocol(name=name, **yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    look_up(name, protocol_names(), "protocol", RequestError)
+    return Protocol(name=name, **yaml.safe_load(read_config("papers", f"{name}.yaml")))
 
 
 @cache
 def data_sets() -> dict[str, DataSet]:
     """All data sets of the protocols by name."""
-    entries = yaml.safe_load((FOLDER / DATA_SETS).read_text(encoding="utf-8"))
+    entries = yaml.safe_load(read_config("papers", DATA_SETS))
     return {name: DataSet(name=name, **entry) for name, entry in entries.items()}
 
 

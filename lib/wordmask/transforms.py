@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from wordmask.errors import RequestError
 from wordmask.geometry import Plane, Slicing, slicing_for
+from wordmask.resources import look_up, read_config
 from wordmask.volumes import Volume
 
 __all__ = [
@@ -71,18 +70,14 @@ class Window:
 @cache
 def load_windows() -> Mapping[str, Window]:
     """The named CT windows of configs/windows.yaml, in its order; read-only."""
-    text = (files("wordmask") / "configs" / "windows.yaml").read_text(encoding="utf-8")
+    text = read_config("windows.yaml")
     return MappingProxyType({name: Window(**numbers) for name, numbers in yaml.safe_load(text).items()})
 
 
 def window_named(name: str) -> Window:
     """One of `load_windows`; RequestError names the nearest right one."""
     windows = load_windows()
-    if name not in windows:
-        close = get_close_matches(str(name), windows, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RequestError(f"There is no window {name!r}.{hint} Windows: {', '.join(windows)}.")
-    return windows[name]
+    return windows[look_up(name, windows, "window", RequestError)]
 
 
 def choose_plane(volume: Volume, plane: str = "auto") -> Plane:
@@ -93,10 +88,7 @@ def choose_plane(volume: Volume, plane: str = "auto") -> Plane:
     """
     names = ["auto", *Plane]
     wanted = plane.strip().lower() if isinstance(plane, str) else plane
-    if wanted not in names:
-        close = get_close_matches(str(wanted), names, n=1)
-        hint = f" Did you mean {str(close[0])!r}?" if close else ""
-        raise RequestError(f"There is no plane {plane!r}.{hint} Planes: {', '.join(names)}.")
+    look_up(wanted, names, "plane", RequestError)
     if volume.is_picture:
         return Plane.AXIAL
     return _finest_plane(volume) if wanted == "auto" else Plane(wanted)

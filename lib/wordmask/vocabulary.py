@@ -10,13 +10,14 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.resources import files
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
+
+from wordmask.resources import read_config
 
 SHORTEST_MISSPELLING = 3  # letters; below that, every second word is one edit away
 LEAST_SIMILARITY = 0.7  # of Damerau-Levenshtein, 0..1: one edit in four letters ("lnug"), three in ten ("galblader", "oesofagis")
@@ -212,4 +213,4 @@ def read_vocabulary(text: str) -> Vocabulary:
 @lru_cache(maxsize=1)
 def load_vocabulary() -> Vocabulary:
     """The vocabulary that ships with the package, read once."""
-    return read_vocabulary((files("wordmask") / "configs" / "vocabulary.yaml").read_text(encoding="utf-8"))
+    return read_vocabulary(read_config("vocabulary.yaml"))

@@ -13,9 +13,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import IO, Literal, Self
 
@@ -25,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, mod
 
 from wordmask.download import Patience, download, sha256_of
 from wordmask.errors import WeightsError
+from wordmask.resources import read_config, suggest
 
 RECORD = "verified.json"  # in each entry's folder: file -> what was checked, and when the file last changed
 Report = Callable[[str, int, int | None], None]
@@ -74,7 +73,7 @@ class WeightEntry(BaseModel):
 @cache
 def catalogue() -> dict[str, WeightEntry]:
     """Name -> entry, as in configs/weights.yaml, in that order."""
-    text = (files("wordmask") / "configs" / "weights.yaml").read_text(encoding="utf-8")
+    text = read_config("weights.yaml")
     return TypeAdapter(dict[str, WeightEntry]).validate_python(yaml.safe_load(text))
 
 
@@ -82,9 +81,7 @@ def find_entry(name: str) -> WeightEntry:
     """The entry of that name; WeightsError names the nearest right one."""
     entries = catalogue()
     if name not in entries:
-        close = get_close_matches(name, entries, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise WeightsError(f"There are no weights named {name!r}.{hint} Names: {', '.join(entries)}.")
+        raise WeightsError(f"There are no weights named {name!r}.{suggest(name, entries)} Names: {', '.join(entries)}.")
     return entries[name]
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 
 from wordmask.errors import RequestError
 from wordmask.prompts import Prompt, parse_prompts
+from wordmask.resources import suggest
 
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 
@@ -83,9 +83,8 @@ def _refuse_unknown(conf: Mapping[str, str]) -> None:
     known = [*_TEXTS, *_NUMBERS]
     for name in conf:
         if name not in known:
-            close = get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"did you mean {close[0]}?" if close else f"the settings are {', '.join(known)}."
-            raise RequestError(f"--conf {shorten(name, 40)} is not a setting of WordMask; {hint}")
+            wrong = f"--conf {shorten(name, 40)} is not a setting of WordMask."
+            raise RequestError(f"{wrong}{suggest(name, known)} Settings: {', '.join(known)}.")
 
 
 def _whole_number(name: str, conf: Mapping[str, str]) -> int:

@@ -271,7 +271,7 @@ def test_images_that_share_an_id_are_reported(tmp_path: Path):
         ({"words": ""}, PromptError, "word"),
         ({"models": " , "}, RequestError, "names no model"),
         ({"cache_mb": "-1"}, RequestError, "cache_mb"),
-        ({"word": "liver"}, RequestError, "did you mean words"),
+        ({"word": "liver"}, RequestError, "Did you mean 'words'"),
     ],
 )
 def test_a_wrong_setting_is_refused_at_the_start(conf, error, sentence):

@@ -19,7 +19,7 @@ from tests.integration.test_serve import MODEL, serving
 
 from wordmask.app_client import AppClient, free_port
 
-IN_THE_WHEEL = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "lib", "monailabel_app")
+IN_THE_WHEEL = ("pyproject.toml", "setup.py", "configs", "constraints.txt", "README.md", "LICENSE", "lib", "monailabel_app")
 IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info", "logs", "spool", "bin", "[0-9]*")
 
 pytestmark = pytest.mark.server

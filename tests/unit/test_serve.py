@@ -74,8 +74,8 @@ def test_an_empty_studies_folder_is_a_warning(tmp_path, studies):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("modles=tiny", "did you mean models?"),
-        ("zebra=1", "the settings are models,"),
+        ("modles=tiny", "Did you mean 'models'?"),
+        ("zebra=1", "Settings: models,"),
         ("preset", "has no equals sign"),
         ("queue=many", "is a whole number of jobs"),
     ],

@@ -10,7 +10,6 @@ import abc
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +20,7 @@ from wordmask.errors import RequestError, UnknownModelError
 from wordmask.frames import Frame
 from wordmask.presets import Preset, load_preset
 from wordmask.prompts import Prompt
+from wordmask.resources import look_up
 
 SEGMENTERS = {  # name on the wire -> where it lives; listing the names imports no model
     "simple_vilmedsam": "wordmask.segmenters.simple_vilmedsam:SimpleViLMedSAM",
@@ -175,11 +175,7 @@ def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Te
 
 def segmenter_class(name: str) -> type[Segmenter]:
     """The class of a model; UnknownModelError names the nearest right one."""
-    if name not in SEGMENTERS:
-        close = get_close_matches(name, SEGMENTERS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownModelError(f"There is no model {name!r}.{hint} Models: {', '.join(SEGMENTERS)}.")
-    found: type[Segmenter] = pkgutil.resolve_name(SEGMENTERS[name])
+    found: type[Segmenter] = pkgutil.resolve_name(SEGMENTERS[look_up(name, SEGMENTERS, "model", UnknownModelError)])
     return found
 
 

@@ -1,4 +1,4 @@
-"""How a training on labelled cases goes: numbers with meaning and limits; configs/training/<name>.yaml holds the values.
+"""How a training on labelled cases goes: numbers with meaning and limits; configs/recipes/finetuning/<name>.yaml holds the values.
 
 Knows numbers; not models, not data.
 """
@@ -6,17 +6,15 @@ Knows numbers; not models, not data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from wordmask.errors import RequestError
+from wordmask.resources import config_names, look_up, read_config, suggest
 
-FOLDER = files("wordmask") / "configs" / "training"
+KIND = "finetuning"
 AnyRecipe = TypeVar("AnyRecipe", bound=BaseModel)
 
 
@@ -72,30 +70,25 @@ class Recipe(BaseModel):
         return self
 
 
-def recipe_names(folder: Traversable = FOLDER) -> list[str]:
-    """The recipes that ship."""
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+def recipe_names(kind: str = KIND) -> list[str]:
+    """The recipes that ship for a kind of training, a folder of configs/recipes."""
+    return config_names("recipes", kind)
 
 
 def load_recipe(name: str, **changes: Any) -> Recipe:
     """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
-    return read_recipe(Recipe, FOLDER, name, changes)
+    return read_recipe(Recipe, KIND, name, changes)
 
 
-def read_recipe(kind: type[AnyRecipe], folder: Traversable, name: str, changes: Mapping[str, Any]) -> AnyRecipe:
-    """Recipe ``name`` of any kind of training, from the folder with those of that kind; see `load_recipe`."""
-    names = recipe_names(folder)
-    if name not in names:
-        close = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise RequestError(f"There is no recipe {name!r}.{hint} Recipes: {', '.join(names)}.")
-    values = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+def read_recipe(recipe: type[AnyRecipe], kind: str, name: str, changes: Mapping[str, Any]) -> AnyRecipe:
+    """Recipe ``name`` of any kind of training, from its folder of configs/recipes; see `load_recipe`."""
+    look_up(name, recipe_names(kind), "recipe", RequestError)
+    values = yaml.safe_load(read_config("recipes", kind, f"{name}.yaml"))
     try:
-        return kind(name=name, **{**values, **changes})
+        return recipe(name=name, **{**values, **changes})
     except ValidationError as error:
         first = error.errors()[0]
         setting = ".".join(map(str, first["loc"]))
         owner = f"The setting {setting!r} of recipe {name!r}" if setting else f"Recipe {name!r} with these settings"
-        close = get_close_matches(setting, kind.model_fields, n=1)
-        hint = f" Did you mean {close[0]!r}?" if first["type"] == "extra_forbidden" and close else ""
+        hint = suggest(setting, recipe.model_fields) if first["type"] == "extra_forbidden" else ""
         raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error

@@ -1,18 +1,17 @@
-"""How a tuning of CLIP on captions goes: numbers with meaning and limits; configs/tuning/<name>.yaml holds the values.
+"""How a tuning of CLIP on captions goes: numbers with meaning and limits; configs/recipes/clip_tuning/<name>.yaml holds the values.
 
 Knows numbers; not models, not data. The published ones stand in methods.md 2.2.
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from wordmask.training.recipes import read_recipe
 
-FOLDER = files("wordmask") / "configs" / "tuning"
+KIND = "clip_tuning"
 
 
 class TuneRecipe(BaseModel):
@@ -43,4 +42,4 @@ class TuneRecipe(BaseModel):
 
 def load_tune_recipe(name: str, **changes: Any) -> TuneRecipe:
     """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
-    return read_recipe(TuneRecipe, FOLDER, name, changes)
+    return read_recipe(TuneRecipe, KIND, name, changes)

@@ -1,11 +1,10 @@
-"""How nnU-Net is trained on zero-shot masks (methods.md 2.4): numbers with meaning and limits; configs/weak/<name>.yaml holds the values.
+"""How nnU-Net is trained on zero-shot masks (methods.md 2.4): numbers with meaning and limits; the values are in configs/recipes/weak.
 
 Knows numbers; not nnU-Net, not images. What is not named here is nnU-Net's own choice.
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
 from math import floor
 from typing import Any, Literal, Self
 
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from wordmask.training.recipes import read_recipe, recipe_names
 
-FOLDER = files("wordmask") / "configs" / "weak"
+KIND = "weak"
 
 
 class WeakRecipe(BaseModel):
@@ -77,9 +76,9 @@ class WeakRecipe(BaseModel):
 
 def weak_recipe_names() -> list[str]:
     """The recipes that ship."""
-    return recipe_names(FOLDER)
+    return recipe_names(KIND)
 
 
 def load_weak_recipe(name: str, **changes: Any) -> WeakRecipe:
     """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
-    return read_recipe(WeakRecipe, FOLDER, name, changes)
+    return read_recipe(WeakRecipe, KIND, name, changes)
