@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from tests.slicer import libraries
 
 REAL_DATA = "WORDMASK_REAL_DATA"
+
+# A server that is started once for several files. pytest-xdist's own marker for this, xdist_group, has no effect with pytest 9.2.
+SHARED_SERVERS = {
+    "a_server": ("integration/test_faults.py", "integration/test_server.py"),
+    "a_learning_server": ("integration/test_active_learning.py", "integration/test_training.py"),
+    "the_server": ("slicer/test_client.py", "slicer/test_findings.py", "slicer/test_server_process.py", "slicer/test_widget.py"),
+}
+
+# Of several workers each has one core, and so has every process that its tests start. torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +36,19 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("wordmask")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers: one runs all tests of a file, so that no fixture is made twice, and all files that share a server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServerOrFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((server for server, files in SHARED_SERVERS.items() if file.endswith(files)), file)
+
+    return ByServerOrFile(config, log)
 
 
 def _benchmarks_asked_for(config: pytest.Config) -> bool:
@@ -50,12 +76,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say it loudly when the checks on real images were left out: without them, only synthetic data was tested."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "real_data:" in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_sep(
-            "!", f"{len(skipped)} tests on real images were NOT run: set {REAL_DATA} to their folder", yellow=True, bold=True
-        )
+    """Say it loudly when checks were left out because this machine lacks what they need, and what to do about it."""
+    loud = {
+        "real_data:": ("tests on real images were NOT run", f"set {REAL_DATA} to their folder"),
+        "libraries:": ("tests of the Slicer module were NOT run, because libraries are missing", f"on Debian: {libraries.INSTALL}"),
+    }
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for reason, (left_out, remedy) in loud.items():
+        if count := sum(reason in text for text in reasons):
+            terminalreporter.write_sep("!", f"{count} {left_out}", yellow=True, bold=True)
+            terminalreporter.write_line(f"To run them, {remedy}", yellow=True, bold=True)
 
 
 def _real_data() -> Path | None:

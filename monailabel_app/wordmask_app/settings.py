@@ -1,4 +1,4 @@
-"""What the person who starts the server may choose with ``--conf NAME VALUE``.
+"""What the person who starts the server may choose with ``wordmask serve --conf NAME=VALUE``.
 
 Knows the names of models and words; not torch, not HTTP.
 """
@@ -63,7 +63,7 @@ class AppSettings:
         text = {name: str(conf.get(name, default)) for name, default in _TEXTS.items()}
         models = tuple(dict.fromkeys(re.findall(r"[^\s,;]+", text["models"])))
         if not models:
-            raise RequestError("--conf models names no model; for example: --conf models simple_vilmedsam.")
+            raise RequestError("--conf models names no model; for example: --conf models=simple_vilmedsam.")
         words = tuple(parse_prompts(text["words"]))
         if len(words) > MOST_DEFAULT_WORDS:
             raise RequestError(

@@ -23,7 +23,7 @@ harness.install()
 
 from tests.slicer import qt_harness  # noqa: E402  needs the harness
 from tests.slicer.fault_server import MULTIPART, Script, fault_server, job_status, result_body, says, says_json  # noqa: E402
-from tests.slicer.person import click, message, open_panel, qt, routes, write  # noqa: E402
+from tests.slicer.person import click, message, open_panel, routes, write  # noqa: E402
 from tests.slicer.scenes import add_volume, affine, write_file  # noqa: E402
 
 SHAPE = (300, 512, 512)
@@ -72,6 +72,7 @@ class Stages:
         self._turn = self._since
         self._panel, self._show, self._end = panel, panel._on_report, panel._on_end
         panel._on_report, panel._on_end = self._on_report, self._on_end
+        qt = qt_harness.install_qt()
         self._timer = qt.QTimer(qt.QCoreApplication.instance())
         self._timer.timeout.connect(lambda *_: self.look())
         self._timer.start(TICK)
@@ -139,6 +140,7 @@ def serve(folder: Path, connection: Connection) -> None:
 def ask(widget: Any, slicers: SlicersCalls) -> Stages:
     stages = Stages(widget.panel, slicers)
     click(widget.ui.segmentButton)
+    qt = qt_harness.install_qt()
     loop = qt.QEventLoop()  # Qt's own, as in Slicer: turning it by hand would send one piece of the upload per turn
     over = qt.QTimer(loop)
     over.timeout.connect(lambda *_: None if widget.panel.busy else loop.quit())

@@ -24,9 +24,11 @@ from fastapi.testclient import TestClient
 from monailabel.config import settings
 from monailabel.interfaces.utils.app import apps
 from numpy.typing import NDArray
+from tests.support.learning import BROKEN, LearningServer, pictures
+from tests.support.servers import PATIENCE, REPOSITORY, RunningServer, copy_app, copy_studies, server_on
 from torch import Tensor, nn
 
-from wordmask.app_client import AppClient, parse_answer, running_server
+from wordmask.app_client import parse_answer
 from wordmask.encoders.clip import ClipConfig
 from wordmask.encoders.sam import SamConfig
 from wordmask.frames import Frame
@@ -37,28 +39,25 @@ from wordmask_app import engines, guards, routes, scoring
 from wordmask_app.app import WordMaskApp
 from wordmask_app.runtime import runtime_for
 
-PATIENCE = 30.0  # seconds, after which something hangs
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class RunningServer:
-    """A real server process; studies: its folder; log: what it printed so far."""
-
-    client: AppClient
-    studies: Path
-    log: Path
-
 
 @pytest.fixture(scope="session")
 def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """`monailabel start_server` with the bundled tiny model on the CPU, as a user starts it; stopped at the end of the run."""
     folder = tmp_path_factory.mktemp("server")
-    studies = Path(shutil.copytree(REPOSITORY / "sample_data" / "studies", folder / "studies"))
-    (studies / "broken.nii.gz").write_bytes(b"this is no volume")
-    app = Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=shutil.ignore_patterns("logs", "model", "bin", "lib")))
-    with running_server(app, studies, log=folder / "server.log", conf={"device": "cpu"}) as server:
-        yield RunningServer(AppClient(server.url), studies, folder / "server.log")
+    copy_app(folder)
+    (copy_studies(folder) / "broken.nii.gz").write_bytes(b"this is no volume")
+    with server_on(folder, queue="8") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def a_learning_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LearningServer]:
+    """A server with three pictures and a file that cannot be read."""
+    folder = tmp_path_factory.mktemp("learning")
+    copy_app(folder)
+    (copy_studies(folder, *(case.image.name for case in pictures())) / f"{BROKEN}.nii.gz").write_bytes(b"this is no volume")
+    with server_on(folder) as server:
+        yield LearningServer(server)
 
 
 class BrightnessSegmenter(Segmenter):

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import SimpleITK as sitk
+from tests.support.learning import BROKEN, QUICK, WORD, pictures
+from tests.support.servers import MODEL, eventually
 
 from wordmask.active_learning import STRATEGIES
-from wordmask.app_client import AppClient, running_server
+from wordmask.bundles import bundle_folder
 from wordmask.prompts import parse_prompts
-from wordmask.samples import SampleCase, load_samples
 from wordmask_app.scoring import SCORES, ScoreBook, ScoreWatch, score_datastore
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MODEL = "simple_vilmedsam"
-BUNDLE = REPOSITORY / "lib" / "wordmask" / "bundled" / "simple_vilmedsam_tiny"
-BROKEN = "a_broken_one"  # the first by name
-QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
 VOXELS = 10**6
 
 
@@ -112,7 +104,7 @@ def test_a_question_begins_a_scoring_where_scores_are_missing_or_stale(a_stub_se
 def test_scores_are_refreshed_once_when_another_version_serves(a_stub_server):
     engines = a_stub_server.app.runtime.engines
     watch, store = ScoreWatch(engines), engines[MODEL].store
-    store.publish(lambda folder: shutil.copytree(BUNDLE, folder, dirs_exist_ok=True))
+    store.publish(lambda folder: shutil.copytree(bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True))
     watch.look(MODEL)
     assert a_stub_server.begun == [], "nobody has asked for scores yet"
     score_all(a_stub_server)
@@ -170,73 +162,36 @@ def test_a_damaged_file_of_scores_costs_a_warning(a_stub_server, caplog):
 # --- a real server -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def a_learning_server(tmp_path: Path) -> Iterator[tuple[AppClient, Path]]:
-    """A server of its own with three pictures and a file that cannot be read: its client, and its model's folder."""
-    studies = tmp_path / "studies"
-    studies.mkdir()
-    for case in pictures():
-        shutil.copy(case.image, studies)
-    (studies / f"{BROKEN}.nii.gz").write_bytes(b"this is no volume")
-    ignored = shutil.ignore_patterns("logs", "model", "bin", "lib")
-    app = Path(shutil.copytree(REPOSITORY / "monailabel_app", tmp_path / "app", ignore=ignored))
-    with running_server(app, studies, log=tmp_path / "server.log", conf={"device": "cpu"}) as server:
-        yield AppClient(server.url), app / "model" / MODEL
-
-
-def pictures() -> list[SampleCase]:
-    return [case for case in load_samples(REPOSITORY / "sample_data") if case.modality != "CT" and "polyp" in case.words]
-
-
-def submit(client: AppClient, case: SampleCase) -> None:
-    client.submit_label(case.name, case.truth, {"polyp": case.words["polyp"][0]})
-
-
-def wait_until(done: Callable[[], bool], seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def versions_in(folder: Path) -> set[str]:
-    """Of the scores that are kept; empty while there are not all of them."""
-    path = folder / SCORES
-    cases = json.loads(path.read_text())["cases"] if path.exists() else {}
-    return {entry["version"] for entry in cases.values()} if len(cases) == len(pictures()) + 1 else set()
-
-
 @pytest.mark.server
-@pytest.mark.timeout(600)  # five processes load everything, one after the other
 def test_from_the_first_question_to_the_last_label(a_learning_server):
-    client, folder = a_learning_server
-    by_name = {case.name: case for case in pictures()}
+    learning = a_learning_server
+    client, by_name = learning.client, {case.name: case for case in pictures()}
+    learning.forget()
     assert client.next_case("first")["case"] == min(by_name)
-    client.start_scoring(MODEL, "polyp")
-    wait_until(lambda: versions_in(folder) == {"bundled"})
+    client.start_scoring(MODEL, WORD)
+    eventually(lambda: learning.versions_scored() == {"bundled"})
 
-    found = client.next_case("uncertainty", words="polyp")
+    found = client.next_case("uncertainty", words=WORD)
     assert (found["scores"]["scored"], found["scores"]["stale"]) == (3, False)
     assert found["reason"].startswith("The model is least sure here: ")
     assert [entry["case"] for entry in found["skipped"]] == [BROKEN]
     assert client.wait(found["preview"]["id"])["state"] == "done"
-    assert client.result(found["preview"]["id"]).fields["label_names"] == {"polyp": 1}
+    assert client.result(found["preview"]["id"]).fields["label_names"] == {WORD: 1}
     for strategy in ("first", "uncertainty", "diversity", "hybrid"):
-        theirs = requests.post(f"{client.url}/activelearning/{strategy}", json={"words": "polyp"}, timeout=60).json()
-        assert theirs["id"] == client.next_case(strategy, words="polyp")["case"]
+        theirs = requests.post(f"{client.url}/activelearning/{strategy}", json={"words": WORD}, timeout=60).json()
+        assert theirs["id"] == client.next_case(strategy, words=WORD)["case"]
 
-    submit(client, by_name.pop(found["case"]))
-    client.start_training(MODEL, QUICK)
-    wait_until(lambda: client.training(MODEL)["state"] in ("done", "failed"))
-    assert client.training(MODEL)["version"] == 1
-    wait_until(lambda: versions_in(folder) == {"1"})  # nobody asked
-    wait_until(lambda: not client.next_case("first")["scores"]["refreshing"])
+    learning.submit(by_name.pop(found["case"]))
+    state = learning.train(QUICK)
+    assert state["state"] == "done", state
+    version = str(state["version"])
+    eventually(lambda: learning.versions_scored() == {version})  # nobody asked
+    eventually(lambda: not client.next_case("first")["scores"]["refreshing"])
     after = client.next_case("hybrid")
-    assert (after["version"], after["words"], after["scores"]["stale"]) == ("1", ["polyp"], False)
+    assert (after["version"], after["words"], after["scores"]["stale"]) == (version, [WORD], False)
     assert "least like what is labelled" in after["reason"]
 
-    for case in by_name.values():
-        submit(client, case)
+    learning.submit(*by_name.values())
     last = client.next_case("hybrid")
     assert last["case"] is None
     assert [entry["case"] for entry in last["skipped"]] == [BROKEN]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,21 +16,16 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.integration.auth_realm import Realm, running_realm
+from tests.support.servers import PATIENCE, REPOSITORY, copy_app, copy_studies, server_on
 
-from wordmask.app_client import free_port, running_server
+from wordmask.app_client import free_port
 from wordmask_app.policies import POLICIES
 
 pytestmark = pytest.mark.server
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = [key for key, policy in POLICIES.items() if policy.kind == "ours" or key[1] in ("/infer/{model}", "/reload")]
 UPLOADS = [key for key in POLICIES if key[0] == "PUT" and key[1].startswith("/datastore")]
 USER, ANNOTATOR, ADMIN = "monailabel-user", "monailabel-annotator", "monailabel-admin"
-
-
-def an_app(folder: Path) -> Path:
-    ignored = shutil.ignore_patterns("logs", "model", "spool", "__pycache__")
-    return Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=ignored))
 
 
 @dataclass(frozen=True)
@@ -47,19 +41,18 @@ class Guarded:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         filled = path.replace("{name}", "simple_vilmedsam").replace("{model}", "simple_vilmedsam")
         query = {"image": "ct_chest", "label": "ct_chest", "tag": "final"}
-        return httpx.request(method, self.url + re.sub("{.*?}", "0123", filled), headers=headers, params=query, timeout=60)
+        return httpx.request(method, self.url + re.sub("{.*?}", "0123", filled), headers=headers, params=query, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("auth")
-    app, studies = an_app(folder), folder / "studies"
-    studies.mkdir()
-    shutil.copy(REPOSITORY / "sample_data" / "studies" / "ct_chest.nii.gz", studies)
+    copy_app(folder)
+    copy_studies(folder, "ct_chest.nii.gz")
     with running_realm() as realm:
         environment = {"MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": realm.url}
-        with running_server(app, studies, log=folder / "log", conf={"device": "cpu"}, environment=environment) as server:
-            yield Guarded(server.url, realm, app, studies)
+        with server_on(folder, environment=environment) as server:
+            yield Guarded(server.url, realm, server.app, server.studies)
 
 
 @pytest.mark.parametrize(("method", "path"), OURS + UPLOADS + [("GET", "/info/"), ("GET", "/logs/")])
@@ -109,7 +102,7 @@ def test_several_server_processes_are_refused(tmp_path):
         "if __name__ == '__main__':\n    multiprocessing.get_context('spawn').Process(target=work).start()\n    time.sleep(100)\n"
     )
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY / "monailabel_app")}
-    ended = subprocess.run([sys.executable, supervisor], capture_output=True, text=True, timeout=110, env=variables, check=False)
+    ended = subprocess.run([sys.executable, supervisor], capture_output=True, text=True, timeout=PATIENCE, env=variables, check=False)
     assert "WordMask runs in one server process" in ended.stderr
     assert ended.returncode == -signal.SIGTERM
 
@@ -119,4 +112,4 @@ def start(app: Path, studies: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
     command += ["--host", "127.0.0.1", "--port", str(free_port()), "--conf", "device", "cpu"]
     together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, **together, text=True, timeout=120, check=False)
+    return subprocess.run(command, **together, text=True, timeout=PATIENCE, check=False)

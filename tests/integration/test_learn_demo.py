@@ -19,7 +19,7 @@ from wordmask.samples import load_samples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = REPOSITORY / "sample_data"
-QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 20, "views": 1, "decoder_rate": 1e-3}
+QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 10, "views": 1, "replay": 0, "decoder_rate": 1e-3}
 
 
 def three_studies(folder: Path) -> Path:

@@ -27,13 +27,16 @@ pytestmark = pytest.mark.server
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A `wordmask serve` that has said its first line, and what it prints on standard output."""
+def serving(folder: Path, *arguments: str, python: Path = Path(sys.executable)) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output; folder: becomes its current one."""
     nowhere = folder / "no python here"
     nowhere.mkdir()
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL")}
+    if python != Path(sys.executable):
+        variables.pop("PYTHONPATH", None)  # another environment has its own packages
     server = subprocess.Popen(
-        [sys.executable, "-m", "wordmask.cli", "serve", *arguments],
+        [str(python), "-m", "wordmask.cli", "serve", *arguments],
+        cwd=folder,
         env={**variables, "PATH": str(nowhere)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

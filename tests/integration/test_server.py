@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
+from tests.support.servers import MODEL, SAMPLES
 
 from wordmask.app_client import Answer, ServerError
 
 pytestmark = pytest.mark.server
 
-MODEL = "simple_vilmedsam"
 CT, PICTURE, XRAY = "ct_chest_abdomen", "dermoscopy_1", "xray_1"
-TRUTH = Path(__file__).resolve().parents[2] / "sample_data" / "truth"
+TRUTH = SAMPLES / "truth"
 
 
 def image_of(answer: Answer, folder: Path) -> sitk.Image:
@@ -52,7 +52,7 @@ def test_a_word_gives_a_mask_in_the_geometry_of_the_volume(a_server, tmp_path):
 
 @pytest.mark.parametrize("kind", ["box", "points"])
 def test_a_model_that_takes_hints_is_told_in_voxels_of_the_file_which_lung_is_meant(a_server, tmp_path, kind):
-    index = json.loads((TRUTH.parent / "index.json").read_text(encoding="utf-8"))["cases"]
+    index = json.loads((SAMPLES / "index.json").read_text(encoding="utf-8"))["cases"]
     values = next(case["words"] for case in index if case["image"].endswith(f"{XRAY}.png"))
     truth = sitk.GetArrayFromImage(sitk.ReadImage(TRUTH / f"{XRAY}.png"))
     for side in ("left lung", "right lung"):

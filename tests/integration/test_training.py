@@ -1,86 +1,117 @@
-"""Correct, submit, train, be served: over HTTP against a real server, also when there is too little to learn from."""
+"""Trainings on a real server: one that is killed, stopped or lacks memory leaves what serves as it was, and the next one starts clean."""
 
 from __future__ import annotations
 
-import shutil
+import random
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
-
-from wordmask.app_client import AppClient, ServerError, running_server
-from wordmask.samples import SampleCase, load_samples
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-MODEL = "simple_vilmedsam"
-QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 2, "views": 1, "force": True}
+from tests.support.learning import HOURS, QUICK, LearningServer, pictures
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture
-def a_learning_server(tmp_path: Path) -> Iterator[AppClient]:
-    """A server of its own."""
-    studies = tmp_path / "studies"
-    studies.mkdir()
-    for case in pictures():
-        shutil.copy(case.image, studies)
-    ignored = shutil.ignore_patterns("logs", "model", "bin", "lib")
-    app = Path(shutil.copytree(REPOSITORY / "monailabel_app", tmp_path / "app", ignore=ignored))
-    with running_server(app, studies, log=tmp_path / "server.log", conf={"device": "cpu"}) as server:
-        yield AppClient(server.url)
+def learning(a_learning_server: LearningServer) -> LearningServer:
+    """With three labels, served by a version that was published here."""
+    a_learning_server.submit(*pictures())
+    if a_learning_server.served()[0] == "bundled":
+        state = a_learning_server.train(QUICK)
+        assert state["state"] == "done", state
+        assert a_learning_server.served()[0] == str(state["version"])
+    return a_learning_server
 
 
-def pictures() -> list[SampleCase]:
-    return [case for case in load_samples(REPOSITORY / "sample_data") if case.modality != "CT"][:3]
+def is_running(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def submit(client: AppClient, count: int) -> None:
-    for case in pictures()[:count]:
-        word, values = next((word, values) for word, values in case.words.items() if len(values) == 1)
-        client.submit_label(case.name, case.truth, {word: values[0]})
+def kill(learning: LearningServer, process: psutil.Process, before: tuple[str, np.ndarray]) -> bool:
+    """SIGKILL, and check what serves. Whether the training had not published yet."""
+    process.kill()
+    state = learning.ended()
+    if state["state"] == "done":  # it was quicker
+        assert learning.served()[0] == str(state["version"]) != before[0]
+        return False
+    assert (state["state"], "what serves is as it was" in str(state["message"])) == ("stopped", True), state
+    check_served(learning, before)
+    return True
 
 
-def start_when_free(client: AppClient, params: dict[str, object]) -> None:
-    """A training that has written its end may need a moment until its process is gone; until then another one is refused."""
-    for _ in range(100):
-        try:
-            client.start_training(MODEL, params)
-            return
-        except ServerError as error:
-            if error.status != 429:
-                raise
-            time.sleep(0.2)
-    raise AssertionError("the training before never ended")
+def check_served(learning: LearningServer, before: tuple[str, np.ndarray]) -> None:
+    version, answer = learning.served()
+    assert version == before[0]
+    np.testing.assert_array_equal(answer, before[1])
 
 
-def wait_for(client: AppClient, done: Callable[[dict[str, object]], bool], seconds: float = 240.0) -> dict[str, object]:
-    deadline = time.monotonic() + seconds
-    while not done(state := client.training(MODEL)):
-        assert time.monotonic() < deadline, state
-        time.sleep(0.2)
-    return state
-
-
-def test_labels_are_learned_published_served_and_undone(a_learning_server):
-    client = a_learning_server
-    assert client.training(MODEL) == {"state": "none"}
-    submit(client, 3)
-    client.start_training(MODEL, QUICK)
-    state = wait_for(client, lambda state: state["state"] in ("done", "failed"))
-    assert (state["state"], state["version"]) == ("done", 1), state
-    image = pictures()[0].name
-    assert client.infer(MODEL, image, {"prompt": "polyp"}).fields["version"] == "1"
-    assert client.rollback(MODEL)["version"] == "bundled"
-    assert client.infer(MODEL, image, {"prompt": "polyp"}).fields["version"] == "bundled"
+def check_the_next_one_starts_clean(learning: LearningServer) -> None:
+    before = int(learning.served()[0])
+    state = learning.train(QUICK)
+    assert (state["state"], state["parent"]) == ("done", before), state
+    assert learning.served()[0] == str(state["version"]) != str(before)
+    assert list((learning.model / "runs").iterdir()) == []
+    assert all(path.name.isdecimal() for path in (learning.model / "versions").iterdir())
 
 
 def test_too_few_labels_is_a_sentence_that_reaches_the_client(a_learning_server):
-    client = a_learning_server
-    client.start_training(MODEL, {})
-    state = wait_for(client, lambda state: state["state"] == "failed")
-    assert "no labelled case" in str(state["message"])
-    start_when_free(client, {"epochs": -1})
-    state = wait_for(client, lambda state: state["state"] == "failed")
-    assert "'epochs'" in str(state["message"])
+    a_learning_server.forget()
+    state = a_learning_server.train({})
+    assert (state["state"], "no labelled case" in str(state["message"])) == ("failed", True), state
+
+
+def test_killed_three_times_the_old_version_serves_and_the_next_training_starts_clean(learning):
+    before = learning.served()
+    learning.start(HOURS)
+    assert kill(learning, learning.process(), before)  # while it starts
+    learning.start(HOURS)
+    learning.wait(lambda state: state.get("stage") == "training")
+    assert kill(learning, learning.process(), before)
+    learning.start(QUICK)
+    process = learning.process()
+    while is_running(process) and not any(learning.model.glob("versions/.staged-*")):
+        time.sleep(0.001)
+    kill(learning, process, before)  # while it publishes, or just after
+    check_the_next_one_starts_clean(learning)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_ten_random_moments_the_old_version_serves_and_the_next_training_starts_clean(learning):
+    began = time.monotonic()
+    assert learning.train(QUICK)["state"] == "done"
+    usual, moments, before_publication = time.monotonic() - began, random.Random(4), 0
+    for number in range(10):
+        before = learning.served()
+        share = (number + moments.random()) / 10 * 0.95
+        began = time.monotonic()
+        learning.start(QUICK)
+        process = learning.process()
+        while is_running(process) and time.monotonic() - began < share * usual:
+            time.sleep(0.02)
+        before_publication += kill(learning, process, before)
+    assert before_publication >= 8
+    check_the_next_one_starts_clean(learning)
+
+
+def test_a_stop_ends_a_training_of_hours(learning):
+    before = learning.served()
+    learning.start(HOURS)
+    learning.wait(lambda state: state.get("stage") == "training")
+    learning.client.stop_training()
+    state = learning.wait(lambda state: state["state"] != "running")
+    assert (state["state"], "stopped before its end" in str(state["message"])) == ("stopped", True)
+    check_served(learning, before)
+
+
+def test_a_lack_of_memory_is_a_sentence_that_reaches_the_client(learning):
+    before = learning.served()
+    learning.start(HOURS)
+    learning.wait(lambda state: state.get("stage") == "training")
+    process = learning.process()
+    _, most = process.rlimit(psutil.RLIMIT_AS)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms // 2, most))  # from now on it gets nothing more
+    state = learning.wait(lambda state: state["state"] != "running")
+    assert (state["state"], "not enough memory for this training" in str(state["message"])) == ("failed", True), state
+    check_served(learning, before)

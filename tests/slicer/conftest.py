@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.slicer import harness, qt_harness, views
+from tests.slicer import harness, libraries, qt_harness, views
 
 harness.install()
 
-from tests.slicer.scenes import add_volume, affine  # noqa: E402  needs the harness
+from tests.slicer.real_server import Running, running_server  # noqa: E402  needs the harness
+from tests.slicer.scenes import add_volume, affine  # noqa: E402
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Skip the tests whose fixtures need libraries that are missing; tests/conftest.py says at the end how to install them.
+
+    And have those that share the server run by one worker where there are several.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.path.is_relative_to(Path(__file__).parent) and "server" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group("server"))
+    for need, reason in libraries.reasons_to_skip().items():
+        for item in items:
+            if need in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def qt() -> Any:
+    """The flat `qt` module. Whoever uses Qt asks for it, if only by `usefixtures`, and is skipped where it cannot be loaded."""
+    return qt_harness.install_qt()
+
+
+@pytest.fixture(scope="session")
+def rendering() -> None:
+    """Whoever draws views asks for it, and is skipped where VTK cannot do so."""
+    if problem := libraries.say_missing("rendering"):
+        raise ImportError(problem)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A real one, which all tests share. They leave its queue empty, and give what they upload new names."""
+    with running_server(tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -103,12 +103,13 @@ Script = Callable[[Caller], None]
 
 @dataclass
 class FaultServer:
-    """requests: what came so far; connections: how many there were."""
+    """requests: what came so far; connections: how many there were; over: set when the test has what it wants."""
 
     port: int
     scheme: str = "http"
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -120,7 +121,6 @@ def fault_server(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterato
     """A server that does with its first connection what the first script says, and so on."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = FaultServer(listener.getsockname()[1], "http" if tls is None else "https")
-    closing = threading.Event()
 
     def serve(sock: socket.socket, script: Script) -> None:
         with contextlib.suppress(OSError):  # a client that goes away is what many tests are about
@@ -131,7 +131,7 @@ def fault_server(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterato
         sock.close()
 
     def accept() -> None:
-        while not closing.is_set():
+        while not server.over.is_set():
             try:
                 sock, _ = listener.accept()
             except OSError:
@@ -144,7 +144,7 @@ def fault_server(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterato
     try:
         yield server
     finally:
-        closing.set()
+        server.over.set()
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which closing alone does not
         listener.close()

@@ -12,8 +12,6 @@ from tests.slicer import harness
 from tests.slicer.fault_server import Caller, Script, health, says_json
 from tests.slicer.qt_harness import install_qt
 
-qt = install_qt()
-
 _open: list[Any] = []
 _closed: list[Any] = []
 PATIENCE = 90.0  # the machine may be busy
@@ -34,6 +32,7 @@ class MemoryStore:
 
 def open_panel(address: str, token: str = "", *, timeout: float = PATIENCE, store: MemoryStore | None = None) -> Any:
     """The module's Widget as a person sees it after typing the address; nothing was asked yet."""
+    install_qt()
     module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
     from WordMaskLib.qt_transport import QtTransport
     from WordMaskLib.settings import Settings
@@ -57,7 +56,7 @@ def open_panel(address: str, token: str = "", *, timeout: float = PATIENCE, stor
 
 
 @pytest.fixture(autouse=True)
-def panels_are_closed() -> Iterator[None]:
+def panels_are_closed(qt: Any) -> Iterator[None]:
     """At the end of every test, as when Slicer ends; files that import this have it."""
     _closed.clear()
     yield
@@ -75,7 +74,7 @@ def write(line: Any, text: str) -> None:
 
 
 def press(line: Any, key: str) -> None:
-    qt_test().keyClick(line, getattr(qt.Qt.Key, f"Key_{key}"))
+    qt_test().keyClick(line, getattr(install_qt().Qt.Key, f"Key_{key}"))
 
 
 def click(button: Any) -> None:
@@ -96,7 +95,7 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
-        qt.QApplication.processEvents()
+        slicer.app.processEvents()
         time.sleep(0.002)
 
 

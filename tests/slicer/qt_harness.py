@@ -15,17 +15,22 @@ import types
 from typing import Any
 
 import slicer
-from tests.slicer import harness
+from tests.slicer import harness, libraries
 
 _application: list[Any] = []
 _keep: list[Any] = []  # Python owns what QUiLoader made: without this it would be deleted while it is shown
 
 
 def install_qt() -> Any:
-    """The flat `qt` module; the same one at every call. Also starts the scene and installs the base classes."""
+    """The flat `qt` module; the same one at every call. Also starts the scene and installs the base classes.
+
+    ImportError: libraries of the system are missing; the message says which, and how to install them.
+    """
     harness.install()
     if "qt" in sys.modules:
         return sys.modules["qt"]
+    if problem := libraries.say_missing("qt"):
+        raise ImportError(problem)
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     qt = sys.modules["qt"] = _flat_qt()
     _application.append(qt.QApplication.instance() or qt.QApplication(["Slicer"]))

@@ -5,22 +5,22 @@ It asks for tokens, takes uploads of 8 MB, and lets two jobs wait. Tests leave i
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from WordMaskLib.client import WordMaskClient
-from WordMaskLib.errors import ServerStartError
 from WordMaskLib.server_process import LocalServer, find_environment, free_port, server_command, server_variables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL, CT, PICTURE = "simple_vilmedsam", "ct_trunk", "dermoscopy_1"
-PATIENCE = 60.0
+PATIENCE = 180.0  # the machine may be busy
 ROLES = ("monailabel-user", "monailabel-annotator", "monailabel-admin")
 
 
@@ -40,34 +40,18 @@ class Running:
         return str(self.process.address)
 
 
-_running: list[Running] = []
-_failed: list[ServerStartError] = []
-
-
-def the_server(request: pytest.FixtureRequest, factory: pytest.TempPathFactory) -> Running:
-    """The server, started by whoever asks first and stopped at the end of the run."""
-    if _failed:
-        raise _failed[0]
-    if not _running:
-        realm = auth_realm().running_realm()
-        folder, keys = factory.mktemp("server"), realm.__enter__()
-        request.config.add_cleanup(lambda: realm.__exit__(None, None, None))
+@contextlib.contextmanager
+def running_server(folder: Path) -> Iterator[Running]:
+    """The server, which works in ``folder``; it ends with the block. ServerStartError."""
+    with auth_realm().running_realm() as keys:
         app, studies = copy_of_app(folder)
         variables = server_variables({**os.environ, "MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": keys.url})
         port = free_port(0)
         conf = {"device": "cpu", "upload_mb": "8", "queue": "2"}
-        process = LocalServer(server_command(find_environment(sys.prefix), app, studies, port, conf=conf), port, folder / "log", variables)
-        request.config.add_cleanup(process.stop)
-        process.start()
-        try:
-            process.wait_until_up()
-        except ServerStartError as error:
-            _failed.append(error)
-            raise
-        token = keys.token(*ROLES, seconds=3600)
-        client = WordMaskClient(process.address, token, timeout=PATIENCE)
-        _running.append(Running(process, token, client, keys, app, studies))
-    return _running[0]
+        command = server_command(find_environment(sys.prefix), app, studies, port, conf=conf)
+        with LocalServer(command, port, folder / "log", variables) as process:
+            token = keys.token(*ROLES, seconds=3600)
+            yield Running(process, token, WordMaskClient(process.address, token, timeout=PATIENCE), keys, app, studies)
 
 
 def copy_of_app(folder: Path) -> tuple[Path, Path]:

@@ -27,10 +27,10 @@ harness.install()
 
 import slicer  # noqa: E402
 from tests.slicer import views as real_views  # noqa: E402
-from tests.slicer.person import click, message, open_panel, qt, until, write  # noqa: E402
+from tests.slicer.person import click, message, open_panel, until, write  # noqa: E402
 from tests.slicer.real_server import MODEL, REPOSITORY, copy_of_app  # noqa: E402
 from tests.slicer.scenes import paint, slicers_mask  # noqa: E402
-from tests.slicer.studio import Views, arrange, panel_picture, save_small  # noqa: E402
+from tests.slicer.studio import Views, arrange, panel_picture, qt, save_small  # noqa: E402
 from WordMaskLib import calls  # noqa: E402
 from WordMaskLib.server_process import LocalServer, find_environment, free_port, server_command  # noqa: E402
 

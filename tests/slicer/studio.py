@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import slicer
 from PIL import Image
-from tests.slicer.person import qt
+from tests.slicer.qt_harness import install_qt
 from tests.slicer.views import Picture, SliceView, ThreeDView
+
+qt = install_qt()
 
 PANEL_WIDTH = 440
 VIEW_SIZE = (350, 383)

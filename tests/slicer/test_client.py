@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from tests.slicer.fault_server import is_a_sentence
-from tests.slicer.qt_harness import install_qt
-from tests.slicer.real_server import CT, MODEL, PATIENCE, PICTURE, Running, the_server
+from tests.slicer.person import until
+from tests.slicer.real_server import CT, MODEL, PATIENCE, PICTURE, Running
 from WordMaskLib import calls, errors
 from WordMaskLib.client import CancelToken, WordMaskClient
 from WordMaskLib.transport import RetryPolicy
@@ -27,11 +27,6 @@ ZERO_SHOT = "medclip_samv2"
 pytestmark = pytest.mark.server
 
 LONG = "liver, spleen, heart, lung"
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 def voxels_of(path: Path) -> Any:
@@ -62,13 +57,10 @@ def busy(server: Running, folder: Path, seed: int) -> str:
 # --- what the server is ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_server_and_the_client_agree_on_their_versions(server):
+def test_the_server_has_the_clients_version_and_says_what_it_has(server):
     found = server.client.handshake()
     assert found.version == __version__
     assert found.warnings == ()
-
-
-def test_the_server_says_what_it_has(server):
     info, health = server.client.info(), server.client.health()
     assert (info.name, info.models, info.images) == ("WordMask", (MODEL, ZERO_SHOT), info.images)
     assert {"first", "random", "uncertainty", "diversity", "hybrid"} <= set(info.strategies)
@@ -136,13 +128,13 @@ def test_a_file_that_is_sent_gives_the_mask_of_the_same_image_on_the_server(serv
     assert told[-1][0] > file.stat().st_size
 
 
-@pytest.mark.parametrize("kind", ["probability", "uncertainty"])
-def test_what_the_model_thought_comes_as_a_volume(server, tmp_path, kind):
-    job = server.client.start_job(MODEL, "skin lesion", image=PICTURE, options={"output_volume": kind, "result_extension": ".nii"})
-    assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
-    found = server.client.download_result(job.id, tmp_path, kind)
-    assert found.path.name == f"{kind}.nii"
-    assert voxels_of(found.path).dtype == np.float32
+def test_what_the_model_thought_comes_as_a_volume(server, tmp_path):
+    for kind in ("probability", "uncertainty"):
+        job = server.client.start_job(MODEL, "skin lesion", image=PICTURE, options={"output_volume": kind, "result_extension": ".nii"})
+        assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
+        found = server.client.download_result(job.id, tmp_path, kind)
+        assert found.path.name == f"{kind}.nii"
+        assert voxels_of(found.path).dtype == np.float32
 
 
 def test_a_running_job_is_cancelled_and_has_no_result(server, tmp_path):
@@ -157,11 +149,8 @@ def test_a_running_job_is_cancelled_and_has_no_result(server, tmp_path):
         server.client.download_result(job, tmp_path)
     assert late.value.status == 409
     assert [path.name for path in tmp_path.iterdir()] == ["new1.nii"]
-
-
-def test_who_stops_waiting_cancels_the_job(server, tmp_path):
     job, token = busy(server, tmp_path, 2), CancelToken()
-    with pytest.raises(errors.TransferCancelledError):
+    with pytest.raises(errors.TransferCancelledError):  # who stops waiting cancels the job
         server.client.wait_for_job(job, report=lambda _: token.cancel(), cancel=token, timeout=PATIENCE)
     eventually(lambda: server.client.job(job).state == "cancelled")
 
@@ -180,32 +169,29 @@ def test_a_full_queue_says_when_to_come_back_and_takes_the_job_then(server, tmp_
     assert patient.start_job(MODEL, "liver", image=CT).state == "queued"
 
 
-@pytest.mark.parametrize(
-    ("ask", "status", "words"),
-    [
-        (lambda it: it.start_job(MODEL, "liver", image="nobody"), 404, "no image 'nobody'"),
-        (lambda it: it.start_job("other", "liver", image=CT), 404, "no model 'other'"),
-        (lambda it: it.start_job(MODEL, "", image=CT), 400, "No word was given"),
-        (lambda it: it.start_job(MODEL, "liver", image=CT, options={"plane": "diagonal"}), None, "diagonal"),
-        (lambda it: it.start_job(MODEL, "liver", image=CT, options={"points": [[1, 2, 3]]}), 400, "cannot use points"),
-        (lambda it: it.job("0123"), 404, "no such job"),
-        (lambda it: it.rollback(MODEL), 400, "nothing to go back to"),
-        (lambda it: it.run(calls.next_case("cleverest")), 400, "cleverest"),
-        (lambda it: it.vocabulary("x", model="other"), 404, "other"),
-        (lambda it: it.download_image("../app/main", Path()), 400, "not a path"),
-        (lambda it: it.download_image("nobody", Path()), 404, "Image NOT Found"),
-    ],
-)
-def test_a_wrong_request_gets_the_servers_own_sentence(server, ask, status, words):
-    if status is None:  # found when the job runs
-        job = ask(server.client)
-        assert words in server.client.wait_for_job(job.id, timeout=PATIENCE).message
-        return
-    with pytest.raises(errors.ServerAnswerError, match=words) as refusal:
-        ask(server.client)
-    assert refusal.value.status == status
-    assert str(refusal.value).endswith(".")
-    assert str(server.studies) not in str(refusal.value)
+WRONG: list[tuple[Callable[[WordMaskClient], Any], int, str]] = [
+    (lambda it: it.start_job(MODEL, "liver", image="nobody"), 404, "no image 'nobody'"),
+    (lambda it: it.start_job("other", "liver", image=CT), 404, "no model 'other'"),
+    (lambda it: it.start_job(MODEL, "", image=CT), 400, "No word was given"),
+    (lambda it: it.start_job(MODEL, "liver", image=CT, options={"points": [[1, 2, 3]]}), 400, "cannot use points"),
+    (lambda it: it.job("0123"), 404, "no such job"),
+    (lambda it: it.rollback(MODEL), 400, "nothing to go back to"),
+    (lambda it: it.run(calls.next_case("cleverest")), 400, "cleverest"),
+    (lambda it: it.vocabulary("x", model="other"), 404, "other"),
+    (lambda it: it.download_image("../app/main", Path()), 400, "not a path"),
+    (lambda it: it.download_image("nobody", Path()), 404, "Image NOT Found"),
+]
+
+
+def test_a_wrong_request_gets_the_servers_own_sentence(server):
+    for ask, status, words in WRONG:
+        with pytest.raises(errors.ServerAnswerError, match=words) as refusal:
+            ask(server.client)
+        assert refusal.value.status == status, words
+        assert str(refusal.value).endswith(".")
+        assert str(server.studies) not in str(refusal.value)
+    job = server.client.start_job(MODEL, "liver", image=CT, options={"plane": "diagonal"})  # found when the job runs
+    assert "diagonal" in server.client.wait_for_job(job.id, timeout=PATIENCE).message
 
 
 # --- images and labels -----------------------------------------------------------------------------------------------------------------
@@ -238,7 +224,8 @@ def test_a_corrected_label_map_is_kept_with_the_names_of_its_values(server, tmp_
     assert refusal.value.status == 404
 
 
-def test_too_large_an_upload_is_refused_with_a_sentence_and_leaves_nothing(server, tmp_path):
+def test_an_upload_that_is_too_large_or_cancelled_leaves_nothing(server, tmp_path):
+    before = {image.id for image in server.client.images()}
     file = tmp_path / "large.nii"
     with file.open("wb") as sparse:
         sparse.truncate(40 << 20)
@@ -251,14 +238,9 @@ def test_too_large_an_upload_is_refused_with_a_sentence_and_leaves_nothing(serve
             ask()
         assert refusal.value.status == 413
     assert list((server.app / "spool").glob("upload-*")) == []
-    assert "large" not in {image.id for image in server.client.images()}
-
-
-def test_an_upload_that_is_cancelled_leaves_nothing_on_the_server(server, tmp_path):
-    token, before = CancelToken(), {image.id for image in server.client.images()}
-    file = a_new_volume(tmp_path, 5)
+    token = CancelToken()
     with pytest.raises(errors.TransferCancelledError):
-        server.client.upload_image("half", file, progress=lambda *_: token.cancel(), cancel=token)
+        server.client.upload_image("half", a_new_volume(tmp_path, 5), progress=lambda *_: token.cancel(), cancel=token)
     assert {image.id for image in server.client.images()} == before
 
 
@@ -290,23 +272,25 @@ def test_a_training_is_started_watched_and_stopped(server, tmp_path, request):
     eventually(lambda: server.client.training(MODEL).state == "stopped")
     assert "what serves is as it was" in server.client.training(MODEL).message
     server.client.stop_training()  # nothing to stop is no error
-
-
-def test_the_weights_of_the_preset_can_be_asked_for(server):
     assert server.client.rollback(MODEL, to=0) == "bundled"
 
 
 # --- other ways to the same server -----------------------------------------------------------------------------------------------------
 
 
-def test_an_encrypted_request_to_a_server_without_encryption_is_a_sentence(server):
-    with pytest.raises(errors.EncryptionError, match="http://") as refusal:
-        WordMaskClient(server.url.replace("http:", "https:"), timeout=10).handshake()
-    assert is_a_sentence(refusal.value)
+def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path, qt):
+    from WordMaskLib.qt_transport import QtTransport  # needs qt
 
+    transport = QtTransport(server.client.address, server.token, timeout=PATIENCE)
 
-def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path):
-    send = qt_transport(server)
+    def send(call: calls.Call[Any]) -> Any:
+        ended: list[Any] = []
+        transport.send(call, ended.append, ended.append)
+        until(lambda: ended)
+        if isinstance(ended[0], errors.ClientError):
+            raise ended[0]
+        return ended[0]
+
     job = send(calls.start_job(MODEL, "liver", file=server.studies / f"{CT}.nii.gz"))
     assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
     assert send(calls.job(job.id)).final
@@ -319,49 +303,10 @@ def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(ser
     assert refusal.value.status == 404
 
 
-def qt_transport(server: Running) -> Callable[[calls.Call[Any]], Any]:
-    """Sends a call by QNetworkAccessManager, as a Widget does it, and waits in an event loop."""
-    qt = install_qt()
-    manager = qt.QNetworkAccessManager()
-
-    def form_of(call: calls.Call[Any], files: list[Any]) -> Any:
-        form = qt.QHttpMultiPart()
-        form.setBoundary(call.form.boundary.encode())
-        for part in call.form.parts:
-            piece = qt.QHttpPart()
-            for name, value in part.headers():
-                piece.setRawHeader(name.encode(), value.encode())
-            if isinstance(part, calls.FilePart):
-                files.append(qt.QFile(str(part.path)))
-                files[-1].open(qt.QIODevice.ReadOnly)
-                piece.setBodyDevice(files[-1])
-            else:
-                piece.setBody(part.text.encode())
-            form.append(piece)
-        return form
-
-    def send(call: calls.Call[Any]) -> Any:
-        files: list[Any] = []
-        request = qt.QNetworkRequest(qt.QUrl(call.url(server.client.address)))
-        for name, value in call.headers(server.token).items():
-            request.setRawHeader(name.encode(), value.encode())
-        content = form_of(call, files) if call.form is not None else call.body()
-        reply = manager.sendCustomRequest(request, call.method.encode(), *(() if content is None else (content,)))
-        reader, loop = call.reader(server.client.address), qt.QEventLoop()
-        reply.finished.connect(loop.quit)
-        if not reply.isFinished():
-            loop.exec()
-        headers = {bytes(name.data()).decode(): bytes(value.data()).decode() for name, value in reply.rawHeaderPairs()}
-        status, reason = (reply.attribute(getattr(qt.QNetworkRequest, f"Http{what}Attribute")) for what in ("StatusCode", "ReasonPhrase"))
-        reader.begin(status, reason, headers)
-        reader.feed(bytes(reply.readAll().data()))
-        return reader.finish()
-
-    return send
-
-
 def test_a_token_opens_the_server_for_what_its_owner_may_do(server, tmp_path):
     url, realm = server.url, server.realm
+    with pytest.raises(errors.EncryptionError, match="http://"):
+        WordMaskClient(url.replace("http:", "https:"), timeout=PATIENCE).handshake()
     for token in (None, realm.token("monailabel-user", seconds=-60)):
         with pytest.raises(errors.AccessDeniedError, match="asks for a valid token") as refusal:
             WordMaskClient(url, token).handshake()

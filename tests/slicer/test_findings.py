@@ -114,7 +114,7 @@ def test_a_position_is_where_the_views_show_the_voxel_and_inside_of_the_mask(tra
     np.testing.assert_allclose(to_voxels(volume, to_world(volume, [(1, 2, 3), (0, 0, 0)])), [(1, 2, 3), (0, 0, 0)], atol=1e-3)
 
 
-def test_jumping_moves_every_slice_view(an_oblique_ct: Any) -> None:
+def test_jumping_moves_every_slice_view(an_oblique_ct: Any, rendering: None) -> None:
     views = [SliceView("Red", "Axial"), SliceView("Yellow", "Sagittal")]
     findings.jump_to((11.0, -7.5, 23.25))
     assert views[0].node.GetSliceToRAS().GetElement(2, 3) == pytest.approx(23.25)

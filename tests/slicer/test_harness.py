@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import slicer
 from tests.slicer import harness
-from tests.slicer.qt_harness import install_qt
 from tests.slicer.scenes import add_volume, affine, np
 
 MODULE = """
@@ -66,9 +65,8 @@ UI = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 @pytest.fixture
-def a_module(tmp_path: Path) -> Any:
+def a_module(qt: Any, tmp_path: Path) -> Any:
     """A small scripted module of its own name in its own folder."""
-    install_qt()
     name = f"Small{abs(hash(str(tmp_path)))}"
     (tmp_path / "Resources" / "UI").mkdir(parents=True)
     (tmp_path / f"{name}.py").write_text(MODULE.format(name=name))

@@ -55,7 +55,7 @@ def client_reads(text: str, entries: dict[str, str] | None = None) -> list[str] 
         return str(error)
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(TYPED)
 @example("liver, left kidney; spleen\nheart\r\nlung\raorta")
 @example("Liver, hepar; LIVERS, left_kidney, Left  Kidney.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import slicer
 from tests.slicer.fault_server import (
     HTML,
     MULTIPART,
@@ -32,16 +32,12 @@ from tests.slicer.fault_server import (
     silent,
     trickles,
 )
-from tests.slicer.qt_harness import install_qt
+from tests.slicer.person import PATIENCE, until
 from WordMaskLib import calls, errors
 from WordMaskLib.addresses import repair_address
 from WordMaskLib.transport import RetryPolicy
 
-qt = install_qt()
-
-from WordMaskLib.qt_transport import QtTransport  # noqa: E402  needs qt
-
-PATIENCE = 30.0
+pytestmark = pytest.mark.usefixtures("qt")
 
 
 class Ending:
@@ -57,21 +53,16 @@ class Ending:
         return bool(self.answers or self.failures)
 
 
-def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        qt.QApplication.processEvents()
-        time.sleep(0.002)
-
-
-def send(transport: QtTransport, call: calls.Call[Any]) -> tuple[Ending, Any]:
+def send(transport: Any, call: calls.Call[Any]) -> tuple[Ending, Any]:
     ending = Ending()
     sending = transport.send(call, ending.answers.append, ending.failures.append, lambda done, total: ending.progress.append((done, total)))
     return ending, sending
 
 
-def a_transport(url: str, **options: Any) -> QtTransport:
+def a_transport(url: str, **options: Any) -> Any:
+    """Qt's own."""
+    from WordMaskLib.qt_transport import QtTransport  # needs qt
+
     return QtTransport(repair_address(url), **{"retry": RetryPolicy(attempts=1), "timeout": PATIENCE, **options})
 
 
@@ -81,7 +72,7 @@ def ask(url: str, call: calls.Call[Any], **options: Any) -> Any:
     ending, _ = send(transport, call)
     assert not ending.over, "it was told at once, not later"
     until(lambda: ending.over)
-    qt.QApplication.processEvents()
+    slicer.app.processEvents()
     assert len(ending.answers) + len(ending.failures) == 1
     if ending.failures:
         raise ending.failures[0]
@@ -112,17 +103,18 @@ def test_words_with_strange_letters_arrive_as_they_were_typed() -> None:
     assert server.requests[0].line == "GET /wordmask/vocabulary?q=%C3%B6%26a%3D1%23%3F%20%C3%BC%2F&limit=20&model=m HTTP/1.1"
 
 
-def test_a_file_is_sent_whole_and_as_it_is_while_the_window_works(a_volume_file: Path) -> None:
-    ticks: list[float] = []
+def test_a_file_is_sent_whole_and_as_it_is_while_the_window_works(a_volume_file: Path, qt: Any) -> None:
+    asked, worked = threading.Event(), threading.Event()
     timer = qt.QTimer()
-    timer.timeout.connect(lambda *_: ticks.append(time.monotonic()))
+    timer.timeout.connect(lambda *_: worked.set() if asked.is_set() else None)
     timer.start(5)
 
-    def slowly(caller: Any) -> None:
-        time.sleep(0.3)
-        says_json(job_status())(caller)
+    def answers_a_window_that_works(caller: Any) -> None:
+        asked.set()
+        if worked.wait(PATIENCE):
+            says_json(job_status())(caller)
 
-    with fault_server(slowly) as server:
+    with fault_server(answers_a_window_that_works) as server:
         ending, _ = send(a_transport(server.url), calls.start_job("m", ["liver"], file=a_volume_file))
         until(lambda: ending.over)
     timer.stop()
@@ -132,8 +124,6 @@ def test_a_file_is_sent_whole_and_as_it_is_while_the_window_works(a_volume_file:
     assert b'{"prompt": ["liver"]}' in server.requests[0].body
     assert ending.progress[-1][0] == ending.progress[-1][1]
     assert len(ending.progress) > 3
-    assert len(ticks) > 15
-    assert max(np.diff(ticks)) < 0.2
 
 
 def test_a_result_is_put_into_the_folder_under_our_own_name(tmp_path: Path) -> None:
@@ -196,10 +186,14 @@ def test_a_server_that_is_down_is_told_with_the_command_that_starts_it() -> None
 
 @pytest.mark.parametrize("script", [silent, trickles(head(Content_Length="90000") + b"{" * 90_000, 0.02)], ids=["silent", "trickling"])
 def test_a_server_that_is_too_slow_is_given_up(script: Script) -> None:
-    began = time.monotonic()
     with fault_server(script) as server, pytest.raises(errors.ServerTimeoutError, match="does not answer"):
         ask(server.url, calls.health(), timeout=0.6)
-    assert time.monotonic() - began < 5
+
+
+def test_a_slow_file_is_waited_for_as_long_as_it_comes(tmp_path: Path) -> None:
+    with fault_server(trickles(SENT + WHOLE, 0.1, at_once=len(SENT + WHOLE) - 32)) as server:  # longer than the time-out, in small steps
+        found = ask(server.url, calls.job_result("0123", tmp_path, "result"), timeout=3.0)
+    assert found.path.read_bytes() == b"voxels" * 1000
 
 
 @pytest.mark.parametrize(
@@ -253,8 +247,8 @@ def test_after_an_abort_nobody_is_told_and_nothing_is_left(moment: str, a_volume
             until(lambda: bool(everything_in(folder)))
         sending.abort()
         sending.abort()
-        until_quiet = time.monotonic() + 0.2
-        until(lambda: time.monotonic() > until_quiet)
+        with fault_server(says_json(health())) as another:  # what would have been told is told before an answer that was asked for later
+            assert ask(another.url, calls.health()).version == "0.1.0"
     assert not ending.over
     assert everything_in(folder) == []
 
@@ -299,7 +293,7 @@ def test_a_server_without_encryption_is_told() -> None:
         caller.send(head("400 Bad Request", Content_Length="0"))
 
     with fault_server(answers_plainly) as server, pytest.raises(errors.EncryptionError) as found:
-        ask(server.url.replace("http:", "https:"), calls.health(), timeout=5.0)
+        ask(server.url.replace("http:", "https:"), calls.health())
     assert is_a_sentence(found.value)
 
 
@@ -307,4 +301,4 @@ def test_a_file_without_certificates_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("ca.pem", "gone.pem"):
         with pytest.raises(errors.LocalFileError, match="holds no certificates"):
-            QtTransport(repair_address("https://127.0.0.1"), ca_file=tmp_path / name)
+            a_transport("https://127.0.0.1", ca_file=tmp_path / name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.slicer.fault_server import a_closed_port, fault_server, health, is_a_sentence, says, says_json, silent
-from tests.slicer.real_server import REPOSITORY, Running, the_server
+from tests.slicer.real_server import REPOSITORY, Running
 from WordMaskLib import errors
 from WordMaskLib.addresses import ServerAddress, repair_address
 from WordMaskLib.answers import Health
@@ -345,8 +345,7 @@ def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
 
 
 @pytest.mark.server
-def test_a_real_server_is_started_found_and_judged(request, tmp_path_factory):
-    server: Running = the_server(request, tmp_path_factory)
+def test_a_real_server_is_started_found_and_judged(server: Running):
     assert server.process.state().phase == "up"  # it asks for a token, so it is there
     found = find_running_server([server.process.address], server.token, timeout=10)
     assert found is not None

@@ -13,6 +13,8 @@ from tests.slicer.views import SliceView, ThreeDView, four_up, save_png
 from WordMaskLib import findings, overlay, segments
 from WordMaskLib.segments import Word, import_labels
 
+pytestmark = pytest.mark.usefixtures("rendering")
+
 SHAPE = (24, 40, 40)
 MATRIX = affine((0, 0), (2, 2, 4), (-40, -40, -50))
 RED = (255, 0, 0)

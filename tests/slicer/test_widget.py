@@ -10,20 +10,14 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from tests.slicer.person import MemoryStore, click, message, open_panel, press, qt, qt_test, table, until, until_done, write
+from tests.slicer.person import MemoryStore, click, message, open_panel, press, qt_test, table, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
 from tests.slicer.views import SliceView
 from WordMaskLib.geometry import to_world
-from WordMaskLib.panel_server import TOOL_TIP
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 @pytest.fixture
@@ -61,6 +55,8 @@ def ask_for(widget: Any, words: str) -> None:
 
 
 def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_panel: Any, a_ct: Any) -> None:
+    from WordMaskLib.panel_server import TOOL_TIP  # needs qt
+
     box = a_panel.ui.modelBox
     assert [box.itemText(number) for number in range(box.count())] == ["Simple-ViLMedSAM, tiny", "MedCLIP-SAMv2, tiny"]
     assert "without its decoder" in box.itemData(1, TOOL_TIP)
@@ -93,11 +89,11 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     assert "one word at a time" in message(a_panel)
 
 
-def test_words_become_named_coloured_segments_and_rows(a_panel: Any, a_ct: Any) -> None:
-    ticks: list[float] = []
+def test_words_become_named_coloured_segments_and_rows(a_panel: Any, a_ct: Any, qt: Any) -> None:
+    ticks: list[bool] = []
     timer = qt.QTimer()
-    timer.timeout.connect(lambda *_: ticks.append(time.monotonic()))
-    timer.start(10)
+    timer.timeout.connect(lambda *_: ticks.append(a_panel.panel.busy))
+    timer.start(5)
     ask_for(a_panel, "liver, spleen, gallbladder")
     timer.stop()
     assert names_of(the_segmentation()) == ["liver", "spleen"]
@@ -112,10 +108,10 @@ def test_words_become_named_coloured_segments_and_rows(a_panel: Any, a_ct: Any) 
     assert "Liver" in segment.GetTerminology()
     assert the_segmentation().GetSegmentation().ContainsRepresentation("Closed surface")
     assert a_panel.ui.show3dBox.isChecked()
-    assert np.quantile(np.diff(ticks), 0.98) < 0.2, "the window froze"
+    assert ticks.count(True) > 10, "the window froze while the server worked"
 
 
-def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(a_panel: Any, a_ct: Any) -> None:
+def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(a_panel: Any, a_ct: Any, qt: Any, rendering: None) -> None:
     view = SliceView("Red", "Axial")
     view.show(a_ct)
     ask_for(a_panel, "liver")
@@ -213,7 +209,7 @@ def test_a_corrected_segment_is_replaced_only_after_a_yes(a_panel: Any, a_ct: An
     assert np.array_equal(slicers_mask(segmentation, liver, a_ct), corrected)
 
 
-def test_only_the_slice_in_view_is_done_again(a_panel: Any, a_ct: Any) -> None:
+def test_only_the_slice_in_view_is_done_again(a_panel: Any, a_ct: Any, rendering: None) -> None:
     view = SliceView("Red", "Axial")
     view.show(a_ct)
     assert not a_panel.ui.redoButton.isEnabled()
@@ -251,14 +247,14 @@ def test_cancel_leaves_the_scene_as_it_was_and_ends_the_job(a_panel: Any, server
     assert a_panel.ui.segmentButton.isEnabled()
 
 
-def test_a_scene_that_is_closed_meanwhile_gets_nothing(a_panel: Any, a_ct: Any) -> None:
+def test_a_scene_that_is_closed_meanwhile_gets_nothing(a_panel: Any, a_ct: Any, server: Running) -> None:
     write(a_panel.ui.wordsLine, "liver")
     click(a_panel.ui.segmentButton)
     until(lambda: a_panel.ui.progressLabel.property("text") != "")
     slicer.mrmlScene.Clear(0)
     assert not a_panel.panel.busy
-    until_later = time.monotonic() + 0.5
-    until(lambda: time.monotonic() > until_later)
+    until(lambda: not server.client.health().running, 600)  # the result is there, or was never asked for
+    slicer.app.processEvents()
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
     assert not a_panel.ui.segmentButton.isEnabled()
 

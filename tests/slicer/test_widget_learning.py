@@ -26,15 +26,10 @@ from tests.slicer.fault_server import (
 )
 from tests.slicer.person import MODEL, click, message, open_panel, routes, table, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.real_server import CT, PICTURE, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, PICTURE, REPOSITORY, Running
 from tests.slicer.scenes import add_segment, add_segmentation, add_volume, affine, box, paint, scene_state, slicers_mask, write_file
 
 SHAPE = (6, 7, 8)
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 @pytest.fixture
@@ -223,47 +218,38 @@ def a_next(**changed: Any) -> Script:
 FAULTS: dict[str, Script] = {"500": says("x", "500 Internal Server Error"), "garbage": sends(b"\x00\xffwhat\r\n\r\n"), "hangs up": hangs_up}
 
 
-@pytest.mark.parametrize("stage", ["images", "upload", "label"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_submission_that_fails_changes_nothing(fault: str, stage: str, a_scene: Any, temporary_files: Path) -> None:
+def test_a_submission_that_fails_changes_nothing(a_scene: Any, temporary_files: Path) -> None:
     volume, segmentation = a_scene
     good = {"images": NO_IMAGES, "upload": says_json({"image": "slicer-1"}),
             "image": an_image(temporary_files.parent), "label": says_json({"image": "slicer-1"})}  # fmt: skip
-    before = scene_state(volume)
-    with fault_server(routes(**{**good, stage: FAULTS[fault]})) as server:
+    now, before = dict(good), scene_state(volume)
+    with fault_server(lambda caller: routes(**now)(caller)) as server:
         widget = connected_panel(server.url)
         widget.ui.segmentationSelector.setCurrentNode(segmentation)
-        click(widget.ui.submitButton)
-        until_done(widget)
-        assert is_a_sentence(ValueError(message(widget))), message(widget)
-        assert scene_state(volume) == before
-        assert list(temporary_files.iterdir()) == []
-        assert widget.ui.submitButton.isEnabled()
+        for stage, fault in (("images", "500"), ("upload", "hangs up"), *(("label", fault) for fault in FAULTS)):
+            now.update({**good, stage: FAULTS[fault]})
+            click(widget.ui.submitButton)
+            until_done(widget)
+            assert is_a_sentence(ValueError(message(widget))), f"{fault} at {stage}: {message(widget)}"
+            assert scene_state(volume) == before, f"{fault} at {stage}"
+            assert list(temporary_files.iterdir()) == []
+            assert widget.ui.submitButton.isEnabled()
 
 
-@pytest.mark.parametrize("stage", ["next", "image"])
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_next_case_that_fails_changes_nothing(fault: str, stage: str, a_scene: Any, temporary_files: Path) -> None:
-    before = scene_state(a_scene[0])
-    good = {"next": a_next(), "image": an_image(temporary_files.parent)}
-    with fault_server(routes(**{**good, stage: FAULTS[fault]})) as server:
+def test_a_next_case_that_fails_changes_nothing(a_scene: Any, temporary_files: Path) -> None:
+    good, before = {"next": a_next(), "image": an_image(temporary_files.parent)}, scene_state(a_scene[0])
+    no_image = says(b"no image at all", Content_Type="application/octet-stream", Content_Disposition='attachment; filename="case.nii.gz"')
+    now = dict(good)
+    with fault_server(lambda caller: routes(**now)(caller)) as server:
         widget = connected_panel(server.url)
-        click(widget.ui.nextButton)
-        until_done(widget)
-        assert is_a_sentence(ValueError(message(widget))), message(widget)
-        assert scene_state(a_scene[0]) == before
-        assert list(temporary_files.iterdir()) == []
-
-
-def test_a_case_whose_file_is_no_image_changes_nothing(a_scene: Any, temporary_files: Path) -> None:
-    before = scene_state(a_scene[0])
-    bad = says(b"no image at all", Content_Type="application/octet-stream", Content_Disposition='attachment; filename="case.nii.gz"')
-    with fault_server(routes(next=a_next(), image=bad)) as server:
-        widget = connected_panel(server.url)
-        click(widget.ui.nextButton)
-        until_done(widget)
+        for stage, script in (("next", FAULTS["500"]), *(("image", script) for script in FAULTS.values()), ("image", no_image)):
+            now.update({**good, stage: script})
+            click(widget.ui.nextButton)
+            until_done(widget)
+            assert is_a_sentence(ValueError(message(widget))), f"{stage}: {message(widget)}"
+            assert scene_state(a_scene[0]) == before, stage
+            assert list(temporary_files.iterdir()) == []
     assert "cannot be read by Slicer" in message(widget)
-    assert scene_state(a_scene[0]) == before
 
 
 def test_a_case_is_opened_also_when_its_preview_fails_and_never_twice(a_scene: Any, temporary_files: Path) -> None:
@@ -314,7 +300,13 @@ def version(number: int, *, served: bool = False) -> dict[str, Any]:
     return {"number": number, "served": served, "card": card}
 
 
-def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_be_chosen(a_scene: Any) -> None:
+@pytest.fixture
+def watched_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings are asked about more often than those of a real server need it."""
+    monkeypatch.setattr("WordMaskLib.learning.WATCH_SECONDS", 0.05)
+
+
+def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_be_chosen(a_scene: Any, watched_often: None) -> None:
     running = {"state": "running", "stage": "learning", "done": 3, "total": 12, "seconds": 106, "loss": 0.25}
     running.update(dice=0.61, dice_before=0.5)
     states = [{"state": "none"}, {**running, "done": 1, "seconds": 102}, running]
@@ -323,9 +315,7 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
     served = {"number": 1}
 
     def training(caller: Any) -> None:
-        says_json(states.pop(0) if states else done)(caller)
-        if not states:
-            served["number"] = max(served["number"], 2)
+        says_json(states.pop(0) if len(states) > 1 else states[0])(caller)
 
     def models(caller: Any) -> None:
         versions = [version(number, served=number == served["number"]) for number in (0, 1, 2)]
@@ -342,6 +332,8 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
         until(lambda: widget.ui.trainingLabel.property("text").startswith("learning, 3 "))
         text = widget.ui.trainingLabel.property("text")
         assert text == "learning, 3 of 12, about 18 s left in this stage, loss 0.250, Dice 0.61 (0.50 before)"
+        served["number"] = 2
+        states[:] = [done]
         until(lambda: not widget.ui.trainingBar.isVisible())
         assert widget.ui.trainingLabel.property("text") == "Version 2 was published. Dice 0.70, before 0.50."
         versions = widget.ui.versionTable
@@ -380,7 +372,7 @@ def test_models_are_trained_as_each_of_them_is(a_scene: Any) -> None:
         assert not widget.ui.trainButton.isEnabled()
 
 
-def test_a_training_that_is_refused_or_a_server_that_vanishes_meanwhile_is_a_sentence(a_scene: Any) -> None:
+def test_a_training_that_is_refused_or_a_server_that_vanishes_meanwhile_is_a_sentence(a_scene: Any, watched_often: None) -> None:
     busy = says_json({"detail": "A training runs already; stop it, or wait for its end."}, "429 Too Many Requests")
     with fault_server(routes(train=busy)) as server:
         widget = connected_panel(server.url)

@@ -23,16 +23,11 @@ from tests.slicer.fault_server import (
 )
 from tests.slicer.person import click, message, open_panel, routes, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.real_server import CT, REPOSITORY, Running, the_server
+from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_volume, affine, box, scene_state, write_file
 from tests.slicer.views import SliceView
 
 SHAPE = (6, 7, 8)
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Running:
-    return the_server(request, tmp_path_factory)
 
 
 def overlays() -> list[Any]:
@@ -40,7 +35,7 @@ def overlays() -> list[Any]:
 
 
 @pytest.mark.server
-def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running) -> None:
+def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running, rendering: None) -> None:
     path = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
     volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), "CT")
     view = SliceView("Red", "Axial")
@@ -114,29 +109,22 @@ def test_an_overlay_goes_when_another_volume_is_chosen(a_panel_with_a_result: An
     assert volume.GetImageData() is not None
 
 
-@pytest.mark.parametrize("stage", ["health", "start", "job", "result"])
-@pytest.mark.parametrize(
-    "script", [says("x", "500 Internal Server Error"), sends(b"\x00\xffwhat\r\n\r\n"), hangs_up], ids=["500", "garbage", "hangs up"]
-)
-def test_an_overlay_that_fails_changes_nothing(script: Script, stage: str, a_panel_with_a_result: Any) -> None:
+def test_an_overlay_that_fails_or_does_not_fit_changes_nothing(a_panel_with_a_result: Any, tmp_path: Path) -> None:
     widget, volume, now = a_panel_with_a_result
-    before = scene_state(volume)
-    now[stage] = script
-    click(widget.ui.overlayButton)
-    until_done(widget)
-    assert is_a_sentence(ValueError(message(widget))), message(widget)
-    assert scene_state(volume) == before
-
-
-@pytest.mark.parametrize(("shape", "origin"), [((3, 7, 8), (10, -20, 30.5)), (SHAPE, (0, 0, 0))], ids=["another size", "another place"])
-def test_an_overlay_that_does_not_fit_changes_nothing(shape: Any, origin: Any, a_panel_with_a_result: Any, tmp_path: Path) -> None:
-    widget, volume, now = a_panel_with_a_result
-    before = scene_state(volume)
-    now["result"] = numbers(tmp_path, np.full(shape, 0.1), affine(origin=origin))
-    click(widget.ui.overlayButton)
-    until_done(widget)
-    assert is_a_sentence(ValueError(message(widget))), message(widget)
-    assert scene_state(volume) == before
+    before, good = scene_state(volume), dict(now)
+    broken, garbage = says("x", "500 Internal Server Error"), sends(b"\x00\xffwhat\r\n\r\n")
+    another_size = numbers(tmp_path, np.full((3, 7, 8), 0.1))
+    another_place = numbers(tmp_path, np.full(SHAPE, 0.1), affine(origin=(0, 0, 0)))
+    for stage, script in (
+        *(("health", broken), ("start", garbage), ("job", hangs_up)),
+        *(("result", script) for script in (broken, garbage, hangs_up, another_size, another_place)),
+    ):
+        now.update({**good, stage: script})
+        click(widget.ui.overlayButton)
+        until_done(widget)
+        assert is_a_sentence(ValueError(message(widget))), f"{stage}: {message(widget)}"
+        assert scene_state(volume) == before, stage
+        now.pop("health", None)
 
 
 def test_an_overlay_of_zeros_has_no_slice_that_stands_out(a_panel_with_a_result: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from tests.slicer import harness
+from tests.slicer import harness, libraries
 from vtk.util.numpy_support import vtk_to_numpy
 
 if sys.platform.startswith("linux"):
@@ -157,6 +157,8 @@ def _remove(*nodes: Any) -> None:
 
 
 def _window(size: tuple[int, int]) -> tuple[Any, Any, Any]:
+    if problem := libraries.say_missing("rendering"):
+        raise ImportError(problem)  # VTK would end the process
     window = vtk.vtkRenderWindow()
     window.SetOffScreenRendering(1)
     window.ShowWindowOff()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+from tests.support.processes import repeating
 
 from wordmask.errors import RequestError
 from wordmask_app.datastore import GuardedDatastore
@@ -189,33 +188,18 @@ def test_a_damaged_record_is_put_aside_and_made_anew_from_the_files(studies, cap
     assert "damaged" in caplog.text
 
 
-SAVER = textwrap.dedent(
-    """
-    import logging, sys
-    from pathlib import Path
-    logging.disable()
-    from wordmask_app.datastore import GuardedDatastore
-
-    studies, labels = Path(sys.argv[1]), [Path(sys.argv[2]), Path(sys.argv[3])]
-    datastore = GuardedDatastore(str(studies), extensions=("*.nii.gz",))
-    print("ready", flush=True)
-    while True:
-        for label in labels:
-            datastore.save_label("ct", str(label), "final", {"label_info": [{"name": label.name, "idx": 1}]})
-    """
-)
-
-
 def test_a_server_killed_while_it_saves_leaves_the_old_label_or_the_new_one(studies, tmp_path):
-    contents = {bytes([value]) * 300_000 for value in (1, 2)}
-    files = [a_label(tmp_path, content, f"label{i}.nii.gz") for i, content in enumerate(sorted(contents))]
+    contents = [bytes([value]) * 300_000 for value in (1, 2)]
+    files = [a_label(tmp_path, content, f"label{number}.nii.gz") for number, content in enumerate(contents)]
+
+    def save(saver: GuardedDatastore) -> None:
+        for file in files:
+            saver.save_label("ct", file, "final", {"label_info": [{"name": Path(file).name, "idx": 1}]})
+
     moments = random.Random(0)
-    for _ in range(4):
-        with subprocess.Popen([sys.executable, "-c", SAVER, str(studies), *files], stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            time.sleep(moments.uniform(0.02, 0.1))
-            os.kill(child.pid, signal.SIGKILL)
+    for _ in range(8):
+        with repeating(lambda: partial(save, GuardedDatastore(str(studies), extensions=ENDINGS))):
+            time.sleep(moments.uniform(0, 0.05))
         json.loads((studies / "datastore_v2.json").read_text())
         again = GuardedDatastore(str(studies), extensions=ENDINGS)
         assert again.list_images() == ["ct"]

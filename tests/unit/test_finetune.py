@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from wordmask.errors import CancelledError, RequestError
 from wordmask.pipeline import VolumeSegmenter
 from wordmask.progress import CancelToken
 from wordmask.segmenters import load_segmenter
-from wordmask.training import finetune
+from wordmask.training import finetune, replay
 from wordmask.training.engine import rate
 from wordmask.training.finetune import TrainingReport, TrainingRequest, train_model
 from wordmask.training.recipes import load_recipe
@@ -31,6 +32,15 @@ QUICK = {
 def ask(**changes) -> TrainingRequest:
     force = changes.pop("force", False)
     return TrainingRequest(MODEL, "tiny", load_recipe("quick", **{**QUICK, **changes}), "cpu", force=force)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_phantoms() -> Iterator[None]:
+    """The usual hundred would take most of the time here; what is made of them is tests/unit/test_replay.py's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "CT_SLICES", 8)
+        patch.setattr(replay, "PICTURES", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,7 @@ def test_an_old_word_is_found_as_before_by_its_presence(trained, tmp_path):
     assert moved.min() > 0.97  # cosine: held in place while a new word was learned
 
 
-def test_a_run_that_does_not_help_is_refused_and_the_next_starts_from_what_serves(trained, cases, tmp_path, monkeypatch):
+def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serves(trained, cases, tmp_path, monkeypatch):
     store, _ = trained
     started: list[dict[str, torch.Tensor]] = []
     real = finetune.start_trainee
@@ -96,19 +106,18 @@ def test_a_run_that_does_not_help_is_refused_and_the_next_starts_from_what_serve
         return trainee
 
     monkeypatch.setattr(finetune, "start_trainee", spy)
-    hopeless = ask(decoder_rate=1e-12, text_rate=1e-12, epochs=1, steps_per_epoch=1, weight_decay=0)
+    hopeless = ask(decoder_rate=1e-12, text_rate=1e-12, epochs=1, views=1, replay=0, steps_per_epoch=1, weight_decay=0)
     report = train_model(cases, hopeless, store, run_folder=tmp_path / "run")
     assert report.version is None
     assert "did not help" in report.message
     assert store.served() == 1
-    report = train_model(cases, hopeless, store, run_folder=tmp_path / "again")
     assert report.start_sha256 == store.versions()[0].card["weights_sha256"]
     served = load_bundle(store.folder(1)).tensors
     assert served.keys() == started[-1].keys()
     assert all(torch.equal(served[name], started[-1][name]) for name in served)
     store.rollback()
     try:
-        report = train_model(cases, hopeless, store, run_folder=tmp_path / "third")
+        report = train_model(cases, hopeless, store, run_folder=tmp_path / "again")
         assert report.start_sha256 == weights_digest(bundle_folder("bundled/simple_vilmedsam_tiny")) is not None
         own = load_bundle("bundled/simple_vilmedsam_tiny").tensors
         assert all(torch.equal(own[name], tensor) for name, tensor in started[-1].items() if name.startswith("decoder."))
@@ -223,12 +232,13 @@ def test_the_store_is_a_path_that_training_alone_writes(trained):
 
 def test_a_fresh_decoder_of_another_form_is_served_in_that_form(tmp_path, cases):
     store = ModelStore(tmp_path / MODEL)
-    asked = ask(fresh_decoder=True, ipp=False, bid=False, epochs=1, force=True)
-    report = train_model(cases, asked, store, run_folder=tmp_path / "run")
+    short = {"epochs": 1, "steps_per_epoch": 1, "force": True}
+    asked = ask(fresh_decoder=True, ipp=False, bid=False, **short)
+    report = train_model(cases[:3], asked, store, run_folder=tmp_path / "run")
     assert report.version == 1
     served = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
     assert (served.decoder.preset.ipp, served.decoder.preset.bid) == (False, "none")
-    again = train_model(cases, ask(epochs=1, force=True), store, run_folder=tmp_path / "run")
+    again = train_model(cases[:3], ask(**short), store, run_folder=tmp_path / "run")
     assert (again.version, again.parent) == (2, 1)
     assert not load_segmenter(MODEL, device="cpu", weights=store.folder(2)).decoder.preset.ipp
 

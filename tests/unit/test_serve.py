@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from wordmask.app_client import free_port
 from wordmask.app_folder import default_app, find_app
 from wordmask.cli import main
 from wordmask.cli.serve import split_setting
@@ -154,9 +155,3 @@ def test_what_was_started_ends_although_it_does_not_obey():
 
 def test_the_app_that_is_copied_is_the_one_of_the_source_tree():
     assert (installed_app() / "main.py").is_file()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -99,7 +99,7 @@ def test_the_best_threshold_is_found(sign):
 
 
 def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
-    plan = Plan(slices=32, pair_slices=16, test_slices=16, clip_steps=2, sam_steps=2, decoder_steps=1, joint_steps=1)
+    plan = Plan(slices=16, pair_slices=8, test_slices=2, clip_steps=2, sam_steps=2, decoder_steps=1, joint_steps=1)
     Pretraining(tmp_path / "run", plan).run(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.words == WORDS

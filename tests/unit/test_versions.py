@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
-import signal
-import subprocess
-import sys
-import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from tests.support.processes import repeating
 from torch import nn
 
 from wordmask.bundles import CARD, WEIGHTS, bundle_folder, load_bundle, save_bundle
@@ -148,35 +147,18 @@ def test_what_serves_is_always_sound(tmp_path_factory, steps):
         assert store.served() == next(number for number in reversed(meant) if number not in broken)
 
 
-PUBLISHER = textwrap.dedent(
-    """
-    import json, os, sys
-    from pathlib import Path
-    import torch
-    from safetensors.torch import save_file
-    from wordmask.versions import ModelStore
-
-    def write(folder):
-        save_file({"noise": torch.rand(50_000)}, folder / "weights.safetensors")
-        (folder / "card.json").write_text(json.dumps({"words": []}))
-
-    store = ModelStore(Path(sys.argv[1]))
-    print("ready", flush=True)
-    while True:
-        store.publish(write)
-    """
-)
-
-
 def test_a_publisher_killed_at_any_moment_leaves_a_sound_version(tmp_path):
     folder, moments = tmp_path / "model", random.Random(0)
+    noise = np.random.default_rng(0).random(50_000, dtype=np.float32)
+
+    def write(version: Path) -> None:
+        save_file({"noise": noise}, version / WEIGHTS)
+        (version / CARD).write_text(json.dumps({"words": []}))
+
     published = 0
-    for _ in range(6):
-        with subprocess.Popen([sys.executable, "-c", PUBLISHER, str(folder)], stdout=subprocess.PIPE) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            time.sleep(moments.uniform(0.005, 0.12))
-            os.kill(child.pid, signal.SIGKILL)
+    for _ in range(8):
+        with repeating(lambda: partial(ModelStore(folder).publish, write)):
+            time.sleep(moments.uniform(0, 0.1))
         store = ModelStore(folder)
         served = store.served()
         record = json.loads((folder / CURRENT).read_text()) if (folder / CURRENT).exists() else {"version": None}

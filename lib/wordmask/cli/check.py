@@ -1,14 +1,20 @@
-"""``wordmask check``: is this installation sound, and what would it compute with?"""
+"""``wordmask check``: is this installation sound, can this machine serve, and what would it compute with?"""
 
 from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from wordmask import __version__
+from wordmask import __version__, machine_check
+from wordmask.app_folder import default_app
 from wordmask.cli.consoles import answers, messages
 from wordmask.self_check import find_problems, versions
+from wordmask.weights import cache_folder
 
 REPORTED = (
     "monailabel",
@@ -25,19 +31,46 @@ REPORTED = (
 )
 
 
-def check() -> None:
-    """Compare what is installed with what WordMask needs; exit status 2 and one sentence per problem when something is wrong."""
-    table = Table("what", "version", title=f"WordMask {__version__}", title_justify="left")
+def check(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port that the server shall listen on")] = 8000,
+    app: Annotated[Path | None, typer.Option(help="app folder of the server; else monailabel_app here, or your own")] = None,
+) -> None:
+    """Check Python, packages, system libraries, port, folders and GPU; exit status 2 and a sentence with the remedy for each problem."""
+    app_folder = app or default_app()
+    python = machine_check.find_python_problem()
+    problems = [python] if python else find_problems()
+    table = Table("what", "found", title=f"WordMask {__version__}", title_justify="left")
     for name, version in versions(REPORTED).items():
         table.add_row(name, version)
-    problems = find_problems()
+    if not problems:  # else an import would fail, slowly and loudly
+        problems += machine_check.find_library_problems()
     if not problems:
-        import torch  # would fail, slowly and loudly, in an environment that is not sound
-
-        table.add_row("computes on", torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU")
+        table.add_row("computes on", _device())
+        problems += filter(None, [machine_check.find_device_problem()])
+    listening = machine_check.probe_port(port)
+    if listening == "taken":
+        problems.append(f"Port {port} is taken by another program; stop that one, or start the server with another --port.")
+    problems += machine_check.find_folder_problems(
+        {
+            "trained models and logs": (app_folder, "choose another one with --app"),
+            "downloaded weights": (cache_folder(), "choose another one with the variable WORDMASK_WEIGHTS"),
+            "temporary files": (Path(tempfile.gettempdir()), "choose another one with the variable TMPDIR"),
+        }
+    )
+    table.add_row("app folder", escape(str(app_folder)))
+    table.add_row("weights folder", escape(str(cache_folder())))
+    table.add_row(f"port {port}", "a WordMask server runs there" if listening == "WordMask" else listening)
     answers().print(table)
     for problem in problems:
         messages().print(f"[bold red]wordmask:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     if problems:
         raise typer.Exit(2)
-    answers().print("All requirements are met.")
+    answers().print("Everything that was checked is as it should be.")
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "CPU (the Mac's GPU is not used yet)" if torch.backends.mps.is_available() else "CPU"

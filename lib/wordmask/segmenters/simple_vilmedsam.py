@@ -96,7 +96,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             raise WeightsError(
                 f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, because none has been published; "
                 "train it on your own labels with `wordmask train`, use preset 'tiny' to try the workflow, or the model medclip_samv2, "
-                "which needs public weights alone (of a server: --conf models medclip_samv2)."
+                "which needs public weights alone (of a server: --conf models=medclip_samv2)."
             )
         model = cls.for_training(preset, weights)
         if has_lora(model.sam.image_encoder):

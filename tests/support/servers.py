@@ -1,0 +1,74 @@
+"""Real servers on copies of the app and of sample studies, and what tests ask of them again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wordmask.app_client import AppClient, Server, running_server
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLES = REPOSITORY / "sample_data"
+MODEL = "simple_vilmedsam"
+MADE_BY_SERVERS = ("logs", "model", "spool", "bin", "lib", "__pycache__")
+PATIENCE = 240.0  # seconds, after which something hangs and is not only slow
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A real server process and its folder, which holds ``app``, ``studies`` and ``log``, what the server printed so far."""
+
+    process: Server
+    client: AppClient
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.client.url
+
+    @property
+    def app(self) -> Path:
+        return self.folder / "app"
+
+    @property
+    def studies(self) -> Path:
+        return self.folder / "studies"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+
+def copy_app(folder: Path) -> Path:
+    """The app as it is in the repository, without what servers wrote there."""
+    return Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS)))
+
+
+def copy_studies(folder: Path, *names: str) -> Path:
+    """Sample studies of these file names, all when none is named."""
+    studies = folder / "studies"
+    studies.mkdir()
+    for path in (SAMPLES / "studies").iterdir():
+        if path.is_file() and (not names or path.name in names):
+            shutil.copy(path, studies)
+    return studies
+
+
+@contextlib.contextmanager
+def server_on(folder: Path, *, environment: Mapping[str, str] | None = None, **conf: str) -> Iterator[RunningServer]:
+    """A server with the bundled model on the CPU, on the ``app`` and the ``studies`` that are in the folder already."""
+    conf = {"device": "cpu", **conf}
+    with running_server(folder / "app", folder / "studies", log=folder / "log", conf=conf, environment=environment) as process:
+        yield RunningServer(process, AppClient(process.url, timeout=PATIENCE), folder)
+
+
+def eventually(condition: Callable[[], bool], *, every: float = 0.05) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"it was not so within {PATIENCE:.0f} s"
+        time.sleep(every)
