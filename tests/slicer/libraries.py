@@ -33,7 +33,7 @@ def missing_libraries(need: str) -> tuple[str, ...]:
 def say_missing(need: str) -> str:
     """One sentence; empty when nothing is missing."""
     missing = missing_libraries(need)
-    return f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. Install what Debian calls so: {INSTALL}" if missing else ""
+    return f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. On Debian: {INSTALL}" if missing else ""
 
 
 def reasons_to_skip() -> dict[str, str]:
