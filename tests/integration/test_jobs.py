@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.testing import assert_array_equal
+from tests.support.servers import PATIENCE
 
 
 def ask(**params: Any) -> str:
@@ -95,7 +96,7 @@ def test_other_routes_answer_while_infer_computes(a_stub_server):
         (job,) = a_stub_server.http.get("/wordmask/jobs").json()["jobs"]
         assert job["state"] == "running"
         assert answers == []
-    waiting.join(30)
+    waiting.join(PATIENCE)
     assert answers[0].status_code == 200
 
 

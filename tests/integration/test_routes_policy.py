@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from fastapi import APIRouter
 from starlette.routing import Mount
+from tests.support.servers import REPOSITORY
 
 from wordmask_app.faults import fault_of
 from wordmask_app.policies import POLICIES
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 AUTHENTICATION = {path for path in POLICIES if path[1].startswith("/auth/")}  # MONAI Label adds these when it is turned on
 
 
