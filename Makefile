@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the packages of constraints.txt into $(VENV); this takes some minutes."
 	$(if $(filter-out 0,$(CPU)),$(PIP_INSTALL) --no-deps --index-url $(TORCH_INDEX) torch torchvision)
-	$(PIP_INSTALL) setuptools torch torchvision
+	$(PIP_INSTALL) setuptools wheel torch torchvision
 	$(PIP_INSTALL) --no-deps --no-build-isolation sam2
 	$(PIP_INSTALL) -e ".[dev,nnunet,slicer]"
 	@touch $@

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import platform
 import random
-import shutil
 import statistics
 import sys
 import tempfile
@@ -31,11 +30,11 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from tests.support.servers import MODEL, copy_app, copy_studies, server_on
 
-from wordmask.app_client import AppClient, Server, ServerError, running_server
+from wordmask.app_client import AppClient, Server, ServerError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MODEL, CT = "simple_vilmedsam", "ct_trunk"
+CT = "ct_trunk"
 WORDS = ("liver", "spleen, heart", "lung", "liver, spleen, left kidney", "polyp", "skin lesion", "no such thing")
 MEDIAN_BOUND, GROWTH_BOUND, WARM = 0.100, 0.10, 50  # seconds, share, requests
 console = Console()
@@ -204,14 +203,13 @@ def main() -> int:
         parser.error(f"--requests must be more than {WARM}")
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wordmask-load-")))
-        studies = Path(shutil.copytree(REPOSITORY / "sample_data" / "studies", scratch / "studies"))
-        unwanted = shutil.ignore_patterns("logs", "model", "spool", "__pycache__")
-        app = Path(shutil.copytree(REPOSITORY / "monailabel_app", scratch / "app", ignore=unwanted))
-        server = stack.enter_context(running_server(app, studies, log=scratch / "server.log", conf={"device": "cpu", "cache_mb": "64"}))
-        client, volumes = AppClient(server.url), unknown_volumes(studies)
+        copy_app(scratch)
+        copy_studies(scratch)
+        server = stack.enter_context(server_on(scratch, cache_mb="64"))
+        client, volumes = AppClient(server.url), unknown_volumes(server.studies)
         latencies, infers = measure_latency(client, volumes, arguments.seconds)
         mixed = Soak(client, volumes, sorted(images_of(client)))
-        memory, rate = soak(server, mixed, arguments.requests)
+        memory, rate = soak(server.process, mixed, arguments.requests)
     return 0 if report(latencies, infers, mixed, memory, rate) else 1
 
 

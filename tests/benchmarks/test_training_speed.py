@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean
 
 import pytest
 import torch
+from tests.support.servers import SAMPLES
 
 from wordmask.cases import Case
 from wordmask.encoders.cache import FeatureCache
@@ -23,7 +23,6 @@ from wordmask.training.pair_data import TrainingPairs
 from wordmask.training.recipes import load_recipe
 from wordmask.training.simple_vilmedsam import SimpleViLMedSAMTrainee
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE_BYTES = 4 << 30
 EPOCHS = 2
 
@@ -58,7 +57,7 @@ def compare(name: str, cases: list[Case], capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_kept_features_make_an_epoch_faster_on_sample_studies(capsys):
-    found = [case for case in load_samples(REPOSITORY / "sample_data") if case.modality == "CT"][:2]
+    found = [case for case in load_samples(SAMPLES) if case.modality == "CT"][:2]
     compare("sample CT, liver", [Case(case.name, case.image, case.truth, {"liver": case.words["liver"]}) for case in found], capsys)
 
 

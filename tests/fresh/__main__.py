@@ -15,7 +15,7 @@ from tests.fresh.machine import SUITE, BareMachine, Running, missing_tools
 from tests.fresh.readme import PYTHON, Command, read_commands, read_dice, read_packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SECTIONS = ("Two commands", "Five minutes")
+INSTALLING, USING = "Two commands", "Five minutes"  # sections of the README
 READY = "is ready at"  # what `wordmask serve` prints when it answers
 # In place of all tests, which take longer than the rest together and run elsewhere: some of the library, some of the command, and some
 # that want Qt, for which a bare machine has no libraries: they have to say so.
@@ -46,7 +46,8 @@ class Visit:
             if command.has_a_placeholder:
                 print(f"\nLeft out, because the reader is to replace a word in it: {command.text}", flush=True)
             elif command.is_a_server:
-                self._leave_running(command)
+                if not self._leave_running(command):
+                    break  # those that follow ask the server
             elif command.text.partition("#")[0].strip() == "make test":
                 self._type(Command(f'make test ARGS="{SAMPLE}"'))
             else:
@@ -77,13 +78,15 @@ class Visit:
             return "" if LOUD_SKIP in output else "the test that wants Qt does not say what to install"
         return ""
 
-    def _leave_running(self, command: Command) -> None:
+    def _leave_running(self, command: Command) -> bool:
+        """Start a server; whether it got ready."""
         print(f"\n$ {command.text}   (in a second terminal)", flush=True)
         begin, before = time.monotonic(), self.machine.temporary_files()
         running = self._start(command)
         wrong = "" if running.wait_for(READY, MINUTES * 60) else f"it did not print {READY!r}"
         self.rows.append((time.monotonic() - begin, command.text, wrong))
         self.server = (command.text.partition(" #")[0].strip(), running, before)
+        return not wrong
 
     def _end_server(self) -> None:
         """Press Ctrl-C; nothing that the server started may be left."""
@@ -101,7 +104,7 @@ class Visit:
         """Minutes and seconds per command, and what was wrong."""
         print("\n  time  command")
         for seconds, title, wrong in self.rows:
-            print(f"{seconds // 60:3.0f}:{seconds % 60:02.0f}  {title.partition(' #')[0].strip()}{f'   FAILED: {wrong}' if wrong else ''}")
+            print(f"{seconds // 60:3.0f}:{seconds % 60:02.0f}  {title.partition(' #')[0].strip()}{wrong and f'   FAILED: {wrong}'}")
         print(f"{sum(seconds for seconds, _, _ in self.rows) / 60:.1f} minutes in all; .venv has {self.machine.gigabytes('.venv'):.1f} GB")
 
 
@@ -115,8 +118,10 @@ def main() -> int:
     print(f"A bare Debian ({SUITE}) with {' '.join(packages)}, and the repository's last commit.", flush=True)
     with BareMachine.make(packages, REPOSITORY) as machine:
         visit = Visit(machine, read_dice(readme))
-        for section in SECTIONS:
-            visit.follow(read_commands(readme, section))
+        visit.follow(read_commands(readme, INSTALLING))
+        print("\nFrom here on the machine has no network.", flush=True)
+        machine.disconnect()
+        visit.follow(read_commands(readme, USING))
         visit.report()
     return 1 if visit.failed else 0
 

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 SUITE = "bookworm"  # Debian 12, whose Python, 3.11.2, is the oldest that somebody comes with
-TOOLS = ("mmdebstrap", "unshare", "chroot", "git")
+TOOLS = ("mmdebstrap", "unshare", "nsenter", "chroot", "git")
 USER = "someone"
 HOME = Path("/home") / USER
 CHECKOUT = HOME / "Wörd Mask"  # a blank and an umlaut, as people have them
@@ -40,6 +41,15 @@ mount -t tmpfs tmpfs "$0/dev/shm"
 exec chroot --userspec={user}:{user} "$0" /usr/bin/env -i {environment} /bin/bash -c "$1"
 """
 
+# A network that has 127.0.0.1 and nothing else, as long as somebody holds this program's standard input open.
+LOOPBACK_ONLY = """
+import fcntl, socket, struct, sys
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
+fcntl.ioctl(socket.socket(), SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP))
+print("up", flush=True)
+sys.stdin.read()
+"""
+
 
 def missing_tools() -> str | None:
     """Why a machine cannot be made here, in a sentence; None when it can."""
@@ -48,19 +58,20 @@ def missing_tools() -> str | None:
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
         return f"A bare machine needs {', '.join(lacking)}: apt-get install mmdebstrap util-linux git."
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0:
-        return "A bare machine needs mounts of its own, and this machine does not permit them (unshare --mount)."
+    if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode != 0:
+        return "A bare machine needs mounts and a network of its own, and they are not permitted here (unshare --mount --net)."
     return None
 
 
 class Running:
     """A command that runs in the machine; its output is printed as it comes, and kept."""
 
-    def __init__(self, root: Path, command: str, standard_input: str | None = None) -> None:
+    def __init__(self, root: Path, command: str, standard_input: str | None, network: str | None) -> None:
         environment = " ".join(shlex.quote(f"{name}={value}") for name, value in ENVIRONMENT.items())
         enter = "set -e" + ENTER.format(environment=environment, user=USER)
+        enter_network = ["nsenter", f"--net={network}"] if network else []
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "bash", "-c", enter, str(root), f"cd {shlex.quote(str(CHECKOUT))}\n{command}"],
+            [*enter_network, "unshare", "--mount", "bash", "-c", enter, str(root), f"cd {shlex.quote(str(CHECKOUT))}\n{command}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -101,7 +112,8 @@ class Running:
 
     def press_ctrl_c(self) -> None:
         """What a terminal does: SIGINT to the whole group."""
-        os.killpg(self.process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGINT)
 
     def kill(self) -> None:
         """End it and its group at once."""
@@ -125,6 +137,7 @@ class BareMachine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._network: subprocess.Popen[str] | None = None
 
     @classmethod
     @contextmanager
@@ -142,7 +155,15 @@ class BareMachine:
 
     def start(self, command: str, standard_input: str | None = None) -> Running:
         """Type a command in the checkout's folder."""
-        return Running(self.root, command, standard_input)
+        return Running(self.root, command, standard_input, f"/proc/{self._network.pid}/ns/net" if self._network else None)
+
+    def disconnect(self) -> None:
+        """Take the network away from all commands from now on: what is installed has to do without, and the machine's ports are its own."""
+        command = ["unshare", "--net", sys.executable, "-c", LOOPBACK_ONLY]
+        self._network = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._network.stdout is not None
+        if self._network.stdout.readline() != "up\n":
+            raise OSError("The bare machine did not get a network of its own; the lines above say why.")
 
     def processes(self) -> dict[int, str]:
         """Number -> command line, of all that runs in the machine."""
@@ -167,7 +188,7 @@ class BareMachine:
     def gigabytes(self, folder: str) -> float:
         """The size of a folder of the checkout on the disk."""
         path = self.root / CHECKOUT.relative_to("/") / folder
-        answer = subprocess.run(["du", "--summarize", "--block-size=1M", path], capture_output=True, text=True, check=False)
+        answer = subprocess.run(["du", "--summarize", "--block-size=1000000", path], capture_output=True, text=True, check=False)
         return int(answer.stdout.split()[0] if answer.stdout else 0) / 1000
 
     def end_processes(self) -> None:
@@ -176,6 +197,8 @@ class BareMachine:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         self.wait_until_quiet(30)
+        if self._network is not None:
+            self._network.communicate()
 
     def _settle(self, repository: Path) -> None:
         """A user with a clone, names that resolve, and certificates."""

@@ -99,7 +99,7 @@ def test_several_server_processes_are_refused(tmp_path):
     supervisor.write_text(
         "import multiprocessing, time\n"
         "def work():\n    from wordmask_app.app import _refuse_workers\n    _refuse_workers()\n"
-        "if __name__ == '__main__':\n    multiprocessing.get_context('spawn').Process(target=work).start()\n    time.sleep(100)\n"
+        "if __name__ == '__main__':\n    multiprocessing.get_context('spawn').Process(target=work).start()\n    time.sleep(600)\n"
     )
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY / "monailabel_app")}
     ended = subprocess.run([sys.executable, supervisor], capture_output=True, text=True, timeout=PATIENCE, env=variables, check=False)

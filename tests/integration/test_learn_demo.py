@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.support.servers import REPOSITORY, SAMPLES
 
 from wordmask import learn_demo
 from wordmask.errors import RequestError
 from wordmask.learn_demo import WORD, Findings, choose_cases, judged, truth_of
 from wordmask.samples import load_samples
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SAMPLES = REPOSITORY / "sample_data"
 QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 10, "views": 1, "replay": 0, "decoder_rate": 1e-3}
 
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tests.support.real_images import COUNT, VOLUMES
 
 from wordmask.pipeline import VolumeSegmenter, write_labels
 from wordmask.segmenters import load_segmenter
@@ -14,18 +15,16 @@ from wordmask.volumes import read_volume
 
 pytestmark = pytest.mark.real_data
 
-VOLUMES = 20
-
 
 @pytest.fixture(scope="module")
 def a_pipeline():
     return VolumeSegmenter(load_segmenter("simple_vilmedsam", device="cpu"))
 
 
-@pytest.mark.parametrize("number", range(VOLUMES))
+@pytest.mark.parametrize("number", VOLUMES)
 def test_a_real_volume_is_segmented_where_it_lies(a_pipeline, real_data, tmp_path, number):
     cases = [case for case in json.loads((real_data / "index.json").read_text())["cases"] if "mask" in case]
-    assert len(cases) == VOLUMES
+    assert len(cases) == COUNT
     image = real_data / cases[number]["image"]
     result = a_pipeline.segment(read_volume(image), ["liver", "spine"], keep=("labels", "probability"))
     assert all(np.isfinite(values).all() for values in result.maps["probability"].values())

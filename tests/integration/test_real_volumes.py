@@ -9,13 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tests.support.real_images import COUNT, VOLUMES
 
 from wordmask.transforms import Plane, body_slices, choose_plane, load_windows, slicing_for, to_unit_range
 from wordmask.volumes import read_volume, write_label_map
 
 pytestmark = pytest.mark.real_data
-
-VOLUMES = 20  # in index.json; the volumes of pool/ are for training
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,10 @@ def real_cases(real_data: Path) -> list[dict]:
 
 
 def test_all_volumes_are_there(real_cases):
-    assert len(real_cases) == VOLUMES
+    assert len(real_cases) == COUNT
 
 
-@pytest.mark.parametrize("number", range(VOLUMES))
+@pytest.mark.parametrize("number", VOLUMES)
 def test_a_real_label_map_keeps_the_geometry_of_its_image(real_data, real_cases, tmp_path, number):
     case = real_cases[number]
     image_file, label_file = real_data / case["image"], tmp_path / "labels.nii.gz"

@@ -27,13 +27,13 @@ def missing_libraries(need: str) -> tuple[str, ...]:
     """The libraries that ``need``, a key of NEEDS, uses and that this machine cannot load."""
     if not sys.platform.startswith("linux"):
         return ()  # the packages of PyPI bring or find all there
-    return tuple(library for _, library, *needs in _ROWS if need in needs and library != "-" and not _can_be_loaded(library))
+    return tuple(library for _, library, *needs in _ROWS if need in needs and not _can_be_loaded(library))
 
 
 def say_missing(need: str) -> str:
     """One sentence; empty when nothing is missing."""
     missing = missing_libraries(need)
-    return f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. Install what Debian calls so: {INSTALL}" if missing else ""
+    return f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. On Debian: {INSTALL}" if missing else ""
 
 
 def reasons_to_skip() -> dict[str, str]:

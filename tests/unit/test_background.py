@@ -39,14 +39,14 @@ def test_a_stop_waits_for_the_process_that_is_about_to_be(tasks):
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
         utils.background_processes["train"]["1"] = started[0]
 
     threading.Timer(0.3, start).start()
     stopped = background.stop("train")
     assert stopped is not None
     assert stopped["status"] == "STOPPED"
-    assert started[0].wait(timeout=10) != 0
+    assert started[0].wait(timeout=120) != 0
 
 
 def test_nothing_to_stop_is_no_error(tasks):

@@ -20,6 +20,7 @@ from wordmask.encoders.cache import CacheKey, FeatureCache
 
 SLICE_BYTES = 10 * 4 * 2  # what `a_feature` takes in float16
 BIG = 1 << 20
+PATIENCE = 120.0  # seconds, after which something hangs
 
 
 def a_key(index: int) -> CacheKey:
@@ -168,7 +169,7 @@ def test_crossing_requests_of_many_threads_end_and_compute_each_slice_once():
         return all(torch.equal(f["clip"], a_feature(i)["clip"].half()) for i, f in zip(indices, served, strict=True))
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(work, range(24), timeout=20))
+        assert all(pool.map(work, range(24), timeout=PATIENCE))
     assert sorted(computed) == list(range(20))
 
 
@@ -177,19 +178,19 @@ def test_a_failed_computation_reaches_its_caller_and_the_one_who_waited_computes
 
     def failing() -> dict[str, Tensor]:
         begun.set()
-        fail.wait(5)
+        assert fail.wait(PATIENCE)
         raise RuntimeError("cancelled")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get_or_compute, a_key(1), failing)
-        begun.wait(5)
+        assert begun.wait(PATIENCE)
         second = pool.submit(an_encoder.ask, cache, 1)
         time.sleep(0.02)
         assert not second.done()
         fail.set()
         with pytest.raises(RuntimeError, match="cancelled"):
-            first.result(timeout=5)
-        assert torch.equal(second.result(timeout=5), a_feature(1)["clip"].half())
+            first.result(timeout=PATIENCE)
+        assert torch.equal(second.result(timeout=PATIENCE), a_feature(1)["clip"].half())
     assert an_encoder.computed == [1]
 
 

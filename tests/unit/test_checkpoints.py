@@ -48,15 +48,15 @@ def test_a_training_checkpoint_gives_its_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
-def test_a_file_cut_short_is_refused_in_one_sentence(tmp_path: Path, name: str, keep: float) -> None:
+def test_a_file_cut_short_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name)
     content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(WeightsError, match=f"^{name} cannot be read as weights: it is damaged") as caught:
-        read_tensors(path)
-    assert str(tmp_path) not in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for keep in (0.0, 0.01, 0.5, 0.99):
+        path.write_bytes(content[: int(keep * len(content))])
+        with pytest.raises(WeightsError, match=f"^{name} cannot be read as weights: it is damaged") as caught:
+            read_tensors(path)
+        assert str(tmp_path) not in str(caught.value), keep
+        assert "\n" not in str(caught.value), keep
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.support.servers import SAMPLES
 
 from wordmask.demo_report import Findings, Timing, print_report, too_easy, write_contact_sheet
 from wordmask.errors import VolumeError
 from wordmask.samples import SampleCase, load_samples, true_mask
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def a_case(**words: tuple[int, ...]) -> SampleCase:
@@ -32,7 +31,7 @@ def test_a_word_is_true_wherever_one_of_its_values_is() -> None:
 
 
 def test_the_samples_that_ship_have_truth_of_the_shape_of_their_image() -> None:
-    cases = load_samples(REPOSITORY / "sample_data")
+    cases = load_samples(SAMPLES)
     assert len({case.name for case in cases}) == len(cases) > 10
     for case in cases:
         labels = case.true_labels()

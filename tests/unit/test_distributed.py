@@ -50,7 +50,8 @@ def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_two_processes_learn_what_one_learns_and_publish_once(tmp_path, labelled, an_address):
+def test_two_processes_learn_what_one_learns_and_publish_once(tmp_path, labelled, an_address, few_phantoms):
+    # Of phantoms this process has few and the two have all, but without replay none of them is learned from.
     alone, of_one = train(tmp_path / "alone", labelled)
     together, of_two = train(tmp_path / "together", labelled, multi_gpu=True, gpus="0,1")
     assert [version.number for version in together.versions()] == [1]

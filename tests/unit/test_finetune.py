@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +15,14 @@ from wordmask.errors import CancelledError, RequestError
 from wordmask.pipeline import VolumeSegmenter
 from wordmask.progress import CancelToken
 from wordmask.segmenters import load_segmenter
-from wordmask.training import finetune, replay
+from wordmask.training import finetune
 from wordmask.training.engine import rate
 from wordmask.training.finetune import TrainingReport, TrainingRequest, train_model
 from wordmask.training.recipes import load_recipe
 from wordmask.training.trainee import start_trainee
 from wordmask.versions import ModelStore, weights_digest
+
+pytestmark = pytest.mark.usefixtures("few_phantoms")
 
 MODEL = "simple_vilmedsam"
 QUICK = {
@@ -32,15 +33,6 @@ QUICK = {
 def ask(**changes) -> TrainingRequest:
     force = changes.pop("force", False)
     return TrainingRequest(MODEL, "tiny", load_recipe("quick", **{**QUICK, **changes}), "cpu", force=force)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_phantoms() -> Iterator[None]:
-    """The usual hundred would take most of the time here; what is made of them is tests/unit/test_replay.py's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "CT_SLICES", 8)
-        patch.setattr(replay, "PICTURES", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

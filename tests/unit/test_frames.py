@@ -117,11 +117,11 @@ def test_a_batch_equals_its_maps_done_one_at_a_time(align):
     torch.testing.assert_close(frame.to_model(images), torch.cat([frame.to_model(one[None]) for one in images]))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 1000)])
 @pytest.mark.parametrize("align", ALIGNS)
-def test_extreme_shapes_neither_crash_nor_vanish(align, size):
-    frame = Frame.fit(size, (32, 32), align)
-    shown = frame.to_model(torch.ones(1, 1, *size))
-    assert shown.shape == (1, 1, 32, 32)
-    assert shown.max() == pytest.approx(1)
-    assert frame.to_original(shown[0]).shape == (1, *size)
+def test_extreme_shapes_neither_crash_nor_vanish(align):
+    for size in ((1, 1), (1, 50), (50, 1), (3, 1000)):
+        frame = Frame.fit(size, (32, 32), align)
+        shown = frame.to_model(torch.ones(1, 1, *size))
+        assert shown.shape == (1, 1, 32, 32), size
+        assert shown.max() == pytest.approx(1), size
+        assert frame.to_original(shown[0]).shape == (1, *size)

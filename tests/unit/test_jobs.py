@@ -14,7 +14,7 @@ from wordmask.progress import Progress
 from wordmask_app import jobs
 from wordmask_app.jobs import Job, JobNotReadyError, JobQueue, JobResult, JobState, QueueFullError, ResultGoneError, UnknownJobError
 
-PATIENCE = 20.0
+PATIENCE = 120.0  # seconds, after which something hangs
 
 
 @pytest.fixture

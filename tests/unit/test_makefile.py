@@ -110,7 +110,7 @@ def indexes(tmp_path) -> Callable[[str], str]:
     for index, build in (("pypi", ""), ("cpu", "+cpu")):
         add_package(tmp_path / index, "torch", f"2.14.1{build}", "" if build else "nvidia-cublas")
         add_package(tmp_path / index, "torchvision", f"0.29.1{build}", "torch==2.14.1")
-    for name, version in (("sam2", "1.1.0"), ("setuptools", "84.2.1"), ("nvidia-cublas", "13.1")):
+    for name, version in (("sam2", "1.1.0"), ("setuptools", "84.2.1"), ("wheel", "0.48.0"), ("nvidia-cublas", "13.1")):
         add_package(tmp_path / "pypi", name, version)
     return lambda index: (tmp_path / index).as_uri()
 
