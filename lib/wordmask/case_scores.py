@@ -219,7 +219,7 @@ def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
         return float(logit(preset.threshold))
     if preset.presence is None:
         return 0.0
-    return preset.presence.words.get(prompt.entry or prompt.word, preset.presence.volume_logit)
+    return preset.presence.words.get(prompt.key, preset.presence.volume_logit)
 
 
 def _uses_noise(preset: Preset) -> bool:

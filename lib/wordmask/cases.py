@@ -20,7 +20,6 @@ from wordmask.errors import VolumeError, WordMaskError
 from wordmask.image_files import PICTURE_SUFFIXES, suffix_of
 from wordmask.labels import LabelError, LabelTable
 from wordmask.prompts import Prompt, parse_prompts
-from wordmask.vocabulary import same_text
 from wordmask.volumes import Volume, read_volume
 
 LOSSY = (".jpg", ".jpeg")  # their masks have grey edges: the middle decides
@@ -31,9 +30,8 @@ Mask = NDArray[np.bool_]
 
 
 def canonical_word(word: str) -> str:
-    """The vocabulary's own word for a typed one, else the typed one in small letters; PromptError when it is none."""
-    (prompt,) = parse_prompts([word])[:1]
-    return prompt.entry or same_text(prompt.word)
+    """`Prompt.key` of a typed word; PromptError when it is none."""
+    return parse_prompts([word])[0].key
 
 
 @dataclass(frozen=True)

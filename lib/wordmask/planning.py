@@ -159,7 +159,7 @@ def word_warnings(prompt: Prompt, volume: Volume, preset: Preset, *, known: bool
             return [sentence + f"it knows {', '.join(sorted(trained))}. Train it on that word, too, or ask {preset.teacher}."]
         return [sentence + "use a preset with public weights, or train it on your own labels."]
     found = []
-    entry = load_vocabulary().lookup(prompt.entry or prompt.word)
+    entry = load_vocabulary().lookup(prompt.key)
     if entry is None:
         near = load_vocabulary().suggest(prompt.word, limit=1)
         hint = f"did you mean {near[0].word!r}?" if near else "check the spelling and the mask."

@@ -41,7 +41,7 @@ def is_present(logits: Logits, prompt: Prompt, preset: PresencePreset | None) ->
     """Whether the word's thing is in the volume; always true without a presence section, because nothing was calibrated then."""
     if preset is None:
         return True
-    limit = preset.words.get(prompt.entry or prompt.word, preset.volume_logit)
+    limit = preset.words.get(prompt.key, preset.volume_logit)
     return volume_logit(logits) >= limit
 
 

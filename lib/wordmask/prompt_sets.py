@@ -80,17 +80,19 @@ def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None
     set_name: P0 to P5 (prompt_sets.yaml): bare word, class name, one description, one of the kind asked for, and the ensembles of both;
     modality: of the image, for the class name; where it is None, the only one in which the vocabulary looks for the word, or none.
 
-    A sentence that was typed (`is_sentence`) is returned as typed by every set. The bare word, also as typed, is returned where a set of
+    A sentence that was typed (`is_sentence`) is returned as typed by every set. The bare word (`Prompt.text`) is returned where a set of
     descriptions has none for it. Never empty. RequestError: there is no such set.
     """
     known = load_prompt_sets()
     chosen = known.named(set_name)
-    if chosen.text == "word" or is_sentence(prompt):
+    if is_sentence(prompt):
         return (prompt.word,)
+    if chosen.text == "word":
+        return (prompt.text,)
     if chosen.text == "class_name":
         return (_class_name(prompt, known, modality),)
     described = known.described(prompt.entry, kinds=chosen.kinds)
-    return (described if chosen.ensemble else described[:1]) or (prompt.word,)
+    return (described if chosen.ensemble else described[:1]) or (prompt.text,)
 
 
 def is_sentence(prompt: Prompt) -> bool:

@@ -45,6 +45,21 @@ class Prompt:
     objects: int = 1
     prompt_set: str | None = None
 
+    @property
+    def key(self) -> str:
+        """Under which a word is kept in cards, limits and channels: two spellings of one word have one key.
+
+        The vocabulary's own word for it, else the typed one in small letters, with blanks in place of hyphens and underscores.
+        """
+        return self.entry or same_text(self.word)
+
+    @property
+    def text(self) -> str:
+        """What a text encoder reads: the word as the vocabulary or, for other words, as its key spells it, whatever was typed."""
+        typed = same_text(self.word)
+        entry = load_vocabulary().lookup(typed)
+        return typed if entry is None else next(text for text in entry.texts if same_text(text) == typed)
+
 
 def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
     """Words separated by commas, semicolons or line breaks, or a list of such strings, in the order typed.

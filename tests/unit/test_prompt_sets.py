@@ -90,8 +90,8 @@ def test_every_modality_has_a_name(the_sets):
     assert set(the_sets.images) == {"any", *get_args(Modality)}
 
 
-def test_the_bare_word_is_as_typed():
-    assert sentences(a_prompt("Hepar"), "P0") == ("Hepar",)
+def test_the_bare_word_is_spelled_as_in_the_vocabulary():
+    assert sentences(a_prompt("Hepar"), "P0") == ("hepar",)
 
 
 @pytest.mark.parametrize(

@@ -222,3 +222,22 @@ def test_what_a_word_gets_does_not_depend_on_its_neighbours(names):
     together = {prompt.word: prompt for prompt in parse_prompts(names)}
     for word, prompt in together.items():
         assert parse_prompts(word) == [prompt]
+
+
+@pytest.mark.parametrize(
+    ("spellings", "key", "text"),
+    [
+        (("Heart-Spine", "heart-spine", "Heart Spine", "heart_spine"), "heart spine", "heart spine"),
+        (("Left-Kidney", "left_kidney", "LEFT KIDNEY"), "left kidney", "left kidney"),
+        (("Livers", "liver"), "liver", None),
+    ],
+)
+def test_spellings_of_one_word_have_one_key_and_one_text(spellings, key, text):
+    prompts = [parse_prompts(typed)[0] for typed in spellings]
+    assert {prompt.key for prompt in prompts} == {key}
+    assert text is None or {prompt.text for prompt in prompts} == {text}
+
+
+@given(text=st.sampled_from(load_vocabulary().texts()))
+def test_a_text_of_the_vocabulary_is_read_by_the_encoder_as_the_vocabulary_spells_it(text):
+    assert parse_prompts(text.upper().replace(" ", "_"))[0].text == text

@@ -155,3 +155,11 @@ def test_a_file_that_is_no_decoder_changes_nothing(tmp_path):
     with pytest.raises(WeightsError, match=r"decoder\.pth"):
         model.load_reference(tmp_path / "decoder.pth")
     assert model.decoder is decoder
+
+
+def test_a_taught_word_is_known_again_in_every_spelling():
+    model = load_segmenter("simple_vilmedsam", preset="tiny")
+    model.trained_words = model.trained_words | {parse_prompts("Heart-Spine")[0].key}
+    asked = [model.encode_prompts(parse_prompts(typed)) for typed in ("Heart-Spine", "heart-spine", "Heart Spine", "heart_spine")]
+    assert [bool(words.known.all()) for words in asked] == [True] * 4
+    assert all(torch.equal(words.tensors["text"], asked[0].tensors["text"]) for words in asked)

@@ -80,8 +80,8 @@ class ClipSamSegmenter(Segmenter):
         return PromptFeatures(tuple(prompts), {"text": text}, known)
 
     def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
-        """[K, E], unit length: here of the bare words as typed."""
-        return self.clip.encode_text([prompt.word for prompt in prompts])
+        """[K, E], unit length: here of the bare words."""
+        return self.clip.encode_text([prompt.text for prompt in prompts])
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
         """[P], logit of the image-word cosine with its trained scale and bias."""
@@ -106,13 +106,8 @@ class ClipSamSegmenter(Segmenter):
         )  # fmt: skip
 
     def _knows(self, prompt: Prompt) -> bool:
-        trained = not self.trained_words or called(prompt) in self.trained_words
-        return trained and self.clip.knows(prompt.word)
-
-
-def called(prompt: Prompt) -> str:
-    """How cards of weights call a word."""
-    return prompt.entry or prompt.word.lower()
+        trained = not self.trained_words or prompt.key in self.trained_words
+        return trained and self.clip.knows(prompt.text)
 
 
 def with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:

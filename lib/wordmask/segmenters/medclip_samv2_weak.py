@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from wordmask.bundles import Bundle, load_bundle
-from wordmask.cases import canonical_word
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.errors import UntrainedError, WeightsError
 from wordmask.frames import Frame
@@ -75,7 +74,7 @@ class MedCLIPSAMv2Weak(Segmenter):
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         """channel [K]: which one is the word's."""
-        named = [canonical_word(prompt.word) for prompt in prompts]
+        named = [prompt.key for prompt in prompts]
         channels = torch.tensor([self.words.index(word) if word in self.trained_words else UNKNOWN for word in named])
         return PromptFeatures(tuple(prompts), {"channel": channels.to(self.device)}, channels != UNKNOWN)
 

@@ -36,7 +36,7 @@ from wordmask.segmenters.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.segmenters.clip_sam import ClipSamSegmenter, called, with_rows
+from wordmask.segmenters.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.segmenters.position_prompt import PositionPromptDecoder
 from wordmask.segmenters.refiner import Refiner
 from wordmask.segmenters.word_scores import word_token_input
@@ -173,7 +173,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
     def judges_presence(self, prompt: Prompt) -> bool:
         """Not for words that were learned from labels: a few cases tell nothing about how often CLIP's cosine is wrong."""
-        return called(prompt) not in self.learned_words
+        return prompt.key not in self.learned_words
 
     def forward(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.cases import Case, canonical_word
+from wordmask.cases import Case
 from wordmask.errors import VolumeError
 from wordmask.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from wordmask.pipeline import VolumeSegmenter
@@ -88,12 +88,12 @@ def label_image(
     known = image.case.read() if image.case else None
     volume = known.volume if known else image.read()
     drawn = known.masks if known else {}
-    values = {canonical_word(prompt.word): value for value, prompt in enumerate(words, start=1)}
+    values = {prompt.key: value for value, prompt in enumerate(words, start=1)}
     labels: Labels = np.zeros(volume.array.shape[:3], np.uint8)
-    if asked := [prompt for prompt in words if canonical_word(prompt.word) not in drawn]:
+    if asked := [prompt for prompt in words if prompt.key not in drawn]:
         answer = teacher.segment(volume, asked, cancel=cancel)
         for prompt in asked:
-            labels[answer.mask(prompt.word)] = values[canonical_word(prompt.word)]
+            labels[answer.mask(prompt.word)] = values[prompt.key]
     for word in reversed([word for word in values if word in drawn]):
         labels[drawn[word]] = values[word]
     view = make_view(volume, plane="auto", slices=None, skip_air=True)

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from wordmask.bundles import read_card, save_bundle
-from wordmask.cases import Case, LabelledVolume, canonical_word
+from wordmask.cases import Case, LabelledVolume
 from wordmask.encoders.cache import FeatureCache
 from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
 from wordmask.memory import is_out_of_memory
@@ -108,7 +108,7 @@ class _WeakTraining:
             raise RequestError(
                 f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn from.{self._why()}"
             )
-        self.words = [canonical_word(words[value - 1].word) for value in values]
+        self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
         network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
@@ -146,7 +146,7 @@ class _WeakTraining:
         """RequestError: the teacher refuses a word that no person has labelled either."""
         drawn = {word for image in images if image.case for word in image.case.words}
         known = teacher.encode_prompts(words).known.tolist()
-        strange = [word for word, knows in zip(words, known, strict=True) if not knows and canonical_word(word.word) not in drawn]
+        strange = [word for word, knows in zip(words, known, strict=True) if not knows and word.key not in drawn]
         if strange and teacher.preset.unknown_words == "refuse":
             raise RequestError(
                 f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of {_listed(strange)}, which it was not trained "
@@ -247,7 +247,7 @@ class _WeakTraining:
             "teacher_version": self.teacher_version,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "words": self.words,
-            "never_found": sorted({canonical_word(prompt.word) for prompt in words} - {*self.words}),
+            "never_found": sorted({prompt.key for prompt in words} - {*self.words}),
             "network": network.model_dump(mode="json"),
             "side": recipe.side,
             "members": 1 + max(int(name.split(".")[1]) for name in tensors),
