@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from wordmask.errors import WeightsError
+from wordmask.files import replace_file, sync
 
 if TYPE_CHECKING:  # what only lists versions need not wait for torch
     from torch import Tensor, nn
@@ -136,20 +137,12 @@ def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any
     OSError: the disk is full or fails; what was in the folder stays as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder / f"{name}.part" for name in (CARD, WEIGHTS)}
-    try:
-        parts[CARD].write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        _save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, parts[WEIGHTS])
-        for part in parts.values():
+    with replace_file(folder / WEIGHTS) as weights_part, replace_file(folder / CARD) as card_part:
+        card_part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        _save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, weights_part)
+        for part in (card_part, weights_part):
             sync(part)
-    except BaseException:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        raise
-    (folder / WEIGHTS).unlink(missing_ok=True)
-    for name, part in parts.items():
-        part.replace(folder / name)
-    sync(folder)
+        (folder / WEIGHTS).unlink(missing_ok=True)  # the card is replaced first: there are never weights beside another's card
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -162,12 +155,3 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), path.name) from error  # a full disk is told by its number
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ Knows: HTTP, size, sha256. Does not know: which weights there are or where they 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,18 +37,6 @@ class Patience:
 
 class _TryAgainError(Exception):
     """A failure that may pass: the text says what happened."""
-
-
-def sha256_of(path: Path, progress: Progress | None = None) -> str:
-    """Hex digest of a file, read in blocks."""
-    digest, done, size = hashlib.sha256(), 0, path.stat().st_size
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-            done += len(block)
-            if progress:
-                progress(done, size)
-    return digest.hexdigest()
 
 
 def download(

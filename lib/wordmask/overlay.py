@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from wordmask.errors import RequestError, VolumeError
+from wordmask.files import replace_file
 from wordmask.geometry import Plane, slicing_for
 from wordmask.prompts import parse_prompts
 from wordmask.result import Segmentation, WordStatistics
@@ -243,13 +244,11 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Whole or not at all: written beside its place under another name, then renamed."""
+    """Whole or not at all; VolumeError."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise VolumeError(f"{path.name} cannot be written: overlay pictures are PNG or JPEG files.")
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        picture.save(temporary)
-        temporary.replace(path)
+        with replace_file(path, ending=path.suffix) as part:
+            picture.save(part)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise VolumeError(f"{path.name} cannot be written ({error.strerror or error}); choose another folder.") from error

@@ -9,10 +9,8 @@ use one store: a training publishes, a server serves.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import threading
@@ -25,8 +23,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from wordmask.bundles import CARD, WEIGHTS, read_card, sync
+from wordmask.bundles import CARD, WEIGHTS, read_card
 from wordmask.errors import RequestError, WeightsError
+from wordmask.files import replace_file, replace_text, sha256_of, sync
 
 logger = logging.getLogger(__name__)
 
@@ -114,19 +113,20 @@ class ModelStore:
         with self._locked():
             now = self._current()
             if not (self.path / CURRENT).exists():  # else a first version whose publishing is killed would look like a lost current.json
-                self._replace(self._prepare(now))
+                replace_text(self.path / CURRENT, now.text())
             number = self._last(now) + 1
             staged = self._staging(number)
             try:
                 write(staged)
                 _seal(staged)
-                ready = self._prepare(_Current((*now.history, number), number))  # what needs room on the disk comes first
-                staged.rename(self.folder(number))
+                with replace_file(self.path / CURRENT) as part:
+                    part.write_text(_Current((*now.history, number), number).text(), encoding="utf-8")
+                    sync(part)  # what needs room on the disk comes first
+                    staged.rename(self.folder(number))
+                    sync(self.path / "versions")
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
-            sync(self.path / "versions")
-            self._replace(ready)
         logger.info("Version %d of the model %s is published and serves.", number, self.path.name)
         return number
 
@@ -146,7 +146,7 @@ class ModelStore:
                     f"The model {self.path.name!r} has no usable version {wanted}; there are {usable}, and 0 for the weights of the preset."
                 )
             history = _cut_after(now.history, wanted) or (*now.history, wanted)
-            self._replace(self._prepare(_Current(history, self._last(now))))
+            replace_text(self.path / CURRENT, _Current(history, self._last(now)).text())
         logger.info("The model %s went back to %s.", self.path.name, "the weights of its preset" if wanted is None else f"version {wanted}")
         return wanted
 
@@ -217,24 +217,6 @@ class ModelStore:
                 logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
             return _Current((None, *numbers))
 
-    def _prepare(self, current: _Current) -> Path:
-        """A finished file that `_replace` puts in the place of current.json. A killed process leaves it; the next one overwrites it."""
-        part = self.path / f"{CURRENT}.part"
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(current.text())
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        return part
-
-    def _replace(self, part: Path) -> None:
-        """A reader sees the old file or the new one."""
-        part.replace(self.path / CURRENT)
-        sync(self.path)
-
     def _card(self, number: int) -> dict[str, Any] | None:
         try:
             return read_card(self.folder(number))
@@ -252,7 +234,7 @@ class ModelStore:
             if known is not None and known[0] == state:
                 return known[1]
             published = (self._card(number) or {}).get(DIGEST)
-            sound = published is not None and published == _digest(self.folder(number) / WEIGHTS)
+            sound = published is not None and published == weights_digest(self.folder(number))
             if not sound:
                 logger.warning("Version %d of the model %s is damaged or missing and is not used.", number, self.path.name)
             self._sound[number] = (state, sound)
@@ -277,7 +259,7 @@ def _seal(folder: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was published.") from error
-    text = json.dumps({**card, DIGEST: _digest(folder / WEIGHTS)}, indent=1) + "\n"
+    text = json.dumps({**card, DIGEST: sha256_of(folder / WEIGHTS)}, indent=1) + "\n"
     (folder / CARD).write_text(text, encoding="utf-8")
     for path in (*folder.rglob("*"), folder):
         sync(path)
@@ -285,19 +267,10 @@ def _seal(folder: Path) -> None:
 
 def weights_digest(folder: Path) -> str | None:
     """SHA-256 of a bundle's or version's file of weights; None when it cannot be read."""
-    return _digest(folder / WEIGHTS)
-
-
-def _digest(path: Path) -> str | None:
-    """SHA-256 of a file's content in hex; None when it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        return sha256_of(folder / WEIGHTS)
     except OSError:
         return None
-    return digest.hexdigest()
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import secrets
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from wordmask.dicom_files import read_dicom_file, read_dicom_folder
 from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
+from wordmask.files import replace_file
 from wordmask.geometry import Geometry
 from wordmask.image_files import (
     NIFTI_SUFFIXES,
@@ -239,14 +238,11 @@ def _write(path: Path, array: NDArray[Any], geometry: Geometry, compress: bool) 
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
-    temporary = path.with_name(f".{secrets.token_hex(8)}{suffix}")  # in the same folder: renaming is atomic there alone
     try:
-        sitk.WriteImage(image, str(temporary), compress)
-        _check_written(temporary)
-        os.replace(temporary, path)
+        with replace_file(path, ending=suffix) as part:
+            sitk.WriteImage(image, str(part), compress)
+            _check_written(part)
     except (OSError, RuntimeError, VolumeError) as error:
         raise VolumeError(
             f"{path.name} cannot be written: its folder is not writable, or the disk is full. Choose another folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
 
-from wordmask.download import Patience, download, sha256_of
+from wordmask.download import Patience, download
 from wordmask.errors import WeightsError
+from wordmask.files import replace_file, replace_text, sha256_of
 from wordmask.resources import read_config, suggest
 
 RECORD = "verified.json"  # in each entry's folder: file -> what was checked, and when the file last changed
@@ -175,18 +176,15 @@ def pack_weights(name: str, output: Path) -> str:
     """Put a verified entry into one zip file, to carry to a machine without internet; returns the sha256 of the pack."""
     entry = find_entry(name)
     weights_path(name)
-    folder, part = cache_folder() / name, output.with_name(output.name + ".part")
+    folder = cache_folder() / name
     try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as pack:  # weights do not compress
+        with replace_file(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as pack:  # weights do not compress
             for file in entry.files:
                 member = zipfile.ZipInfo(file.name)  # dated 1980: the same weights make the same pack and digest everywhere
                 with (folder / file.name).open("rb") as source, pack.open(member, "w", force_zip64=True) as target:
                     shutil.copyfileobj(source, target, 1 << 22)
-        os.replace(part, output)
     except OSError as error:
         raise WeightsError(f"{output.name} cannot be written: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return sha256_of(output)
 
 
@@ -243,7 +241,7 @@ def _take(folder: Path, file: WeightFile, aside: Path, accept: Collection[str], 
     final = aside.replace(folder / file.name)
     record = _read_record(folder)
     record[file.name] = {"sha256": digest, "size": size, "mtime_ns": final.stat().st_mtime_ns}
-    _write_atomically(folder / RECORD, json.dumps(record, indent=1))
+    replace_text(folder / RECORD, json.dumps(record, indent=1))
     return {}
 
 
@@ -280,12 +278,6 @@ def _read_record(folder: Path) -> dict[str, dict[str, str | int]]:
         return {}
     complete = {"sha256", "size", "mtime_ns"}
     return {name: seen for name, seen in record.items() if complete <= set(seen)} if isinstance(record, dict) else {}
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 @contextmanager

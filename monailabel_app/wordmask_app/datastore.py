@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +22,12 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from wordmask.errors import RequestError
+from wordmask.files import remove_leftovers, replace_file, sync
 from wordmask_app.images import UnknownImageError, safe_id, safe_tag
 
 logger = logging.getLogger(__name__)
 
 MOST_INFO = 1_000_000  # characters of JSON about one image or label
-_PREFIX, _PART = ".wordmask-", ".part"  # no ending of an image, so that a half-written file is never listed
 
 
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
@@ -47,8 +46,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         self._held = FileLock(self._root / ".lock")  # one object: it may be taken again by the thread that has it
         with self._held:
             for folder in (self._root, *self._root.glob("labels/*")):
-                for left in folder.glob(f"{_PREFIX}*{_PART}"):
-                    left.unlink()
+                remove_leftovers(folder)
         super().__init__(datastore_path, **options)
         if options.get("auto_reload"):
             self._handler.on_moved = self._on_replaced
@@ -294,19 +292,11 @@ def _staged(path: Path, content: str | bytes) -> Iterator[None]:
 
     content: bytes, or the name of the file to copy.
     """
-    part = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}{_PART}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                with open(content, "rb") as source:
-                    shutil.copyfileobj(source, file)
-            file.flush()
-            os.fsync(file.fileno())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as part:
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            shutil.copyfile(content, part)
+        sync(part)  # what needs room on the disk comes first
         yield
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from wordmask.active_learning import CaseScore, embed_case, score_case
 from wordmask.errors import TooLargeError, UnknownModelError, VolumeError, WordMaskError
+from wordmask.files import replace_text
 from wordmask.prompts import MOST_WORDS, Prompt, parse_prompts
 from wordmask.versions import ModelStore
 from wordmask.volumes import read_volume
@@ -83,12 +84,7 @@ class ScoreBook:
     def write(self, words: tuple[str, ...], cases: Mapping[str, Entry]) -> None:
         """Replace the file whole. OSError: the disk is full."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        part = self._path.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as file:
-            file.write(_Content(words=words, cases=dict(cases)).model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self._path)
+        replace_text(self._path, _Content(words=words, cases=dict(cases)).model_dump_json())
 
 
 def stamp_of(image: str, datastore: Datastore) -> str:

@@ -24,6 +24,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from wordmask.cases import Case
 from wordmask.errors import RequestError, WordMaskError
+from wordmask.files import replace_text
 from wordmask.training.recipes import Recipe, load_recipe, recipe_names
 from wordmask.training.trainee import TRAINEES
 from wordmask.versions import ModelStore
@@ -182,10 +183,8 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
 
     def _write(self, state: Mapping[str, Any]) -> None:
         self.store.path.mkdir(parents=True, exist_ok=True)
-        part = self.store.path / f"{STATE}.part"
         known = {"model": self.name, "process": self._process, "newest": self._newest}
-        part.write_text(json.dumps({**known, **state}), encoding="utf-8")
-        part.replace(self.store.path / STATE)
+        replace_text(self.store.path / STATE, json.dumps({**known, **state}))
 
     def _write_progress(self, progress: TrainingProgress) -> None:
         self._write({"state": "running", **asdict(progress)})

@@ -120,7 +120,7 @@ def test_what_cannot_be_written_changes_nothing(store):
 def test_an_unchanged_version_is_not_read_again(store, monkeypatch):
     store.publish(write_small)
     assert store.served() == 1
-    monkeypatch.setattr("wordmask.versions._digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("wordmask.versions.weights_digest", lambda folder: pytest.fail("read again"))
     assert store.served() == 1
 
 

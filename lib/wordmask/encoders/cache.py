@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 import zlib
@@ -25,6 +24,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from wordmask.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -231,16 +232,10 @@ class _Folder:
         return self.path / (hashlib.sha256(_key_text(key).encode()).hexdigest() + SUFFIX)
 
     def _replace(self, path: Path, data: bytes) -> None:
-        """Write under a temporary name, then rename: a reader sees the old file, the new one, or none."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.path, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+        with replace_file(path, durable=False) as part:
+            part.touch(mode=0o600)  # features of patients are for their owner alone
+            part.write_bytes(data)
             old = path.stat().st_size if path.exists() else 0
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
         with self._lock:
             self.bytes += len(data) - old
 

@@ -15,8 +15,8 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from wordmask.bundles import sync
 from wordmask.errors import DiskFullError
+from wordmask.files import replace_file
 from wordmask.frames import Frame
 from wordmask.image_captions import ImageCaption, read_pictures
 from wordmask.progress import CancelToken
@@ -32,20 +32,18 @@ def stored_pictures(
     The file appears whole or not at all. VolumeError: an image cannot be used, and which entry names it. DiskFullError, CancelledError.
     """
     if not path.exists():
-        part = path.with_suffix(".part")
         try:
-            with part.open("wb") as file:  # written, not mapped: a full disk is then an error and not the end of the process
+            # Written, not mapped: a full disk is then an error and not the end of the process.
+            with replace_file(path) as part, part.open("wb") as file:
                 npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(pairs), 3, size, size)})
                 for number, picture in enumerate(read_pictures(pairs, windows)):
                     cancel.check()
                     report(number, len(pairs))
                     file.write(_in_square(picture, size).tobytes())
-            sync(part)
         except OSError as error:
             raise DiskFullError(
                 f"The pictures of this tuning cannot be kept ({error.strerror}); {len(pairs) * 3 * size * size >> 20} MB are needed."
             ) from error
-        part.replace(path)
     pictures: Bytes = np.load(path, mmap_mode="r")
     return pictures
 

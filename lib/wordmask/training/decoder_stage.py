@@ -18,6 +18,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from wordmask.attribution import fit_pairs, keyed_noise, normalise_maps
+from wordmask.files import replace_file
 from wordmask.frames import Frame
 from wordmask.phantoms.words import LABELS, WORDS, word_table
 from wordmask.presets import BottleneckPreset, DecoderPreset
@@ -58,9 +59,8 @@ class PairData:
 
     def save(self, path: Path) -> None:
         """Keep for a resumed run."""
-        partial = path.with_suffix(".part")
-        save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, partial)
-        partial.replace(path)
+        with replace_file(path) as part:
+            save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, part)
 
     @classmethod
     def load(cls, path: Path) -> PairData:

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from wordmask.files import replace_file
+
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 250
@@ -85,10 +87,9 @@ def _log(name: str, step: int, steps: int, history: list[dict[str, float]], seco
 
 
 def _save(module: nn.Module, optimizer: torch.optim.Optimizer, step: int, checkpoint: Path) -> None:
-    """Written beside and renamed: a run killed here leaves the last whole checkpoint."""
-    partial = checkpoint.with_suffix(".part")
-    torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, partial)
-    partial.replace(checkpoint)
+    """A run that is killed here leaves the last whole checkpoint."""
+    with replace_file(checkpoint) as part:
+        torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
 
 
 def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from wordmask.files import replace_file
 from wordmask.frames import Frame
 from wordmask.phantoms.body import ct_slices
 from wordmask.phantoms.painting import Random
@@ -75,9 +76,8 @@ def cached_slices(count: int, seed: int, folder: Path) -> PhantomSlices:
     if not path.exists():
         logger.info("drawing %d phantom slices (seed %d)", count, seed)
         made = make_slices(count, seed)
-        partial = path.with_suffix(".part")
-        save_file({"images": made.images, "labels": made.labels, "kinds": made.kinds}, partial)
-        partial.replace(path)
+        with replace_file(path) as part:
+            save_file({"images": made.images, "labels": made.labels, "kinds": made.kinds}, part)
     stored = load_file(path)
     return PhantomSlices(stored["images"], stored["labels"], stored["kinds"])
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wordmask.bundles import sync
 from wordmask.encoders.clip import ClipEncoder
 from wordmask.errors import DiskFullError, RequestError
+from wordmask.files import replace_file
 from wordmask.progress import CancelToken
 from wordmask.training.caption_batches import Bytes, epoch_batches
 from wordmask.training.dhn_nce import dhn_nce, info_nce
@@ -124,14 +124,11 @@ class _Checkpoint:
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
         told = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
-        part = self.path.with_suffix(".part")
         try:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata=told)
-            sync(part)
+            with replace_file(self.path) as part:
+                save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata=told)
         except (OSError, SafetensorError) as error:
             raise DiskFullError(f"The checkpoint of epoch {epoch} cannot be written ({error}); make room and start again.") from error
-        part.replace(self.path)
-        sync(self.path.parent)
 
     def resume(self) -> int:
         """How many epochs are done. A file that cannot be read is put aside: the run then starts anew."""
