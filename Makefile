@@ -70,7 +70,7 @@ lint: $(READY) ## ruff, mypy, and whether every pin installs on every supported 
 	$(BIN)/mypy
 	$(BIN)/python -m tests.pins
 
-fresh: ## the README's commands, word for word, on a bare Debian machine (needs root and mmdebstrap; about 20 minutes)
+fresh: ## the README's commands, word for word, on a bare Debian machine (needs root and mmdebstrap; about 10 minutes)
 	$(PYTHON) -m tests.fresh $(ARGS)
 
 bench: $(READY) ## the table of ratios
