@@ -40,8 +40,8 @@ help: ## list the verbs
 # .ready is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(FITS)' 2>/dev/null || { printf '%s\n' $(NO_PYTHON) >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { printf '%s\n' $(NO_VENV) >&2; exit 1; }
-	@$(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || \
+		{ $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { printf '%s\n' $(NO_VENV) >&2; exit 1; }; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing the packages of constraints.txt into $(VENV); this takes some minutes."
 	$(if $(filter-out 0,$(CPU)),$(PIP_INSTALL) --no-deps --index-url $(TORCH_INDEX) torch torchvision)
 	$(PIP_INSTALL) setuptools wheel torch torchvision
@@ -70,7 +70,7 @@ lint: $(READY) ## ruff, mypy, and whether every pin installs on every supported 
 	$(BIN)/mypy
 	$(BIN)/python -m tests.pins
 
-fresh: ## the README's commands, word for word, on a bare Debian machine (needs root and mmdebstrap; about 20 minutes)
+fresh: ## the README's commands, word for word, on a bare Debian machine (needs root and mmdebstrap; about 10 minutes)
 	$(PYTHON) -m tests.fresh $(ARGS)
 
 bench: $(READY) ## the table of ratios

@@ -16,7 +16,10 @@ REAL_DATA = "WORDMASK_REAL_DATA"
 SHARED_SERVERS = {
     "a_server": ("integration/test_faults.py", "integration/test_server.py"),
     "a_learning_server": ("integration/test_active_learning.py", "integration/test_training.py"),
-    "the_server": ("slicer/test_client.py", "slicer/test_findings.py", "slicer/test_server_process.py", "slicer/test_widget.py"),
+    "server": (
+        *("slicer/test_client.py", "slicer/test_logic.py", "slicer/test_server_process.py"),
+        *("slicer/test_widget.py", "slicer/test_widget_learning.py", "slicer/test_widget_overlay.py"),
+    ),
 }
 
 # Of several workers each has one core, and so has every process that its tests start. torch reads this when it is imported.

@@ -241,6 +241,7 @@ def _run(options: ServerOptions, listener: socket.socket, ready: Callable[[], No
         ssl_keyfile=options.keyfile,
         ssl_certfile=options.certfile,
     )
+    Path(log_config).unlink()  # it has been read; MONAI Label makes it among the temporary files, where nobody else would remove it
     server = Server(config)
     server.run(sockets=[listener])
     if not server.started:

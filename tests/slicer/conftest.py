@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,7 @@ from tests.slicer.scenes import add_volume, affine  # noqa: E402
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """Skip the tests whose fixtures need libraries that are missing; tests/conftest.py says at the end how to install them.
-
-    And have those that share the server run by one worker where there are several.
-    """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent) and "server" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group("server"))
+    """Skip the tests whose fixtures need libraries that are missing; tests/conftest.py says at the end how to install them."""
     for need, reason in libraries.reasons_to_skip().items():
         for item in items:
             if need in getattr(item, "fixturenames", ()):
