@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8000
+WORKERS ?= 2
 
 # The first that fits; or say it: make PYTHON=/path/to/python3.11 test. An environment that is there already knows its own.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
@@ -62,8 +63,8 @@ serve: $(READY) ## MONAI Label server on a copy of the sample data, http://127.0
 screenshots: $(READY) ## the pictures of docs/tutorial.md: the Slicer module's panel and real views, on a real server (some minutes)
 	$(BIN)/python -m tests.slicer.screenshots
 
-test: $(READY) ## all tests but the slow ones and the benchmarks; the skipped are listed with reasons (ARGS=... for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## all tests but the slow ones and the benchmarks; the skipped are listed with reasons (ARGS=... for pytest; WORKERS=0: one process)
+	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and whether every pin installs on every supported Python
 	$(BIN)/ruff check .

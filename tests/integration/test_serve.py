@@ -2,73 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 import pytest
-from tests.integration.conftest import REPOSITORY
+from tests.support.servers import PATIENCE, SAMPLES, serving
 
 from wordmask.app_client import AppClient, free_port
 from wordmask.samples import load_samples
 
 MODEL = "simple_vilmedsam"
-PATIENCE = 300.0  # seconds, after which something hangs
 
 pytestmark = pytest.mark.server
-
-
-@contextmanager
-def serving(folder: Path, *arguments: str, python: Path = Path(sys.executable)) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output; folder: becomes its current one."""
-    nowhere = folder / "no python here"
-    nowhere.mkdir()
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL")}
-    if python != Path(sys.executable):
-        variables.pop("PYTHONPATH", None)  # another environment has its own packages
-    server = subprocess.Popen(
-        [str(python), "-m", "wordmask.cli", "serve", *arguments],
-        cwd=folder,
-        env={**variables, "PATH": str(nowhere)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "log").open("w"),
-        text=True,
-        start_new_session=True,
-    )
-    assert server.stdout is not None
-    lines: list[str] = []
-    ready = threading.Event()
-
-    def read() -> None:
-        for line in server.stdout or ():
-            lines.append(line)
-            if line.startswith("WordMask is ready"):
-                ready.set()
-        ready.set()
-
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        assert ready.wait(PATIENCE), (folder / "log").read_text()
-        yield server, lines
-    finally:
-        for process in [*psutil.Process(server.pid).children(recursive=True), server] if server.poll() is None else []:
-            process.kill()
 
 
 def test_it_serves_from_folders_with_blanks_and_ctrl_c_ends_it_and_its_training(tmp_path):
     folder = tmp_path / "Lärm und Leere"
     studies = folder / "Bilder für heute"
     studies.mkdir(parents=True)
-    cases = [case for case in load_samples(REPOSITORY / "sample_data") if case.name.startswith("dermoscopy")]
+    cases = [case for case in load_samples(SAMPLES) if case.name.startswith("dermoscopy")]
     for case in cases:
         shutil.copy(case.image, studies)
     port = free_port()

@@ -14,12 +14,12 @@ import venv
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import REPOSITORY
-from tests.integration.test_serve import MODEL, serving
+from tests.support.servers import REPOSITORY, SAMPLES, serving
 
 from wordmask.app_client import AppClient, free_port
 
 IN_THE_WHEEL = ("pyproject.toml", "setup.py", "configs", "constraints.txt", "README.md", "LICENSE", "lib", "monailabel_app")
+MODEL = "simple_vilmedsam"
 IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info", "logs", "spool", "bin", "[0-9]*")
 
 pytestmark = pytest.mark.server
@@ -62,7 +62,7 @@ def run(prefix: Path, folder: Path, *arguments: str) -> str:
 def test_wordmask_comes_from_the_wheel_and_segments(environment, tmp_path):
     where = run(environment, tmp_path, "-c", "import wordmask, wordmask_app; print(wordmask.__file__, wordmask_app.__file__)")
     assert where.count(str(environment)) == 2
-    image = str(REPOSITORY / "sample_data" / "studies" / "dermoscopy_1.png")
+    image = str(SAMPLES / "studies" / "dermoscopy_1.png")
     assert "skin lesion" in run(environment, tmp_path, "-m", "wordmask.cli", "segment", image, "skin lesion", "-o", "mask.png")
     assert (tmp_path / "mask.png").stat().st_size
 
@@ -73,7 +73,7 @@ def test_monai_label_lists_the_app_and_copies_one_that_works(environment, tmp_pa
     assert sorted(path.name for path in (tmp_path / "wordmask").iterdir()) == ["LICENSE", "README.md", "main.py", "requirements.txt"]
     studies = tmp_path / "studies"
     studies.mkdir()
-    shutil.copy(REPOSITORY / "sample_data" / "studies" / "dermoscopy_1.png", studies)
+    shutil.copy(SAMPLES / "studies" / "dermoscopy_1.png", studies)
     port = free_port()
     arguments = ("--studies", str(studies), "--app", str(tmp_path / "wordmask"), "--port", str(port), "--conf", f"models={MODEL}")
     with serving(tmp_path, *arguments, python=python(environment)):

@@ -8,17 +8,16 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.servers import REPOSITORY, copy_app, copy_studies
 from WordMaskLib.client import WordMaskClient
 from WordMaskLib.server_process import LocalServer, find_environment, free_port, server_command, server_variables
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL, CT, PICTURE = "simple_vilmedsam", "ct_trunk", "dermoscopy_1"
 PATIENCE = 180.0  # the machine may be busy
 ROLES = ("monailabel-user", "monailabel-annotator", "monailabel-admin")
@@ -56,12 +55,7 @@ def running_server(folder: Path) -> Iterator[Running]:
 
 def copy_of_app(folder: Path) -> tuple[Path, Path]:
     """A copy of the app, and studies."""
-    ignored = shutil.ignore_patterns("logs", "model", "spool", "bin", "lib", "__pycache__")
-    app = Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=ignored))
-    (folder / "studies").mkdir()
-    for name in (f"{CT}.nii.gz", f"{PICTURE}.png", "dermoscopy_2.png", "dermoscopy_3.png"):
-        shutil.copy(REPOSITORY / "sample_data" / "studies" / name, folder / "studies")
-    return app, folder / "studies"
+    return copy_app(folder), copy_studies(folder, f"{CT}.nii.gz", f"{PICTURE}.png", "dermoscopy_2.png", "dermoscopy_3.png")
 
 
 def auth_realm() -> Any:

@@ -23,6 +23,7 @@ from tests.slicer.real_server import CT, REPOSITORY
 pytestmark = pytest.mark.server
 
 START_SECONDS = 600.0
+OWN_APP = Path("Modelle und Protokolle", "wordmask", "app")
 
 
 @pytest.fixture
@@ -55,7 +56,8 @@ def a_panel(a_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     assert shutil.which("python3") is None
     monkeypatch.setattr(panel_local, "likely_addresses", lambda remembered: list(remembered))
     monkeypatch.setattr(local_server, "free_port", lambda: server_process.free_port(0))
-    monkeypatch.setattr(local_server, "_own_folder", lambda: a_folder / "Modelle und Protokolle")
+    monkeypatch.setenv("XDG_DATA_HOME", str(a_folder / "Modelle und Protokolle"))
+    monkeypatch.chdir(a_folder)  # not where monailabel_app is
     widget = open_panel("", store=MemoryStore(address=f"http://127.0.0.1:{a_closed_port()}"))
     widget.ui.localSection.setCollapsed(False)
     return widget
@@ -91,7 +93,7 @@ def test_a_server_starts_from_folders_with_blanks_and_umlauts(a_panel: Any, an_e
     until_done(a_panel)
     assert message(a_panel) == "The server is ready."
     assert "WordMask is ready at http://127.0.0.1:" in a_panel.ui.serverLog.toPlainText()
-    assert (a_folder / "Modelle und Protokolle" / "main.py").is_file(), "the server made its app folder"
+    assert (a_folder / OWN_APP / "main.py").is_file(), "the server made its app folder"
     write(a_panel.ui.wordsLine, "liver")
     click(a_panel.ui.nextButton)  # the only case is opened from the server, and segmented
     until_done(a_panel, START_SECONDS)
@@ -103,8 +105,9 @@ def test_a_server_starts_from_folders_with_blanks_and_umlauts(a_panel: Any, an_e
 
 
 def test_what_the_server_refuses_is_said_with_its_own_sentence(a_panel: Any, an_environment: Path, a_folder: Path) -> None:
-    studies, own = a_folder / "Bilder zum Üben", a_folder / "Modelle und Protokolle"
+    studies, own = a_folder / "Bilder zum Üben", a_folder / OWN_APP
     studies.mkdir()
+    own.parent.mkdir(parents=True)
     own.write_text("a file where a folder belongs", encoding="utf-8")
     start(a_panel, an_environment, studies)
     until(lambda: has_ended(a_panel), START_SECONDS)

@@ -138,10 +138,11 @@ def test_the_command_listens_on_this_machine_alone(an_environment, tmp_path):
     app, studies = tmp_path / "Müllers app", tmp_path
     command = server_command(find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny", "models": "a, b"})
     assert command == [
-        *(str(an_environment / "bin" / "python"), "-m", "wordmask.cli", "serve", "--app", str(app), "--studies", str(studies)),
-        *("--host", "127.0.0.1", "--port", "8123", "--conf", "preset=tiny", "--conf", "models=a, b"),
+        *(str(an_environment / "bin" / "python"), "-m", "wordmask.cli", "serve", "--studies", str(studies)),
+        *("--host", "127.0.0.1", "--port", "8123", "--app", str(app), "--conf", "preset=tiny", "--conf", "models=a, b"),
     ]
     assert not app.exists(), "the server makes it"
+    assert "--app" not in server_command(find_environment(an_environment), None, studies, 8123)
 
 
 def test_a_folder_of_images_that_is_not_there_is_refused_with_a_sentence(an_environment, tmp_path):

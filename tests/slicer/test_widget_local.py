@@ -65,7 +65,6 @@ def a_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(panel_local, "likely_addresses", lambda remembered: list(remembered))
     monkeypatch.setattr(local_server, "free_port", lambda: server_process.free_port(0))
-    monkeypatch.setattr(local_server, "_own_folder", lambda: tmp_path / "own")
     from tests.slicer.fault_server import a_closed_port
 
     widget = open_panel("", store=MemoryStore(address=f"http://127.0.0.1:{a_closed_port()}"))
@@ -106,7 +105,7 @@ def test_a_server_is_started_used_and_stopped_with_what_it_started(a_panel: Any,
     until_done(a_panel)
     assert message(a_panel) == "The server is ready."
     assert a_panel.ui.modelBox.itemText(0) == "Model"
-    assert f"-m wordmask.cli serve --app {tmp_path / 'own'} --studies {tmp_path} --host 127.0.0.1 --port" in log(a_panel)
+    assert f"-m wordmask.cli serve --studies {tmp_path} --host 127.0.0.1 --port" in log(a_panel)
     process = child(a_panel)
     assert is_alive(process)
     click(a_panel.ui.stopServerButton)

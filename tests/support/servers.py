@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from wordmask.app_client import AppClient, Server, running_server
 
@@ -72,3 +78,41 @@ def eventually(condition: Callable[[], bool], *, every: float = 0.05) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it was not so within {PATIENCE:.0f} s"
         time.sleep(every)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *arguments: str, python: Path = Path(sys.executable)) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output; folder: becomes its current one."""
+    nowhere = folder / "no python here"
+    nowhere.mkdir()
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL")}
+    if python != Path(sys.executable):
+        variables.pop("PYTHONPATH", None)  # another environment has its own packages
+    server = subprocess.Popen(
+        [str(python), "-m", "wordmask.cli", "serve", *arguments],
+        cwd=folder,
+        env={**variables, "PATH": str(nowhere)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=(folder / "log").open("w"),
+        text=True,
+        start_new_session=True,
+    )
+    assert server.stdout is not None
+    lines: list[str] = []
+    ready = threading.Event()
+
+    def read() -> None:
+        for line in server.stdout or ():
+            lines.append(line)
+            if line.startswith("WordMask is ready"):
+                ready.set()
+        ready.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        assert ready.wait(PATIENCE), (folder / "log").read_text()
+        yield server, lines
+    finally:
+        for process in [*psutil.Process(server.pid).children(recursive=True), server] if server.poll() is None else []:
+            process.kill()

@@ -50,7 +50,7 @@ class LocalServer:
         """Start it and return at once; ServerStartError says what is wrong with the folders."""
         found = find_environment(environment)
         port = free_port()
-        command = server_command(found, found.app_folder or _own_folder(), Path(studies).expanduser(), port)
+        command = server_command(found, found.app_folder, Path(studies).expanduser(), port)
         if _HAS_GROUPS:
             command = [command[0], "-c", GROUP, *command]
         self.address, self.log, self._code, self._began = ServerAddress("http", HOST, port), "", None, time.monotonic()
@@ -136,8 +136,3 @@ def _variables() -> Any:
     for name, value in server_variables(own).items():
         found.insert(name, value)
     return found
-
-
-def _own_folder() -> Path:
-    """Where models that are trained here are kept when WordMask was not installed from a clone, which has a folder for them."""
-    return Path(str(qt.QStandardPaths.writableLocation(qt.QStandardPaths.AppDataLocation))) / "WordMaskServer"

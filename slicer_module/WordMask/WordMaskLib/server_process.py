@@ -53,17 +53,21 @@ _OF_SLICER = frozenset(("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE", "PYTHONS
 
 
 def server_command(
-    environment: ServerEnvironment, app: Path, studies: Path, port: int, *, conf: Mapping[str, str] | None = None
+    environment: ServerEnvironment, app: Path | None, studies: Path, port: int, *, conf: Mapping[str, str] | None = None
 ) -> list[str]:
     """Program and arguments of a server on 127.0.0.1; ServerStartError: there is no folder ``studies``.
 
-    app: where models, requests and logs are kept; `wordmask serve` makes it when it is missing. conf: settings such as
-    {"preset": "tiny"}. The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH has a say in it.
+    app: where models, requests and logs are kept, made when it is missing; None: where `wordmask serve` keeps them by itself.
+    conf: settings such as {"preset": "tiny"}.
+
+    The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH has a say in it.
     """
     if not studies.is_dir():
         raise ServerStartError(f"There is no folder {studies.name!r}; choose the folder with the images that the server shall offer.")
-    command = [str(environment.python), "-m", "wordmask.cli", "serve", "--app", str(app.absolute()), "--studies", str(studies.absolute())]
+    command = [str(environment.python), "-m", "wordmask.cli", "serve", "--studies", str(studies.absolute())]
     command += ["--host", HOST, "--port", str(port)]
+    if app is not None:
+        command += ["--app", str(app.absolute())]
     for name, value in (conf or {}).items():
         command += ["--conf", f"{name}={value}"]
     return command
