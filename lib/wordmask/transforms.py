@@ -1,6 +1,6 @@
 """From a volume to slices as a model sees them: plane, grey values, and which slices are worth looking at.
 
-Knows volumes and numpy; not torch, models or words. The same steps as MONAI transforms: monai_transforms.py.
+Knows volumes and numpy; not torch, models or words.
 """
 
 from __future__ import annotations

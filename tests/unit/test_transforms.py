@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
-from wordmask.errors import RequestError, VolumeError
+from wordmask.errors import RequestError
 from wordmask.geometry import Geometry, Plane, slicing_for
 from wordmask.transforms import Window, body_slices, choose_plane, load_windows, to_unit_range, window_named
-from wordmask.volumes import Volume, read_volume
+from wordmask.volumes import Volume
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
 
@@ -158,104 +156,3 @@ def test_only_ct_has_air(a_picture):
 
 
 # ---- MONAI
-
-
-@pytest.fixture
-def an_oblique_ct(tmp_path):
-    turn = np.deg2rad(10)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([[0, 0, -1.5], [np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0]]) * [0.8, 0.9, 1]
-    affine[:3, 3] = (12, -30, 44)
-    values = np.random.default_rng(4).integers(-1000, 500, (7, 6, 5)).astype(np.int16)
-    nib.save(nib.Nifti1Image(values, affine), tmp_path / "ct.nii.gz")
-    return tmp_path / "ct.nii.gz"
-
-
-@pytest.mark.parametrize("plane", ["auto", *Plane])
-def test_a_monai_pipeline_sees_the_same_slices(an_oblique_ct, plane):
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-
-    from wordmask.monai_transforms import CutSlicesd, NamedWindowd, Restackd
-
-    pipeline = Compose(
-        [
-            LoadImaged("image"),
-            EnsureChannelFirstd("image"),
-            CutSlicesd("image", plane=plane),
-            NamedWindowd("image", window="soft_tissue"),
-        ]
-    )
-    data = pipeline({"image": str(an_oblique_ct)})
-    volume = read_volume(an_oblique_ct)
-    slicing = slicing_for(volume.geometry, choose_plane(volume, plane))
-    expected = to_unit_range(volume, slicing.cut(volume.array), window_named("soft_tissue"))
-    np.testing.assert_array_equal(data["image"].numpy()[0], expected[:, 0])
-
-    # The affine follows: the corner voxel of the slices lies where it lay in the file.
-    corner = np.array(slicing.cut_shape) - 1
-    here = data["image"].affine.numpy() @ [*corner, 1]
-    there = nib.load(an_oblique_ct).affine @ [*slicing.slice_to_voxel(corner), 1]
-    np.testing.assert_allclose(here, there, atol=1e-4)
-
-    data["labels"] = (data["image"] > 0.5).numpy()  # what a model gives: no affine
-    labels = Restackd("labels", like="image")(data)["labels"]
-    original = nib.load(an_oblique_ct)
-    np.testing.assert_array_equal(labels.numpy()[0], np.asarray(original.dataobj) > 40)
-    np.testing.assert_allclose(labels.affine.numpy(), original.affine, atol=1e-6)
-
-
-def test_cutting_and_restacking_in_monai_is_the_identity_for_image_and_label(an_oblique_ct):
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-
-    from wordmask.monai_transforms import CutSlicesd, Restackd
-
-    load = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"])])
-    both = Compose([CutSlicesd(["image", "label"]), Restackd(["image", "label"])])
-    before = load({"image": str(an_oblique_ct), "label": str(an_oblique_ct)})
-    after = both(before)
-    for key in ("image", "label"):
-        np.testing.assert_array_equal(after[key].numpy(), before[key].numpy())
-        np.testing.assert_array_equal(after[key].affine.numpy(), before[key].affine.numpy())
-
-
-def test_a_picture_goes_through_a_monai_pipeline(tmp_path):
-    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-
-    from wordmask.monai_transforms import CutSlicesd, Restackd
-
-    pixels = np.random.default_rng(5).integers(0, 256, (4, 6, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "skin.png")
-    loaded = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])({"image": str(tmp_path / "skin.png")})
-    cut = CutSlicesd("image")(loaded)
-    np.testing.assert_array_equal(cut["image"].numpy(), np.moveaxis(pixels, -1, 0)[:, None])
-    np.testing.assert_array_equal(Restackd("image")(cut)["image"].numpy(), loaded["image"].numpy())
-
-
-def test_mr_in_a_monai_pipeline_is_stretched_between_percentiles():
-    import torch
-    from monai.data import MetaTensor
-
-    from wordmask.monai_transforms import NamedWindowd
-
-    image = MetaTensor(torch.linspace(0, 500, 1000).reshape(1, 10, 10, 10))
-    seen = NamedWindowd("image")({"image": image})["image"]
-    low, high = np.percentile(image.numpy(), (0.5, 99.5))
-    np.testing.assert_allclose(seen.numpy(), np.clip((image.numpy() - low) / (high - low), 0, 1), atol=1e-5)
-
-
-def test_mistakes_in_a_monai_pipeline_are_named():
-    import torch
-    from monai.data import MetaTensor
-
-    from wordmask.monai_transforms import CutSlicesd, NamedWindowd, Restackd
-
-    with pytest.raises(RequestError, match=r"no window 'lungs'. Did you mean 'lung'"):
-        NamedWindowd("image", window="lungs")
-    with pytest.raises(VolumeError, match="'image' has no affine"):
-        CutSlicesd("image")({"image": torch.zeros(1, 3, 4, 5)})
-    with pytest.raises(VolumeError, match=r"'image' has shape \(3, 4\); put EnsureChannelFirstd before this"):
-        CutSlicesd("image")({"image": MetaTensor(torch.zeros(3, 4))})
-    with pytest.raises(RequestError, match="'pred' cannot be restacked: 'image' was not cut"):
-        Restackd("pred", like="image")({"pred": torch.zeros(1, 3, 4, 5)})
-    with pytest.raises(RequestError, match="no plane 'oblique'"):
-        CutSlicesd("image", plane="oblique")({"image": MetaTensor(torch.zeros(1, 3, 4, 5))})
