@@ -51,10 +51,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## start a server on the sample data, ask it for words, write pictures to demo_output/
-	$(BIN)/python -m wordmask.demo
+	$(BIN)/python -m wordmask.demo.run
 
 learn-demo: $(READY) ## teach a word to a server with two labelled studies, measure on others, go back; pictures in demo_output/learning/
-	$(BIN)/python -m wordmask.learn_demo
+	$(BIN)/python -m wordmask.demo.learn
 
 serve: $(READY) ## MONAI Label server on a copy of the sample data, http://127.0.0.1:8000 (PORT=...)
 	@studies=$$(mktemp -d); trap 'rm -rf "$$studies"' EXIT; cp -r sample_data/studies/. "$$studies"; \

@@ -16,8 +16,8 @@ import torch
 from experiments.few_shot import learn
 from experiments.pool import TASKS, load_pool, read_all
 from experiments.results import Results, scores_of
-from wordmask.encoders.cache import FeatureCache
-from wordmask.training.validation import validate
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.evaluation.validation import validate
 
 CASES, LORA_RANK = 50, 8
 CHANGES = {"fresh_decoder": True, "refiner": False, "replay": 0.0, "epochs": 2, "validate_every": 2, "views": 2}  # 80 steps

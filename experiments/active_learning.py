@@ -15,15 +15,14 @@ import torch
 from experiments.few_shot import MODEL, PRESET
 from experiments.pool import TASKS, Pool, load_pool, read_all
 from experiments.results import Results, scores_of
-from wordmask.active_learning import CaseScore, choose, embed_case, score_case
-from wordmask.cases import Case, LabelledVolume
-from wordmask.encoders.cache import FeatureCache
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import Segmenter
-from wordmask.training.finetune import TrainingRequest, train_model
-from wordmask.training.recipes import load_recipe
-from wordmask.training.validation import validate
-from wordmask.versions import ModelStore
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.active.strategies import CaseScore, choose, embed_case, score_case
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.evaluation.validation import validate
+from wordmask.learning.finetuning.run import TrainingRequest, train_model
+from wordmask.learning.recipes import load_recipe
+from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.weights.versions import ModelStore
 
 CANDIDATES = 60  # unlabelled cases, the same for every strategy of one seed
 START, PER_ROUND, ROUNDS = 4, 4, 2

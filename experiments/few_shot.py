@@ -17,14 +17,13 @@ import torch
 from experiments.pool import TASKS, Pool, load_pool, read_all
 from experiments.results import Results, scores_of
 from experiments.unet import train_unet
-from wordmask.encoders.cache import FeatureCache
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import Segmenter
-from wordmask.training.finetune import TrainingRequest, train_model
-from wordmask.training.recipes import load_recipe
-from wordmask.training.splitting import split_cases
-from wordmask.training.validation import validate
-from wordmask.versions import ModelStore
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.evaluation.validation import validate
+from wordmask.learning.finetuning.run import TrainingRequest, train_model
+from wordmask.learning.recipes import load_recipe
+from wordmask.learning.splitting import split_cases
+from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.weights.versions import ModelStore
 
 MODEL, PRESET = "simple_vilmedsam", "tiny"
 CHANGES = {"epochs": 4, "validate_every": 1, "patience": 100}  # 160 steps whatever the number of cases; no early end

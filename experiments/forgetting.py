@@ -14,15 +14,14 @@ import torch
 from experiments.few_shot import MODEL, PRESET
 from experiments.pool import load_pool, read_all
 from experiments.results import Results, scores_of
-from wordmask.cases import Case, LabelledVolume
-from wordmask.encoders.cache import FeatureCache
-from wordmask.samples import load_samples
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import Segmenter
-from wordmask.training.finetune import TrainingRequest, train_model
-from wordmask.training.recipes import load_recipe
-from wordmask.training.validation import validate
-from wordmask.versions import ModelStore
+from wordmask.demo.samples import load_samples
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.evaluation.validation import validate
+from wordmask.learning.finetuning.run import TrainingRequest, train_model
+from wordmask.learning.recipes import load_recipe
+from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.weights.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 CASES = 10

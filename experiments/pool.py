@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wordmask.cases import Case, LabelledVolume
 from wordmask.errors import RequestError
-from wordmask.training.splitting import split_cases
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.splitting import split_cases
 
 TEST_SHARE = 0.25
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from wordmask.cases import LabelledVolume
-from wordmask.training.validation import ValidationScore
+from wordmask.learning.cases import LabelledVolume
+from wordmask.learning.evaluation.validation import ValidationScore
 
 
 class Results:

@@ -20,16 +20,16 @@ from PIL import Image
 
 from experiments.pool import read_all
 from experiments.results import Results
-from wordmask.cases import Case
-from wordmask.image_captions import CaptionList, read_caption_list
+from wordmask.demo.samples import load_samples
+from wordmask.learning.captions import CaptionList, read_caption_list
+from wordmask.learning.cases import Case
+from wordmask.learning.clip_tuning.recipe import load_tune_recipe
+from wordmask.learning.clip_tuning.run import MODEL, TuneRequest, tune_clip
+from wordmask.learning.evaluation.validation import validate
+from wordmask.models.base import load_segmenter
 from wordmask.phantoms.words import LABELS
-from wordmask.samples import load_samples
-from wordmask.segmenters import load_segmenter
-from wordmask.training.phantom_data import SMALLEST_PRESENT, make_slices
-from wordmask.training.tune_clip import MODEL, TuneRequest, tune_clip
-from wordmask.training.tune_recipe import load_tune_recipe
-from wordmask.training.validation import validate
-from wordmask.versions import ModelStore
+from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, make_slices
+from wordmask.weights.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 FIRST_SEED, DEVELOPMENT_SEED = 810_000, 820_000  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020

@@ -14,18 +14,18 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor
 
 from experiments.pool import Task
-from wordmask.encoders.cache import FeatureCache
-from wordmask.frames import Frame
-from wordmask.presets import Preset, load_preset
+from wordmask.data.letterbox import Frame
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.evaluation.validation import validate
+from wordmask.learning.finetuning.engine import run_epochs
+from wordmask.learning.finetuning.pairs import PairRow, TrainingPairs
+from wordmask.learning.finetuning.trainee import Trainee
+from wordmask.learning.losses import mask_loss
+from wordmask.learning.recipes import Recipe
+from wordmask.models.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.models.presets import Preset, load_preset
 from wordmask.progress import CancelToken
-from wordmask.prompts import Prompt
-from wordmask.segmenters.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
-from wordmask.training.engine import run_epochs
-from wordmask.training.losses import mask_loss
-from wordmask.training.pair_data import PairRow, TrainingPairs
-from wordmask.training.recipes import Recipe
-from wordmask.training.trainee import Trainee
-from wordmask.training.validation import validate
+from wordmask.words.prompts import Prompt
 
 WIDTHS = (16, 16, 32, 64, 128, 16)
 RATE = 1e-3

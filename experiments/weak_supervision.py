@@ -19,18 +19,17 @@ import SimpleITK as sitk
 import torch
 
 from experiments.results import Results, scores_of
-from wordmask.cases import Case, LabelledVolume
+from wordmask.demo.samples import load_samples
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.evaluation.validation import ValidationScore, validate
+from wordmask.learning.weak.pseudo_labels import WeakImage
+from wordmask.learning.weak.recipe import load_weak_recipe
+from wordmask.learning.weak.run import MODEL, WeakRequest, train_weakly
+from wordmask.models.base import Segmenter, load_segmenter
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import label_values
-from wordmask.samples import load_samples
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import Segmenter
-from wordmask.training.validation import ValidationScore, validate
-from wordmask.versions import ModelStore
-from wordmask.weak.pseudo_labels import WeakImage
-from wordmask.weak.recipes import load_weak_recipe
-from wordmask.weak.training import MODEL, WeakRequest, train_weakly
+from wordmask.weights.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 TEACHER, PRESET, SIZE = "medclip_samv2", "tiny", 160

@@ -16,16 +16,16 @@ import torch
 
 from experiments.report import table
 from experiments.results import Results
-from wordmask.bundles import bundle_folder, read_card
-from wordmask.cases import Case, LabelledVolume
-from wordmask.evaluation import dice
-from wordmask.evaluation.answers import ask
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.presets import ZeroShotPreset, load_preset
-from wordmask.samples import load_samples
-from wordmask.segmenters.base import Segmenter, load_segmenter
-from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
-from wordmask.training.replay import phantom_cases
+from wordmask.demo.samples import load_samples
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.evaluation.answers import ask
+from wordmask.learning.evaluation.metrics import dice
+from wordmask.learning.finetuning.replay import phantom_cases
+from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
+from wordmask.models.presets import ZeroShotPreset, load_preset
+from wordmask.weights.checkpoint import bundle_folder, read_card
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 DEVELOPMENT_SEED = 800_001  # of no training, calibration or sample

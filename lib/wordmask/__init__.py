@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from wordmask.data.volumes import read_volume
     from wordmask.errors import WordMaskError
-    from wordmask.pipeline import VolumeSegmenter
-    from wordmask.prompts import parse_prompts
-    from wordmask.result import Segmentation, write_labels
-    from wordmask.segmenters import load_segmenter
-    from wordmask.volumes import read_volume
+    from wordmask.inference.pipeline import VolumeSegmenter
+    from wordmask.inference.result import Segmentation, write_labels
+    from wordmask.models.base import load_segmenter
+    from wordmask.words.prompts import parse_prompts
 
 _HOMES = {
-    "Segmentation": "wordmask.result",
-    "VolumeSegmenter": "wordmask.pipeline",
+    "Segmentation": "wordmask.inference.result",
+    "VolumeSegmenter": "wordmask.inference.pipeline",
     "WordMaskError": "wordmask.errors",
-    "load_segmenter": "wordmask.segmenters",
-    "parse_prompts": "wordmask.prompts",
-    "read_volume": "wordmask.volumes",
-    "write_labels": "wordmask.result",
+    "load_segmenter": "wordmask.models.base",
+    "parse_prompts": "wordmask.words.prompts",
+    "read_volume": "wordmask.data.volumes",
+    "write_labels": "wordmask.inference.result",
 }
 
 __all__ = [

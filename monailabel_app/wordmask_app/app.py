@@ -23,23 +23,24 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from wordmask import __version__
-from wordmask.active_learning import STRATEGIES
+from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
-from wordmask.labels import LabelTable
-from wordmask.self_check import require_sound_environment
-from wordmask_app import guards, routes
-from wordmask_app.authentication import believe_signed_tokens
-from wordmask_app.datastore import GuardedDatastore
-from wordmask_app.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
-from wordmask_app.infers import WordMaskInfer
-from wordmask_app.jobs import JobResult
-from wordmask_app.requests import switch
+from wordmask.learning.active.strategies import STRATEGIES
+from wordmask.words.labels import LabelTable
+from wordmask_app.hardening import guards
+from wordmask_app.hardening.authentication import believe_signed_tokens
+from wordmask_app.hardening.datastore import GuardedDatastore
+from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
+from wordmask_app.http import routes
+from wordmask_app.jobs.queue import JobResult
+from wordmask_app.jobs.requests import switch
+from wordmask_app.jobs.submissions import as_infer_task
 from wordmask_app.runtime import runtime_for
-from wordmask_app.scoring import METHOD, CaseScoring, ScoreWatch
 from wordmask_app.settings import AppSettings
-from wordmask_app.strategies import CaseChooser, NextCaseStrategy
-from wordmask_app.submissions import as_infer_task
-from wordmask_app.trainers import train_task
+from wordmask_app.tasks.infers import WordMaskInfer
+from wordmask_app.tasks.scoring import METHOD, CaseScoring, ScoreWatch
+from wordmask_app.tasks.strategies import CaseChooser, NextCaseStrategy
+from wordmask_app.tasks.trainers import train_task
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         """Segment an image of the datastore at once: what MONAI Label's batch inference calls, in a process of its own.
 
         Replaces MONAI Label's own, which reads any path that the request names as image. ``image``: an id of the datastore;
-        ``save_label``: keep the result as a label under ``label_tag``; the rest: `wordmask_app.requests`.
+        ``save_label``: keep the result as a label under ``label_tag``; the rest: `wordmask_app.jobs.requests`.
         """
         task = self.task(request.get("model"))
         tag = safe_tag(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)

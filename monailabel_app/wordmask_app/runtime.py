@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wordmask.data.volumes import read_volume
 from wordmask.errors import OutOfMemoryError
-from wordmask.memory import is_out_of_memory
+from wordmask.inference.memory import is_out_of_memory
+from wordmask.inference.result import Segmentation
 from wordmask.progress import CancelToken, Progress
-from wordmask.result import Segmentation
-from wordmask.versions import ModelStore
-from wordmask.volumes import read_volume
-from wordmask_app.engines import Engine
-from wordmask_app.jobs import JobQueue, JobResult
-from wordmask_app.requests import InferRequest
+from wordmask.weights.versions import ModelStore
+from wordmask_app.jobs.queue import JobQueue, JobResult
+from wordmask_app.jobs.requests import InferRequest
+from wordmask_app.jobs.served_model import Engine
+from wordmask_app.jobs.spool import Spool
+from wordmask_app.jobs.writing import write_result
 from wordmask_app.settings import AppSettings
-from wordmask_app.spool import Spool
-from wordmask_app.writing import write_result
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import psutil
 
-from wordmask.app_folder import is_app
 from wordmask.errors import RequestError
+from wordmask.weights.app_folder import is_app
 from wordmask_app.settings import AppSettings
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def check_studies(folder: Path) -> str | None:
                 f"This account may not {verb} the studies folder {folder}, where the server lists images and keeps labels;"
                 " change its rights, or name another folder with --studies."
             )
-    from wordmask_app.images import IMAGE_PATTERNS  # imports MONAI Label, which takes seconds
+    from wordmask_app.hardening.images import IMAGE_PATTERNS  # imports MONAI Label, which takes seconds
 
     if any(path for pattern in IMAGE_PATTERNS for path in folder.glob(pattern)):
         return None

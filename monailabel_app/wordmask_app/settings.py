@@ -12,8 +12,8 @@ from pathlib import Path
 from textwrap import shorten
 
 from wordmask.errors import RequestError
-from wordmask.prompts import Prompt, parse_prompts
 from wordmask.resources import suggest
+from wordmask.words.prompts import Prompt, parse_prompts
 
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 

@@ -32,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 from tests.support.servers import MODEL, copy_app, copy_studies, server_on
 
-from wordmask.app_client import AppClient, Server, ServerError
+from wordmask.demo.client import AppClient, Server, ServerError
 
 CT = "ct_trunk"
 WORDS = ("liver", "spleen, heart", "lung", "liver, spleen, left kidney", "polyp", "skin lesion", "no such thing")

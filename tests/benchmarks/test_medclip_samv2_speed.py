@@ -24,15 +24,14 @@ from tests.public_files import make_biomed_folder, registered, unpadded, write_s
 from torch import Tensor
 from torch.nn import functional
 
-from wordmask.coarse_masks import coarse_masks
-from wordmask.geometry import Geometry
-from wordmask.noise import keyed_noise
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.planning import View, make_view
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import SliceKey
-from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
-from wordmask.volumes import Volume
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.request import View, make_view
+from wordmask.models.base import SliceKey, load_segmenter
+from wordmask.models.coarse_masks import coarse_masks
+from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
+from wordmask.models.noise import keyed_noise
 
 SLICES, ROUNDS, SIZE = 8, 2, 224
 TEXTS = (  # as long as the published ones, and used as typed

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from wordmask.geometry import Geometry
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.models.base import load_segmenter
 from wordmask.phantoms.body import ct_volume
 from wordmask.phantoms.painting import Random
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.segmenters import load_segmenter
-from wordmask.volumes import Volume
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(600)]
 

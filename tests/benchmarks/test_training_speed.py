@@ -13,15 +13,15 @@ import pytest
 import torch
 from tests.support.servers import SAMPLES
 
-from wordmask.cases import Case
-from wordmask.encoders.cache import FeatureCache
-from wordmask.presets import load_preset
+from wordmask.demo.samples import load_samples
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.cases import Case
+from wordmask.learning.finetuning.engine import run_epochs
+from wordmask.learning.finetuning.pairs import TrainingPairs
+from wordmask.learning.finetuning.simple_vilmedsam import SimpleViLMedSAMTrainee
+from wordmask.learning.recipes import load_recipe
+from wordmask.models.presets import load_preset
 from wordmask.progress import CancelToken
-from wordmask.samples import load_samples
-from wordmask.training.engine import run_epochs
-from wordmask.training.pair_data import TrainingPairs
-from wordmask.training.recipes import load_recipe
-from wordmask.training.simple_vilmedsam import SimpleViLMedSAMTrainee
 
 CACHE_BYTES = 4 << 30
 EPOCHS = 2

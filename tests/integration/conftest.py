@@ -28,16 +28,19 @@ from tests.support.learning import BROKEN, LearningServer, pictures
 from tests.support.servers import PATIENCE, REPOSITORY, RunningServer, copy_app, copy_studies, server_on
 from torch import Tensor, nn
 
-from wordmask.app_client import parse_answer
+from wordmask.data.letterbox import Frame
+from wordmask.demo.client import parse_answer
 from wordmask.encoders.clip import ClipConfig
 from wordmask.encoders.sam import SamConfig
-from wordmask.frames import Frame
-from wordmask.presets import BottleneckPreset, Preset
-from wordmask.prompts import Prompt
-from wordmask.segmenters.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
-from wordmask_app import engines, guards, routes, scoring
+from wordmask.models.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.models.presets import BottleneckPreset, Preset
+from wordmask.words.prompts import Prompt
 from wordmask_app.app import WordMaskApp
+from wordmask_app.hardening import guards
+from wordmask_app.http import routes
+from wordmask_app.jobs.queue import served_model as engines
 from wordmask_app.runtime import runtime_for
+from wordmask_app.tasks import scoring
 
 
 @pytest.fixture(scope="session")

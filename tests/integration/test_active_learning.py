@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from tests.support.learning import BROKEN, QUICK, WORD, pictures
 from tests.support.servers import MODEL, eventually
 
-from wordmask.active_learning import STRATEGIES
-from wordmask.bundles import bundle_folder
-from wordmask.prompts import parse_prompts
-from wordmask_app.scoring import SCORES, ScoreBook, ScoreWatch, score_datastore
+from wordmask.learning.active.strategies import STRATEGIES
+from wordmask.weights.checkpoint import bundle_folder
+from wordmask.words.prompts import parse_prompts
+from wordmask_app.tasks.scoring import SCORES, ScoreBook, ScoreWatch, score_datastore
 
 VOXELS = 10**6
 

@@ -15,9 +15,9 @@ import SimpleITK as sitk
 from numpy.testing import assert_array_equal
 
 from wordmask.errors import PromptError, RequestError, UnknownModelError, UntrainedError
-from wordmask_app import catalogue
 from wordmask_app.app import WordMaskApp
-from wordmask_app.images import same_stem
+from wordmask_app.hardening.images import same_stem
+from wordmask_app.http import catalogue
 from wordmask_app.runtime import Runtime
 from wordmask_app.settings import AppSettings
 
@@ -245,7 +245,7 @@ def test_the_log_has_one_line_for_a_request(a_stub_server, caplog):
     with caplog.at_level(logging.INFO, logger="wordmask_app"):
         a_stub_server.post("ct", ask(prompt="liver"))
         a_stub_server.post("ct", ask(prompt=""))
-    lines = [record.getMessage() for record in caplog.records if record.name in ("wordmask_app.runtime", "wordmask_app.guards")]
+    lines = [record.getMessage() for record in caplog.records if record.name in ("wordmask_app.runtime", "wordmask_app.hardening.guards")]
     assert len(lines) == 2
     assert "words='liver'" in lines[0]
     assert lines[0].endswith("outcome='ok'")

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.integration.auth_realm import Realm, running_realm
 from tests.support.servers import PATIENCE, REPOSITORY, copy_app, copy_studies, server_on
 
-from wordmask.app_client import free_port
-from wordmask_app.policies import POLICIES
+from wordmask.demo.client import free_port
+from wordmask_app.hardening.policies import POLICIES
 
 pytestmark = pytest.mark.server
 

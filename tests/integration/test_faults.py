@@ -26,9 +26,9 @@ import requests
 import SimpleITK as sitk
 from tests.support.servers import MODEL, PATIENCE, RunningServer, copy_app, copy_studies, eventually, server_on
 
-from wordmask.app_client import Answer, AppClient, ServerError
-from wordmask.bundles import WEIGHTS, bundle_folder
-from wordmask.versions import ModelStore
+from wordmask.demo.client import Answer, AppClient, ServerError
+from wordmask.weights.checkpoint import WEIGHTS, bundle_folder
+from wordmask.weights.versions import ModelStore
 
 pytestmark = pytest.mark.server
 

@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wordmask_app.policies import POLICIES
+from wordmask_app.hardening.policies import POLICIES
 
 DECLARED = (503, 507)  # no memory or no weights; the disk is full
 OURS = [(method, path) for (method, path), policy in POLICIES.items() if policy.kind == "ours" or path == "/infer/{model}"]

@@ -13,10 +13,10 @@ from PIL import Image
 from rich.console import Console
 from tests.support.servers import REPOSITORY, SAMPLES
 
-from wordmask import learn_demo
+from wordmask.demo.learn import WORD, Findings, choose_cases, judged, truth_of
+from wordmask.demo.run import learn as learn_demo
+from wordmask.demo.samples import load_samples
 from wordmask.errors import RequestError
-from wordmask.learn_demo import WORD, Findings, choose_cases, judged, truth_of
-from wordmask.samples import load_samples
 
 QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 10, "views": 1, "replay": 0, "decoder_rate": 1e-3}
 

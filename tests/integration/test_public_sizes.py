@@ -14,14 +14,14 @@ import SimpleITK as sitk
 import torch
 from tests.public_files import make_biomed_folder, registered, write_sam
 
-from wordmask.geometry import Geometry
-from wordmask.hints import VoxelHints
-from wordmask.pipeline import VolumeSegmenter, write_labels
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
-from wordmask.volumes import Volume
-from wordmask.weights import catalogue
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume
+from wordmask.inference.hints import VoxelHints
+from wordmask.inference.pipeline import VolumeSegmenter, write_labels
+from wordmask.models.base import load_segmenter
+from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
+from wordmask.weights.catalogue import catalogue
+from wordmask.words.prompts import parse_prompts
 
 WORD, SENTENCE = "liver", "a smooth round mass with a bright rim in the upper abdomen"
 PUBLISHED = {"sam_vit_b": 375_042_383, "sam_vit_h": 2_564_550_879}  # bytes

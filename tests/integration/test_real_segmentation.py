@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 from tests.support.real_images import COUNT, VOLUMES
 
-from wordmask.pipeline import VolumeSegmenter, write_labels
-from wordmask.segmenters import load_segmenter
-from wordmask.volumes import read_volume
+from wordmask.data.volumes import read_volume
+from wordmask.inference.pipeline import VolumeSegmenter, write_labels
+from wordmask.models.base import load_segmenter
 
 pytestmark = pytest.mark.real_data
 

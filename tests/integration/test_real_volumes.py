@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 from tests.support.real_images import COUNT, VOLUMES
 
-from wordmask.transforms import Plane, body_slices, choose_plane, load_windows, slicing_for, to_unit_range
-from wordmask.volumes import read_volume, write_label_map
+from wordmask.data.slices import Plane, body_slices, choose_plane, load_windows, slicing_for, to_unit_range
+from wordmask.data.volumes import read_volume, write_label_map
 
 pytestmark = pytest.mark.real_data
 

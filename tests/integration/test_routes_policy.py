@@ -13,8 +13,8 @@ from fastapi import APIRouter
 from starlette.routing import Mount
 from tests.support.servers import REPOSITORY
 
-from wordmask_app.faults import fault_of
-from wordmask_app.policies import POLICIES
+from wordmask_app.hardening.policies import POLICIES
+from wordmask_app.http.faults import fault_of
 
 AUTHENTICATION = {path for path in POLICIES if path[1].startswith("/auth/")}  # MONAI Label adds these when it is turned on
 
@@ -148,7 +148,7 @@ def test_a_realm_or_dicomweb_server_that_fails_is_told_apart_from_ours(status, t
 
 
 def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_its_length(a_stub_server, monkeypatch):
-    from wordmask_app import guards
+    from wordmask_app.hardening import guards
 
     guards.install(a_stub_server.http.app, upload_bytes=10_000)
     announced = a_stub_server.http.put("/datastore/image", params={"image": "big"}, files={"file": ("big.nii", b"0" * 20_000)})

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from tests.support.servers import PATIENCE, SAMPLES, serving
 
-from wordmask.app_client import AppClient, free_port
-from wordmask.samples import load_samples
+from wordmask.demo.client import AppClient, free_port
+from wordmask.demo.samples import load_samples
 
 MODEL = "simple_vilmedsam"
 

@@ -12,7 +12,7 @@ import requests
 import SimpleITK as sitk
 from tests.support.servers import MODEL, SAMPLES
 
-from wordmask.app_client import Answer, ServerError
+from wordmask.demo.client import Answer, ServerError
 
 pytestmark = pytest.mark.server
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.support.servers import REPOSITORY, SAMPLES, serving
 
-from wordmask.app_client import AppClient, free_port
+from wordmask.demo.client import AppClient, free_port
 
 IN_THE_WHEEL = ("pyproject.toml", "setup.py", "configs", "constraints.txt", "README.md", "LICENSE", "lib", "monailabel_app")
 MODEL = "simple_vilmedsam"

@@ -34,7 +34,7 @@ from tests.slicer.studio import Views, arrange, panel_picture, qt, save_small  #
 from WordMaskLib import calls  # noqa: E402
 from WordMaskLib.server_process import LocalServer, find_environment, free_port, server_command  # noqa: E402
 
-from wordmask.app_client import AppClient  # noqa: E402
+from wordmask.demo.client import AppClient  # noqa: E402
 
 PICTURES = REPOSITORY / "docs" / "pictures"
 SAMPLES = REPOSITORY / "sample_data"

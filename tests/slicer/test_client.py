@@ -21,7 +21,7 @@ from WordMaskLib.client import CancelToken, WordMaskClient
 from WordMaskLib.transport import RetryPolicy
 
 from wordmask import __version__
-from wordmask.prompts import load_vocabulary
+from wordmask.words.prompts import load_vocabulary
 
 ZERO_SHOT = "medclip_samv2"
 pytestmark = pytest.mark.server

@@ -27,8 +27,8 @@ from WordMaskLib.answers import Code
 from WordMaskLib.export import OverlapError, check_volume, export_labels, export_volume
 from WordMaskLib.segments import GeometryError, SegmentsError, Word, import_labels, own_segment
 
-from wordmask.cases import Case, words_of
-from wordmask.volumes import read_volume
+from wordmask.data.volumes import read_volume
+from wordmask.learning.cases import Case, words_of
 
 BIG, SMALL, APART = box(SHAPE, (0, 4), (1, 6), (1, 7)), box(SHAPE, (1, 3), (2, 4), (2, 4)), box(SHAPE, (5, 6), (0, 2), (0, 2))
 PICTURE_MATRIX = np.diag([-1.0, -1.0, 1.0, 1.0])  # as Slicer loads a PNG

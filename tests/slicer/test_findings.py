@@ -20,8 +20,8 @@ from WordMaskLib.job_answers import WordStatistics
 from WordMaskLib.masks import crop
 from WordMaskLib.segments import GeometryError, SegmentsError, Word, import_labels
 
-from wordmask.geometry import Plane, slicing_for
-from wordmask.volumes import read_volume
+from wordmask.data.geometry import Plane, slicing_for
+from wordmask.data.volumes import read_volume
 
 LIVER, SPLEEN = box(SHAPE, (1, 3), (1, 6), (2, 6)), box(SHAPE, (4, 6), (0, 2), (0, 2))
 LIVER[2, 0, 2:6] = True  # so that slice 2 is the largest one

@@ -11,9 +11,9 @@ from WordMaskLib import prompts
 from WordMaskLib.answers import ModelInfo, Suggestion
 from WordMaskLib.errors import PromptError
 
-from wordmask import prompts as library
 from wordmask.errors import PromptError as LibraryError
-from wordmask.vocabulary import load_vocabulary, same_text
+from wordmask.words import prompts as library
+from wordmask.words.vocabulary import load_vocabulary, same_text
 
 ENTRIES = {same_text(text): entry.word for entry in load_vocabulary().entries for text in entry.texts}
 KNOWN = st.sampled_from([text for entry in load_vocabulary().entries for text in entry.texts])

@@ -224,7 +224,7 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
     ("log", "code", "words"),
     [
         (f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n", 3, "Another server runs from this app"),
-        (f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.self_check.BrokenEnvironmentError: numpy 2 is installed\r\n", 1, "numpy 2 is installed."),
+        (f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.environment.packages.BrokenEnvironmentError: numpy 2 is in\r\n", 1, "numpy 2 is in."),
         ("\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n", 2, "Port 8000 is taken; name another one."),
         ("INFO: loading\nwordmask: The folder x cannot be read\nINFO: over", 2, "The folder x cannot be read."),
         ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),

@@ -15,9 +15,9 @@ import requests
 import SimpleITK as sitk
 from tests.support.servers import MODEL, SAMPLES, RunningServer, eventually
 
-from wordmask.app_client import AppClient, ServerError
-from wordmask.samples import SampleCase, load_samples
-from wordmask_app.scoring import SCORES
+from wordmask.demo.client import AppClient, ServerError
+from wordmask.demo.samples import SampleCase, load_samples
+from wordmask_app.tasks.scoring import SCORES
 
 WORD = "polyp"
 BROKEN = "a_broken_one"  # an image that cannot be read, the first by name

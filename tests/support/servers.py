@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from wordmask.app_client import AppClient, Server, running_server
+from wordmask.demo.client import AppClient, Server, running_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = REPOSITORY / "sample_data"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wordmask.training import replay
+from wordmask.learning.finetuning import replay
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from wordmask.cases import Case
+from wordmask.learning.cases import Case
 
 WORD = "blob"
 SIZE = (48, 56)

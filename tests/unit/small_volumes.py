@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from tests.unit.stub_segmenters import LEVELS, stub_preset
 
-from wordmask.geometry import Geometry
-from wordmask.pipeline import Segmentation, VolumeSegmenter
-from wordmask.presets import Preset
-from wordmask.volumes import Volume
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume
+from wordmask.inference.pipeline import Segmentation, VolumeSegmenter
+from wordmask.models.presets import Preset
 
 WORDS = ["liver", "spleen", "kidney"]
 GREY = 200.0  # grey value of 1.0 in a volume whose percentiles are 0 and 200

@@ -17,13 +17,11 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
+from wordmask.data.letterbox import Frame
 from wordmask.encoders.clip import ClipConfig, ClipEncoder, TinyClipArchitecture, build_tiny_clip
 from wordmask.encoders.sam import SamConfig, TinySamArchitecture, build_tiny_sam
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
-from wordmask.frames import Frame
-from wordmask.presets import BottleneckPreset, PresencePreset, Preset, load_preset
-from wordmask.prompts import Prompt
-from wordmask.segmenters.base import (
+from wordmask.models.base import (
     Capabilities,
     Hints,
     PromptFeatures,
@@ -33,10 +31,12 @@ from wordmask.segmenters.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
-from wordmask.segmenters.medclip_samv2_weak import MedCLIPSAMv2Weak
-from wordmask.segmenters.nnunet_network import Ensemble, NetworkPlan
-from wordmask.segmenters.simple_vilmedsam import SimpleViLMedSAM
+from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
+from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak
+from wordmask.models.medclip_samv2_weak.network import Ensemble, NetworkPlan
+from wordmask.models.presets import BottleneckPreset, PresencePreset, Preset, load_preset
+from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
+from wordmask.words.prompts import Prompt
 
 LEVELS = {"liver": 0.75, "spleen": 0.5, "aorta": 1.0, "kidney": 0.6, "polyp": 0.9}  # grey value, 0..1, that a word stands for
 SIZE = 31  # side of a stub's frame: odd, so that vectorised loops have elements left over

@@ -12,14 +12,14 @@ from tests.unit.labelled_pictures import disc
 from tests.unit.small_volumes import a_volume, organs
 from tests.unit.stub_segmenters import PromptFreeStub, random_tiny, stub_preset
 
-from wordmask.active_learning import STRATEGIES, UNSURE_SHARE, CaseScore, choose, embed_case, score_case
-from wordmask.case_scores import band_of, disagreement, undecided
-from wordmask.encoders.cache import FeatureCache
+from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError, RequestError
-from wordmask.presets import DecoderPreset, PresencePreset
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.active.scores import band_of, disagreement, undecided
+from wordmask.learning.active.strategies import STRATEGIES, UNSURE_SHARE, CaseScore, choose, embed_case, score_case
+from wordmask.models.base import load_segmenter
+from wordmask.models.presets import DecoderPreset, PresencePreset
 from wordmask.progress import CancelToken
-from wordmask.segmenters import load_segmenter
-from wordmask.volumes import Volume
 
 PARTS = ("uncertainty", "presence", "boundary", "disagreement")
 

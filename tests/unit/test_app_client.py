@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from requests_toolbelt import MultipartEncoder
 
-from wordmask.app_client import AppClient, ServerError, free_port, parse_answer, running_server
+from wordmask.demo.client import AppClient, ServerError, free_port, parse_answer, running_server
 
 
 @pytest.mark.parametrize("content", [b"", b"\r\n", b"\n\n", b"--", b"\x1f\x8b\r\n--\r\n\r\n\x00\xff\r", bytes(range(256)) * 9])

@@ -11,8 +11,8 @@ from tests.benchmarks.published_flow import published_map
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wordmask.attribution import attribution_maps, capacity, fit_pairs, keyed_noise, normalise_maps
 from wordmask.encoders.clip import TinyClipArchitecture, build_tiny_clip
+from wordmask.models.bottleneck import attribution_maps, capacity, fit_pairs, keyed_noise, normalise_maps
 
 GRID, WIDTH, LAYER, STEPS = 3, 16, 1, 10
 FIT = {"layer": LAYER, "beta": 0.1, "steps": STEPS, "learning_rate": 1.0}

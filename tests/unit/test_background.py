@@ -9,7 +9,7 @@ import threading
 import pytest
 from monailabel.utils.async_tasks import utils
 
-from wordmask_app import background
+from wordmask_app.hardening import background
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wordmask.batching import fixed_batches, join_prompts, join_slices, pair_row, store_slice
-from wordmask.encoders.cache import CacheKey, FeatureCache
-from wordmask.frames import Frame
-from wordmask.prompts import Prompt
-from wordmask.segmenters.base import PromptFeatures, SliceFeatures, SliceKey
+from wordmask.data.letterbox import Frame
+from wordmask.inference.batching import fixed_batches, join_prompts, join_slices, pair_row, store_slice
+from wordmask.inference.cache import CacheKey, FeatureCache
+from wordmask.models.base import PromptFeatures, SliceFeatures, SliceKey
+from wordmask.words.prompts import Prompt
 
 CPU = torch.device("cpu")
 

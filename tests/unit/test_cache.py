@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wordmask.encoders import cache as cache_module
-from wordmask.encoders.cache import CacheKey, FeatureCache
+from wordmask.inference import cache as cache_module
+from wordmask.inference.cache import CacheKey, FeatureCache
 
 SLICE_BYTES = 10 * 4 * 2  # what `a_feature` takes in float16
 BIG = 1 << 20

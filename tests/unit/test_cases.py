@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 from tests.unit.labelled_pictures import WORD, disc, write_case
 
-from wordmask.cases import Case, cases_from_folder, cases_from_json, words_of
 from wordmask.errors import VolumeError, WordMaskError
-from wordmask.labels import LabelError
+from wordmask.learning.cases import Case, cases_from_folder, cases_from_json, words_of
+from wordmask.words.labels import LabelError
 
 
 def write_volume(path: Path, array: np.ndarray, spacing: float = 1.0) -> Path:

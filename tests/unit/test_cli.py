@@ -16,16 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wordmask import __version__
-from wordmask.app_client import free_port
 from wordmask.cli import main
 from wordmask.cli.segment import parse_hints, parse_slices
+from wordmask.data.letterbox import Frame
+from wordmask.demo.client import free_port
 from wordmask.encoders.clip import ClipConfig
 from wordmask.encoders.sam import SamConfig
 from wordmask.errors import RequestError
-from wordmask.frames import Frame
-from wordmask.presets import BottleneckPreset, Preset
-from wordmask.prompts import Prompt
-from wordmask.segmenters.base import (
+from wordmask.models.base import (
     Capabilities,
     Hints,
     PromptFeatures,
@@ -35,6 +33,8 @@ from wordmask.segmenters.base import (
     SliceKey,
     all_pairs,
 )
+from wordmask.models.presets import BottleneckPreset, Preset
+from wordmask.words.prompts import Prompt
 
 
 class BrightSegmenter(Segmenter):
@@ -102,7 +102,7 @@ def a_ct(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def a_stub_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wordmask.segmenters.load_segmenter", lambda *_, **__: BrightSegmenter().eval())
+    monkeypatch.setattr("wordmask.models.base.load_segmenter", lambda *_, **__: BrightSegmenter().eval())
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wordmask.coarse_masks import boxes, coarse_masks, components, points, split_two_classes
+from wordmask.models.coarse_masks import boxes, coarse_masks, components, points, split_two_classes
 
 GREYS = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 FEW_GREYS = arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.sampled_from([0, 3, 90, 91, 255]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wordmask.consistency import drop_specks
+from wordmask.inference.specks import drop_specks
 
 
 def a_mask(*boxes: tuple[slice, slice, slice]) -> np.ndarray:

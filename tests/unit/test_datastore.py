@@ -16,8 +16,8 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from tests.support.processes import repeating
 
 from wordmask.errors import RequestError
-from wordmask_app.datastore import GuardedDatastore
-from wordmask_app.images import UnknownImageError
+from wordmask_app.hardening.datastore import GuardedDatastore
+from wordmask_app.hardening.images import UnknownImageError
 
 ENDINGS = ("*.nii.gz", "*.nii", "*.nrrd")
 PATHS = ("../x", "/etc/x", "a/../../x", "..", "a\\b", "x\x00", "x\n")

@@ -10,9 +10,9 @@ from PIL import Image
 from rich.console import Console
 from tests.support.servers import SAMPLES
 
-from wordmask.demo_report import Findings, Timing, print_report, too_easy, write_contact_sheet
+from wordmask.demo.report import Findings, Timing, print_report, too_easy, write_contact_sheet
+from wordmask.demo.samples import SampleCase, load_samples, true_mask
 from wordmask.errors import VolumeError
-from wordmask.samples import SampleCase, load_samples, true_mask
 
 
 def a_case(**words: tuple[int, ...]) -> SampleCase:

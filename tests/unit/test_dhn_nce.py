@@ -10,7 +10,7 @@ import torch
 from open_clip import ClipLoss
 from torch import Tensor
 
-from wordmask.training.dhn_nce import dhn_nce, info_nce
+from wordmask.learning.clip_tuning.dhn_nce import dhn_nce, info_nce
 
 TEMPERATURE, BETA = 0.6, 0.15
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from tests.unit.dicom_writer import SERIES, write_dicom, write_series
 
+from wordmask.data.volumes import read_volume
 from wordmask.errors import VolumeError
-from wordmask.volumes import read_volume
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from monailabel.datastore.local import LocalDatastore
 from tests.unit.labelled_pictures import WORD, write_case
 from torch.utils.data import Sampler
 
-from wordmask.app_client import free_port
-from wordmask.bundles import load_bundle
-from wordmask.training.ranks import Ranks, Share
-from wordmask.versions import ModelStore
-from wordmask_app.trainers import WordMaskTrain
+from wordmask.demo.client import free_port
+from wordmask.learning.finetuning.ranks import Ranks, Share
+from wordmask.weights.checkpoint import load_bundle
+from wordmask.weights.versions import ModelStore
+from wordmask_app.tasks.trainers import WordMaskTrain
 
 MODEL = "simple_vilmedsam"
 # Three steps of which two change the weights together: the last round of every epoch leaves the second process without a batch.

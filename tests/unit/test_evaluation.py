@@ -15,24 +15,23 @@ import SimpleITK as sitk
 from PIL import Image
 from tests.unit.labelled_pictures import WORD, write_case
 
-from wordmask.bundles import load_bundle, read_card, save_bundle
-from wordmask.cases import Case, LabelledVolume, cases_from_json
 from wordmask.cli import main
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume
 from wordmask.errors import RequestError, VolumeError
-from wordmask.evaluation import agreement, dice
-from wordmask.evaluation.answers import Answer, LabelMaps, ask
-from wordmask.evaluation.contact_sheet import MARKED, TRUTH, draw_case, pick
-from wordmask.evaluation.metrics import Agreement
-from wordmask.evaluation.run import Evaluation, evaluate
-from wordmask.evaluation.statistics import CaseScore, bootstrap, overall, summarise
-from wordmask.evaluation.tables import summary_text
-from wordmask.geometry import Geometry
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters import load_segmenter
-from wordmask.training.validation import validate
-from wordmask.versions import ModelStore
-from wordmask.volumes import Volume
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.learning.cases import Case, LabelledVolume, cases_from_json
+from wordmask.learning.evaluation.answers import Answer, LabelMaps, ask
+from wordmask.learning.evaluation.contact_sheet import MARKED, TRUTH, draw_case, pick
+from wordmask.learning.evaluation.metrics import Agreement, agreement, dice
+from wordmask.learning.evaluation.run import Evaluation, evaluate
+from wordmask.learning.evaluation.statistics import CaseScore, bootstrap, overall, summarise
+from wordmask.learning.evaluation.tables import summary_text
+from wordmask.learning.evaluation.validation import validate
+from wordmask.models.base import load_segmenter
+from wordmask.weights.checkpoint import load_bundle, read_card, save_bundle
+from wordmask.weights.versions import ModelStore
+from wordmask.words.prompts import parse_prompts
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 UNIT = (1.0, 1.0, 1.0)

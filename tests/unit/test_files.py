@@ -22,9 +22,14 @@ def test_the_new_content_takes_the_place_of_the_old(tmp_path):
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
     path = tmp_path / "state.json"
     replace_text(path, "old")
-    with pytest.raises(OSError, match="full"), replace_file(path) as part:
-        part.write_text("half of the n")
-        raise OSError("the disk is full")
+
+    def write_half() -> None:
+        with replace_file(path) as part:
+            part.write_text("half of the n")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
 

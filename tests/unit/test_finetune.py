@@ -9,18 +9,18 @@ import pytest
 import torch
 from tests.unit.labelled_pictures import WORD, write_case
 
-from wordmask.bundles import bundle_folder, load_bundle, read_card
-from wordmask.cases import Case
 from wordmask.errors import CancelledError, RequestError
-from wordmask.pipeline import VolumeSegmenter
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.learning.cases import Case
+from wordmask.learning.finetuning import run as finetune
+from wordmask.learning.finetuning.engine import rate
+from wordmask.learning.finetuning.run import TrainingReport, TrainingRequest, train_model
+from wordmask.learning.finetuning.trainee import start_trainee
+from wordmask.learning.recipes import load_recipe
+from wordmask.models.base import load_segmenter
 from wordmask.progress import CancelToken
-from wordmask.segmenters import load_segmenter
-from wordmask.training import finetune
-from wordmask.training.engine import rate
-from wordmask.training.finetune import TrainingReport, TrainingRequest, train_model
-from wordmask.training.recipes import load_recipe
-from wordmask.training.trainee import start_trainee
-from wordmask.versions import ModelStore, weights_digest
+from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card
+from wordmask.weights.versions import ModelStore, weights_digest
 
 pytestmark = pytest.mark.usefixtures("few_phantoms")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.frames import Frame
+from wordmask.data.letterbox import Frame
 
 ALIGNS = ("center", "top_left", "stretch")
 sides = st.integers(20, 90)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.unit.small_volumes import organs, segment
 from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, stub_preset
 
+from wordmask.data.geometry import Geometry, Plane, slicing_for
 from wordmask.errors import RequestError
-from wordmask.geometry import Geometry, Plane, slicing_for
-from wordmask.hints import VoxelHints
-from wordmask.presets import PresencePreset
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters.base import Capabilities, Hints
+from wordmask.inference.hints import VoxelHints
+from wordmask.models.base import Capabilities, Hints
+from wordmask.models.presets import PresencePreset
+from wordmask.words.prompts import parse_prompts
 
 AXES = (np.eye(3), np.diag([-1.0, -1.0, 1.0]), np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]))
 

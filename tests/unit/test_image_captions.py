@@ -11,9 +11,9 @@ import SimpleITK as sitk
 from PIL import Image
 from tests.unit.labelled_pictures import WORD, write_case
 
-from wordmask.cases import Case
 from wordmask.errors import RequestError, VolumeError
-from wordmask.image_captions import captions_of_cases, names_cases, read_caption_list, read_pictures
+from wordmask.learning.captions import captions_of_cases, names_cases, read_caption_list, read_pictures
+from wordmask.learning.cases import Case
 
 LONG = "a caption that is long enough"
 

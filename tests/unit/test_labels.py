@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wordmask.errors import WordMaskError
-from wordmask.labels import Label, LabelError, LabelTable
-from wordmask.prompts import parse_prompts
-from wordmask.vocabulary import LEFT, RIGHT, Code
+from wordmask.words.labels import Label, LabelError, LabelTable
+from wordmask.words.prompts import parse_prompts
+from wordmask.words.vocabulary import LEFT, RIGHT, Code
 
 KIDNEY = Code("SCT", "64033007", "Kidney")
 

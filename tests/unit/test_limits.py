@@ -13,8 +13,8 @@ import pytest
 import SimpleITK as sitk
 from tests.unit.dicom_writer import write_series
 
+from wordmask.data.volumes import read_volume, write_label_map
 from wordmask.errors import TooLargeError, VolumeError
-from wordmask.volumes import read_volume, write_label_map
 
 HUGE = 30_000
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from wordmask import machine_check
 from wordmask.cli import main
-from wordmask.machine_check import find_device_problem, find_folder_problems, find_library_problems, find_python_problem, probe_port
+from wordmask.environment import machine as machine_check
+from wordmask.environment.machine import find_device_problem, find_folder_problems, find_library_problems, find_python_problem, probe_port
 
 
 @pytest.mark.parametrize(("version", "fits"), [((3, 11, 0), True), ((3, 12, 9), True), ((3, 10, 14), False), ((3, 13, 1), False)])

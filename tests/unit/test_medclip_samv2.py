@@ -11,18 +11,17 @@ import SimpleITK as sitk
 import torch
 from tests.unit.stub_segmenters import random_medclip_samv2
 
-from wordmask.coarse_masks import components
+from wordmask.data.letterbox import Frame
+from wordmask.data.volumes import read_volume
+from wordmask.demo.samples import load_samples
 from wordmask.encoders.sam import decode_prompts
-from wordmask.frames import Frame
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.presets import ZeroShotPreset, load_preset, preset_names
-from wordmask.prompt_sets import sentences
-from wordmask.prompts import parse_prompts
-from wordmask.samples import load_samples
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import Hints, SliceKey
-from wordmask.segmenters.sam_prompts import NOTHING, fuse, hinted, prompts_of_objects
-from wordmask.volumes import read_volume
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.models.base import Hints, SliceKey, load_segmenter
+from wordmask.models.coarse_masks import components
+from wordmask.models.presets import ZeroShotPreset, load_preset, preset_names
+from wordmask.models.sam_prompts import NOTHING, fuse, hinted, prompts_of_objects
+from wordmask.words.prompt_sets import sentences
+from wordmask.words.prompts import parse_prompts
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 KEYS = (SliceKey("0" * 64, "axial", 4), SliceKey("0" * 64, "axial", 5))

@@ -9,8 +9,8 @@ from tests.unit.small_volumes import WORDS, organs
 from tests.unit.stub_segmenters import PromptFreeStub, stub_preset
 
 from wordmask.errors import OutOfMemoryError
-from wordmask.memory import is_out_of_memory, with_smaller_batches
-from wordmask.pipeline import VolumeSegmenter
+from wordmask.inference.memory import is_out_of_memory, with_smaller_batches
+from wordmask.inference.pipeline import VolumeSegmenter
 
 
 class Greedy(PromptFreeStub):

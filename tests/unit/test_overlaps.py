@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordmask.overlaps import Marks, binary_entropy, mask_of, resolve
+from wordmask.inference.overlaps import Marks, binary_entropy, mask_of, resolve
 
 
 def marks_of(*slices: list[list[float]], threshold: float = 0.5) -> dict[int, Marks]:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wordmask import overlay
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume, write_label_map
 from wordmask.errors import RequestError, VolumeError
-from wordmask.geometry import Geometry
-from wordmask.overlay import choose_slices, overlay_labels, overlay_picture
-from wordmask.prompts import parse_prompts
-from wordmask.result import Segmentation, WordStatistics
-from wordmask.volumes import Volume, write_label_map
+from wordmask.inference import overlay
+from wordmask.inference.overlay import choose_slices, overlay_labels, overlay_picture
+from wordmask.inference.result import Segmentation, WordStatistics
+from wordmask.words.prompts import parse_prompts
 
 EYE = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 

@@ -6,7 +6,7 @@ from wordmask.phantoms.body import ct_slices, ct_volume
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import LABELS, WORD_LABELS, WORDS, label_values, word_table
-from wordmask.vocabulary import load_vocabulary
+from wordmask.words.vocabulary import load_vocabulary
 
 
 def test_the_same_seed_draws_the_same_slices():

@@ -10,12 +10,12 @@ import torch
 from tests.unit.small_volumes import GREY, WORDS, a_volume, organs, segment
 from tests.unit.stub_segmenters import LEVELS, PromptFreeStub, WordDependentStub, random_tiny, stub_preset
 
-from wordmask.encoders.cache import FeatureCache
+from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError
-from wordmask.pipeline import CancelToken, Progress, Segmentation, VolumeSegmenter
-from wordmask.presets import PresencePreset
-from wordmask.segmenters.base import Capabilities
-from wordmask.volumes import Volume
+from wordmask.inference.cache import FeatureCache
+from wordmask.inference.pipeline import CancelToken, Progress, Segmentation, VolumeSegmenter
+from wordmask.models.base import Capabilities
+from wordmask.models.presets import PresencePreset
 
 STUBS = (PromptFreeStub, WordDependentStub)
 

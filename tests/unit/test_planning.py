@@ -9,10 +9,10 @@ import pytest
 from tests.unit.small_volumes import a_ct, a_volume, organs, segment
 from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, stub_preset
 
+from wordmask.data.volumes import Volume
 from wordmask.errors import PromptError, RequestError
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.prompts import parse_prompts
-from wordmask.volumes import Volume
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.words.prompts import parse_prompts
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from wordmask.errors import WeightsError
-from wordmask.presets import DecoderPreset
-from wordmask.segmenters.position_prompt import REFERENCE_NAMES, PositionPromptDecoder, refine_by_affinity
+from wordmask.models.presets import DecoderPreset
+from wordmask.models.simple_vilmedsam.decoder import REFERENCE_NAMES, PositionPromptDecoder, refine_by_affinity
 
 SMALL = DecoderPreset(channels=16, grid=6, heads=2, mlp=24, widths=(4, 8), upsampler_widths=(8, 8, 4))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wordmask.presence import is_large_enough, is_present, probability, volume_logit, worth_segmenting
-from wordmask.presets import PresencePreset
-from wordmask.prompts import Prompt
+from wordmask.inference.presence import is_large_enough, is_present, probability, volume_logit, worth_segmenting
+from wordmask.models.presets import PresencePreset
+from wordmask.words.prompts import Prompt
 
 LIVER = Prompt(word="Liver", synonyms=(), code=None, color=(1, 2, 3), entry="liver")
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wordmask.errors import PromptError, RequestError
-from wordmask.prompt_sets import is_sentence, load_prompt_sets, read_prompt_sets, sentences
-from wordmask.prompts import parse_prompts
-from wordmask.vocabulary import Modality, load_vocabulary
+from wordmask.words.prompt_sets import is_sentence, load_prompt_sets, read_prompt_sets, sentences
+from wordmask.words.prompts import parse_prompts
+from wordmask.words.vocabulary import Modality, load_vocabulary
 
 SETS = ("P0", "P1", "P2", "P3", "P4", "P5")
 TYPED = "a bean-shaped organ to the left of the spine"

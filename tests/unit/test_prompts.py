@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wordmask.errors import PromptError
-from wordmask.prompts import LEAST_COLOR_DISTANCE, LONGEST_TEXT, MOST_WORDS, parse_prompts
-from wordmask.vocabulary import LEFT, Code, load_vocabulary, same_text
+from wordmask.words.prompts import LEAST_COLOR_DISTANCE, LONGEST_TEXT, MOST_WORDS, parse_prompts
+from wordmask.words.vocabulary import LEFT, Code, load_vocabulary, same_text
 
 
 def words(text):

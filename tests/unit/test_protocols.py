@@ -11,13 +11,13 @@ import SimpleITK as sitk
 from pydantic import ValidationError
 from tests.unit.labelled_pictures import disc
 
-from wordmask.cases import canonical_word
 from wordmask.cli import main
 from wordmask.errors import RequestError
-from wordmask.protocol_runs import ProtocolRequest, run_protocol
-from wordmask.protocols import Protocol, data_set, data_sets, load_protocol, protocol_names, require_folders
-from wordmask.training.recipes import load_recipe
-from wordmask.versions import ModelStore
+from wordmask.learning.cases import canonical_word
+from wordmask.learning.evaluation.paper_runs import ProtocolRequest, run_protocol
+from wordmask.learning.evaluation.papers import Protocol, data_set, data_sets, load_protocol, protocol_names, require_folders
+from wordmask.learning.recipes import load_recipe
+from wordmask.weights.versions import ModelStore
 
 QUICK = {"epochs": 1, "views": 1, "steps_per_epoch": 2, "batch": 4, "lora_rank": 0, "validation": 0.3}
 

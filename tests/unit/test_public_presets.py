@@ -18,12 +18,12 @@ from transformers import BertConfig
 
 from wordmask.encoders.sam import SamConfig
 from wordmask.errors import WeightsError
-from wordmask.hints import VoxelHints
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.presets import Preset, load_preset
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
+from wordmask.inference.hints import VoxelHints
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.models.base import load_segmenter
+from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
+from wordmask.models.presets import Preset, load_preset
+from wordmask.words.prompts import parse_prompts
 
 WORDS = ["liver", "a smooth round mass beside the left kidney"]
 FRAME = 128  # pixels of SAM's square, in place of 1024

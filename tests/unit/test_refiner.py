@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wordmask.segmenters.refiner import Refiner
+from wordmask.models.simple_vilmedsam.refiner import Refiner
 
 WIDTH = 5
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tests.unit.labelled_pictures import WORD, write_case
 
-from wordmask.bundles import bundle_folder, read_card
-from wordmask.encoders.cache import FeatureCache
-from wordmask.segmenters import load_segmenter
-from wordmask.training.pair_data import EpochSampler, TrainingPairs
-from wordmask.training.recipes import load_recipe
-from wordmask.training.replay import REPEAT_SEED, earlier_cases, phantom_cases, write_cases
-from wordmask.training.trainee import start_trainee
+from wordmask.inference.cache import FeatureCache
+from wordmask.learning.finetuning.pairs import EpochSampler, TrainingPairs
+from wordmask.learning.finetuning.replay import REPEAT_SEED, earlier_cases, phantom_cases, write_cases
+from wordmask.learning.finetuning.trainee import start_trainee
+from wordmask.learning.recipes import load_recipe
+from wordmask.models.base import load_segmenter
+from wordmask.weights.checkpoint import bundle_folder, read_card
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from wordmask.data.geometry import Geometry
 from wordmask.errors import VolumeError
-from wordmask.geometry import Geometry
-from wordmask.prompts import parse_prompts
-from wordmask.result import Segmentation, WordStatistics, write_labels
+from wordmask.inference.result import Segmentation, WordStatistics, write_labels
+from wordmask.words.prompts import parse_prompts
 
 TURN = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
 

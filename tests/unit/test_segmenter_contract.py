@@ -19,9 +19,9 @@ from tests.unit.stub_segmenters import (
 )
 from torch import Tensor
 
-from wordmask.batching import join_prompts, join_slices, store_slice
-from wordmask.prompts import Prompt, parse_prompts
-from wordmask.segmenters.base import PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.inference.batching import join_prompts, join_slices, store_slice
+from wordmask.models.base import PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.words.prompts import Prompt, parse_prompts
 
 MODELS = {
     "prompt_free_stub": lambda: PromptFreeStub(stub_preset()),

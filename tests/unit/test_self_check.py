@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from wordmask import self_check
-from wordmask.self_check import BrokenEnvironmentError, find_problems, require_sound_environment
+from wordmask.environment import packages as self_check
+from wordmask.environment.packages import BrokenEnvironmentError, find_problems, require_sound_environment
 
 
 def versions(**known: str) -> Callable[[str], str | None]:

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from wordmask.app_client import free_port
-from wordmask.app_folder import default_app, find_app
 from wordmask.cli import main
 from wordmask.cli.serve import split_setting
+from wordmask.demo.client import free_port
 from wordmask.errors import RequestError
+from wordmask.weights.app_folder import default_app, find_app
 from wordmask_app import serving
 from wordmask_app.serving import APP_FILES, ServerOptions, check_studies, end_children, installed_app, prepare_app
 

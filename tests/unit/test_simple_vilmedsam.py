@@ -8,11 +8,11 @@ from wordmask.encoders.lora import add_lora, lora_state_dict
 from wordmask.encoders.sam import build_tiny_sam
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.errors import RequestError, UnknownModelError, WeightsError
-from wordmask.presets import load_preset, preset_names
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters.base import Hints, SliceKey, load_segmenter
-from wordmask.segmenters.position_prompt import REFERENCE_NAMES
-from wordmask.segmenters.simple_vilmedsam import SimpleViLMedSAM
+from wordmask.models.base import Hints, SliceKey, load_segmenter
+from wordmask.models.presets import load_preset, preset_names
+from wordmask.models.simple_vilmedsam.decoder import REFERENCE_NAMES
+from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
+from wordmask.words.prompts import parse_prompts
 
 TINY = load_preset("simple_vilmedsam", "tiny")
 

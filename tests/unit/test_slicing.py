@@ -13,9 +13,9 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wordmask.data.geometry import Geometry, Plane, slicing_for
+from wordmask.data.volumes import read_volume, write_label_map
 from wordmask.errors import VolumeError
-from wordmask.geometry import Geometry, Plane, slicing_for
-from wordmask.volumes import read_volume, write_label_map
 
 # All 48: which patient axis each voxel axis follows, and its sign.
 AXIS_CODES = [np.eye(3)[list(axes)].T * signs for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wordmask.cases import Case
 from wordmask.errors import RequestError
-from wordmask.training.splitting import split_cases
+from wordmask.learning.cases import Case
+from wordmask.learning.splitting import split_cases
 
 NOWHERE = Path("nowhere")
 NAMES = st.lists(st.text("abcdefgh0123", min_size=1, max_size=6), unique=True, min_size=2, max_size=30)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wordmask.errors import RequestError, TooLargeError
-from wordmask_app.spool import Spool
+from wordmask_app.jobs.spool import Spool
 
 
 def test_a_second_server_is_refused_until_the_first_one_ends(tmp_path: Path):

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from wordmask.bundles import Bundle, load_bundle, save_bundle
+from wordmask.data.letterbox import Frame
 from wordmask.errors import WeightsError
-from wordmask.frames import Frame
 from wordmask.phantoms.words import LABELS, WORDS
-from wordmask.training import loop
-from wordmask.training.baselines import best_threshold
-from wordmask.training.loop import Schedule, train
-from wordmask.training.phantom_data import augment, labels_in_frame, make_slices, word_fractions, word_masks
-from wordmask.training.pretrain import Plan, Pretraining
+from wordmask.pretraining import loop
+from wordmask.pretraining.baselines import best_threshold
+from wordmask.pretraining.loop import Schedule, train
+from wordmask.pretraining.phantom_data import augment, labels_in_frame, make_slices, word_fractions, word_masks
+from wordmask.pretraining.run import Plan, Pretraining
+from wordmask.weights.checkpoint import Bundle, load_bundle, save_bundle
 
 
 class InterruptedRunError(Exception):

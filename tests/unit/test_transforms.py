@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wordmask.data.geometry import Geometry, Plane, slicing_for
+from wordmask.data.slices import Window, body_slices, choose_plane, load_windows, to_unit_range, window_named
+from wordmask.data.volumes import Volume
 from wordmask.errors import RequestError
-from wordmask.geometry import Geometry, Plane, slicing_for
-from wordmask.transforms import Window, body_slices, choose_plane, load_windows, to_unit_range, window_named
-from wordmask.volumes import Volume
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
 
@@ -90,7 +90,7 @@ def test_the_named_windows_are_those_of_the_workstations():
 
 
 def test_every_window_of_the_vocabulary_exists():
-    from wordmask.prompts import load_vocabulary
+    from wordmask.words.prompts import load_vocabulary
 
     assert {entry.window for entry in load_vocabulary().entries} - {None} <= set(load_windows())
 

@@ -18,24 +18,24 @@ from tests.unit.captioned_pictures import write_pairs
 from tests.unit.labelled_pictures import write_case
 from transformers import BertConfig
 
-from wordmask.bundles import load_bundle, read_card
 from wordmask.cli import main
 from wordmask.encoders.clip import ClipConfig
 from wordmask.errors import CancelledError, RequestError, VolumeError
-from wordmask.image_captions import CaptionList, ImageCaption, read_caption_list
-from wordmask.presets import load_preset
+from wordmask.learning.captions import CaptionList, ImageCaption, read_caption_list
+from wordmask.learning.clip_tuning import run as module
+from wordmask.learning.clip_tuning.batches import epoch_batches, stored_pictures
+from wordmask.learning.clip_tuning.epochs import CHECKPOINT
+from wordmask.learning.clip_tuning.presence_fit import fit_presence
+from wordmask.learning.clip_tuning.recipe import load_tune_recipe
+from wordmask.learning.clip_tuning.retrieval import retrieval
+from wordmask.learning.clip_tuning.run import MODEL, TuneReport, TuneRequest, start_clip, tune_clip
+from wordmask.models.base import load_segmenter
+from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
+from wordmask.models.presets import load_preset
+from wordmask.models.word_scores import WordScores
 from wordmask.progress import CancelToken
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.medclip_samv2 import MedCLIPSAMv2
-from wordmask.segmenters.word_scores import WordScores
-from wordmask.training import tune_clip as module
-from wordmask.training.caption_batches import epoch_batches, stored_pictures
-from wordmask.training.presence_fit import fit_presence
-from wordmask.training.retrieval import retrieval
-from wordmask.training.tune_clip import MODEL, TuneReport, TuneRequest, start_clip, tune_clip
-from wordmask.training.tune_epochs import CHECKPOINT
-from wordmask.training.tune_recipe import load_tune_recipe
-from wordmask.versions import ModelStore
+from wordmask.weights.checkpoint import load_bundle, read_card
+from wordmask.weights.versions import ModelStore
 
 QUICK = {"epochs": 3, "batch": 12, "learning_rate": 1e-3, "held_out": 0.3}
 HOPELESS = {"epochs": 1, "learning_rate": 1e-12}
@@ -142,10 +142,10 @@ def test_too_few_pairs_and_equal_captions_are_said(pairs, tmp_path):
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from wordmask.image_captions import read_caption_list
-from wordmask.training.tune_clip import TuneRequest, tune_clip
-from wordmask.training.tune_recipe import load_tune_recipe
-from wordmask.versions import ModelStore
+from wordmask.learning.captions import read_caption_list
+from wordmask.learning.clip_tuning.run import TuneRequest, tune_clip
+from wordmask.learning.clip_tuning.recipe import load_tune_recipe
+from wordmask.weights.versions import ModelStore
 def report(progress):
     if progress.stage == "tuning" and progress.done == 2:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -18,10 +18,10 @@ from safetensors.numpy import save_file
 from tests.support.processes import repeating
 from torch import nn
 
-from wordmask.bundles import CARD, WEIGHTS, bundle_folder, load_bundle, save_bundle
 from wordmask.errors import RequestError, WeightsError
-from wordmask.segmenters import load_segmenter
-from wordmask.versions import CURRENT, ModelStore
+from wordmask.models.base import load_segmenter
+from wordmask.weights.checkpoint import CARD, WEIGHTS, bundle_folder, load_bundle, save_bundle
+from wordmask.weights.versions import CURRENT, ModelStore
 
 
 def write_small(folder: Path, value: float = 1.0) -> None:
@@ -120,7 +120,7 @@ def test_what_cannot_be_written_changes_nothing(store):
 def test_an_unchanged_version_is_not_read_again(store, monkeypatch):
     store.publish(write_small)
     assert store.served() == 1
-    monkeypatch.setattr("wordmask.versions.weights_digest", lambda folder: pytest.fail("read again"))
+    monkeypatch.setattr("wordmask.weights.versions.weights_digest", lambda folder: pytest.fail("read again"))
     assert store.served() == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wordmask.training.views import make_view, opposite_word
+from wordmask.learning.views import make_view, opposite_word
 
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGE = torch.rand(3, 24, 30, generator=GENERATOR)

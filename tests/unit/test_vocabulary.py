@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wordmask.transforms import load_windows
-from wordmask.vocabulary import LEFT, RIGHT, Code, load_vocabulary, read_vocabulary, same_text
+from wordmask.data.slices import load_windows
+from wordmask.words.vocabulary import LEFT, RIGHT, Code, load_vocabulary, read_vocabulary, same_text
 
 TEXTS = load_vocabulary().texts()
 

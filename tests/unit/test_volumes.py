@@ -14,10 +14,10 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from wordmask import volumes
+from wordmask.data import volumes
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Volume, read_volume, write_label_map, write_scalar_map
 from wordmask.errors import RequestError, VolumeError
-from wordmask.geometry import Geometry
-from wordmask.volumes import Volume, read_volume, write_label_map, write_scalar_map
 
 GRID = Geometry((6, 5, 4), (0.5, 0.75, 2.5), (-10.0, 20.0, 30.0), (0, 1, 0, 1, 0, 0, 0, 0, -1))
 PLAIN = Geometry((6, 5, 4), (1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -533,7 +533,7 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
 
 
 def test_reading_volumes_needs_neither_torch_nor_monai():
-    code = "import sys, wordmask.transforms; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
+    code = "import sys, wordmask.data.slices; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 

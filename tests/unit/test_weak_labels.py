@@ -13,16 +13,16 @@ import tifffile
 import torch
 from tests.unit.weak_images import WORD, draw_image
 
-from wordmask.cases import Case
 from wordmask.errors import VolumeError
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.planning import make_view
-from wordmask.presets import load_preset
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.medclip_samv2_weak import square_frame
-from wordmask.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, images_in, label_image
-from wordmask.weak.raw_dataset import write_raw_dataset
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.request import make_view
+from wordmask.learning.cases import Case
+from wordmask.learning.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, images_in, label_image
+from wordmask.learning.weak.raw_dataset import write_raw_dataset
+from wordmask.models.base import load_segmenter
+from wordmask.models.medclip_samv2_weak.model import square_frame
+from wordmask.models.presets import load_preset
+from wordmask.words.prompts import parse_prompts
 
 PRESET = load_preset("medclip_samv2_weak", "tiny")
 

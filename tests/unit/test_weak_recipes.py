@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wordmask.errors import RequestError
-from wordmask.weak.recipes import load_weak_recipe, weak_recipe_names
+from wordmask.learning.weak.recipe import load_weak_recipe, weak_recipe_names
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [

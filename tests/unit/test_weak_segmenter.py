@@ -10,15 +10,15 @@ import torch
 from tests.unit.stub_segmenters import WEAK_PLAN, WEAK_WORDS, random_medclip_samv2_weak
 from tests.unit.weak_images import draw_image
 
-from wordmask.bundles import Bundle, save_bundle
+from wordmask.environment.packages import BrokenEnvironmentError
 from wordmask.errors import RequestError, UntrainedError, WeightsError
-from wordmask.pipeline import VolumeSegmenter
-from wordmask.presets import load_preset
-from wordmask.prompts import parse_prompts
-from wordmask.segmenters import load_segmenter, nnunet_network
-from wordmask.segmenters.base import Hints, SliceKey
-from wordmask.segmenters.medclip_samv2_weak import MedCLIPSAMv2Weak, entropy
-from wordmask.self_check import BrokenEnvironmentError
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.models.base import Hints, SliceKey, load_segmenter
+from wordmask.models.medclip_samv2_weak import network as nnunet_network
+from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak, entropy
+from wordmask.models.presets import load_preset
+from wordmask.weights.checkpoint import Bundle, save_bundle
+from wordmask.words.prompts import parse_prompts
 
 MODEL = "medclip_samv2_weak"
 KEYS = [SliceKey("0" * 64, "axial", number) for number in range(2)]

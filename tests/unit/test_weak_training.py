@@ -16,19 +16,18 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from safetensors.torch import load_file
 from tests.unit.weak_images import WORD, draw_image
 
-from wordmask.bundles import bundle_folder, load_bundle, read_card, save_bundle
 from wordmask.cli import main
 from wordmask.errors import CancelledError, RequestError, TrainingError
+from wordmask.learning.finetuning.run import TrainingProgress, TrainingReport
+from wordmask.learning.weak.nnunet_run import MEMBERS, Order, environment, run_nnunet
+from wordmask.learning.weak.pseudo_labels import WeakImage
+from wordmask.learning.weak.recipe import load_weak_recipe
+from wordmask.learning.weak.run import MODEL, WeakRequest, train_weakly
+from wordmask.models.base import SliceKey, load_segmenter
 from wordmask.progress import CancelToken
-from wordmask.segmenters import load_segmenter
-from wordmask.segmenters.base import SliceKey
-from wordmask.training.finetune import TrainingProgress, TrainingReport
-from wordmask.versions import ModelStore
-from wordmask.weak.nnunet_run import MEMBERS, Order, environment, run_nnunet
-from wordmask.weak.pseudo_labels import WeakImage
-from wordmask.weak.recipes import load_weak_recipe
-from wordmask.weak.training import MODEL, WeakRequest, train_weakly
-from wordmask_app.trainers import WeakTrain
+from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.versions import ModelStore
+from wordmask_app.tasks.trainers import WeakTrain
 
 SMOKE = {"save_last": 1, "epochs": 4, "cycles": 2}  # of two epochs each: the rate differs between them
 MINE = {"nnUNet_raw": "/mine/raw", "nnUNet_results": "/mine/results", "nnunet_wandb_enabled": "1"}
@@ -249,8 +248,8 @@ def test_the_command_says_what_is_wrong_and_leaves_no_run_folder(images, tmp_pat
 
 
 def test_volumes_and_sided_words_are_never_mirrored(images):
-    from wordmask.weak.pseudo_labels import SliceLabels
-    from wordmask.weak.training import _WeakTraining
+    from wordmask.learning.weak.pseudo_labels import SliceLabels
+    from wordmask.learning.weak.run import _WeakTraining
 
     one = SliceLabels(images[0], Path(), {}, is_picture=True)
     for words, stack, mirror, may in (

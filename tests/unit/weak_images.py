@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from wordmask.cases import Case
+from wordmask.learning.cases import Case
+from wordmask.learning.weak.pseudo_labels import WeakImage
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import LABELS
-from wordmask.weak.pseudo_labels import WeakImage
 
 WORD = "polyp"
 

@@ -10,11 +10,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from wordmask import __version__, machine_check
-from wordmask.app_folder import default_app
+from wordmask import __version__
 from wordmask.cli.consoles import answers, messages
-from wordmask.self_check import find_problems, versions
-from wordmask.weights import cache_folder
+from wordmask.environment import machine as machine_check
+from wordmask.environment.packages import find_problems, versions
+from wordmask.weights.app_folder import default_app
+from wordmask.weights.catalogue import cache_folder
 
 REPORTED = (
     "monailabel",

@@ -12,13 +12,13 @@ from rich.markup import escape
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.train import read_cases
 from wordmask.cli.versions import AnApp, AVersion, chosen_version
+from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
-from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
-    from wordmask.cases import Case
-    from wordmask.evaluation.answers import Answers
-    from wordmask.evaluation.run import Evaluation
+    from wordmask.learning.cases import Case
+    from wordmask.learning.evaluation.answers import Answers
+    from wordmask.learning.evaluation.run import Evaluation
 
 Data, Judged, Computation = "What to judge with", "Who is judged", "How to compute"
 SHOWN_FAILED = 5
@@ -69,7 +69,7 @@ def evaluate(
     require_sound_environment()
     found = read_cases(cases, word)
     with messages().status("Loading"):
-        from wordmask.evaluation.run import evaluate as judge
+        from wordmask.learning.evaluation.run import evaluate as judge
 
         if predictions is None:
             judged, how, notes = _model(found, model, preset, app, version, device, threshold)
@@ -88,11 +88,11 @@ def _model(
     cases: list[Case], model: str, preset: str, app: Path | None, version: int | None, device: str, threshold: float | None
 ) -> tuple[Answers, dict[str, str], list[str]]:
     """Who answers, how the summary describes it, and what is to be known of it."""
-    from wordmask.evaluation.answers import ask
-    from wordmask.pipeline import VolumeSegmenter
-    from wordmask.planning import check_threshold
-    from wordmask.prompts import parse_prompts
-    from wordmask.segmenters import load_segmenter
+    from wordmask.inference.pipeline import VolumeSegmenter
+    from wordmask.inference.request import check_threshold
+    from wordmask.learning.evaluation.answers import ask
+    from wordmask.models.base import load_segmenter
+    from wordmask.words.prompts import parse_prompts
 
     number, folder = chosen_version(app, model, version, preset)
     segmenter = load_segmenter(model, preset=preset, device=device, weights=folder)
@@ -113,7 +113,7 @@ def _model(
 
 def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
     """A warning when the version has learned from what is to judge it, or was chosen by it."""
-    from wordmask.bundles import read_card
+    from wordmask.weights.checkpoint import read_card
 
     card = {} if folder is None else read_card(folder)
     known = {*card.get("training_cases", []), *card.get("validation_cases", [])}
@@ -123,13 +123,13 @@ def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
 
 
 def _label_maps(folder: Path) -> tuple[Answers, dict[str, str], list[str]]:
-    from wordmask.evaluation.answers import LabelMaps
+    from wordmask.learning.evaluation.answers import LabelMaps
 
     return LabelMaps(folder), {"judged": f"label maps in {folder.name}"}, []
 
 
 def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
-    from wordmask.evaluation.tables import summary_table
+    from wordmask.learning.evaluation.tables import summary_table
 
     for note in notes:
         messages().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True, highlight=False)

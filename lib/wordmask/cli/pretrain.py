@@ -10,7 +10,7 @@ import typer
 from rich.logging import RichHandler
 
 from wordmask.cli.consoles import messages
-from wordmask.self_check import require_sound_environment
+from wordmask.environment.packages import require_sound_environment
 
 
 def pretrain(
@@ -31,7 +31,7 @@ def pretrain(
     require_sound_environment()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=messages(), show_path=False)])
 
-    from wordmask.training.pretrain import Plan, Pretraining
+    from wordmask.pretraining.run import Plan, Pretraining
 
     target = output or run / "bundle"
     Pretraining(run, Plan(seed=seed)).run(target)

@@ -12,7 +12,7 @@ from rich.table import Table
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.evaluate import STOPPED
 from wordmask.cli.train import setting
-from wordmask.self_check import require_sound_environment
+from wordmask.environment.packages import require_sound_environment
 
 app = typer.Typer(name="protocol", no_args_is_help=True, help="The papers' experiments: list them, run them on their data sets.")
 
@@ -20,7 +20,7 @@ app = typer.Typer(name="protocol", no_args_is_help=True, help="The papers' exper
 @app.command("list")
 def list_protocols() -> None:
     """The protocols, and how their data sets must lie."""
-    from wordmask.protocols import data_sets, load_protocol, protocol_names
+    from wordmask.learning.evaluation.papers import data_sets, load_protocol, protocol_names
 
     for name in protocol_names():
         protocol = load_protocol(name)
@@ -59,8 +59,8 @@ def run(
       wordmask protocol run few_shot --data data/ -o trial --only Kvasir-SEG --preset tiny --set epochs=5
     """
     require_sound_environment()
-    from wordmask.protocol_runs import ProtocolRequest, cells, headings, run_protocol
-    from wordmask.protocols import load_protocol
+    from wordmask.learning.evaluation.paper_runs import ProtocolRequest, cells, headings, run_protocol
+    from wordmask.learning.evaluation.papers import load_protocol
 
     changes = dict(setting(text) for text in change or [])
     asked = ProtocolRequest(load_protocol(name), data, model, preset, device, tuple(only or ()), cases, changes)

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.versions import AnApp, AVersion, chosen_version
+from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError, VolumeError
-from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
-    from wordmask.hints import VoxelHints
-    from wordmask.result import Segmentation
-    from wordmask.volumes import Volume
+    from wordmask.data.volumes import Volume
+    from wordmask.inference.hints import VoxelHints
+    from wordmask.inference.result import Segmentation
 
 PICTURES = (".png", ".jpg", ".jpeg")
 Request, Computation, Pictures = "What to look for", "How to compute", "What to write"
@@ -106,15 +106,15 @@ def segment(
     _check_outputs(image, output, overlay, panels)
     part, hints = parse_slices(slices), parse_hints(point or [], box)
 
-    from wordmask.prompts import parse_prompts
-    from wordmask.volumes import read_volume
+    from wordmask.data.volumes import read_volume
+    from wordmask.words.prompts import parse_prompts
 
     prompts = [replace(prompt, prompt_set=prompt_set) for prompt in parse_prompts(words)]
     volume = read_volume(image)
     _check_format(output, volume)
     with messages().status(f"Loading {model}, preset {preset}"):
-        from wordmask.pipeline import VolumeSegmenter, write_labels
-        from wordmask.segmenters import load_segmenter
+        from wordmask.inference.pipeline import VolumeSegmenter, write_labels
+        from wordmask.models.base import load_segmenter
 
         number, weights = chosen_version(app, model, version, preset)
         loaded = load_segmenter(model, preset=preset, device=device, weights=weights)
@@ -133,7 +133,7 @@ def segment(
         )
     write_labels(output, result)
     if overlay is not None:
-        from wordmask.overlay import overlay_picture
+        from wordmask.inference.overlay import overlay_picture
 
         overlay_picture(volume, result, overlay, panels=("labels", *panels))
     _answer(result, as_json=as_json)
@@ -151,7 +151,7 @@ def parse_slices(text: str | None) -> tuple[int, int] | None:
 
 def parse_hints(points: list[str], box: str | None) -> VoxelHints:
     """``["10,20,5"]`` and ``"10,20,5:40,50,9"``; RequestError for anything else."""
-    from wordmask.hints import VoxelHints
+    from wordmask.inference.hints import VoxelHints
 
     corners = [] if box is None else [_voxel(text, "--box takes two voxels as in 10,20,5:40,50,9") for text in box.split(":")]
     if box is not None and len(corners) != 2:
@@ -189,8 +189,8 @@ def _check_outputs(image: Path, output: Path, overlay: Path | None, panels: list
 
 def _check_format(output: Path, volume: Volume) -> None:
     """Refuse, before minutes of computation, a name that the label map could not be written under."""
-    from wordmask.image_files import suffix_of
-    from wordmask.volumes import LABEL_SUFFIXES
+    from wordmask.data.image_files import suffix_of
+    from wordmask.data.volumes import LABEL_SUFFIXES
 
     allowed = (*LABEL_SUFFIXES, ".png") if volume.geometry.size[2] == 1 else LABEL_SUFFIXES
     if suffix_of(output) not in allowed:

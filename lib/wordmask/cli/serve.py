@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from wordmask.app_folder import default_app
 from wordmask.cli.consoles import messages
 from wordmask.errors import RequestError
+from wordmask.weights.app_folder import default_app
 
 STUDIES = "studies"
 

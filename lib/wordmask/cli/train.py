@@ -14,12 +14,12 @@ from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.versions import APP_HELP, store_of
+from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
-from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
-    from wordmask.cases import Case
-    from wordmask.training.finetune import TrainingProgress, TrainingReport
+    from wordmask.learning.cases import Case
+    from wordmask.learning.finetuning.run import TrainingProgress, TrainingReport
 
 Data, Computation = "What to learn from", "How to compute"
 
@@ -60,8 +60,8 @@ def train(
       wordmask models list
     """
     require_sound_environment()
-    from wordmask.training.finetune import TrainingRequest, train_model
-    from wordmask.training.recipes import load_recipe
+    from wordmask.learning.finetuning.run import TrainingRequest, train_model
+    from wordmask.learning.recipes import load_recipe
 
     chosen = load_recipe(recipe, **dict(setting(text) for text in change or []))
     found = read_cases(cases, word)
@@ -97,7 +97,7 @@ def print_report(report: TrainingReport) -> None:
 
 def read_cases(path: Path, word: str | None) -> list[Case]:
     """A JSON list, or a folder in the papers' layout; VolumeError, LabelError, RequestError."""
-    from wordmask.cases import cases_from_folder, cases_from_json
+    from wordmask.learning.cases import cases_from_folder, cases_from_json
 
     if not path.is_dir():
         return cases_from_json(path)

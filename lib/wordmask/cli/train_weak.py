@@ -10,11 +10,11 @@ import typer
 from wordmask.cli.consoles import progress_bar
 from wordmask.cli.train import Computation, Data, described, print_report, run_folder, setting
 from wordmask.cli.versions import APP_HELP, store_of
+from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
-from wordmask.self_check import require_sound_environment
 
 if TYPE_CHECKING:
-    from wordmask.weak.pseudo_labels import WeakImage
+    from wordmask.learning.weak.pseudo_labels import WeakImage
 
 
 def train_weak(
@@ -51,8 +51,8 @@ def train_weak(
       wordmask segment picture.png polyp --model medclip_samv2_weak
     """
     require_sound_environment()
-    from wordmask.weak.recipes import load_weak_recipe
-    from wordmask.weak.training import MODEL, WeakRequest, train_weakly
+    from wordmask.learning.weak.recipe import load_weak_recipe
+    from wordmask.learning.weak.run import MODEL, WeakRequest, train_weakly
 
     chosen = load_weak_recipe(recipe, **dict(setting(text) for text in change or []))
     found = read_images(images, labels)
@@ -68,8 +68,8 @@ def read_images(folder: Path, labels: Path | None) -> list[WeakImage]:
     """The images of a folder with the labels of a list; VolumeError, LabelError, RequestError: a label is of no image there."""
     from dataclasses import replace
 
-    from wordmask.cases import cases_from_json
-    from wordmask.weak.pseudo_labels import images_in
+    from wordmask.learning.cases import cases_from_json
+    from wordmask.learning.weak.pseudo_labels import images_in
 
     images = {image.path.resolve(): image for image in images_in(folder)}
     for case in cases_from_json(labels) if labels else []:

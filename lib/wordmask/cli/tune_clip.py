@@ -11,13 +11,13 @@ from rich.table import Table
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.train import Computation, Data, read_cases, setting
 from wordmask.cli.versions import APP_HELP, store_of
-from wordmask.self_check import require_sound_environment
+from wordmask.environment.packages import require_sound_environment
 
 if TYPE_CHECKING:
-    from wordmask.image_captions import CaptionList
-    from wordmask.training.finetune import TrainingProgress
-    from wordmask.training.tune_clip import TuneReport
-    from wordmask.training.tune_recipe import TuneRecipe
+    from wordmask.learning.captions import CaptionList
+    from wordmask.learning.clip_tuning.recipe import TuneRecipe
+    from wordmask.learning.clip_tuning.run import TuneReport
+    from wordmask.learning.finetuning.run import TrainingProgress
 
 RUNS = Path("runs/tune_clip")
 
@@ -61,9 +61,9 @@ def tune_clip(
       wordmask models rollback --model medclip_samv2
     """
     require_sound_environment()
-    from wordmask.training.tune_clip import MODEL, TuneRequest
-    from wordmask.training.tune_clip import tune_clip as tuned
-    from wordmask.training.tune_recipe import load_tune_recipe
+    from wordmask.learning.clip_tuning.recipe import load_tune_recipe
+    from wordmask.learning.clip_tuning.run import MODEL, TuneRequest
+    from wordmask.learning.clip_tuning.run import tune_clip as tuned
 
     name = recipe or ("tiny" if preset == "tiny" else "paper")
     chosen = load_tune_recipe(name, **dict(setting(text) for text in change or []))
@@ -78,7 +78,7 @@ def tune_clip(
 
 def _read(path: Path, word: str | None, recipe: TuneRecipe) -> CaptionList:
     """What is in the list decides; VolumeError, LabelError, RequestError."""
-    from wordmask.image_captions import captions_of_cases, names_cases, read_caption_list
+    from wordmask.learning.captions import captions_of_cases, names_cases, read_caption_list
 
     if names_cases(path):
         return captions_of_cases(read_cases(path, word), slices=recipe.slices_per_case, words=recipe.caption_words)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from wordmask.app_folder import default_app, find_app, is_app
 from wordmask.cli.consoles import answers
 from wordmask.errors import RequestError
+from wordmask.weights.app_folder import default_app, find_app, is_app
 
 if TYPE_CHECKING:
-    from wordmask.versions import ModelStore
+    from wordmask.weights.versions import ModelStore
 
 APP_HELP = "the app folder, with the model's versions in APP/model; else monailabel_app here, or your own"
 
@@ -66,8 +66,8 @@ def rollback(
 
 def store_of(app: Path | None, model: str) -> ModelStore:
     """The versions of a model in an app's folder, as `find_app` finds it; RequestError when there is none, UnknownModelError."""
-    from wordmask.segmenters.base import segmenter_class
-    from wordmask.versions import ModelStore
+    from wordmask.models.base import segmenter_class
+    from wordmask.weights.versions import ModelStore
 
     segmenter_class(model)
     return ModelStore(find_app(app) / "model" / model)
@@ -78,7 +78,7 @@ def chosen_version(app: Path | None, model: str, version: int | None, preset: st
 
     app: None means `default_app`, where there is one; version: None means the one that serves. RequestError, WeightsError.
     """
-    from wordmask.bundles import read_card
+    from wordmask.weights.checkpoint import read_card
 
     store = None if app is None and not is_app(default_app()) else store_of(app, model)
     number = version if version is not None else (store.served() or 0 if store else 0)

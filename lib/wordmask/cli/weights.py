@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages
-from wordmask.weights import Report, cache_folder, catalogue, fetch, import_weights, is_there, pack_weights
+from wordmask.weights.catalogue import Report, cache_folder, catalogue, fetch, import_weights, is_there, pack_weights
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -30,7 +30,7 @@ def words(
       wordmask words sple
       wordmask words "lefft kidny"
     """
-    from wordmask.prompts import load_vocabulary
+    from wordmask.words.prompts import load_vocabulary
 
     vocabulary = load_vocabulary()
     if not prefix.strip():

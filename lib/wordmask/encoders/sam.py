@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.lora import add_lora, merge_lora
 from wordmask.errors import WeightsError
-from wordmask.weights import weights_path
+from wordmask.weights.catalogue import weights_path
 
 if TYPE_CHECKING:
     from wordmask.encoders.clip import ClipEncoder

@@ -1,6 +1,6 @@
 """The text box: words out of what is typed, completion, history, names of segments, and hints beside a word.
 
-Reads text exactly as `wordmask.prompts` does on the server (a test compares them), so that what is shown is what is asked for. Knows
+Reads text exactly as `wordmask.words.prompts` does on the server (a test compares them), so that what is shown is what is asked for. Knows
 the vocabulary only by the server's suggestions; no Qt, no scene. Positions in a text count its characters, as Qt does for all letters
 that the server can read.
 """

@@ -1,0 +1,1 @@
+"""``make demo`` and ``make learn-demo``: a real server, asked as any client asks it. Needs the sample data of the source tree."""

@@ -1,0 +1,1 @@
+"""From a volume and words to a label map: the request, slices in batches, cached features, overlaps, and the result."""

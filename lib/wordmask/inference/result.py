@@ -1,0 +1,86 @@
+"""What a segmentation is once it is done: labels, their names, what is known of each word, and how to write it.
+
+Knows: label maps and numbers. Does not know: models, torch, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import write_label_map
+from wordmask.inference.overlaps import Labels
+from wordmask.words.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class WordStatistics:
+    """What is known of one word.
+
+    presence: 0..1, how sure the model is that the thing is in the volume (without a presence output: the highest probability of a
+        pixel); voxels: how many it won; millilitres: their volume, None for pictures.
+    mean_probability: 0..1 and mean_uncertainty: nats, over those voxels, None without any (nats are of the model's own uncertainty
+        where it gives one, else the binary entropy of the probability).
+    largest_slice: where it covers most, an index along the slicing plane; None without voxels.
+    """
+
+    presence: float
+    voxels: int
+    millilitres: float | None
+    mean_probability: float | None
+    mean_uncertainty: float | None
+    largest_slice: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer to one request, in the geometry of the volume that it was made from.
+
+    labels: [k, j, i] uint8 or uint16, 0 is background; names: word -> value, 1..N in the order of the words.
+    not_found: words without a voxel; warnings: sentences for people, at least one for each of them.
+    window: word -> how grey values became 0..1; plane: along which slices were cut.
+    maps: what was asked for by ``keep``: "probability" (0..1), "uncertainty" (nats), "attribution" (0..1) -> word -> [k, j, i] float32.
+    """
+
+    labels: Labels
+    names: dict[str, int]
+    statistics: dict[str, WordStatistics]
+    not_found: list[str]
+    warnings: list[str]
+    model: str
+    preset: str
+    version: str
+    window: dict[str, str]
+    plane: str
+    geometry: Geometry
+    prompts: tuple[Prompt, ...]
+    maps: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
+
+    def mask(self, word: str) -> NDArray[np.bool_]:
+        """[k, j, i], the voxels of one word; KeyError when it was not asked for."""
+        return np.asarray(self.labels == self.names[word])
+
+    def summary(self) -> dict[str, Any]:
+        """All but the arrays, ready for JSON: what the server answers and the command line prints."""
+        return {
+            "label_names": dict(self.names),
+            "statistics": {word: asdict(statistics) for word, statistics in self.statistics.items()},
+            "not_found": list(self.not_found),
+            "warnings": list(self.warnings),
+            "model": self.model,
+            "preset": self.preset,
+            "version": self.version,
+            "window": dict(self.window),
+            "plane": self.plane,
+        }
+
+
+def write_labels(path: str | Path, segmentation: Segmentation, *, compress: bool = True) -> None:
+    """Write the label map in the format that the file's name asks for; whole or not at all. VolumeError when it cannot be written."""
+    write_label_map(Path(path), segmentation.labels, segmentation.geometry, compress=compress)

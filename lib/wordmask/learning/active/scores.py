@@ -1,0 +1,265 @@
+"""How sure a model is of one case, from three sources, and where the case lies among others in CLIP's features.
+
+presence      how near the presence logit is to the limit of the decision
+boundary      entropy of the probability in a band around the outline
+disagreement  how much the mask changes under other noise or other grey values
+All are 0..1 and follow from the image, the words and the weights alone. Knows volumes, words and the pipeline; not strategies, not files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.special import entr, expit, logit
+from torch import Tensor
+
+from wordmask.data.geometry import Plane, slicing_for
+from wordmask.data.volumes import Volume
+from wordmask.inference.cache import FeatureCache
+from wordmask.inference.pipeline import CACHE_BYTES, VolumeSegmenter
+from wordmask.inference.request import as_prompts
+from wordmask.inference.result import Segmentation
+from wordmask.learning.evaluation.metrics import dice
+from wordmask.models.base import Segmenter, SliceFeatures, SliceKey
+from wordmask.models.presets import Preset
+from wordmask.progress import CancelToken
+from wordmask.words.prompts import Prompt
+
+BAND = 0.02  # of a slice's longer side, to either side of the outline: the same share of a model's pixels whatever the image's size
+OTHER_SEEDS = (1, 2)  # added to the preset's seed
+GAMMAS = (0.8, 1.25)  # exponents of grey values in 0..1: a little brighter and a little darker
+IMAGE_TOKENS = "tokens"  # where segmenters with a CLIP keep its tokens [N, 1 + patches, E], unit length, row 0 is the image
+REMARKABLE = (0.5, 0.6, 0.2)  # presence, boundary, disagreement: what a person is told of is the source that is highest relative to these
+SURE = 0.5  # of what is remarkable; below this no source is worth a remark
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """What is known of one case.
+
+    uncertainty: mean of the three sources, each the mean over words, all 0..1. embedding: unit length, empty where the model keeps none.
+    reason: why the model is unsure, as part of a sentence.
+    """
+
+    case: str
+    uncertainty: float
+    presence: float
+    boundary: float
+    disagreement: float
+    embedding: list[float]
+    reason: str
+
+    @classmethod
+    def unscored(cls, case: str, embedding: Sequence[float] = ()) -> CaseScore:
+        """A case of which no uncertainty is known: it is labelled, or was not looked at yet."""
+        return cls(case, 0.0, 0.0, 0.0, 0.0, list(embedding), "it was not scored")
+
+
+@dataclass(frozen=True)
+class _WordScore:
+    presence: float
+    boundary: float
+    disagreement: float
+    reasons: tuple[str, str, str]
+
+
+def score_case(
+    model: Segmenter | VolumeSegmenter,
+    volume: Volume,
+    prompts: str | Sequence[str] | Sequence[Prompt],
+    *,
+    name: str,
+    cache: FeatureCache | None = None,
+    cancel: CancelToken | None = None,
+) -> CaseScore:
+    """How sure the model is of these words in this volume; as long as three segmentations.
+
+    cache: of features, else the pipeline's own, or one for this case. A word that the weights refuse is left out; when they refuse all,
+    every case counts 1.
+    Raises what `VolumeSegmenter.segment` raises; CancelledError after ``cancel.cancel()``.
+    """
+    made = as_prompts(prompts)
+    pipeline = _pipeline(model, cache)
+    embedding = _embedding(pipeline, volume, made[0], cancel)
+    known = [prompt for prompt in made if not _refused(pipeline.segmenter, prompt)]
+    if not known:
+        words = ", ".join(repr(prompt.word) for prompt in made)
+        return CaseScore(name, 1.0, 1.0, 1.0, 1.0, embedding, f"the model has not learned {words} yet")
+    others = _other_views(pipeline)
+    scores = [_score_word(pipeline, others, volume, prompt, cancel) for prompt in known]  # one by one: maps of a volume are large
+    table = np.array([[score.presence, score.boundary, score.disagreement] for score in scores])
+    presence, boundary, disagreement = (round(float(value), 6) for value in table.mean(axis=0))
+    relative = table / REMARKABLE
+    word, source = np.unravel_index(int(np.argmax(relative)), table.shape)
+    reason = scores[word].reasons[source] if relative.max() >= SURE else "nothing in it stands out"
+    uncertainty = round((presence + boundary + disagreement) / 3, 6)
+    return CaseScore(name, uncertainty, presence, boundary, disagreement, embedding, reason)
+
+
+def embed_case(
+    model: Segmenter | VolumeSegmenter,
+    volume: Volume,
+    prompts: str | Sequence[str] | Sequence[Prompt],
+    *,
+    cache: FeatureCache | None = None,
+    cancel: CancelToken | None = None,
+) -> list[float]:
+    """The case in CLIP's features, unit length: mean of the image tokens of all slices that a request for the first word would look at.
+
+    Empty where the model keeps no CLIP tokens, or the volume shows only air.
+    """
+    return _embedding(_pipeline(model, cache), volume, as_prompts(prompts)[0], cancel)
+
+
+def _pipeline(model: Segmenter | VolumeSegmenter, cache: FeatureCache | None) -> VolumeSegmenter:
+    if isinstance(model, VolumeSegmenter):
+        return model if cache is None else VolumeSegmenter(model.segmenter, cache=cache)
+    return VolumeSegmenter(model, cache=cache)
+
+
+def _embedding(pipeline: VolumeSegmenter, volume: Volume, prompt: Prompt, cancel: CancelToken | None) -> list[float]:
+    parts = pipeline.slice_features(volume, prompt, cancel=cancel)
+    rows = [part.tensors[IMAGE_TOKENS][:, 0] for part in parts if IMAGE_TOKENS in part.tensors]
+    if not rows:
+        return []
+    mean = torch.cat(rows).double().cpu().mean(0)
+    return [round(value, 6) for value in (mean / mean.norm().clamp_min(1e-12)).tolist()]
+
+
+def _refused(segmenter: Segmenter, prompt: Prompt) -> bool:
+    return segmenter.preset.unknown_words == "refuse" and not bool(segmenter.encode_prompts([prompt]).known.all())
+
+
+def _score_word(
+    pipeline: VolumeSegmenter, others: Sequence[VolumeSegmenter], volume: Volume, prompt: Prompt, cancel: CancelToken | None
+) -> _WordScore:
+    preset, word = pipeline.segmenter.preset, prompt.word
+    result = pipeline.segment(volume, [prompt], keep=("probability",), cancel=cancel)
+    masks = [result.mask(word), *(other.segment(volume, [prompt], cancel=cancel).mask(word) for other in others)]
+    probability = result.statistics[word].presence
+    boundary, where = _boundary_entropy(result, volume, word)
+    cause = "with other noise" if _uses_noise(preset) else "when the grey values change a little"
+    return _WordScore(
+        presence=undecided(probability, _presence_limit(pipeline.segmenter, prompt)),
+        boundary=boundary,
+        disagreement=disagreement(masks),
+        reasons=(
+            f"it is not clear whether {word!r} is in the image (presence {probability:.2f})",
+            f"the outline of {word!r} is vague{where}" if masks[0].any() else f"{word!r} is almost marked somewhere, but nowhere quite",
+            f"the mask of {word!r} changes {cause}",
+        ),
+    )
+
+
+def undecided(probability: float, limit: float) -> float:
+    """Entropy, in bits, of a decision: presence (0..1) against a limit (logit). 1 at the limit, towards 0 on either side."""
+    return _bits(float(expit(logit(np.clip(probability, 1e-9, 1 - 1e-9)) - limit)))
+
+
+def disagreement(masks: Sequence[NDArray[np.bool_]]) -> float:
+    """Mean of 1 - Dice over all pairs of masks of one shape: 0..1; two empty masks agree."""
+    return float(np.mean([1 - float(np.nan_to_num(dice(one, other), nan=1.0)) for one, other in combinations(masks, 2)]))
+
+
+def band_of(masks: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """[n, h, w], pixels within ``width`` steps of the outline, in each slice by itself; the edge of the picture is no outline."""
+    in_plane = np.ones((1, 3, 3), dtype=bool)
+    grown = binary_dilation(masks, in_plane, iterations=width)
+    return np.asarray(grown & ~binary_erosion(masks, in_plane, iterations=width, border_value=1))
+
+
+def _boundary_entropy(result: Segmentation, volume: Volume, word: str) -> tuple[float, str]:
+    """Mean entropy of the probability in the band, in bits, and the slices where it is high, as part of a sentence.
+
+    Without a marked pixel: the entropy of the highest probability, for there is no outline.
+    """
+    slicing = slicing_for(volume.geometry, Plane(result.plane))
+    probability, masks = slicing.cut(result.maps["probability"][word]), slicing.cut(result.mask(word))
+    marked = np.flatnonzero(masks.any(axis=(1, 2)))
+    if not len(marked):
+        return _bits(float(probability.max(initial=0.0))), ""
+    band = band_of(masks[marked], max(1, round(BAND * max(masks.shape[1:]))))
+    entropy = np.where(band, _bits(probability[marked]), 0.0).sum(axis=(1, 2))
+    pixels = band.sum(axis=(1, 2))  # 0 where a slice is marked from edge to edge
+    mean = float(entropy.sum() / max(1, pixels.sum()))
+    if len(masks) == 1:
+        return mean, ""
+    first, last = _run_around_worst(marked, entropy / np.maximum(1, pixels), mean)
+    return mean, f" in slice {first}" if first == last else f" in slices {first} to {last}"
+
+
+def _run_around_worst(indices: NDArray[np.intp], values: NDArray[np.float64], limit: float) -> tuple[int, int]:
+    """First and last of the neighbouring slices around the one with the highest value that are not below the limit."""
+    high = {int(index) for index, value in zip(indices, values, strict=True) if value >= limit}
+    first = last = int(indices[int(np.argmax(values))])
+    while first - 1 in high:
+        first -= 1
+    while last + 1 in high:
+        last += 1
+    return first, last
+
+
+def _bits(probability: Any) -> Any:
+    """Entropy of a coin in bits, 0..1; a number for a number, an array for an array."""
+    return (entr(probability) + entr(1 - probability)) / np.log(2)
+
+
+def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
+    """The logit at which `presence.is_present` decides; that of the threshold where the mask alone does, 0 where there is no limit."""
+    preset = segmenter.preset
+    if not segmenter.judges_presence(prompt):
+        return float(logit(preset.threshold))
+    if preset.presence is None:
+        return 0.0
+    return preset.presence.words.get(prompt.key, preset.presence.volume_logit)
+
+
+def _uses_noise(preset: Preset) -> bool:
+    """Whether the masks depend on the bottleneck's noise (M2IB)."""
+    return preset.decoder.prior in ("m2ib", "both")
+
+
+def _other_views(pipeline: VolumeSegmenter) -> list[VolumeSegmenter]:
+    """The same model under other noise, or on other grey values where it draws none."""
+    model = pipeline.segmenter
+    if _uses_noise(model.preset):
+        return [VolumeSegmenter(_reseeded(model, offset), cache=pipeline.cache) for offset in OTHER_SEEDS]
+    cache = FeatureCache(CACHE_BYTES)  # of this case alone: nobody else asks for them
+    return [VolumeSegmenter(cast(Segmenter, _Tinted(model, gamma)), cache=cache) for gamma in GAMMAS]
+
+
+def _reseeded(model: Segmenter, offset: int) -> Segmenter:
+    """The model with the same weights and features, and another seed."""
+    other = copy.copy(model)
+    bottleneck = model.preset.bottleneck
+    changed = bottleneck.model_copy(update={"seed": bottleneck.seed + offset})
+    other.preset = model.preset.model_copy(update={"bottleneck": changed})
+    return other
+
+
+class _Tinted:
+    """A segmenter that sees every slice as ``slice ** gamma``; in all else the one that it is made of."""
+
+    def __init__(self, model: Segmenter, gamma: float) -> None:
+        self._model, self._gamma = model, gamma
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._model(*arguments)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._model.fingerprint}-gamma-{self._gamma:g}"
+
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        return self._model.encode_slices(slices**self._gamma, keys)

@@ -1,0 +1,201 @@
+"""Labelled cases: an image, its label map, and which values stand for which word. What models learn from and are judged by.
+
+Knows files, words and masks; not models, not torch, not a server. A word that a case names and no voxel has is *absent* from that case;
+a word that it does not name is *unknown* there and is neither learned nor judged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.data.image_files import PICTURE_SUFFIXES, suffix_of
+from wordmask.data.volumes import Volume, read_volume
+from wordmask.errors import VolumeError, WordMaskError
+from wordmask.words.labels import LabelError, LabelTable
+from wordmask.words.prompts import Prompt, parse_prompts
+
+LOSSY = (".jpg", ".jpeg")  # their masks have grey edges: the middle decides
+LOSSY_THRESHOLD = 127
+GRID_TOLERANCE = 1e-2  # mm, and direction cosines: formats round differently
+
+Mask = NDArray[np.bool_]
+
+
+def canonical_word(word: str) -> str:
+    """`Prompt.key` of a typed word; PromptError when it is none."""
+    return parse_prompts([word])[0].key
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its label map.
+
+    words: word -> its values in the label map; no value at all means every value but 0. group: cases of one group (one patient, two
+    sides of one body) are never divided between training and validation; each case is its own when it is empty.
+    """
+
+    name: str
+    image: Path
+    label: Path
+    words: Mapping[str, tuple[int, ...]]
+    group: str = ""
+
+    def read(self) -> LabelledVolume:
+        """VolumeError, LabelError: a file cannot be read, or the two do not fit together."""
+        volume = read_volume(self.image)
+        drawn = read_label_map(self.label)
+        values = label_values(drawn)
+        if values.shape != volume.array.shape[:3]:
+            raise VolumeError(
+                f"The label map of {self.name} has {_size(values.shape)} voxels and its image {_size(volume.array.shape[:3])}; "
+                "save the label map on the grid of the image."
+            )
+        if not volume.is_picture and not drawn.is_picture:
+            _check_same_place(drawn, volume, self.name)
+        lossy = suffix_of(self.label) in LOSSY
+        masks = {word: values > (LOSSY_THRESHOLD if lossy else 0) if not own else np.isin(values, own) for word, own in self.words.items()}
+        return LabelledVolume(self, volume, masks)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledVolume:
+    """A case in memory. masks: word -> [k, j, i]."""
+
+    case: Case
+    volume: Volume
+    masks: Mapping[str, Mask]
+
+    @cached_property
+    def prompts(self) -> dict[str, Prompt]:
+        """Word -> prompt."""
+        return {word: parse_prompts([word])[0] for word in self.masks}
+
+    def groups(self) -> list[list[str]]:
+        """The words in as few groups as their order allows, none of which holds two words that share a voxel.
+
+        A label map gives a voxel to one word: asked together, "kidney" and "left kidney" would take voxels from each other.
+        """
+        groups: list[list[str]] = []
+        for word, mask in self.masks.items():
+            free = (group for group in groups if not any((mask & self.masks[other]).any() for other in group))
+            if (group := next(free, None)) is None:
+                groups.append([word])
+            else:
+                group.append(word)
+        return groups
+
+
+def read_label_map(path: Path) -> Volume:
+    """A label map as it lies in its file: a picture stays one. VolumeError: it cannot be read."""
+    return read_volume(path, modality=None if suffix_of(path) in PICTURE_SUFFIXES else "unknown")
+
+
+def label_values(drawn: Volume) -> NDArray[np.integer[Any]]:
+    """[k, j, i] of a label map, a picture as [1, h, w]. LabelError: it holds fractions or colours."""
+    array = drawn.array
+    if drawn.is_picture:
+        if (array != array[..., :1]).any() and suffix_of(Path(drawn.name)) not in LOSSY:
+            raise LabelError(f"The label map {drawn.name} has colours; save it as one grey channel whose values are labels.")
+        array = array[..., 0]
+    if array.dtype.kind not in "iub":
+        if not np.array_equal(array, np.round(array)):
+            raise LabelError(f"A label map holds whole numbers, but {drawn.name} holds fractions; save it as integers.")
+        array = array.astype(np.int64)
+    return array
+
+
+def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse") -> list[Case]:
+    """A list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
+
+    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}`` for every value but 0, or be a ``label_info`` list
+    as MONAI Label keeps it. ``name`` and ``group`` are optional. missing: what to do about an entry whose files are not there.
+
+    VolumeError, LabelError: what is wrong, and in which entry.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise VolumeError(f"There is no file {path.name}.") from error
+    except (OSError, ValueError) as error:
+        raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
+    if not isinstance(entries, list) or not entries:
+        raise VolumeError(f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.')
+    made = [_entry(entry, number, path) for number, entry in enumerate(entries)]
+    for number, case in enumerate(made):
+        for file in (case.image, case.label):
+            if missing == "refuse" and not file.exists():
+                raise VolumeError(f"There is no file {file.name}, which {_owner(number, path)} names.")
+    return [case for case in made if case.image.exists() and case.label.exists()]
+
+
+def cases_from_folder(folder: Path, word: str) -> list[Case]:
+    """The papers' layout: ``images/`` and ``labels/`` with equal names before the ending; every value but 0 is the word.
+
+    VolumeError: a folder is missing or empty, or an image has no label map.
+    """
+    images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
+    if not images:
+        raise VolumeError(f"{folder.name} has no images/ with files in it; put images into images/ and their label maps into labels/.")
+    if missing := sorted(images.keys() - labels.keys()):
+        raise VolumeError(f"{len(missing)} images of {folder.name} have no label map of the same name in labels/, first {missing[0]!r}.")
+    return [Case(stem, images[stem], labels[stem], {canonical_word(word): ()}) for stem in sorted(images)]
+
+
+def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, tuple[int, ...]]:
+    """Names of a label map as `Case.words`; two names of one thing ("liver", "hepar") share it. LabelError."""
+    if not isinstance(names, Mapping):
+        names = LabelTable.from_label_info(names).names()
+    words: dict[str, tuple[int, ...]] = {}
+    for name, values in names.items():
+        own = tuple(values) if isinstance(values, list | tuple) else (values,)
+        if not all(type(value) is int and value > 0 for value in own):
+            raise LabelError(f"The values of {name!r} in {owner} must be whole numbers above 0, got {values}.")
+        word = canonical_word(str(name))
+        words[word] = tuple(sorted({*words.get(word, ()), *own}))
+    if not words:
+        raise LabelError(f"{owner} names no label, so nothing can be learned from it; give names.")
+    return words
+
+
+def _entry(entry: Any, number: int, path: Path) -> Case:
+    owner = _owner(number, path)
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+        raise VolumeError(f"{owner} needs image and label, each the name of a file.".capitalize())
+    files = [path.parent / entry[key] for key in ("image", "label")]
+    try:
+        words = words_of(entry.get("names", {}), owner)
+    except WordMaskError as error:
+        raise LabelError(f"{owner}: {error}") from error
+    return Case(str(entry.get("name") or _stem(files[0])), files[0], files[1], words, str(entry.get("group", "")))
+
+
+def _owner(number: int, path: Path) -> str:
+    return f"entry {number} of {path.name}"
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {_stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(suffix_of(path)) or path.name
+
+
+def _check_same_place(drawn: Volume, volume: Volume, name: str) -> None:
+    ours, theirs = volume.geometry, drawn.geometry
+    if not np.allclose(ours.affine_ras, theirs.affine_ras, atol=GRID_TOLERANCE * max(1.0, *ours.spacing)):
+        raise VolumeError(f"The label map of {name} lies elsewhere than its image; resample it onto the grid of the image.")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(count) for count in reversed(shape))

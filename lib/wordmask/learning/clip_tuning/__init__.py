@@ -1,0 +1,1 @@
+"""The CLIP of MedCLIP-SAMv2 learns from images with captions."""

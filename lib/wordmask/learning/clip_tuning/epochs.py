@@ -1,0 +1,153 @@
+"""The epochs of a tuning: batches, loss, optimizer, and a checkpoint after every epoch from which a killed run goes on.
+
+Knows a CLIP, its pairs and the recipe; not where they come from, not what is published. An interrupted run and one that was not end with
+the same weights, bit for bit on a CPU: all random numbers depend on seed, epoch and step alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from wordmask.encoders.clip import ClipEncoder
+from wordmask.errors import DiskFullError, RequestError
+from wordmask.files import replace_file
+from wordmask.learning.clip_tuning.batches import Bytes, epoch_batches
+from wordmask.learning.clip_tuning.dhn_nce import dhn_nce, info_nce
+from wordmask.learning.clip_tuning.recipe import TuneRecipe
+from wordmask.progress import CancelToken
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+BETAS, EPSILON = (0.9, 0.98), 1e-6  # of AdamW, as open_clip trains vision transformers
+
+
+@dataclass(frozen=True)
+class TuningPairs:
+    """What is learned from: some pictures of the file that has all, and for each its caption, and who says or shows the same.
+
+    pictures: [all, 3, S, S] uint8; rows: [N] places in it; captions, said, shown: [N], rows with equal ``said`` or ``shown`` never meet
+    """
+
+    pictures: Bytes
+    rows: Sequence[int]
+    captions: Sequence[str]
+    said: Sequence[Hashable]
+    shown: Sequence[Hashable]
+
+    def pixels(self, batch: Sequence[int], device: torch.device) -> Tensor:
+        """[B, 3, S, S] in 0..1."""
+        return unit_pixels(self.pictures, [self.rows[row] for row in batch], device)
+
+
+def unit_pixels(pictures: Bytes, rows: Sequence[int], device: torch.device) -> Tensor:
+    """Some of [N, 3, S, S] uint8 as [B, 3, S, S] in 0..1."""
+    return torch.from_numpy(pictures[list(rows)]).to(device).float() / 255
+
+
+def image_embeddings(clip: ClipEncoder, pixels: Tensor) -> Tensor:
+    """pixels: [B, 3, S, S] in 0..1. Returns [B, E], not of length 1."""
+    return clip.tail(clip.head(clip.normalise(pixels), 0), 0)
+
+
+def tune(
+    clip: ClipEncoder, data: TuningPairs, recipe: TuneRecipe, folder: Path, tell: Callable[[int, float], None], cancel: CancelToken
+) -> None:
+    """Train both towers in place, from the last whole epoch that ``folder`` has on; on the device where the weights are.
+
+    tell: (epoch, mean loss of it) after each. RequestError: the captions are so alike that no two can be told apart; CancelledError between
+    two steps; DiskFullError: no checkpoint can be written.
+    """
+    device = clip.logit_scale.device
+    clip.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(_groups(clip, recipe.weight_decay), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON)
+    half = torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+    scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+    checkpoint = _Checkpoint(folder / CHECKPOINT, clip, optimizer, scaler)
+    for epoch in range(checkpoint.resume(), recipe.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_every)
+        batches = epoch_batches(data.said, data.shown, batch=recipe.batch, seed=recipe.seed, epoch=epoch)
+        if not batches:
+            raise RequestError("All these captions say the same, so there is nothing to tell apart; add pairs with other captions.")
+        losses = []
+        for step, rows in enumerate(batches):
+            cancel.check()
+            torch.manual_seed((recipe.seed * 1_000_003 + epoch) * 1_000_003 + step)  # a text tower may have dropout
+            with torch.autocast(device.type, dtype=half, enabled=device.type == "cuda"):
+                image = image_embeddings(clip, data.pixels(rows, device))
+                text = clip.encode_text([data.captions[row] for row in rows])
+                loss = contrast(image, text, recipe)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses.append(float(loss.detach()))
+        if not math.isfinite(sum(losses)):
+            raise RequestError(f"The loss became infinite in epoch {epoch + 1}; tune with a lower learning_rate.")
+        checkpoint.save(epoch + 1)
+        tell(epoch + 1, sum(losses) / len(losses))
+    clip.eval().requires_grad_(False)
+
+
+def contrast(image: Tensor, text: Tensor, recipe: TuneRecipe) -> Tensor:
+    """The recipe's loss of [B, E] and [B, E]."""
+    if recipe.loss == "info_nce":
+        return info_nce(image, text, recipe.temperature)
+    return dhn_nce(image, text, temperature=recipe.temperature, beta_image=recipe.beta_image, beta_text=recipe.beta_text)
+
+
+def _groups(clip: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    parameters = list(clip.parameters())
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+class _Checkpoint:
+    """Weights, optimizer and epoch in one file, which is the old one or the new one, whenever the process is killed."""
+
+    def __init__(self, path: Path, clip: ClipEncoder, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        self.path, self.clip, self.optimizer, self.scaler = path, clip, optimizer, scaler
+
+    def save(self, epoch: int) -> None:
+        tensors = {f"clip.{name}": value for name, value in self.clip.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        told = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
+        try:
+            with replace_file(self.path) as part:
+                save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata=told)
+        except (OSError, SafetensorError) as error:
+            raise DiskFullError(f"The checkpoint of epoch {epoch} cannot be written ({error}); make room and start again.") from error
+
+    def resume(self) -> int:
+        """How many epochs are done. A file that cannot be read is put aside: the run then starts anew."""
+        if not self.path.exists():
+            return 0
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                told = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+        except (SafetensorError, OSError) as error:
+            logger.warning("The checkpoint of this tuning is damaged (%s); it starts anew.", type(error).__name__)
+            return 0
+        self.clip.load_state_dict({name.removeprefix("clip."): value for name, value in tensors.items() if name.startswith("clip.")})
+        state = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, part = name.split(".", 2)
+                state["state"].setdefault(int(number), {})[part] = value
+        self.optimizer.load_state_dict(state)
+        self.scaler.load_state_dict(json.loads(told["scaler"]))
+        logger.info("The tuning goes on after epoch %s.", told["epoch"])
+        return int(told["epoch"])

@@ -1,0 +1,83 @@
+"""Who is judged: a model, asked as a user would ask it, or label maps that another tool has made.
+
+Knows cases and the pipeline; not metrics, not reports.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
+from wordmask.errors import RequestError, VolumeError
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.learning.cases import LabelledVolume, Mask, words_of
+from wordmask.progress import CancelToken
+from wordmask.words.labels import LabelError
+
+NAMES = "names.json"  # in a folder of label maps: {"liver": 1} for all of them
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What was marked for one word of one case. mask: [k, j, i]; presence: 0..1, see `WordStatistics`, None where nobody says it."""
+
+    word: str
+    mask: Mask
+    presence: float | None = None
+
+
+Answers = Callable[[LabelledVolume], Iterator[Answer]]
+
+
+def ask(
+    pipeline: VolumeSegmenter, case: LabelledVolume, *, threshold: float | None = None, cancel: CancelToken | None = None
+) -> Iterator[Answer]:
+    """Ask for every word of a case as a user would; words that share voxels are asked for one after the other."""
+    for words in case.groups():
+        result = pipeline.segment(case.volume, [case.prompts[word] for word in words], threshold=threshold, cancel=cancel)
+        for word in words:
+            typed = case.prompts[word].word
+            yield Answer(word, result.mask(typed), result.statistics[typed].presence)
+
+
+class LabelMaps:
+    """Ready label maps of a folder, each called like its case. Their values are those of the case, or those of names.json there."""
+
+    def __init__(self, folder: Path) -> None:
+        """RequestError: there is no folder, or no label map in it. LabelError: names.json cannot be used."""
+        if not folder.is_dir():
+            raise RequestError(f"There is no folder {folder.name} with label maps to judge.")
+        suffixes = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+        files = [path for path in sorted(folder.iterdir()) if suffix_of(path) in suffixes]
+        self._files = {path.name.removesuffix(suffix_of(path)): path for path in files}
+        if not self._files:
+            raise RequestError(f"The folder {folder.name} holds no label map; each must be called like its case, such as case_1.nii.gz.")
+        self._names = _names_in(folder / NAMES)
+
+    def __call__(self, case: LabelledVolume) -> Iterator[Answer]:
+        """VolumeError: there is none for this case, or on another grid; LabelError: it lacks a word."""
+        own = case.case
+        if own.name not in self._files:
+            raise VolumeError(f"There is no label map called {own.name} among those to judge.")
+        words = own.words
+        if self._names is not None:
+            if missing := sorted(words.keys() - self._names.keys()):
+                raise LabelError(f"{NAMES} gives no value for {', '.join(missing)}.")
+            words = {word: self._names[word] for word in words}
+        made = replace(own, label=self._files[own.name], words=words).read()
+        return (Answer(word, mask) for word, mask in made.masks.items())
+
+
+def _names_in(path: Path) -> dict[str, tuple[int, ...]] | None:
+    if not path.exists():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabelError(f"{path.name} is no readable JSON ({error}).") from error
+    if not isinstance(names, dict | list):
+        raise LabelError(f'{path.name} must say which value stands for which word, such as {{"liver": 1}}.')
+    return words_of(names, path.name)

@@ -1,0 +1,142 @@
+"""Judge all cases one after the other, and write what is known after each: nothing is lost when it is stopped.
+
+Knows cases, answers and reports; not which model answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wordmask.errors import CancelledError, RequestError, VolumeError, WordMaskError
+from wordmask.learning.cases import Case
+from wordmask.learning.evaluation.answers import Answers
+from wordmask.learning.evaluation.contact_sheet import ContactSheet
+from wordmask.learning.evaluation.metrics import agreement
+from wordmask.learning.evaluation.statistics import CaseScore, WordSummary, summarise
+from wordmask.learning.evaluation.tables import CaseTable, summary_text
+
+logger = logging.getLogger(__name__)
+
+CASES, SUMMARY, SHEET = "cases.csv", "summary.md", "contact_sheet.png"
+TOLERANCE = 2.0  # mm of volumes, pixels of pictures: what the papers use for pictures
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it. failed: a sentence per case that was left out; stopped: by the user, before all ``total`` cases were judged."""
+
+    scores: list[CaseScore]
+    words: list[WordSummary]
+    failed: list[str]
+    total: int
+    stopped: bool
+
+    @property
+    def judged(self) -> int:
+        """Number of cases with scores."""
+        return len({score.case for score in self.scores})
+
+
+def evaluate(
+    cases: Sequence[Case],
+    answers: Answers,
+    folder: Path,
+    *,
+    how: Mapping[str, str],
+    notes: Sequence[str] = (),
+    tolerance: float = TOLERANCE,
+    seed: int = 1,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Evaluation:
+    """Judge the answers to all cases; writes cases.csv, summary.md and contact_sheet.png into ``folder``.
+
+    how, notes: for the summary, who is judged and what to know of it; tolerance: of the surface, in mm for volumes and in pixels for
+    pictures; seed: of the bootstrap. A case that cannot be read or judged is left out and counted; Ctrl-C ends it early.
+    Raises RequestError when two cases have one name or none could be judged, VolumeError when the folder cannot be written.
+    """
+    _check(cases, tolerance)
+    _prepare(folder)
+    scores: list[CaseScore] = []
+    failed: list[str] = []
+    stopped = False
+    with tempfile.TemporaryDirectory(prefix="wordmask-evaluate-") as pictures, CaseTable(folder / CASES) as table:
+        sheet = ContactSheet(Path(pictures))
+        try:
+            for number, case in enumerate(cases):
+                progress(f"judging {case.name}", number, len(cases))
+                try:
+                    judged = _judge(case, answers, tolerance, sheet)
+                except CancelledError:
+                    raise
+                except WordMaskError as error:
+                    logger.debug("The case %s is left out.", case.name, exc_info=True)
+                    failed.append(f"{case.name}: {error}")
+                else:
+                    scores += judged
+                    table.add(judged)
+        except KeyboardInterrupt:
+            stopped = True
+        if not scores and not stopped:
+            raise RequestError(f"None of the {len(cases)} cases could be judged. {failed[0]}")
+        evaluation = Evaluation(scores, summarise(scores, seed=seed), failed, len(cases), stopped)
+        settings = _settings(evaluation, how, tolerance, seed)
+        _write(folder / SUMMARY, summary_text(evaluation.words, how=settings, failed=failed, notes=notes))
+        sheet.write(folder / SHEET)
+    return evaluation
+
+
+def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) -> list[CaseScore]:
+    """All words of a case, or the error of one of them: half a case is no case."""
+    read = case.read()
+    unit: Literal["mm", "pixels"] = "pixels" if read.volume.is_picture else "mm"
+    spacing = (1.0, 1.0, 1.0) if read.volume.is_picture else read.volume.geometry.spacing[::-1]
+    given = list(answers(read))
+    scores = []
+    for answer in given:
+        found = agreement(answer.mask, read.masks[answer.word], spacing=spacing, tolerance=tolerance)
+        scores.append(CaseScore(case.name, case.group or case.name, answer.word, found, answer.presence, unit))
+        sheet.add(read, answer.word, answer.mask, found.dice)
+    return scores
+
+
+def _check(cases: Sequence[Case], tolerance: float) -> None:
+    if not 0 <= tolerance < float("inf"):
+        raise RequestError(f"The tolerance is a distance of 0 or more, got {tolerance:g}.")
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
+
+
+def _prepare(folder: Path) -> None:
+    """A folder without the reports of an earlier evaluation."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (CASES, SUMMARY, SHEET):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise VolumeError(f"The folder {folder.name} cannot be written ({error.strerror or error}); choose another one.") from error
+
+
+def _settings(evaluation: Evaluation, how: Mapping[str, str], tolerance: float, seed: int) -> dict[str, str]:
+    units = " and ".join(f"{tolerance:g} {unit}" for unit in sorted({score.unit for score in evaluation.scores}))
+    judged = f"{evaluation.judged} of {evaluation.total}" + (", stopped early" if evaluation.stopped else "")
+    return {
+        **how,
+        "tolerance of NSD": units or f"{tolerance:g}",
+        "cases judged": judged,
+        "cases left out": str(len(evaluation.failed)),
+        "seed of the bootstrap": str(seed),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise VolumeError(f"{path.name} cannot be written ({error.strerror or error}); choose another folder.") from error

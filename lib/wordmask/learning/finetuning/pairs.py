@@ -1,0 +1,264 @@
+"""(slice, word) pairs of labelled cases, with the features of every slice computed once per view for a whole training.
+
+Knows cases, views and the segmenter contract; not losses, not what is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from wordmask.data.geometry import Plane
+from wordmask.data.letterbox import Frame
+from wordmask.data.slices import Window
+from wordmask.errors import RequestError
+from wordmask.inference import request as planning
+from wordmask.inference.batching import StoredSlice, store_slice
+from wordmask.inference.cache import CacheKey, FeatureCache
+from wordmask.inference.request import choose_window
+from wordmask.learning.cases import LabelledVolume
+from wordmask.learning.recipes import Recipe
+from wordmask.learning.views import View, make_view
+from wordmask.models.base import Segmenter, SliceKey
+from wordmask.pretraining.loop import step_generator
+from wordmask.progress import CancelToken
+
+REPEATED_VIEWS = 2  # of a slice that only repeats old words
+EMPTY_SLICES = 12  # of a case at most, that show none of its words: more differ little and cost time
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One word in one slice. image: number of the slice among all that were kept; present: whether a voxel of it is there."""
+
+    image: int
+    word: str
+    present: bool
+
+
+@dataclass(eq=False)
+class KeptImage:
+    """One slice through one window in all its views. targets: by view, word -> [s, s] uint8, 255 where the word is."""
+
+    case: str
+    size: tuple[int, int]
+    keys: list[SliceKey] = field(default_factory=list)
+    cache_keys: list[CacheKey] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)  # [3, H, W] uint8
+    targets: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """Slices of one case through one window, with the masks of the words that it suits. indices: the slices worth learning from."""
+
+    case: LabelledVolume
+    view: planning.View
+    window: tuple[str, Window | None]
+    masks: Mapping[str, np.ndarray]
+    indices: list[int]
+
+
+@dataclass
+class PairRow:
+    """What a training step gets of one pair. features: by the encoders as they were at the start; pixels: [3, H, W] in 0..1."""
+
+    key: SliceKey
+    features: StoredSlice
+    pixels: Tensor
+    word: str
+    target: Tensor
+    """[s, s] in 0..1, over the whole square that the model's logits cover."""
+
+
+class TrainingPairs:
+    """All pairs of the training cases.
+
+    replayed: cases of words that were learned before, of which every epoch repeats some, by where they come from; each of these sources
+    is repeated as often as every other, so that a word of one's own is not lost among all those that the weights ship with.
+    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept, bounded there,
+    and computed anew when they have been dropped. A trainee whose encoders learn computes what they change from the pixels.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[LabelledVolume],
+        segmenter: Segmenter,
+        recipe: Recipe,
+        cache: FeatureCache,
+        *,
+        frame_of: Callable[[tuple[int, int]], Frame],
+        replayed: Sequence[Sequence[LabelledVolume]] = (),
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """RequestError: no slice of any case shows a word. CancelledError."""
+        self.segmenter, self.recipe, self.cache = segmenter, recipe, cache
+        self._frame_of = frame_of
+        self.images: list[KeptImage] = []
+        self.pairs: list[Pair] = []
+        self._add(cases, recipe.views_of_each, cancel)
+        self.present, self.absent = self._sides(range(len(self.pairs)))
+        self.replayed = [self._add_repeated(source, cancel) for source in replayed if source]
+        if not self.present:
+            raise RequestError("No labelled case has a voxel of any word, so there is nothing to learn; check the label maps.")
+
+    def _add_repeated(self, cases: Sequence[LabelledVolume], cancel: CancelToken | None) -> dict[str, tuple[list[int], list[int]]]:
+        """Word -> numbers of the pairs that show it, and of those that do not."""
+        first = len(self.pairs)
+        self._add(cases, lambda _: min(REPEATED_VIEWS, self.recipe.views), cancel)
+        added = range(first, len(self.pairs))
+        words = sorted({self.pairs[number].word for number in added})
+        return {word: self._sides(number for number in added if self.pairs[number].word == word) for word in words}
+
+    def _sides(self, numbers: Iterable[int]) -> tuple[list[int], list[int]]:
+        present: list[int] = []
+        absent: list[int] = []
+        for number in numbers:
+            (present if self.pairs[number].present else absent).append(number)
+        return present, absent
+
+    @property
+    def words(self) -> list[str]:
+        """Every word of the cases, in alphabetical order."""
+        return sorted({pair.word for pair in self.pairs})
+
+    def views_of(self, number: int) -> int:
+        """How many views the slice of pair ``number`` has."""
+        return len(self.images[self.pairs[number].image].keys)
+
+    def encode(self, progress: Callable[[int, int], None], cancel: CancelToken | None = None) -> None:
+        """Compute the features of every view now, with progress (done, total), instead of during the first epoch."""
+        for done, image in enumerate(self.images):
+            if cancel is not None:
+                cancel.check()
+            progress(done, len(self.images))
+            self._features(image, range(len(image.keys)))
+        progress(len(self.images), len(self.images))
+
+    def row(self, number: int, view: int) -> PairRow:
+        """Pair ``number`` in one of its slice's views; a word that has no place in that view is shown in the slice itself."""
+        pair = self.pairs[number]
+        image = self.images[pair.image]
+        view = view if pair.word in image.targets[view] else 0
+        features = self._features(image, [view])[0]
+        pixels, target = image.pixels[view].float() / 255, image.targets[view][pair.word].float() / 255
+        return PairRow(image.keys[view], features, pixels, pair.word, target)
+
+    def _features(self, image: KeptImage, views: Sequence[int]) -> list[StoredSlice]:
+        return self.cache.get_many([image.cache_keys[v] for v in views], lambda missing: self._encode(image, [views[i] for i in missing]))
+
+    @torch.no_grad()
+    def _encode(self, image: KeptImage, views: Sequence[int]) -> list[StoredSlice]:
+        stored = []
+        for view in views:  # one at a time: turned views of a rectangle have another shape
+            pixels = (image.pixels[view].float() / 255)[None].to(self.segmenter.device)
+            stored.append(store_slice(self.segmenter.encode_slices(pixels, [image.keys[view]]), 0))
+        return stored
+
+    def _add(self, cases: Sequence[LabelledVolume], views_of: Callable[[int], int], cancel: CancelToken | None) -> None:
+        shown = [one for case in cases for one in self._worth_learning(case)]
+        views = views_of(sum(len(one.indices) for one in shown))
+        for one in shown:
+            if cancel is not None:
+                cancel.check()
+            for index in one.indices:
+                self._add_slice(one, index, views)
+
+    def _worth_learning(self, case: LabelledVolume) -> Iterator[_Shown]:
+        view = planning.make_view(case.volume, plane="auto", slices=None, skip_air=True)
+        windows: dict[tuple[str, Window | None], list[str]] = {}
+        for word, prompt in case.prompts.items():
+            windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(word)
+        for window, words in windows.items():
+            masks = {word: view.slicing.cut(case.masks[word]) for word in words}
+            showing = np.any([m.any(axis=(1, 2)) for m in masks.values()], axis=0)
+            yield _Shown(case, view, window, masks, _worth(showing, view.looked_at, case.case.name))
+
+    def _add_slice(self, shown: _Shown, index: int, views: int) -> None:
+        volume, masks = shown.case.volume, {word: mask[index] for word, mask in shown.masks.items()}
+        pixels = torch.from_numpy(shown.view.unit_range([index], shown.window[1])[0])
+        tensors = {word: torch.from_numpy(np.ascontiguousarray(mask)).float() for word, mask in masks.items()}
+        kept = KeptImage(shown.case.case.name, (pixels.shape[-2], pixels.shape[-1]))
+        mirror = self.recipe.mirror == "always" or (self.recipe.mirror == "pictures" and volume.is_picture)
+        mirror = mirror and (volume.is_picture or shown.view.plane is not Plane.SAGITTAL)  # there a mirror exchanges front and back
+        for number in range(views):
+            key = f"{self.recipe.seed}|{volume.digest}|{index}"
+            self._add_view(kept, make_view(pixels, tensors, key=key, number=number, mirror=mirror), shown, index, number)
+        self.images.append(kept)
+        self.pairs += [Pair(len(self.images) - 1, word, bool(mask.any())) for word, mask in masks.items()]
+
+    def _add_view(self, kept: KeptImage, made: View, shown: _Shown, index: int, number: int) -> None:
+        frame = self._frame_of((made.image.shape[-2], made.image.shape[-1]))
+        digest, plane = shown.case.volume.digest, str(shown.view.plane)
+        called = f"{shown.window[0]} view {number} seed {self.recipe.seed}"
+        kept.keys.append(SliceKey(digest, f"{plane} {called}", index))
+        kept.cache_keys.append(CacheKey(digest, plane, index, called, self.segmenter.fingerprint))
+        kept.pixels.append((made.image * 255).round().to(torch.uint8))
+        kept.targets.append({w: (frame.to_model(m[None, None])[0, 0] * 255).round().to(torch.uint8) for w, m in made.masks.items()})
+
+
+def _worth(showing: np.ndarray, looked_at: Sequence[int], name: str) -> list[int]:
+    """Slices that show a word, and some that show none, evenly spread, from a start that depends on the case."""
+    looked = np.zeros(len(showing), dtype=bool)
+    looked[list(looked_at)] = True
+    empty = np.flatnonzero(looked & ~showing)
+    step = max(1, math.ceil(len(empty) / EMPTY_SLICES))
+    return sorted([*np.flatnonzero(showing & looked).tolist(), *empty[sum(name.encode()) % step :: step].tolist()])
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (pair, view) of one epoch after another; the same seed gives the same epochs.
+
+    Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's share, and as many of
+    words that were learned before as make the share of ``replay``: each source as often as every other, and in it each word.
+    """
+
+    def __init__(self, data: TrainingPairs, recipe: Recipe) -> None:
+        self.data, self.recipe, self.epoch = data, recipe, 0
+
+    def __len__(self) -> int:
+        return self.recipe.steps_per_epoch or math.ceil(self._pairs() / self.recipe.batch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = step_generator(self.recipe.seed, self.epoch)
+        self.epoch += 1
+        chosen: list[int] = []
+        while len(chosen) < len(self) * self.recipe.batch:
+            chosen += self._round(generator)
+        draws = torch.rand(len(chosen), generator=generator).tolist()
+        rows = [(number, int(draw * self.data.views_of(number))) for number, draw in zip(chosen, draws, strict=True)]
+        for step in range(len(self)):
+            yield rows[step * self.recipe.batch : (step + 1) * self.recipe.batch]
+
+    def _pairs(self) -> int:
+        return len(self.data.present) + self._negatives() + self._repeats()
+
+    def _repeats(self) -> int:
+        share = self.recipe.replay if any(self.data.replayed) else 0.0
+        return round((len(self.data.present) + self._negatives()) * share / (1 - share))
+
+    def _negatives(self) -> int:
+        if not self.data.absent:
+            return 0
+        return round(len(self.data.present) * self.recipe.negatives / (1 - self.recipe.negatives))
+
+    def _round(self, generator: torch.Generator) -> list[int]:
+        picks = torch.randint(max(1, len(self.data.absent)), (self._negatives(),), generator=generator).tolist()
+        chosen = self.data.present + [self.data.absent[pick] for pick in picks] + self._repeated(generator)
+        return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
+
+    def _repeated(self, generator: torch.Generator) -> list[int]:
+        sources = [list(words.values()) for words in self.data.replayed if words]
+        chosen = []
+        for source, word, absence, place in torch.rand(self._repeats(), 4, generator=generator).tolist():
+            words = sources[int(source * len(sources))]
+            present, absent = words[int(word * len(words))]
+            side = absent if absent and (not present or absence < self.recipe.negatives) else present
+            chosen.append(side[int(place * len(side))])
+        return chosen

@@ -1,0 +1,102 @@
+"""What a training repeats so that words which were learned before are not forgotten: phantoms for the bundled words, and the cases of the
+versions that it goes on from.
+
+Knows phantoms, cases and what a version wrote about its cases; not models, not losses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.data.geometry import Geometry
+from wordmask.data.volumes import Modality, Volume
+from wordmask.errors import WordMaskError
+from wordmask.learning.cases import Case, LabelledVolume, cases_from_json
+from wordmask.phantoms import GENERATOR_VERSION
+from wordmask.phantoms.body import ct_slices
+from wordmask.phantoms.painting import Random
+from wordmask.phantoms.pictures import KINDS
+from wordmask.phantoms.words import PICTURE_WORDS, WORDS, label_values
+from wordmask.pretraining.phantom_data import SLICE_SIZE
+
+logger = logging.getLogger(__name__)
+
+CASES = "cases.json"  # beside a version's weights: where its cases lie
+GENERATOR = "phantom_generator"  # in the card of weights that were trained on phantoms: of which version
+REPEAT_SEED, CHECK_SEED = 700_001, 700_002  # neither is a seed of the pre-training or of the sample data
+CT_SLICES, PICTURES = 40, 4
+MOST_CASES = 40  # of earlier versions, chosen by the digests of their names
+PIXEL_MM, SLICE_MM = 2.4, 5.0
+
+
+def phantom_cases(card: dict[str, Any], learning: Collection[str], seed: int, share: float = 1.0) -> list[LabelledVolume]:
+    """Phantoms of the words that weights were trained on, none of a word that is being learned from labels: these say what it means now.
+
+    card: of the weights; empty when they did not come from phantoms. share: of the usual number of slices and pictures.
+    """
+    if card.get(GENERATOR) != GENERATOR_VERSION:
+        return []
+    words = [word for word in WORDS if word in card.get("words", ()) and word not in learning]
+    random, slices, pictures = Random(seed), max(1, round(CT_SLICES * share)), max(1, round(PICTURES * share))
+    hounsfield, labels = ct_slices(slices, SLICE_SIZE, random)
+    made = [_labelled(hounsfield.round().numpy().astype(np.int16), labels.numpy(), "CT", f"phantom_ct_{seed}", words)]
+    for kind, paint in KINDS.items():
+        painted, labels = paint(pictures, SLICE_SIZE, random)
+        pixels = (painted.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
+        modality: Modality = "US" if kind == "ultrasound" else "picture"
+        for number in range(pictures):
+            name = f"phantom_{kind}_{number}_{seed}"
+            made.append(_labelled(pixels[number : number + 1], labels[number : number + 1].numpy(), modality, name, words))
+    return [case for case in made if case.masks]
+
+
+def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
+    """The cases that a version and those before it were made with, but those that are given anew; one whose files are gone is left out.
+
+    At most `MOST_CASES` of them.
+    """
+    if version is None or not (version / CASES).is_file():
+        return []
+    try:
+        found = cases_from_json(version / CASES, missing="skip")
+    except WordMaskError as error:
+        logger.warning("The cases of version %s cannot be repeated (%s).", version.name, error)
+        return []
+    chosen = [case for case in found if case.name not in names]
+    return sorted(chosen, key=lambda case: hashlib.sha256(case.name.encode()).digest())[:MOST_CASES]
+
+
+def write_cases(folder: Path, cases: Sequence[Case]) -> None:
+    """Leave word beside a version's weights where its cases lie, for the trainings that go on from it."""
+    entries = [
+        {
+            "name": case.name,
+            "image": str(case.image.resolve()),
+            "label": str(case.label.resolve()),
+            "names": {word: list(values) for word, values in case.words.items()},
+            "group": case.group,
+        }
+        for case in cases
+    ]
+    (folder / CASES).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _labelled(
+    array: NDArray[Any], labels: NDArray[np.uint8], modality: Modality, name: str, words: Sequence[str]
+) -> LabelledVolume:
+    """A CT answers for every word; a picture for those that it shows and for those of other pictures."""
+    size = (labels.shape[2], labels.shape[1], labels.shape[0])
+    geometry = Geometry(size, (PIXEL_MM, PIXEL_MM, SLICE_MM), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    masks = {word: np.isin(labels, label_values(word)) for word in words}
+    if modality != "CT":
+        masks = {word: mask for word, mask in masks.items() if mask.any() or word in PICTURE_WORDS}
+    values = {word: label_values(word) for word in masks}
+    return LabelledVolume(Case(name, Path(name), Path(name), values), Volume(array, geometry, modality, name), masks)

@@ -1,0 +1,306 @@
+"""Train a model on labelled cases and publish it when it got better: what `wordmask train` and the server's train task both run.
+
+Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published before the very end, so a
+training that is killed leaves what serves untouched. Several processes may call `train_model` with the same arguments, each with a device
+and a run folder of its own (`training.ranks`): the first one validates and publishes, and all return its report.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
+from wordmask.inference.cache import FeatureCache
+from wordmask.inference.memory import is_out_of_memory
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.evaluation.validation import ValidationScore, validate
+from wordmask.learning.finetuning.engine import Epoch, run_epochs
+from wordmask.learning.finetuning.pairs import TrainingPairs
+from wordmask.learning.finetuning.ranks import Ranks
+from wordmask.learning.finetuning.replay import CHECK_SEED, REPEAT_SEED, earlier_cases, phantom_cases, write_cases
+from wordmask.learning.finetuning.trainee import Trainee, start_trainee
+from wordmask.learning.recipes import Recipe
+from wordmask.learning.splitting import split_cases
+from wordmask.models.base import choose_device, load_segmenter
+from wordmask.models.presets import load_preset
+from wordmask.progress import CancelToken
+from wordmask.weights.checkpoint import LEARNED, bundle_folder, read_card, save_bundle
+from wordmask.weights.versions import ModelStore, weights_digest
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES = 4 << 30
+CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what became of the bundled words
+LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training is. stage: for people; done, total: of the stage; the rest as soon as it is known."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    loss: float | None = None
+    dice: float | None = None
+    dice_before: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What came of a training. version: its number when it was published; dice, dice_before: word -> mean on the validation cases.
+
+    kept, kept_before: the same of words of the bundled weights, on phantoms that trained nothing; empty for other weights.
+    start_sha256: of the file of weights that it started from, None when the preset has no trained ones.
+    """
+
+    version: int | None
+    parent: int | None
+    message: str
+    mean: float | None
+    mean_before: float | None
+    dice: dict[str, float]
+    dice_before: dict[str, float]
+    epochs: int
+    seconds: float
+    training_cases: list[str]
+    validation_cases: list[str]
+    skipped: list[str] = field(default_factory=list)
+    kept: dict[str, float] = field(default_factory=dict)
+    kept_before: dict[str, float] = field(default_factory=dict)
+    start_sha256: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """model, preset: what to train; start: number of the version to go on from, None: the one that serves, 0: the preset's own.
+
+    force: publish also without validation cases, or when nothing got better.
+    """
+
+    model: str
+    preset: str
+    recipe: Recipe
+    device: str = "auto"
+    start: int | None = None
+    force: bool = False
+
+
+Report = Callable[[TrainingProgress], None]
+
+
+def train_model(
+    cases: Sequence[Case],
+    asked: TrainingRequest,
+    store: ModelStore,
+    *,
+    run_folder: Path,
+    report: Report = lambda _: None,
+    cancel: CancelToken | None = None,
+) -> TrainingReport:
+    """Learn from the cases, and publish in ``store`` when the mean Dice on the validation cases rose above that of the version in use.
+
+    run_folder: for what this run keeps. Raises RequestError for too few cases or nothing to learn, WeightsError, OutOfMemoryError with
+    what to do, CancelledError; a case that cannot be read is reported and left out.
+    """
+    began = time.monotonic()
+    cancel = cancel or CancelToken()
+    try:
+        return _Training(asked, store, run_folder, report, cancel, began).run(cases)
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                f"There is not enough memory for this training; use fewer pairs per step (batch is {asked.recipe.batch}) or fewer views."
+            ) from None
+        raise
+
+
+@dataclass
+class _Training:
+    asked: TrainingRequest
+    store: ModelStore
+    run_folder: Path
+    report: Report
+    cancel: CancelToken
+    began: float
+    parent_card: dict[str, Any] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
+    words: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    kept: ValidationScore = field(default_factory=lambda: ValidationScore({}))
+    kept_before: ValidationScore = field(default_factory=lambda: ValidationScore({}))
+    start_sha256: str | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def run(self, cases: Sequence[Case]) -> TrainingReport:
+        recipe, parent = self.asked.recipe, self._parent()
+        start = None if parent is None else self.store.folder(parent)
+        self.parent_card, self.start_sha256 = {} if start is None else read_card(start), self._digest(start)
+        earlier = earlier_cases(start, {case.name for case in cases})
+        self.cases, again = [*cases, *earlier], {case.name for case in earlier}
+        training, judging = self._split(self.cases)
+        learned, self.skipped = self._read([case for case in training if case.name not in again])
+        repeated, skipped = self._read([case for case in training if case.name in again])
+        if not learned:  # what is new only judges
+            learned, repeated = repeated, []
+        judges, more = self._read(judging)
+        self.skipped += [*skipped, *more]
+        self._check(learned, judges)
+        self.words = sorted({word for case in (*learned, *repeated) for word in case.masks})
+        sources = (repeated, self._phantoms(REPEAT_SEED)) if recipe.replay else ()
+        device = choose_device(self.asked.device)
+        cache = FeatureCache(CACHE_BYTES, self.run_folder / "features")
+        serving = self.store.served()
+        held = self._phantoms(CHECK_SEED, CHECK_SHARE)
+        before, self.kept_before = self.ranks.told(lambda: self._scores_of(serving, judges, held, cache))
+        torch.manual_seed(recipe.seed)
+        trainee = start_trainee(self.asked.model, self.asked.preset, start, recipe, self.words).to(device)
+        data = TrainingPairs(
+            learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame,
+            replayed=sources, cancel=self.cancel,
+        )  # fmt: skip
+        data.encode(lambda done, total: self._tell("computing features", done, total, before=before), self.cancel)
+        outcome = run_epochs(
+            trainee, data, recipe, device=device, cancel=self.cancel,
+            validate=(lambda: validate(trainee.ready(), judges, cache, self.cancel).mean) if judges else None,
+            tell=lambda epoch: self._tell_epoch(epoch, before),
+        )  # fmt: skip
+
+        def conclude() -> TrainingReport:
+            self._tell("measuring the result", before=before)
+            after = validate(trainee.ready(), judges, cache, self.cancel)
+            self.kept = validate(trainee.ready(), held, cache, self.cancel)
+            return self._decide(trainee, parent, serving, before, after, outcome.epochs, learned, judges)
+
+        return self.ranks.told(conclude)
+
+    def _parent(self) -> int | None:
+        if self.asked.start is None:
+            return self.store.served()
+        if self.asked.start and not (self.store.folder(self.asked.start)).is_dir():
+            raise RequestError(f"There is no version {self.asked.start} of {self.asked.model} to go on from.")
+        return self.asked.start or None
+
+    def _digest(self, start: Path | None) -> str | None:
+        base = load_preset(self.asked.model, self.asked.preset).weights
+        folder = start or (None if base is None else bundle_folder(base))
+        return None if folder is None else weights_digest(folder)
+
+    def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+        known = [self.parent_card.get(name, []) for name in ("training_cases", "validation_cases")]
+        return split_cases(cases, self.asked.recipe.validation, learned=known[0], judging=known[1])
+
+    def _read(self, cases: Sequence[Case]) -> tuple[list[LabelledVolume], list[str]]:
+        read, skipped = [], []
+        for number, case in enumerate(cases):
+            self.cancel.check()
+            self._tell("reading cases", number, len(cases))
+            try:
+                read.append(case.read())
+            except WordMaskError as error:
+                logger.warning("The case %s is left out: %s", case.name, error)
+                skipped.append(f"{case.name}: {error}")
+        return read, skipped
+
+    def _check(self, learned: Sequence[LabelledVolume], judges: Sequence[LabelledVolume]) -> None:
+        count = len(learned) + len(judges)
+        reason = f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
+        if not learned:
+            raise RequestError(f"There is no labelled case to learn from; label and submit some first.{reason}")
+        if not judges and not self.asked.force:
+            raise RequestError(
+                f"Of {count} labelled case{'s' if count > 1 else ''} none is left to check the result; label another one, or force the "
+                f"publication without a check.{reason}"
+            )
+
+    def _phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
+        """Of the words that the preset's weights know and nobody has labelled yet."""
+        base = load_preset(self.asked.model, self.asked.preset).weights
+        card = {} if base is None else read_card(bundle_folder(base))
+        return phantom_cases(card, {*self.words, *self.parent_card.get(LEARNED, [])}, seed, share)
+
+    def _scores_of(
+        self, serving: int | None, judges: Sequence[LabelledVolume], held: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> tuple[ValidationScore, ValidationScore]:
+        """Of the version in use, on the same cases and on phantoms of old words; 0 when a preset has no weights of its own yet."""
+        if serving is None and load_preset(self.asked.model, self.asked.preset).weights is None:
+            return ValidationScore({(case.case.name, word): 0.0 for case in judges for word in case.masks}), ValidationScore({})
+        self._tell("measuring the version in use")
+        folder = None if serving is None else self.store.folder(serving)
+        segmenter = load_segmenter(self.asked.model, preset=self.asked.preset, device=self.asked.device, weights=folder)
+        return validate(segmenter, judges, cache, self.cancel), validate(segmenter, held, cache, self.cancel)
+
+    def _decide(
+        self, trainee: Trainee, parent: int | None, serving: int | None, before: ValidationScore, after: ValidationScore, epochs: int,
+        learned: Sequence[LabelledVolume], judges: Sequence[LabelledVolume],
+    ) -> TrainingReport:  # fmt: skip
+        names = [[case.case.name for case in side] for side in (learned, judges)]
+        better = bool(judges) and after.mean > before.mean
+        number, used = None, "the weights of the preset" if serving is None else f"version {serving}"
+        figures = f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation cases"
+        if better or self.asked.force:
+            self.cancel.check()
+            card = self._card(trainee, parent, before, after, names, epochs)
+            number = self.store.publish(lambda folder: self._write(folder, trainee, card))
+        told = f"Version {number} is published and serves" if number else "Nothing was published, for the training did not help"
+        told += f": {figures}." if judges else ", without a check."
+        if self.kept.dice:
+            told += f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before {self.kept_before.mean:.3f}."
+        return TrainingReport(
+            number, parent, told, after.mean if judges else None, before.mean if judges else None, after.words(), before.words(), epochs,
+            round(time.monotonic() - self.began, 1), names[0], names[1], self.skipped, self.kept.words(), self.kept_before.words(),
+            self.start_sha256,
+        )  # fmt: skip
+
+    def _write(self, folder: Path, trainee: Trainee, card: dict[str, Any]) -> None:
+        save_bundle(folder, trainee.state(), card)
+        write_cases(folder, self.cases)
+
+    def _card(
+        self, trainee: Trainee, parent: int | None, before: ValidationScore, after: ValidationScore, names: list[list[str]], epochs: int
+    ) -> dict[str, Any]:
+        base = load_preset(self.asked.model, self.asked.preset).weights
+        earlier = [self.parent_card.get(side, []) for side in ("training_cases", "validation_cases")]
+        return {
+            **trainee.card(),
+            "model": self.asked.model,
+            "preset": self.asked.preset,
+            "parent": parent,
+            "start_sha256": self.start_sha256,
+            "base": None if base is None else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).get("title")},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "recipe": self.asked.recipe.model_dump(mode="json"),
+            "epochs": epochs,
+            "training_cases": sorted({*earlier[0], *names[0]}),
+            "validation_cases": sorted({*earlier[1], *names[1]}),
+            "validation_dice": after.words(),
+            "validation_dice_before": before.words(),
+            "kept_dice": self.kept.words(),
+            "kept_dice_before": self.kept_before.words(),
+            LEARNED: sorted({*self.parent_card.get(LEARNED, []), *self.words}),
+            "forced": self.asked.force,
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+
+    def _tell(self, stage: str, done: int = 0, total: int = 0, *, before: ValidationScore | None = None) -> None:
+        mean = before.mean if before is not None and before.dice else None
+        self.report(TrainingProgress(stage, done, total, dice_before=mean, seconds=round(time.monotonic() - self.began, 1)))
+
+    def _tell_epoch(self, epoch: Epoch, before: ValidationScore) -> None:
+        seconds = round(time.monotonic() - self.began, 1)
+        mean = before.mean if before.dice else None
+        self.report(TrainingProgress("training", epoch.number, self.asked.recipe.epochs, epoch.loss, epoch.dice, mean, seconds))

@@ -1,0 +1,52 @@
+"""Which cases are learned from and which judge what was learned.
+
+Knows names of cases; not their content. A case keeps its side for good: adding others, or the order of files, changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+
+from wordmask.errors import RequestError
+from wordmask.learning.cases import Case
+
+
+def split_cases(
+    cases: Sequence[Case], share: float, *, learned: Collection[str] = (), judging: Collection[str] = ()
+) -> tuple[list[Case], list[Case]]:
+    """(training, validation), never parting a group. share: of new cases that go to validation, 0..1.
+
+    learned, judging: names that the version in use was trained on and judged by: they stay where they were. Of new groups, those whose
+    name has a digest below ``share`` judge, but never more than twice the share of all; if that is none, the one with the smallest
+    digest. With one group alone, nothing judges.
+
+    RequestError: two cases have one name.
+    """
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
+    known = {_group(case): case.name in judging for case in cases if case.name in learned or case.name in judging}
+    chosen = judging_groups({_group(case) for case in cases}, share, known)
+    return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
+
+
+def judging_groups(names: Collection[str], share: float, known: Mapping[str, bool] | None = None) -> set[str]:
+    """Which groups judge. known: whether a group that was used before did; see `split_cases`."""
+    known = known or {}
+    groups = sorted(names, key=_digest)
+    chosen = {group for group, judges in known.items() if judges}
+    fresh = [group for group in groups if group not in known]
+    most = min(max(1, round(2 * share * len(groups))), len(groups) - 1) - len(chosen)
+    small = [group for group in fresh if _digest(group) < share] or ([] if chosen else fresh[:1])
+    return chosen | set(small[: max(0, most)])  # few names may all have small digests: something must be left to learn from
+
+
+def _group(case: Case) -> str:
+    return case.group or case.name
+
+
+def _digest(text: str) -> float:
+    """0..1, evenly spread, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

@@ -1,0 +1,114 @@
+"""What each image is taken to show: the teacher's zero-shot masks, and a person's labels in their place where there are any.
+
+Knows images, words, the pipeline and the run folder; not nnU-Net.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
+from wordmask.data.volumes import Volume, read_volume
+from wordmask.errors import VolumeError
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.request import make_view
+from wordmask.learning.cases import Case
+from wordmask.progress import CancelToken
+from wordmask.words.prompts import Prompt
+
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class WeakImage:
+    """An image to learn from. group: as of a `Case`; case: a person's labels of it, None without any."""
+
+    name: str
+    path: Path
+    group: str = ""
+    case: Case | None = None
+
+    @property
+    def patient(self) -> str:
+        """What is never divided between those that are learned from and those that judge."""
+        return self.group or self.name
+
+    def read(self) -> Volume:
+        """VolumeError: it cannot be read."""
+        return read_volume(self.path)
+
+
+@dataclass(frozen=True)
+class SliceLabels:
+    """One image's labels, sliced as the pipeline slices it, in a file of the run folder.
+
+    slices: index along the slicing plane -> the values that are marked in it, for every slice that the pipeline would look at.
+    """
+
+    image: WeakImage
+    file: Path
+    slices: dict[int, frozenset[int]]
+    is_picture: bool
+
+    def read(self) -> Labels:
+        """[n, h, w]; value i is the i-th word, from 1."""
+        with np.load(self.file) as stored:
+            labels: Labels = stored["labels"]
+        return labels
+
+
+def images_in(folder: Path) -> list[WeakImage]:
+    """Every image file of a folder, by its name before the ending. VolumeError: there is none, or two have one name."""
+    files = (
+        [path for path in sorted(folder.iterdir()) if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)] if folder.is_dir() else []
+    )
+    if not files:
+        raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
+    images = {path.name.removesuffix(suffix_of(path)): path for path in files}
+    if len(images) < len(files):
+        other = next(path for path in files if path not in images.values())
+        raise VolumeError(f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one.")
+    return [WeakImage(name, path) for name, path in images.items()]
+
+
+def label_image(
+    image: WeakImage, words: Sequence[Prompt], teacher: VolumeSegmenter, file: Path, cancel: CancelToken | None = None
+) -> SliceLabels:
+    """Label every slice that the pipeline would look at, and keep that in ``file``.
+
+    The teacher is asked for the words that no person has labelled here. A voxel that several claim is a person's before the teacher's,
+    then, of a person's words, the earlier one's. VolumeError, LabelError: the image or a person's labels cannot be read.
+    """
+    known = image.case.read() if image.case else None
+    volume = known.volume if known else image.read()
+    drawn = known.masks if known else {}
+    values = {prompt.key: value for value, prompt in enumerate(words, start=1)}
+    labels: Labels = np.zeros(volume.array.shape[:3], np.uint8)
+    if asked := [prompt for prompt in words if prompt.key not in drawn]:
+        answer = teacher.segment(volume, asked, cancel=cancel)
+        for prompt in asked:
+            labels[answer.mask(prompt.word)] = values[prompt.key]
+    for word in reversed([word for word in values if word in drawn]):
+        labels[drawn[word]] = values[word]
+    view = make_view(volume, plane="auto", slices=None, skip_air=True)
+    stack = view.slicing.cut(labels)
+    np.savez_compressed(file, labels=stack)
+    shown = {index: frozenset(np.unique(stack[index]).tolist()) - {0} for index in view.looked_at}
+    return SliceLabels(image, file, shown, volume.is_picture)
+
+
+def choose_slices(labelled: Sequence[SliceLabels], negatives: float, seed: int) -> list[list[int]]:
+    """Which slices of each image to learn from, ascending: all with a mark, and of the others so many, drawn by lot, that they are not
+    more than the share ``negatives`` of all."""
+    marked = [[index for index, values in one.slices.items() if values] for one in labelled]
+    empty = [(number, index) for number, one in enumerate(labelled) for index, values in one.slices.items() if not values]
+    most = int(negatives / (1 - negatives) * sum(map(len, marked)))
+    for number, index in random.Random(seed).sample(empty, min(most, len(empty))):
+        marked[number].append(index)
+    return [sorted(indices) for indices in marked]

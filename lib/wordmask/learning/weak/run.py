@@ -1,0 +1,270 @@
+"""Train nnU-Net on zero-shot masks and publish it: what `wordmask train-weak` and the server's train task both run.
+
+Knows images, words, the teacher, the run folder and the store of versions; not HTTP, not MONAI Label. Nothing is published before the
+very end. All slices train (nnU-Net's fold "all", as the paper): masks of a model are no truth to be held out. Labelled cases are held out
+instead, whole patients at a time, and judge as users would.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
+from wordmask.inference.cache import FeatureCache
+from wordmask.inference.memory import is_out_of_memory
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.evaluation.validation import ValidationScore, validate
+from wordmask.learning.finetuning.run import Report, TrainingProgress, TrainingReport
+from wordmask.learning.splitting import split_cases
+from wordmask.learning.views import opposite_word
+from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
+from wordmask.learning.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, label_image
+from wordmask.learning.weak.raw_dataset import write_raw_dataset
+from wordmask.learning.weak.recipe import WeakRecipe
+from wordmask.models.base import Segmenter, choose_device, load_segmenter
+from wordmask.models.medclip_samv2_weak.network import NetworkPlan, require_nnunet
+from wordmask.models.presets import Preset, load_preset
+from wordmask.progress import CancelToken
+from wordmask.weights.checkpoint import read_card, save_bundle
+from wordmask.weights.versions import ModelStore
+from wordmask.words.prompts import Prompt, parse_prompts
+
+logger = logging.getLogger(__name__)
+
+MODEL = "medclip_samv2_weak"
+CACHE_BYTES = 1 << 30
+MOST_WORDS = 254  # label values are bytes
+LIBRARIES = ("torch", "nnunetv2", "dynamic_network_architectures")
+
+
+@dataclass(frozen=True)
+class WeakRequest:
+    """words: what the networks are to find. force: publish also when nothing got better."""
+
+    words: str | Sequence[str]
+    preset: str
+    recipe: WeakRecipe
+    device: str = "auto"
+    force: bool = False
+
+
+def train_weakly(
+    images: Sequence[WeakImage],
+    asked: WeakRequest,
+    store: ModelStore,
+    *,
+    run_folder: Path,
+    report: Report = lambda _: None,
+    cancel: CancelToken | None = None,
+) -> TrainingReport:
+    """Learn the words from the images, and publish in ``store``: without labelled cases at once, for nothing can be checked; else when the
+    mean Dice on those that are held out rose above that of the zero-shot masks, and of the version in use.
+
+    run_folder: for what this run keeps; it must be empty, and the caller removes it. Raises RequestError for nothing to learn,
+    PromptError, WeightsError, BrokenEnvironmentError without nnU-Net, OutOfMemoryError, TrainingError, CancelledError; an image that
+    cannot be read is reported and left out.
+    """
+    require_nnunet()
+    try:
+        return _WeakTraining(asked, store, run_folder, report, cancel or CancelToken(), time.monotonic()).run(images)
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError("There is not enough memory for this training; use smaller images or a smaller preset.") from None
+        raise
+
+
+@dataclass
+class _WeakTraining:
+    asked: WeakRequest
+    store: ModelStore
+    run_folder: Path
+    report: Report
+    cancel: CancelToken
+    began: float
+    skipped: list[str] = field(default_factory=list)
+
+    def run(self, images: Sequence[WeakImage]) -> TrainingReport:
+        recipe, words = self.asked.recipe, self._words()
+        preset = load_preset(MODEL, self.asked.preset)
+        learned, judging = self._split(images)
+        self.device = choose_device(self.asked.device)
+        self.teacher_version, weights = self._teacher_weights(preset)
+        teacher = load_segmenter(preset.teacher or "", preset=preset.name, device=str(self.device), weights=weights)
+        self._check_known(teacher, words, learned)
+        labelled = self._label(learned, words, teacher)
+        values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
+        if not values:
+            raise RequestError(
+                f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn from.{self._why()}"
+            )
+        self.words = [words[value - 1].key for value in values]
+        self._write(labelled, words, values, preset)
+        order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
+        network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
+        card = self._card(network, tensors, labelled, words)
+        save_bundle(self.run_folder / "candidate", tensors, card)
+        return self._decide(teacher, tensors, card, self._judges(judging))
+
+    def _teacher_weights(self, preset: Preset) -> tuple[int | None, Path | None]:
+        """The version of the teacher that serves in the same app, where it is of this preset: a tuned CLIP draws the masks, too."""
+        store = ModelStore(self.store.path.parent / str(preset.teacher))
+        number = store.served()
+        if number is None or read_card(store.folder(number)).get("preset") != preset.name:
+            return None, None
+        return number, store.folder(number)
+
+    def _words(self) -> list[Prompt]:
+        words = parse_prompts(self.asked.words)
+        if len(words) > MOST_WORDS:
+            raise RequestError(f"{len(words)} words were given; at most {MOST_WORDS} are learned together.")
+        return words
+
+    def _split(self, images: Sequence[WeakImage]) -> tuple[list[WeakImage], list[Case]]:
+        """What is learned from, and the labelled cases that judge; nothing of a judge's patient is learned from."""
+        if not images:
+            raise RequestError("There is no image to learn from; add some first.")
+        serving = self.store.served()
+        card = {} if serving is None else read_card(self.store.folder(serving))
+        known = {side: card.get(f"{side}_cases", []) for side in ("training", "validation")}
+        cases = [replace(image.case, name=image.name, group=image.patient) for image in images if image.case]
+        _, judging = split_cases(cases, self.asked.recipe.validation, learned=known["training"], judging=known["validation"])
+        held = {case.group for case in judging}
+        return [image for image in images if image.patient not in held], judging
+
+    def _check_known(self, teacher: Segmenter, words: Sequence[Prompt], images: Sequence[WeakImage]) -> None:
+        """RequestError: the teacher refuses a word that no person has labelled either."""
+        drawn = {word for image in images if image.case for word in image.case.words}
+        known = teacher.encode_prompts(words).known.tolist()
+        strange = [word for word, knows in zip(words, known, strict=True) if not knows and word.key not in drawn]
+        if strange and teacher.preset.unknown_words == "refuse":
+            raise RequestError(
+                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of {_listed(strange)}, which it was not trained "
+                f"on; leave that out, label some cases of it, or use a preset with public weights."
+            )
+
+    def _label(self, images: Sequence[WeakImage], words: Sequence[Prompt], teacher: Segmenter) -> list[SliceLabels]:
+        pipeline = VolumeSegmenter(teacher, cache=FeatureCache(CACHE_BYTES))
+        folder = self.run_folder / "labels"
+        folder.mkdir(parents=True)
+        labelled = []
+        for number, image in enumerate(images):
+            self._tell("drawing zero-shot masks", number, len(images))
+            try:
+                labelled.append(label_image(image, words, pipeline, folder / f"{number}.npz", self.cancel))
+            except (OutOfMemoryError, RequestError):
+                raise
+            except WordMaskError as error:
+                self.cancel.check()
+                logger.warning("The image %s is left out: %s", image.name, error)
+                self.skipped.append(f"{image.name}: {error}")
+        return labelled
+
+    def _write(self, labelled: Sequence[SliceLabels], words: Sequence[Prompt], values: Sequence[int], preset: Preset) -> None:
+        recipe = self.asked.recipe
+        chosen = choose_slices(labelled, recipe.negatives, recipe.seed)
+        write_raw_dataset(
+            self.run_folder / RAW / DATASET, labelled, chosen, words, values, side=recipe.side, preset=preset,
+            report=lambda done, total: self._tell("writing slices", done, total),
+        )  # fmt: skip
+
+    def _may_mirror(self, labelled: Sequence[SliceLabels]) -> bool:
+        """Where up and down, left and right mean nothing."""
+        sided = any(opposite_word(word) for word in self.words)
+        return self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
+
+    def _judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
+        """The held-out cases that name a word which was learned, with these words alone."""
+        found = []
+        for case in cases:
+            try:
+                read = case.read()
+            except WordMaskError as error:
+                self.skipped.append(f"{case.name}: {error}")
+                continue
+            masks = {word: mask for word, mask in read.masks.items() if word in self.words}
+            if masks:
+                found.append(replace(read, masks=masks))
+        return found
+
+    def _decide(self, teacher: Segmenter, tensors: dict[str, Tensor], card: dict[str, Any], judges: list[LabelledVolume]) -> TrainingReport:
+        """Publish what is better than everything that there was, or what nobody can judge."""
+        rivals = self._rivals(teacher, judges)
+        rival = max(rivals, key=lambda name: rivals[name].mean)
+        after, before = self._scores(self._loaded(self.run_folder / "candidate"), judges), rivals[rival]
+        number = None
+        if not judges or after.mean > before.mean or self.asked.force:
+            self.cancel.check()
+            card |= {
+                "validation_cases": sorted(case.case.name for case in judges),
+                "validation_dice": after.words(),
+                "validation_dice_before": before.words(),
+            }
+            number = self.store.publish(lambda folder: save_bundle(folder, tensors, card))
+        told = f"Version {number} is published and serves" if number else "Nothing was published, for the training did not help"
+        figures = f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {rival} on {len(judges)} labelled cases"
+        unchecked = "it was checked by nobody, for no labelled case was held out. Look at its masks before you rely on them"
+        return TrainingReport(
+            number, None, f"{told}: {figures if judges else unchecked}.", after.mean if judges else None, before.mean if judges else None,
+            after.words(), before.words(), self.asked.recipe.epochs, round(time.monotonic() - self.began, 1), card["training_cases"],
+            [case.case.name for case in judges], self.skipped,
+        )  # fmt: skip
+
+    def _rivals(self, teacher: Segmenter, judges: Sequence[LabelledVolume]) -> dict[str, ValidationScore]:
+        """What has to be beaten, by its name for people."""
+        found = {"the zero-shot masks": self._scores(teacher, judges)}
+        serving = self.store.served()
+        if serving is not None and judges:
+            found[f"version {serving}"] = self._scores(self._loaded(self.store.folder(serving)), judges)
+        return found
+
+    def _scores(self, segmenter: Segmenter, judges: Sequence[LabelledVolume]) -> ValidationScore:
+        self._tell("measuring the result")
+        return validate(segmenter, judges, cancel=self.cancel)
+
+    def _loaded(self, folder: Path) -> Segmenter:
+        return load_segmenter(MODEL, preset=self.asked.preset, device=str(self.device), weights=folder)
+
+    def _card(
+        self, network: NetworkPlan, tensors: dict[str, Tensor], labelled: Sequence[SliceLabels], words: Sequence[Prompt]
+    ) -> dict[str, Any]:
+        recipe = self.asked.recipe
+        return {
+            "title": "nnU-Net on zero-shot masks",
+            "model": MODEL,
+            "preset": self.asked.preset,
+            "parent": None,
+            "teacher_version": self.teacher_version,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "words": self.words,
+            "never_found": sorted({prompt.key for prompt in words} - {*self.words}),
+            "network": network.model_dump(mode="json"),
+            "side": recipe.side,
+            "members": 1 + max(int(name.split(".")[1]) for name in tensors),
+            "threshold": recipe.threshold,
+            "recipe": recipe.model_dump(mode="json"),
+            "training_cases": sorted(one.image.name for one in labelled),
+            "validation_cases": [],
+            "labelled_by_a_person": sorted(one.image.name for one in labelled if one.image.case),
+            "forced": self.asked.force,
+            "libraries": {name: version(name) for name in LIBRARIES},
+        }
+
+    def _why(self) -> str:
+        return f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
+
+    def _tell(self, stage: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
+        self.report(TrainingProgress(stage, done, total, loss, seconds=round(time.monotonic() - self.began, 1)))
+
+
+def _listed(words: Sequence[Prompt]) -> str:
+    return ", ".join(repr(prompt.word) for prompt in words)

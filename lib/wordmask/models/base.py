@@ -1,0 +1,205 @@
+"""The contract that every text-prompted model fulfils, and the registry of models.
+
+A model sees 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline alone maps what it
+returns back to original pixels. Row p of an output depends on its own slice and word alone, never on the rest of the batch.
+"""
+
+from __future__ import annotations
+
+import abc
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from wordmask.data.letterbox import Frame
+from wordmask.errors import RequestError, UnknownModelError
+from wordmask.models.presets import Preset, load_preset
+from wordmask.resources import look_up
+from wordmask.words.prompts import Prompt
+
+SEGMENTERS = {  # name on the wire -> where it lives; listing the names imports no model
+    "simple_vilmedsam": "wordmask.models.simple_vilmedsam.model:SimpleViLMedSAM",
+    "medclip_samv2": "wordmask.models.medclip_samv2.model:MedCLIPSAMv2",
+    "medclip_samv2_weak": "wordmask.models.medclip_samv2_weak.model:MedCLIPSAMv2Weak",
+}
+
+
+@dataclass(frozen=True)
+class SliceKey:
+    """What a slice is, for the cache and for the noise: the same slice of the same volume has the same key in every request."""
+
+    digest: str
+    plane: str
+    index: int
+
+
+@dataclass
+class SliceFeatures:
+    """What a model keeps of N slices of one size: nothing here depends on the words.
+
+    tensors: name -> [N, ...], what the model needs; frames: branch -> where its pixels lie in the slice.
+    """
+
+    keys: tuple[SliceKey, ...]
+    tensors: dict[str, Tensor]
+    frames: dict[str, Frame]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass
+class PromptFeatures:
+    """What a model keeps of K words. known: bool [K], false where the text encoder or the training never met the word."""
+
+    prompts: tuple[Prompt, ...]
+    tensors: dict[str, Tensor]
+    known: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a person adds besides a word, in (x, y) pixels of slices, pixel i centred at i, and indices along the slicing plane.
+
+    points: (slice, x, y, positive); box: (first slice, last slice, x0, y0, x1, y1), the same in all of these slices.
+    """
+
+    points: tuple[tuple[int, float, float, bool], ...] = ()
+    box: tuple[int, int, float, float, float, float] | None = None
+
+    def kinds(self) -> frozenset[str]:
+        """Which kinds of hint are given: a model refuses those that are not among its capabilities."""
+        given = {"points": self.points, "box": self.box}
+        return frozenset(kind for kind, value in given.items() if value)
+
+    def slices(self) -> frozenset[int]:
+        """Indices of the slices in which something is marked."""
+        boxed = () if self.box is None else range(self.box[0], self.box[1] + 1)
+        return frozenset((*(point[0] for point in self.points), *boxed))
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can do. hints: kinds of `Hints` that it uses; prompt_sets: whether a request may choose one of them
+    (`wordmask.words.prompt_sets`)."""
+
+    hints: frozenset[str] = frozenset()
+    prompt_sets: bool = False
+    presence: bool = False
+    attribution: bool = False
+
+
+@dataclass
+class SegmenterOutput:
+    """One row per (slice, word) pair, in the pixels of ``frame``.
+
+    logits: [P, h, w]; presence: [P], logit of "the thing is in the slice"; uncertainty: [P, h, w], nats;
+    attribution: [P, h, w], 0..1, for people to look at.
+    """
+
+    logits: Tensor
+    frame: Frame
+    presence: Tensor | None = None
+    uncertainty: Tensor | None = None
+    attribution: Tensor | None = None
+
+
+class Segmenter(nn.Module, abc.ABC):
+    """Base of all models. Subclasses set ``preset`` (numbers and limits) and are built by `load_segmenter`."""
+
+    name: str
+    capabilities: Capabilities = Capabilities()
+    trained_words: frozenset[str] = frozenset()  # what the weights were trained on; empty: not limited to a list
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @classmethod
+    @abc.abstractmethod
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+        """Build the model and load its weights; WeightsError with the command to type when they are missing.
+
+        weights: a folder with a bundle, of a published version, in place of the preset's own.
+        """
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digest of what `encode_slices` depends on (architecture and weights): part of the cache key."""
+
+    @abc.abstractmethod
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        """slices: [N, 3, H, W] in 0..1, float32; keys: one per slice. Computes what no word can change."""
+
+    @abc.abstractmethod
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """Computes what no slice can change."""
+
+    @abc.abstractmethod
+    def forward(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+    ) -> SegmenterOutput:
+        """pairs: [P, 2] integer, (slice, word); all pairs, slice-major, when None."""
+
+    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor | None:
+        """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs; None when the model cannot tell."""
+        return None
+
+    def refuse_hints(self, hints: Hints | None) -> None:
+        """For models of words only. RequestError: hints are given."""
+        if hints is not None and hints.kinds():
+            raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
+
+    def judges_presence(self, prompt: Prompt) -> bool:
+        """Whether `presence` can be relied on for this word; where not, every slice is segmented and the mask alone decides."""
+        return self.capabilities.presence
+
+
+def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Tensor:
+    """[slices * words, 2], (slice, word), slice-major."""
+    return torch.cartesian_prod(torch.arange(slices, device=device), torch.arange(words, device=device)).reshape(-1, 2)
+
+
+def segmenter_class(name: str) -> type[Segmenter]:
+    """The class of a model; UnknownModelError names the nearest right one."""
+    found: type[Segmenter] = pkgutil.resolve_name(SEGMENTERS[look_up(name, SEGMENTERS, "model", UnknownModelError)])
+    return found
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the first CUDA device when there is one, else the CPU; anything else is taken as it is."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UnknownModelError(f"Device {device!r} was asked for, but this machine has no usable CUDA device; use --device cpu.")
+    return chosen
+
+
+def load_segmenter(name: str, *, preset: str = "tiny", device: str = "auto", weights: Path | None = None) -> Segmenter:
+    """A model with its weights, ready for inference: eval mode, no gradients.
+
+    weights: the folder of a published version (`versions.ModelStore.folder`), else the preset's own.
+
+    Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or damaged.
+    """
+    chosen = choose_device(device)  # before weights are read: a misspelt device should not wait for them
+    segmenter = segmenter_class(name).from_preset(load_preset(name, preset), weights)
+    return segmenter.to(chosen).eval().requires_grad_(False)

@@ -1,0 +1,118 @@
+"""What models share that stand on a frozen CLIP and SAM's image encoder: features of slices and words, cosines, attribution maps.
+
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes, not what draws the mask. CLIP's map reaches SAM's cells by one
+look-up in their common slice, without 8-bit rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from wordmask.data.letterbox import Frame
+from wordmask.encoders.clip import ClipEncoder
+from wordmask.encoders.fingerprint import fingerprint
+from wordmask.encoders.sam import preprocess
+from wordmask.encoders.tiny_tokenizer import table_for
+from wordmask.models.base import PromptFeatures, Segmenter, SliceFeatures, SliceKey
+from wordmask.models.bottleneck import fit_pairs, keyed_noise
+from wordmask.models.presets import Preset
+from wordmask.models.word_scores import WordScores
+from wordmask.weights.checkpoint import Bundle
+from wordmask.words.prompts import Prompt
+
+
+class ClipSamSegmenter(Segmenter):
+    """Base of models with a CLIP and a SAM; subclasses draw the mask."""
+
+    def __init__(self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()) -> None:
+        """trained_words: what the weights were trained on; empty: not limited."""
+        super().__init__(preset)
+        self.clip, self.sam = clip, sam
+        self.scores = WordScores()
+        self.trained_words = frozenset(trained_words)
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both image encoders: neither words nor what draws the mask change what is kept of a slice."""
+        if self._fingerprint is None:
+            parts = [self.clip.vision_fingerprint()[:32], fingerprint(self.sam.image_encoder)[:32], str(self.preset.bottleneck.layer)]
+            self._fingerprint = "-".join(parts)
+        return self._fingerprint
+
+    def weights_changed(self) -> None:
+        """To be called when the encoders have learned: the fingerprint is taken anew."""
+        self._fingerprint = None
+
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        """slices: [N, 3, H, W] in 0..1.
+
+        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length; row 0 is the image) and
+        sam [N, C, g, g].
+        """
+        original = (slices.shape[-2], slices.shape[-1])
+        side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
+        frames = {
+            "clip": Frame.fit(original, (side, side), "center"),
+            "sam": Frame.fit(original, (sam_side, sam_side), "top_left"),
+        }
+        layer = self.preset.bottleneck.layer
+        hidden = self.clip.head(self.clip.normalise(frames["clip"].to_model(slices)), layer)
+        tokens = F.normalize(self.clip.tail_tokens(hidden, layer), dim=-1)
+        tensors = {"hidden": hidden, "tokens": tokens, "sam": self.encode_for_sam(slices, frames["sam"])}
+        return SliceFeatures(tuple(keys), tensors, frames)
+
+    def encode_for_sam(self, slices: Tensor, frame: Frame) -> Tensor:
+        """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1; frame: where its square lies in them."""
+        features: Tensor = self.sam.image_encoder(preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device)))
+        return features
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """Keeps text [K, E], see `encode_words`."""
+        text = self.encode_words(prompts)
+        known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
+        return PromptFeatures(tuple(prompts), {"text": text}, known)
+
+    def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
+        """[K, E], unit length: here of the bare words."""
+        return self.clip.encode_text([prompt.text for prompt in prompts])
+
+    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
+        """[P], logit of the image-word cosine with its trained scale and bias."""
+        return self.scores.presence(self.cosine(slices, prompts, pairs, tokens=slice(0, 1))[:, 0])
+
+    def cosine(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, *, tokens: slice) -> Tensor:
+        """Of image tokens and words, [P, tokens]: row by row, so that no pair's sum depends on the batch."""
+        rows, words = pairs.to(self.device).unbind(1)
+        image = slices.tensors["tokens"][rows, tokens].float()
+        return (image * prompts.tensors["text"][words][:, None]).sum(-1)
+
+    def bottleneck_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
+        """What M2IB lets pass for each pair, [P, patches, patches] on CLIP's grid, in nats."""
+        settings = self.preset.bottleneck
+        rows, words = pairs.to(self.device).unbind(1)
+        hidden = slices.tensors["hidden"][rows].float()
+        keys = [(slices.keys[row], prompts.prompts[word].word) for row, word in pairs.tolist()]
+        return fit_pairs(
+            self.clip, hidden, prompts.tensors["text"][words], pair_keys=keys, layer=settings.layer, beta=settings.beta,
+            steps=settings.steps, learning_rate=settings.learning_rate, replicas=settings.replicas,
+            noise=keyed_noise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
+        )  # fmt: skip
+
+    def _knows(self, prompt: Prompt) -> bool:
+        trained = not self.trained_words or prompt.key in self.trained_words
+        return trained and self.clip.knows(prompt.text)
+
+
+def with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:
+    """Tiny's weights with a text table that has a row for each of ``token_ids``; others as they are."""
+    table = "clip.model.token_embedding.weight"
+    if not token_ids or table not in bundle.tensors:
+        return bundle
+    return replace(bundle, tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)})

@@ -1,0 +1,126 @@
+"""MedCLIP-SAMv2 (Medical Image Analysis 2025): a map of the word becomes boxes or points, from which SAM draws the mask. Untrained.
+
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from methods.md 2.1. Differs from the released code: maps
+stay floating point in the slice's own frame (no 8-bit round trips, nothing is cropped away), a slice without a map has no box, and what is
+drawn by lot is keyed by slice and word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wordmask.encoders.clip import load_clip
+from wordmask.encoders.sam import load_sam
+from wordmask.models.base import Capabilities, Hints, PromptFeatures, SegmenterOutput, SliceFeatures, all_pairs
+from wordmask.models.bottleneck import normalise_maps
+from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
+from wordmask.models.coarse_masks import coarse_masks, components
+from wordmask.models.noise import key_text
+from wordmask.models.presets import Preset
+from wordmask.models.sam_prompts import NOTHING, hinted, prompts_of_objects
+from wordmask.weights.checkpoint import load_bundle
+from wordmask.words.prompt_sets import sentences
+from wordmask.words.prompts import Prompt
+
+USED = ("clip.", "sam.", "scores.")  # of a bundle: this model has no decoder of its own
+
+
+class MedCLIPSAMv2(ClipSamSegmenter):
+    """CLIP and SAM as they are published, or with a CLIP that was tuned on captions."""
+
+    name = "medclip_samv2"
+    capabilities = Capabilities(hints=frozenset({"points", "box"}), prompt_sets=True, presence=True, attribution=True)
+
+    @classmethod
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+        """Public weights are all that it needs; WeightsError: they are missing or damaged.
+
+        weights: a version, of which CLIP alone was tuned; it is laid over the preset's own weights, and the words stay theirs. Presence is
+        no longer judged when its card says that it cannot be (`training.presence_fit`).
+        """
+        bundles = [load_bundle(location).only(USED) for location in (preset.weights, weights) if location is not None]
+        token_ids = bundles[-1].token_ids if bundles else ()
+        if weights is not None and not (bundles[-1].card.get("presence") or {}).get("holds", False):
+            preset = preset.model_copy(update={"presence": None})
+        words = bundles[0].words if preset.weights is not None else ()
+        model = cls(preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam), trained_words=words)
+        for number, bundle in enumerate(bundles):
+            bundle = with_rows(bundle, token_ids)
+            (bundle.apply if number == 0 and preset.weights is not None else bundle.overlay)(model)
+        return model
+
+    def judges_presence(self, prompt: Prompt) -> bool:
+        """Only where scale and bias of the cosine were trained, which those of public weights are not."""
+        return self.preset.presence is not None
+
+    def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
+        """What each word's prompt set says of it; of several sentences the mean of their embeddings, made 1 long again."""
+        asked = [sentences(prompt, prompt.prompt_set or self.preset.zero_shot.prompt_set) for prompt in prompts]
+        text = [self.clip.encode_text(said).mean(0) for said in asked]  # word by word: none may change with those beside it
+        return F.normalize(torch.stack(text), dim=-1)
+
+    def forward(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+    ) -> SegmenterOutput:
+        """logits [P, 4g, 4g] in SAM's frame, padding included; a person's hints replace the model's own prompts in their slice."""
+        if pairs is None:
+            pairs = all_pairs(len(slices), len(prompts), self.device)
+        settings, frame = self.preset.zero_shot, slices.frames["sam"]
+        side = 4 * self.sam.prompt_encoder.image_embedding_size[0]
+        maps = normalise_maps(self.bottleneck_maps(slices, prompts, pairs))
+        saliency = slices.frames["clip"].resample(maps, frame, (side, side))
+        embeddings = slices.tensors["sam"][pairs[:, 0].to(self.device)].float()
+        objects = self._objects(slices, prompts, pairs, saliency)
+        keys = [_number((settings.seed, slices.keys[row], prompts.prompts[word].word)) for row, word in pairs.tolist()]
+        logits = torch.full_like(saliency, NOTHING)
+        for number in range(max((len(found) for found in objects), default=0)):  # the first object of every pair, then the second
+            asked = prompts_of_objects([found[number : number + 1] for found in objects], keys, frame, side, settings)
+            logits = torch.maximum(logits, asked.draw(self.sam, embeddings, settings))
+        logits = _largest(logits, [len(found) for found in objects])
+        marked = hinted(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
+        if marked is not None:
+            logits = torch.where(marked.given.to(self.device)[:, None, None], marked.draw(self.sam, embeddings, settings), logits)
+        return SegmenterOutput(logits, frame, presence=self.presence(slices, prompts, pairs), attribution=saliency)
+
+    def _objects(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, saliency: Tensor) -> list[NDArray[np.bool_]]:
+        """What each pair's map shows, largest first: at most as many as the vocabulary has of the thing."""
+        settings, frame, side = self.preset.zero_shot, slices.frames["sam"], saliency.shape[-1]
+        height, width = (
+            max(1, round(length * scale * side / model))
+            for length, scale, model in zip(frame.original, frame.scale, frame.model, strict=True)
+        )
+        maps = saliency[:, :height, :width].cpu().contiguous()  # the padding is no background
+        masks = coarse_masks(maps, settings.split, settings.threshold).numpy()
+        found = []
+        for mask, values, word in zip(masks, maps.numpy(), pairs[:, 1].tolist(), strict=True):
+            found.append(
+                components(
+                    mask, values, most=prompts.prompts[word].objects,
+                    least_area=settings.least_area, least_confidence=settings.least_confidence,
+                )
+            )  # fmt: skip
+        return found
+
+
+def _number(key: object) -> int:
+    """A seed for a key, the same in every process."""
+    return int.from_bytes(hashlib.sha256(key_text(key).encode()).digest()[:8], "little")
+
+
+def _largest(logits: Tensor, counts: Sequence[int]) -> Tensor:
+    """Of each pair's mask only as many parts as it had objects: SAM's crumbs go."""
+    kept = logits.clone()
+    for row, count in enumerate(counts):
+        mask = (logits[row] > 0).cpu().numpy()
+        dropped = mask & ~components(mask, np.ones(mask.shape, np.float32), most=max(1, count)).any(0)
+        kept[row][torch.from_numpy(dropped).to(logits.device)] = NOTHING
+    return kept

@@ -1,0 +1,1 @@
+"""nnU-Net that learned from masks of MedCLIP-SAMv2."""

@@ -1,0 +1,131 @@
+"""Prompts for SAM, one per (slice, word) pair: out of objects that a map shows, or of what a person marked; and the masks that they give.
+
+Knows SAM and its frame; not words, not maps. Rows stay in their places and shapes do not depend on what is found, so that no pair's mask
+depends on another pair's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from wordmask.data.letterbox import Frame
+from wordmask.encoders.sam import decode_prompts
+from wordmask.models.base import Hints, SliceKey
+from wordmask.models.coarse_masks import boxes as boxes_of
+from wordmask.models.coarse_masks import points as points_of
+from wordmask.models.presets import ZeroShotPreset
+
+NOTHING = -20.0  # logit where no object was found
+NO_POINT = -1  # SAM's label of a row that fills up
+EPSILON = 1e-6  # a fused probability is at least so far from 0 and 1
+CENTRE = 0.5  # SAM counts a pixel by its index, a frame by its left edge
+
+
+@dataclass(frozen=True)
+class SamPrompts:
+    """given: bool [P], false for pairs without a prompt, whose rows hold the whole frame; boxes: [P, 4] (x0, y0, x1, y1) or None;
+    points: coordinates [P, n, 2] and labels [P, n], or None; all in pixels of SAM's frame, pixel i centred at i."""
+
+    given: Tensor
+    boxes: Tensor | None
+    points: tuple[Tensor, Tensor] | None
+
+    def draw(self, sam: Sam, embeddings: Tensor, settings: ZeroShotPreset) -> Tensor:
+        """Logits [P, 4g, 4g]; `NOTHING` for pairs without a prompt. embeddings: [P, C, g, g]."""
+        device = embeddings.device
+        masks, scores = decode_prompts(
+            sam, embeddings,
+            boxes=None if self.boxes is None else self.boxes.to(device),
+            points=None if self.points is None else (self.points[0].to(device), self.points[1].to(device)),
+            multimask=settings.fusion != "single",
+        )  # fmt: skip
+        return torch.where(self.given.to(device)[:, None, None], fuse(masks, scores, settings), NOTHING)
+
+
+def fuse(masks: Tensor, scores: Tensor, settings: ZeroShotPreset) -> Tensor:
+    """SAM's masks [P, M, h, w], logits, as one, [P, h, w]. scores: [P, M], predicted IoU.
+
+    mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1), plainly where they are equal;
+    staple: how probable each pixel is when the three masks are raters of unknown skill (Warfield et al., IEEE TMI 23(7), 2004).
+    """
+    if settings.fusion == "single":
+        return masks[:, 0]
+    if settings.fusion == "staple":
+        return torch.stack([_staple(of_pair) for of_pair in masks]).logit(eps=EPSILON)
+    least, largest = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
+    plain = torch.ones_like(scores)
+    stretched = torch.where(largest > least, (scores - least) / (largest - least).clamp_min(1e-12), plain)
+    weights = stretched if settings.fusion == "scored" else plain
+    mixed = (masks.sigmoid() * weights[:, :, None, None]).sum(1) / weights.sum(1)[:, None, None]
+    return mixed.logit(eps=EPSILON)
+
+
+def _staple(masks: Tensor) -> Tensor:
+    """Probabilities [h, w] from the logits [M, h, w] of one pair; where all masks agree everywhere there is nothing to estimate."""
+    raters = (masks > 0).cpu().numpy()
+    if (raters == raters[0]).all():
+        return (masks[0] > 0).to(masks)
+    images = [sitk.GetImageFromArray(rater.astype(np.uint8)) for rater in raters]
+    return torch.from_numpy(sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0))).to(masks)
+
+
+def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Frame) -> SamPrompts | None:
+    """What a person marked, for pairs in these slices; None when nothing lies in any of them."""
+    if hints is None or not hints.kinds():
+        return None
+    most = max(1, len(hints.points))
+    boxes = _whole(frame, len(keys))
+    places, labels = torch.zeros(len(keys), most, 2), torch.full((len(keys), most), NO_POINT)
+    given = torch.zeros(len(keys), dtype=torch.bool)
+    for row, key in enumerate(keys):
+        if hints.box is not None and hints.box[0] <= key.index <= hints.box[1]:
+            boxes[row] = _to_sam(torch.tensor(hints.box[2:]).reshape(2, 2), frame).flatten()
+            given[row] = True
+        mine = [point for point in hints.points if point[0] == key.index]
+        for number, (_, x, y, positive) in enumerate(mine):
+            places[row, number], labels[row, number] = _to_sam(torch.tensor([x, y]), frame), int(positive)
+            given[row] = True
+    if not given.any():
+        return None
+    return SamPrompts(given, boxes if hints.box is not None else None, (places, labels) if hints.points else None)
+
+
+def _to_sam(points: Tensor, frame: Frame) -> Tensor:
+    return frame.points_to_model(points.float() + CENTRE) - CENTRE
+
+
+def _whole(frame: Frame, rows: int) -> Tensor:
+    """The slice as a box, for each of so many rows."""
+    corners = torch.tensor([[-CENTRE, -CENTRE], [frame.original[1] - CENTRE, frame.original[0] - CENTRE]])
+    return _to_sam(corners, frame).flatten().repeat(rows, 1)
+
+
+def prompts_of_objects(
+    objects: Sequence[NDArray[np.bool_]], keys: Sequence[int], frame: Frame, side: int, settings: ZeroShotPreset
+) -> SamPrompts:
+    """Boxes around, points in, or both, of one object per pair or none.
+
+    objects: bool [1 or 0, h, w] per pair; keys: seeds of the points; side: pixels of the objects' grid along SAM's frame.
+    """
+    scale, rows = frame.model[0] / side, len(objects)
+    boxes, given = _whole(frame, rows), torch.zeros(rows, dtype=torch.bool)
+    places = torch.zeros(rows, settings.positive + settings.negative, 2)
+    labels = torch.full(places.shape[:2], NO_POINT)
+    for row, (found, key) in enumerate(zip(objects, keys, strict=True)):
+        for one in found:
+            given[row] = True
+            x0, y0, x1, y1 = boxes_of(one[None])[0].tolist()
+            boxes[row] = torch.tensor([x0, y0, x1 + 1, y1 + 1]) * scale - CENTRE
+            chosen, signs = points_of(one, settings.positive, settings.negative, key)
+            places[row, : len(chosen)] = (torch.from_numpy(chosen) + CENTRE) * scale - CENTRE
+            labels[row, : len(chosen)] = torch.from_numpy(signs).to(labels)
+    points = (places, labels)
+    return SamPrompts(given, None if settings.prompts == "points" else boxes, None if settings.prompts == "boxes" else points)

@@ -1,0 +1,226 @@
+"""Simple-ViLMedSAM (CVPR 2026): a frozen CLIP says where the word is, SAM's encoder says what belongs together, one decoder draws it.
+
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from the paper's equations (methods.md 1).
+Beyond the paper, by preset: the un-normalised patch-text similarity as prior, a word token in the decoder, a presence logit.
+Differs from the released code: CLIP's map reaches SAM's cells by one look-up in their common slice, without 8-bit rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from wordmask.data.letterbox import Frame
+from wordmask.encoders.checkpoints import read_tensors
+from wordmask.encoders.clip import ClipEncoder, load_clip
+from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
+from wordmask.encoders.sam import load_sam
+from wordmask.encoders.tiny_tokenizer import token_ids_of
+from wordmask.errors import WeightsError
+from wordmask.models.base import (
+    Capabilities,
+    Hints,
+    PromptFeatures,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
+from wordmask.models.bottleneck import normalise_maps
+from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
+from wordmask.models.presets import Preset
+from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
+from wordmask.models.simple_vilmedsam.refiner import Refiner
+from wordmask.models.word_scores import word_token_input
+from wordmask.weights.checkpoint import Bundle, load_bundle
+from wordmask.words.prompts import Prompt
+
+__all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
+
+
+DECODER = "decoder"  # in a version's card: how its decoder's form differs from the preset's
+LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's encoder
+
+
+@dataclass
+class DecoderInputs:
+    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1; token [P, E + 1], what the word's vectors are made of; presence [P], logits;
+    pixels [P, 3, 4g, 4g] in 0..1 if there is a refiner."""
+
+    sam: Tensor
+    priors: Tensor
+    token: Tensor
+    presence: Tensor
+    pixels: Tensor | None
+
+    @classmethod
+    def join(cls, parts: Sequence[DecoderInputs]) -> DecoderInputs:
+        """The pairs of several, which may come from slices of different sizes, one after another."""
+        pixels = [part.pixels for part in parts if part.pixels is not None]
+        return cls(
+            torch.cat([part.sam for part in parts]),
+            torch.cat([part.priors for part in parts]),
+            torch.cat([part.token for part in parts]),
+            torch.cat([part.presence for part in parts]),
+            torch.cat(pixels) if pixels else None,
+        )
+
+
+class SimpleViLMedSAM(ClipSamSegmenter):
+    """CLIP, SAM's image encoder, the position-prompt decoder and, where a version has learned one, a refiner."""
+
+    name = "simple_vilmedsam"
+    capabilities = Capabilities(presence=True, attribution=True)
+
+    def __init__(self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()) -> None:
+        """trained_words: what the weights were trained on; empty: not limited."""
+        super().__init__(preset, clip, sam, trained_words=trained_words)
+        text_width = clip.embed_dim + 1  # the embedding and the presence logit
+        self.decoder = PositionPromptDecoder(preset.decoder, text_width)
+        self.refiner = Refiner(text_width) if preset.decoder.refiner else None
+        self.learned_words: frozenset[str] = frozenset()  # from labels: the preset's limits of presence were not made for them
+
+    @classmethod
+    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+        """Build the preset with its trained weights, or with what a published version has changed in them.
+
+        WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained decoder).
+        """
+        if preset.weights is None and weights is None:
+            raise WeightsError(
+                f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, because none has been published; "
+                "train it on your own labels with `wordmask train`, use preset 'tiny' to try the workflow, or the model medclip_samv2, "
+                "which needs public weights alone (of a server: --conf models=medclip_samv2)."
+            )
+        model = cls.for_training(preset, weights)
+        if has_lora(model.sam.image_encoder):
+            merge_lora(model.sam.image_encoder)
+        return model
+
+    @classmethod
+    def for_training(
+        cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = (), *, fresh: Mapping[str, Any] | None = None,
+        refiner: bool = False,
+    ) -> Self:  # fmt: skip
+        """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has none, and, for tiny, a row
+        in the text table for every token of ``texts``.
+
+        fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new one where there is none yet.
+        """
+        bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
+        learned = bundles[-1].card.get(DECODER, {}) if bundles else {}
+        changes = {**(learned if fresh is None else fresh), **({"refiner": True} if refiner else {})}
+        form = preset.decoder.model_copy(update=changes)
+        if fresh is not None:
+            bundles = [_without_decoder(bundle) for bundle in bundles]
+        elif (form.ipp, form.bid) != (preset.decoder.ipp, preset.decoder.bid):
+            bundles = [_without_decoder(bundle) for bundle in bundles[:-1]] + bundles[-1:]
+        whole = fresh is None and form == preset.decoder and preset.weights is not None  # the first bundle then has every part
+        preset = preset.model_copy(update={"decoder": form})
+        known = bundles[-1].token_ids if bundles else ()
+        wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
+        words = bundles[-1].words if bundles else ()
+        model = cls(preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words)
+        model.learned_words = frozenset(bundles[-1].learned) if bundles else frozenset()
+        for number, bundle in enumerate(bundles):
+            bundle = with_rows(bundle, wanted)
+            lora = {name.removeprefix(LORA): tensor for name, tensor in bundle.tensors.items() if name.startswith(LORA)}
+            rest = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)})
+            (rest.apply if whole and number == 0 else rest.overlay)(model)
+            if lora:
+                add_lora(model.sam.image_encoder, len(lora["blocks.0.q.A"]))
+                load_lora_state_dict(model.sam.image_encoder, lora)
+        return model
+
+    @classmethod
+    def untrained(cls, preset: Preset) -> Self:
+        """The preset's public encoders with a random decoder: where a training, or `load_reference`, starts."""
+        return cls(preset, load_clip(preset.clip), load_sam(preset.sam))
+
+    def load_reference(self, decoder_checkpoint: Path, lora_file: Path | None = None) -> None:
+        """Take files in the format of the published repository: the decoder's checkpoint and, merged at once, LoRA of SAM's encoder.
+
+        WeightsError: a file is damaged or of another model; nothing is changed then.
+        """
+        decoder = PositionPromptDecoder.from_reference(read_tensors(decoder_checkpoint), self.preset.decoder)
+        if lora_file is not None:
+            merge_lora(load_lora_file(self.sam.image_encoder, lora_file))
+            self.weights_changed()
+        self.decoder = decoder.to(self.device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both image encoders, and whether pixels are kept."""
+        return super().fingerprint if self.refiner is None else f"{super().fingerprint}-pixels"
+
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        """As `ClipSamSegmenter`, and for a refiner pixels [N, 3, 4g, 4g] of the square that the logits cover."""
+        features = super().encode_slices(slices, keys)
+        if self.refiner is not None:
+            features.tensors["pixels"] = self.logits_frame((slices.shape[-2], slices.shape[-1])).to_model(slices)
+        return features
+
+    def logits_frame(self, size: tuple[int, int]) -> Frame:
+        """Where the pixels of the logits, four per cell of SAM's grid, lie in a slice of (height, width)."""
+        side = 4 * self.decoder.preset.grid
+        return Frame.fit(size, (side, side), "top_left")
+
+    def judges_presence(self, prompt: Prompt) -> bool:
+        """Not for words that were learned from labels: a few cases tell nothing about how often CLIP's cosine is wrong."""
+        return prompt.key not in self.learned_words
+
+    def forward(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+    ) -> SegmenterOutput:
+        """logits [P, 4g, 4g] in SAM's frame, padding included; see `Segmenter.forward`.
+
+        RequestError: hints, which this model cannot use.
+        """
+        self.refuse_hints(hints)
+        if pairs is None:
+            pairs = all_pairs(len(slices), len(prompts), self.device)
+        inputs = self.decoder_inputs(slices, prompts, pairs)
+        return SegmenterOutput(self.draw(inputs), slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0])
+
+    def draw(self, inputs: DecoderInputs) -> Tensor:
+        """Logits [P, 4g, 4g] of what `decoder_inputs` gave."""
+        logits: Tensor = self.decoder(inputs.sam, inputs.priors, inputs.token)
+        if self.refiner is not None and inputs.pixels is not None:
+            logits = self.refiner(inputs.pixels, logits, inputs.token)
+        return logits[:, 0]
+
+    def decoder_inputs(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, priors: Tensor | None = None
+    ) -> DecoderInputs:
+        """What the decoder is given for each pair. priors: [P, priors, g, g], where they are known already."""
+        rows, words = pairs.to(self.device).unbind(1)
+        presence = self.presence(slices, prompts, pairs)
+        token = word_token_input(prompts.tensors["text"][words], presence)
+        sam_features = slices.tensors["sam"][rows].float()
+        if priors is None:
+            size = (sam_features.shape[-2], sam_features.shape[-1])
+            maps = self._prior_maps(slices, prompts, pairs)
+            priors = torch.stack([slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1)
+        pixels = slices.tensors["pixels"][rows].float() if self.refiner is not None else None
+        return DecoderInputs(sam_features, priors, token, presence, pixels)
+
+    def _prior_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> list[Tensor]:
+        """The preset's priors, each [P, patches, patches] in 0..1, on CLIP's grid."""
+        kind, maps = self.preset.decoder.prior, []
+        if kind in ("m2ib", "both"):
+            maps.append(normalise_maps(self.bottleneck_maps(slices, prompts, pairs)))
+        if kind in ("similarity", "both"):
+            cosine = self.cosine(slices, prompts, pairs, tokens=slice(1, None))
+            maps.append(torch.sigmoid(self.scores.similarity(cosine)).unflatten(1, (self.clip.grid, self.clip.grid)))
+        return maps
+
+
+def _without_decoder(bundle: Bundle) -> Bundle:
+    drawn = ("decoder.", "refiner.")
+    return replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(drawn)})

@@ -1,0 +1,1 @@
+"""How the weights of preset tiny were made, on drawings of bodies (docs/tiny.md)."""

@@ -1,1 +1,0 @@
-"""Training of the tiny weights that ship, and what other trainings share."""

@@ -1,0 +1,282 @@
+"""Published versions of a model: complete or not there at all, and always a way back.
+
+    versions/<n>/weights.safetensors, card.json    what was trained, and on what
+    current.json                                   which version serves, and which ones served before it
+
+Knows folders and digests; not what the weights mean. A version is a folder that `bundles.load_bundle` reads. Several processes may
+use one store: a training publishes, a server serves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+
+from wordmask.errors import RequestError, WeightsError
+from wordmask.files import replace_file, replace_text, sha256_of, sync
+from wordmask.weights.checkpoint import CARD, WEIGHTS, read_card
+
+logger = logging.getLogger(__name__)
+
+CURRENT = "current.json"
+DIGEST = "weights_sha256"  # in the card: of the file of weights, as it was published
+PATIENCE = 60.0  # seconds to wait for another process that publishes or rolls back
+_STAGED = ".staged-"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """One published version; card: what its training wrote, empty when it cannot be read; served: whether requests get it now."""
+
+    number: int
+    card: dict[str, Any]
+    served: bool
+
+
+@dataclass(frozen=True)
+class _Current:
+    """What current.json says. history: what rollback walks back through, oldest first, the last one serves; last: highest number ever."""
+
+    history: tuple[int | None, ...] = (None,)
+    last: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> _Current:
+        """ValueError, TypeError, LookupError, AttributeError, RecursionError: it is not what `text` wrote."""
+        content = json.loads(text)
+        history, last = content["history"], content.get("last", 0)
+        if not history or not all(n is None or _is_number(n) for n in history) or not (last == 0 or _is_number(last)):
+            raise ValueError(history)
+        return cls(tuple(history), last)
+
+    def text(self) -> str:
+        return json.dumps({"version": self.history[-1], "history": self.history, "last": self.last}) + "\n"
+
+
+class ModelStore:
+    """The versions of one model in one folder, which need not exist yet. ``None`` as a version: the preset's own weights.
+
+    Threads may share one object. Nothing but `publish` and `rollback` writes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self._lock = FileLock(folder / ".lock", timeout=PATIENCE)
+        self._looking = threading.Lock()
+        self._read: tuple[bytes | None, _Current] | None = None  # current.json, what it says
+        self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}  # number -> (state of its files, whether it can be used)
+
+    def __reduce__(self) -> tuple[type[ModelStore], tuple[Path]]:
+        """Another process gets a store of its own on the same folder."""
+        return ModelStore, (self.path,)
+
+    def folder(self, number: int) -> Path:
+        """Where a version lies."""
+        return self.path / "versions" / str(number)
+
+    def versions(self) -> list[VersionInfo]:
+        """Every published version, oldest first, the damaged ones too."""
+        serving = self.served()
+        return [VersionInfo(number, self._card(number) or {}, number == serving) for number in self._numbers()]
+
+    def current(self) -> int | None:
+        """Which version is meant to serve; see `served`."""
+        return self._current().history[-1]
+
+    def served(self) -> int | None:
+        """The version that serves: the current one, or the last usable one before it, or None.
+
+        Cheap enough for every request: files are read again only when they change. A version that is skipped leaves one warning.
+        """
+        return next((n for n in reversed(self._current().history) if n is None or self._is_sound(n)), None)
+
+    def publish(self, write: Callable[[Path], None]) -> int:
+        """Make a version of what ``write`` puts into the folder that it is given, and let it serve. Returns its number.
+
+        Killed at any moment, the version before serves on, and the next call removes what was left. Numbers are never used again.
+
+        WeightsError: what was written is no bundle, or another process keeps the store busy. OSError: the disk is full or fails;
+        nothing is published then.
+        """
+        with self._locked():
+            now = self._current()
+            if not (self.path / CURRENT).exists():  # else a first version whose publishing is killed would look like a lost current.json
+                replace_text(self.path / CURRENT, now.text())
+            number = self._last(now) + 1
+            staged = self._staging(number)
+            try:
+                write(staged)
+                _seal(staged)
+                with replace_file(self.path / CURRENT) as part:
+                    part.write_text(_Current((*now.history, number), number).text(), encoding="utf-8")
+                    sync(part)  # what needs room on the disk comes first
+                    staged.rename(self.folder(number))
+                    sync(self.path / "versions")
+            except BaseException:
+                shutil.rmtree(staged, ignore_errors=True)
+                raise
+        logger.info("Version %d of the model %s is published and serves.", number, self.path.name)
+        return number
+
+    def rollback(self, to: int | None = None) -> int | None:
+        """Let the version before the one that serves serve again, or version ``to`` (0: the preset's own weights). Returns what serves.
+
+        The version that is left stays there: its number can be given as ``to`` later.
+
+        RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process keeps the store busy.
+        """
+        with self._locked():
+            now = self._current()
+            wanted = self._before(now.history) if to is None else to or None
+            if wanted is not None and not (wanted in self._numbers() and self._is_sound(wanted)):
+                usable = ", ".join(str(number) for number in self._numbers() if self._is_sound(number)) or "none"
+                raise RequestError(
+                    f"The model {self.path.name!r} has no usable version {wanted}; there are {usable}, and 0 for the weights of the preset."
+                )
+            history = _cut_after(now.history, wanted) or (*now.history, wanted)
+            replace_text(self.path / CURRENT, _Current(history, self._last(now)).text())
+        logger.info("The model %s went back to %s.", self.path.name, "the weights of its preset" if wanted is None else f"version {wanted}")
+        return wanted
+
+    def reject(self, number: int, why: str) -> None:
+        """Skip a version in this process until its files change: they are whole, but no model could be built from them."""
+        logger.warning("Version %d of the model %s cannot be used (%s); the one before it serves.", number, self.path.name, why)
+        with self._looking:
+            self._sound[number] = (self._state(number), False)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process and thread at a time."""
+        (self.path / "versions").mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise WeightsError(
+                f"Another process has been changing the versions of the model {self.path.name!r} for a minute; try again later."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _last(self, now: _Current) -> int:
+        """The highest number that was ever used."""
+        return max([now.last, *(n for n in now.history if n is not None), *self._numbers()])
+
+    def _staging(self, number: int) -> Path:
+        """An empty folder beside the versions; what killed processes left is removed."""
+        versions = self.path / "versions"
+        for left in versions.glob(f"{_STAGED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        staged = versions / f"{_STAGED}{number}"
+        staged.mkdir()
+        return staged
+
+    def _before(self, history: tuple[int | None, ...]) -> int | None:
+        """The usable version before the one that serves; RequestError when the preset's own weights serve."""
+        serving = self.served()
+        if serving is None:
+            raise RequestError(f"The model {self.path.name!r} serves the weights of its preset already, so there is nothing to go back to.")
+        earlier = (_cut_after(history, serving) or ())[:-1]
+        return next((n for n in reversed(earlier) if n is None or self._is_sound(n)), None)
+
+    def _numbers(self) -> list[int]:
+        versions = self.path / "versions"
+        names = [path.name for path in versions.iterdir()] if versions.is_dir() else []
+        return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name))
+
+    def _current(self) -> _Current:
+        """What current.json says; when it is damaged or lost, every version there is, the newest last."""
+        with self._looking:
+            try:
+                content = (self.path / CURRENT).read_bytes()
+            except OSError:
+                content = None
+            if self._read is None or self._read[0] != content:
+                self._read = (content, self._parsed(content))
+            return self._read[1]
+
+    def _parsed(self, content: bytes | None) -> _Current:
+        try:
+            return _Current.parse((content or b"").decode())
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            numbers = self._numbers()
+            if numbers or content is not None:  # else nobody has trained the model yet
+                logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
+            return _Current((None, *numbers))
+
+    def _card(self, number: int) -> dict[str, Any] | None:
+        try:
+            return read_card(self.folder(number))
+        except WeightsError:
+            return None
+
+    def _state(self, number: int) -> tuple[int, ...]:
+        return (*_state(self.folder(number) / WEIGHTS), *_state(self.folder(number) / CARD))
+
+    def _is_sound(self, number: int) -> bool:
+        """Whether the files are those that were published; looked at again only when they change."""
+        with self._looking:
+            state = self._state(number)
+            known = self._sound.get(number)
+            if known is not None and known[0] == state:
+                return known[1]
+            published = (self._card(number) or {}).get(DIGEST)
+            sound = published is not None and published == weights_digest(self.folder(number))
+            if not sound:
+                logger.warning("Version %d of the model %s is damaged or missing and is not used.", number, self.path.name)
+            self._sound[number] = (state, sound)
+            return sound
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _cut_after(history: tuple[int | None, ...], number: int | None) -> tuple[int | None, ...] | None:
+    """The history up to the last time that ``number`` began to serve; None when it never did."""
+    places = [place for place, entry in enumerate(history) if entry == number]
+    return history[: places[-1] + 1] if places else None
+
+
+def _seal(folder: Path) -> None:
+    """Check that it is a bundle, write the digest of the weights into the card, and everything to the disk."""
+    card = read_card(folder)
+    try:
+        with safe_open(folder / WEIGHTS, framework="np"):  # reads the header and compares it with the file's size
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was published.") from error
+    text = json.dumps({**card, DIGEST: sha256_of(folder / WEIGHTS)}, indent=1) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of a bundle's or version's file of weights; None when it cannot be read."""
+    try:
+        return sha256_of(folder / WEIGHTS)
+    except OSError:
+        return None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Differs when the content may differ; empty when there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

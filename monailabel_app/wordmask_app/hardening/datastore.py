@@ -1,0 +1,302 @@
+"""MONAI Label's datastore in a folder, where an id is never a path and a crash loses nothing.
+
+MONAI Label makes paths of whatever ids and tags it is given, copies onto the old file, and truncates its record before it writes it
+anew (seen in 0.8.5). Here ids and tags are checked in one place, and every file is replaced whole or not at all.
+Knows files, ids and tags; not HTTP, not images.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+
+from wordmask.errors import RequestError
+from wordmask.files import remove_leftovers, replace_file, sync
+from wordmask_app.hardening.images import UnknownImageError, safe_id, safe_tag
+
+logger = logging.getLogger(__name__)
+
+MOST_INFO = 1_000_000  # characters of JSON about one image or label
+
+
+class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
+    """Every method that takes an id or a tag raises RequestError for one that is a path.
+
+    A file that a symbolic link leads out of the folder to is not served (UnknownImageError) and never removed.
+    One lock serves threads and processes: MONAI Label's batch inference writes the same record from a process of its own.
+    """
+
+    _datastore: LocalDatastoreModel
+
+    def __init__(self, datastore_path: str, **options: Any) -> None:
+        """options: as MONAI Label's. A damaged record is put aside with a warning and made anew from the files."""
+        self._root = Path(datastore_path).resolve()
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._held = FileLock(self._root / ".lock")  # one object: it may be taken again by the thread that has it
+        with self._held:
+            for folder in (self._root, *self._root.glob("labels/*")):
+                remove_leftovers(folder)
+        super().__init__(datastore_path, **options)
+        if options.get("auto_reload"):
+            self._handler.on_moved = self._on_replaced
+
+    def get_image(self, image_id: str, params: Any = None) -> Any:
+        """The content of an image; None when there is no such image."""
+        return super().get_image(_id(image_id), params)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """The file of an image; empty when there is no such image, UnknownImageError when it is outside the folder."""
+        return self._inside(super().get_image_uri(_id(image_id)))
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What is known of an image; empty when there is no such image."""
+        info: dict[str, Any] = super().get_image_info(_id(image_id))
+        shown = info.get("strategy", {})  # active learning counts on its form, and a client may have written anything there
+        if not isinstance(shown, dict) or not all(isinstance(entry, dict) for entry in shown.values()):
+            del info["strategy"]
+        return info
+
+    def get_label(self, label_id: str, label_tag: str, params: Any = None) -> Any:
+        """The content of a label; None when there is no such label."""
+        return super().get_label(_id(label_id), safe_tag(label_tag), params)
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """The file of a label; empty when there is no such label, UnknownImageError when it is outside the folder."""
+        return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is known of a label; empty when there is no such label."""
+        info: dict[str, Any] = super().get_label_info(_id(label_id), safe_tag(label_tag))
+        return info
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """The ids of an image's labels, by tag."""
+        found: dict[str, str] = super().get_labels_by_image_id(_id(image_id))
+        return found
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Files of images and their final labels, without those outside the folder."""
+        pairs: list[dict[str, Any]] = super().datalist(full_path)
+        return [pair for pair in pairs if not full_path or all(self._is_inside(Path(file)) for file in pair.values())]
+
+    def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
+        """Copy a file in as an image; RequestError for an id that is a path or an ending that is not served. Its labels stay."""
+        stem, ending = self._to_id(os.path.basename(image_filename))
+        image_id = _id(image_id or stem)
+        name = self._filename(image_id, self._served(ending))
+        info = {**_checked(image_info), "ts": int(time.time()), "name": name}
+        with self._held:
+            self._init_from_datastore_file()
+            before = self._datastore.objects.get(image_id)
+            labels = before.labels if before else {}
+            entry = ImageLabelModel(image=DataModel(info=info, ext=ending), labels=labels)
+            with self._changed(image_id, entry), _staged(self._place(self._datastore.image_path(), name), image_filename):
+                pass
+            if before is not None and before.image.ext != ending:
+                self._place(self._datastore.image_path(), image_id + before.image.ext).unlink(missing_ok=True)
+        return image_id
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels; ImageNotFoundException."""
+        with self._held:
+            entry = self._entry(image_id)
+            for tag, label in entry.labels.items():
+                self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(missing_ok=True)
+            self._place(self._datastore.image_path(), image_id + entry.image.ext).unlink(missing_ok=True)
+            with self._changed(image_id, None):
+                pass
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any] | None) -> str:
+        """Copy a file in as a label of an image: a label that was there stays whole until the new one is. ImageNotFoundException."""
+        _, ending = self._to_id(os.path.basename(label_filename))
+        name = self._filename(_id(image_id), self._served(ending))
+        info = {**_checked(label_info), "ts": int(time.time()), "name": name}
+        with self._held:
+            entry = self._entry(image_id)
+            folder = self._datastore.label_path(safe_tag(label_tag))
+            before = entry.labels.get(label_tag)
+            entry.labels[label_tag] = DataModel(info=info, ext=ending)
+            with self._changed(image_id, entry), _staged(self._place(folder, name), label_filename):
+                pass
+            if before is not None and before.ext != ending:
+                self._place(folder, image_id + before.ext).unlink(missing_ok=True)
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label; ImageNotFoundException, LabelNotFoundException."""
+        safe_tag(label_tag)
+        with self._held:
+            entry = self._entry(label_id)
+            label = entry.labels.pop(label_tag, None)
+            if label is None:
+                raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
+            self._place(self._datastore.label_path(label_tag), label_id + label.ext).unlink(missing_ok=True)
+            with self._changed(label_id, entry):
+                pass
+
+    def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
+        """Add to what is known of an image; ImageNotFoundException, RequestError for what is no JSON object."""
+        with self._held:
+            entry = self._entry(image_id)
+            entry.image.info.update(_checked(info))
+            with self._changed(image_id, entry):
+                pass
+
+    def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
+        """Add to what is known of a label; ImageNotFoundException, LabelNotFoundException, RequestError for what is no JSON object."""
+        safe_tag(label_tag)
+        with self._held:
+            entry = self._entry(label_id)
+            if label_tag not in entry.labels:
+                raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
+            entry.labels[label_tag].info.update(_checked(info))
+            with self._changed(label_id, entry):
+                pass
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """A ZIP of all images with a final label; UnknownImageError when there is none yet."""
+        if not self.datalist():
+            raise UnknownImageError("No image of this server has a final label yet, so there is no data set to download.")
+        found: str = super().get_dataset_archive(limit_cases)
+        return found
+
+    def _entry(self, image_id: str) -> ImageLabelModel:
+        """A copy of what the record says of an image, as it is on the disk now; with the lock held."""
+        _id(image_id)
+        self._init_from_datastore_file()
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            raise ImageNotFoundException(f"Image {image_id} not found")
+        return entry.model_copy(deep=True)
+
+    @contextmanager
+    def _changed(self, image_id: str, entry: ImageLabelModel | None) -> Iterator[None]:
+        """The record with a new entry, or without one; as before when the body or the writing fails."""
+        before = self._datastore.objects.get(image_id)
+        self._set(image_id, entry)
+        try:
+            with self._staged_record():
+                yield
+        except BaseException:
+            self._set(image_id, before)
+            raise
+
+    def _set(self, image_id: str, entry: ImageLabelModel | None) -> None:
+        if entry is None:
+            self._datastore.objects.pop(image_id, None)
+        else:
+            self._datastore.objects[image_id] = entry
+
+    @contextmanager
+    def _staged_record(self) -> Iterator[None]:
+        """The record is on the disk beside its place while the body runs, and in its place after it: a full disk shows before."""
+        try:
+            text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+            LocalDatastoreModel.model_validate_json(text)  # a value that cannot be read again would cost the whole record
+        except (ValueError, RecursionError):
+            raise RequestError("What is said of an image or label is nested too deeply, or has characters that cannot be kept.") from None
+        record = Path(self._datastore_config_path)
+        with _staged(record, text.encode()):
+            yield
+        self._config_ts = record.stat().st_mtime
+
+    def _served(self, ending: str) -> str:
+        known = [pattern.removeprefix("*") for pattern in self._extensions]
+        if ending not in known:
+            raise RequestError(f"Images and labels end in one of {', '.join(known)}, not in {ending[:20]!r}.")
+        return ending
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._root)
+
+    def _inside(self, uri: str) -> str:
+        if uri and not self._is_inside(Path(uri)):
+            raise UnknownImageError("The file of this image or label lies outside the folder of studies and is not served; copy it there.")
+        return uri
+
+    def _place(self, folder: str, name: str) -> Path:
+        """Where a file is written or removed; the name itself, not what a link of that name leads to."""
+        path = Path(folder) / name
+        if not self._is_inside(path.parent):
+            raise RequestError("This label_tag leads out of the folder of studies; use another one.")
+        return path
+
+    def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
+        found: dict[str, str] = super()._list_files(path, patterns)
+        return {name: file for name, file in found.items() if self._is_inside(Path(path) / file)}
+
+    def _reconcile_datastore(self) -> None:
+        with self._held:
+            super()._reconcile_datastore()
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read the record when it has changed; a damaged one is put aside."""
+        record = Path(self._datastore_config_path)
+        with self._held:
+            if not record.exists() or record.stat().st_mtime == self._config_ts:
+                return
+            changed = record.stat().st_mtime
+            try:
+                self._datastore = LocalDatastoreModel.model_validate_json(record.read_bytes())
+            except ValueError:
+                aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
+                record.rename(aside)
+                logger.warning("The record of images and labels was damaged; it is %s now, and made anew from the files.", aside.name)
+            self._datastore.base_path = self._datastore_path
+            self._config_ts = changed
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        with self._held, self._staged_record():
+            pass
+
+    def _on_replaced(self, event: Any) -> None:
+        """Another process, such as a batch inference, has replaced the record."""
+        if event.dest_path == self._datastore_config_path:
+            self._init_from_datastore_file()
+
+
+def _id(image_id: object) -> str:
+    """An id that is one file name; RequestError."""
+    safe = safe_id(image_id)
+    if "/" in safe or safe.startswith(".") or len(safe.encode(errors="replace")) > 200:
+        raise RequestError("image is the id of an image of this server: one short name, not a path.")
+    return safe
+
+
+def _checked(info: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(info or {}, Mapping):
+        raise RequestError('params and info are JSON objects, such as {"reviewed": true}.')
+    try:
+        size = len(json.dumps(info, default=str, allow_nan=False))
+    except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is no JSON
+        raise RequestError("params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth.") from None
+    if size > MOST_INFO:
+        raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")
+    return dict(info or {})
+
+
+@contextmanager
+def _staged(path: Path, content: str | bytes) -> Iterator[None]:
+    """Write a file beside its place, and move it there after the body; the old one stays when anything fails.
+
+    content: bytes, or the name of the file to copy.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as part:
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            shutil.copyfile(content, part)
+        sync(part)  # what needs room on the disk comes first
+        yield

@@ -1,0 +1,117 @@
+"""What a client may ask about: words that can be typed, models with their versions, and how the server is.
+
+Knows vocabulary, engines and jobs; not HTTP.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from wordmask import __version__
+from wordmask.models.base import segmenter_class
+from wordmask.models.presets import Preset
+from wordmask.words.prompt_sets import load_prompt_sets
+from wordmask.words.prompts import load_vocabulary
+from wordmask.words.vocabulary import Code, VocabularyEntry
+from wordmask_app.jobs.queue import JobState
+from wordmask_app.jobs.served_model import Engine
+from wordmask_app.runtime import Runtime
+from wordmask_app.tasks.trainers import train_task
+
+
+def vocabulary(engine: Engine, query: str, limit: int) -> dict[str, Any]:
+    """Suggestions for the beginning of a word, or a misspelt one; the first words of the vocabulary when nothing was typed.
+
+    trained: whether this model's weights were trained on the word; null when they are not limited to a list.
+    """
+    words = load_vocabulary()
+    model = engine.load_if_trained()
+    trained = frozenset() if model is None else model.trained_words
+    if not query.strip():
+        ordered = sorted(words.entries, key=lambda entry: entry.word not in trained)  # what works comes first
+        found = [(entry, entry.word, "prefix") for entry in ordered[:limit]]
+    else:
+        suggestions = words.suggest(query, limit=limit)
+        found = [(entry, s.matched, s.kind) for s in suggestions if (entry := words.lookup(s.word)) is not None]
+    return {
+        "model": engine.name,
+        "query": query,
+        "words": [_entry(entry, trained) | {"matched": matched, "kind": kind} for entry, matched, kind in found],
+    }
+
+
+def _entry(entry: VocabularyEntry, trained: frozenset[str]) -> dict[str, Any]:
+    return {
+        "word": entry.word,
+        "synonyms": list(entry.synonyms),
+        "trained": entry.word in trained if trained else None,
+        "modalities": list(entry.modalities),
+        "color": list(entry.color),
+        "window": entry.window,
+        "category": _code(entry.category_code),
+        "code": _code(entry.code),
+        "modifier": _code(entry.modifier),
+        "region": _code(entry.region),
+    }
+
+
+def _code(code: Code | None) -> dict[str, str] | None:
+    return None if code is None else {"scheme": code.scheme, "value": code.value, "meaning": code.meaning}
+
+
+def models(runtime: Runtime) -> dict[str, Any]:
+    """Every model of the server: what it is, what it can do, which version serves, and which others there are."""
+    return {"models": [_model(engine) for engine in runtime.engines.values()]}
+
+
+def _model(engine: Engine) -> dict[str, Any]:
+    preset: Preset = engine.preset
+    segmenter, capabilities = engine.load_if_trained(), segmenter_class(engine.name).capabilities
+    trainer = train_task(engine.name)
+    prompt_sets = {name: chosen.title for name, chosen in load_prompt_sets().sets.items()}
+    maps = ["labels", "probability", "uncertainty", *(["attribution"] if capabilities.attribution else [])]
+    return {
+        "name": engine.name,
+        "preset": preset.name,
+        "title": preset.title,
+        "description": preset.description,
+        "device": engine.device,
+        "hints": sorted(capabilities.hints),
+        "prompt_sets": prompt_sets if capabilities.prompt_sets else {},
+        "output_volumes": maps,
+        "windows": list(preset.windows),
+        "ready": segmenter is not None,
+        "trained_words": [] if segmenter is None else sorted(segmenter.trained_words),
+        "training": None if trainer is None else {"recipes": trainer.recipe_choice(), "words": trainer.asks_for_words},
+        "unknown_words": preset.unknown_words,
+        "version": engine.version,
+        "versions": [
+            {"number": version.number, "served": version.served, "card": version.card} for version in engine.store.versions()
+        ],
+    }
+
+
+def health(runtime: Runtime) -> dict[str, Any]:
+    """Figures for monitoring: versions, device, queue, caches, room on the disk. Sizes in bytes, times in seconds."""
+    jobs = runtime.queue.all()
+    return {
+        "status": "ok",
+        "wordmask": __version__,
+        "uptime": round(time.time() - runtime.began, 1),
+        "queue": {
+            "waiting": runtime.queue.waiting(),
+            "limit": runtime.queue.limit,
+            "running": sum(job.state is JobState.RUNNING for job in jobs),
+            "known": len(jobs),
+            "results_bytes": runtime.queue.kept_bytes(),
+            "results_limit": runtime.queue.keep_bytes,
+        },
+        "disk_free": shutil.disk_usage(runtime.spool.folder).free,
+        "models": [
+            {"name": engine.name, "preset": engine.preset.name, "version": engine.version, "device": engine.device}
+            | {"cache": engine.cache.statistics()}
+            for engine in runtime.engines.values()
+        ],
+    }

@@ -1,0 +1,91 @@
+"""What a client is told of an error: one status and one sentence for each kind. Knows errors; not routes, not models."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import uuid
+from dataclasses import dataclass, field
+
+import requests
+from fastapi import HTTPException
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+
+from wordmask.errors import CancelledError, DiskFullError, OutOfMemoryError, TooLargeError, UnknownModelError, WeightsError, WordMaskError
+from wordmask_app.hardening.background import TaskRunningError
+from wordmask_app.hardening.images import UnknownImageError
+from wordmask_app.jobs.queue import JobNotReadyError, QueueFullError, ResultGoneError, TimeLimitError, UnknownJobError
+
+logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_NAME = (errno.ENAMETOOLONG, errno.EISDIR)
+_REFERENCE = "reference "
+
+_STATUS: tuple[tuple[type[WordMaskError], int], ...] = (  # the first that fits; every other WordMaskError is the client's: 400
+    (UnknownImageError, 404),
+    (UnknownModelError, 404),
+    (UnknownJobError, 404),
+    (JobNotReadyError, 409),
+    (CancelledError, 409),
+    (ResultGoneError, 410),
+    (TooLargeError, 413),
+    (QueueFullError, 429),
+    (TaskRunningError, 429),
+    (OutOfMemoryError, 503),
+    (TimeLimitError, 503),
+    (WeightsError, 503),
+    (DiskFullError, 507),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """status: of HTTP; sentence: for people, without a trace or a path of the server; headers: what else the answer carries."""
+
+    status: int
+    sentence: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What to answer; the trace of an error that nobody foresaw goes to the log, under the reference that the sentence gives."""
+    if isinstance(error, WordMaskError):
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
+        return Fault(next((status for kind, status in _STATUS if isinstance(error, kind)), 400), str(error), headers)
+    if isinstance(error, HTTPException):
+        return Fault(error.status_code, str(error.detail), dict(error.headers or {}))
+    if isinstance(error, OSError) and error.errno in _FULL:
+        logger.error("The disk is full: %s", error)
+        return Fault(507, "The server's disk is full, so nothing was kept; free some space and send the request again.")
+    if isinstance(error, OSError) and error.errno in _NO_NAME:
+        return Fault(400, "The name of a file in the request is too long, or is no name of a file.")
+    if isinstance(error, requests.RequestException):
+        return _of_another_server(error)
+    if isinstance(error, ImageNotFoundException | LabelNotFoundException):
+        return Fault(404, "There is no such image or label on this server.")
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return Fault(400, "A part of the request is no valid JSON.")
+    if isinstance(error, MONAILabelException):
+        return Fault(400, f"{error.msg.rstrip('.')}.")
+    return Fault(500, f"Something went wrong on the server; its log says what, under {_reference(error)}.")
+
+
+def _reference(error: BaseException) -> str:
+    """Under which the log has the trace: written once, however often a client asks for the state of a job that ended with it."""
+    for note in getattr(error, "__notes__", ()):
+        if note.startswith(_REFERENCE):
+            return str(note)
+    reference = f"{_REFERENCE}{uuid.uuid4().hex[:8]}"
+    error.add_note(reference)
+    logger.error("%s: %s", reference, type(error).__name__, exc_info=error)
+    return reference
+
+
+def _of_another_server(error: requests.RequestException) -> Fault:
+    """The realm that knows passwords, or the DICOMweb server."""
+    logger.warning("Another server failed: %s", error)
+    if error.response is not None and error.response.status_code in (400, 401, 403):
+        return Fault(401, "The server that was asked did not accept this name or password.", {"WWW-Authenticate": "Bearer"})
+    return Fault(503, "A server that this one depends on does not answer as it should; try again later.", {"Retry-After": "10"})

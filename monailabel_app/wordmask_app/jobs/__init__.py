@@ -1,0 +1,1 @@
+"""How a request travels through the server: checked, queued, computed by the one worker, kept until it is fetched."""

@@ -1,0 +1,114 @@
+"""One loaded model with its feature cache, serving the version that is published.
+
+Knows models, versions and the pipeline; not requests on the wire, not jobs, not HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from wordmask.data.volumes import Volume
+from wordmask.errors import UntrainedError, WeightsError
+from wordmask.inference.cache import FeatureCache
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.result import Segmentation
+from wordmask.models.base import Segmenter, load_segmenter, segmenter_class
+from wordmask.models.presets import Preset, load_preset
+from wordmask.progress import CancelToken, Progress
+from wordmask.weights.versions import ModelStore
+from wordmask_app.jobs.requests import InferRequest
+from wordmask_app.settings import AppSettings
+
+logger = logging.getLogger(__name__)
+
+BUNDLED = "bundled"  # the version of a model whose own weights serve
+
+
+class Engine:
+    """A model of the server. One request computes at a time: others would compete for the same cores.
+
+    store: its published versions; the one that is published when a request begins answers it.
+    """
+
+    def __init__(self, name: str, chosen: AppSettings, store: ModelStore) -> None:
+        """UnknownModelError: there is no such model or preset. The weights are loaded by `load`, or by the first request."""
+        segmenter_class(name)
+        self.name, self.store = name, store
+        self.preset: Preset = load_preset(name, chosen.preset)
+        self.cache = FeatureCache(chosen.cache_mb * 2**20, chosen.cache_dir, chosen.cache_disk_mb * 2**20)
+        self._device = chosen.device
+        self._computing = threading.Lock()
+        self._loading = threading.Lock()  # apart from the other, so that a question about the model does not wait for a computation
+        self._version: int | None = None
+        self._volumes: VolumeSegmenter | None = None
+
+    @property
+    def version(self) -> str:
+        """What serves: the number of a published version, or ``bundled``."""
+        return BUNDLED if self._version is None else str(self._version)
+
+    @property
+    def device(self) -> str:
+        """Where it computes; what the configuration says while nothing is loaded."""
+        return self._device if self._volumes is None else str(self._volumes.segmenter.device)
+
+    def load(self) -> Segmenter:
+        """The model as the published version is now; WeightsError, UnknownModelError."""
+        return self._current().segmenter
+
+    def load_if_trained(self) -> Segmenter | None:
+        """As `load`; None for a model that has no weights before somebody trains it, and nobody did."""
+        try:
+            return self.load()
+        except UntrainedError:
+            return None
+
+    def segment(
+        self, volume: Volume, asked: InferRequest, *, progress: Callable[[Progress], None] | None = None, cancel: CancelToken | None = None
+    ) -> Segmentation:
+        """Segment what was asked for; WordMaskError as the pipeline raises it."""
+        with self._computing:
+            return self._current().segment(
+                volume,
+                asked.prompts,
+                plane=asked.plane,
+                window=asked.window,
+                threshold=asked.threshold,
+                slices=asked.slices,
+                hints=asked.hints,
+                keep=tuple(dict.fromkeys(("labels", asked.output_volume))),
+                progress=progress,
+                cancel=cancel,
+            )
+
+    def _current(self) -> VolumeSegmenter:
+        """The published version, loaded when it is not yet; a version that cannot be loaded leaves the one that serves in place."""
+        with self._loading:
+            wanted = self.store.served()
+            if self._volumes is None or wanted != self._version:
+                self._change_to(wanted)
+            assert self._volumes is not None
+            return self._volumes
+
+    def _change_to(self, wanted: int | None) -> None:
+        try:
+            self._volumes = self._loaded(wanted)
+            self._version = wanted
+        except WeightsError as error:
+            if wanted is None:
+                raise
+            logger.warning("Version %s of %s cannot be used (%s); version %s serves.", wanted, self.name, error, self.version)
+            if self._volumes is None:
+                self._volumes = self._loaded(None)
+
+    def _loaded(self, number: int | None) -> VolumeSegmenter:
+        started = time.perf_counter()
+        folder = None if number is None else self.store.folder(number)
+        segmenter = load_segmenter(self.name, preset=self.preset.name, device=self._device, weights=folder)
+        version = BUNDLED if number is None else str(number)
+        seconds = time.perf_counter() - started
+        logger.info("Loaded %s (%s, version %s) on %s in %.1f s", self.name, self.preset.name, version, segmenter.device, seconds)
+        return VolumeSegmenter(segmenter, cache=self.cache, version=version)

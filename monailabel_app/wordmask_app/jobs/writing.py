@@ -1,0 +1,31 @@
+"""The volume that was asked for, as a file. Knows segmentations and formats; not jobs, not HTTP."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from wordmask.data.volumes import write_label_map, write_scalar_map
+from wordmask.errors import DiskFullError, VolumeError
+from wordmask.inference.result import Segmentation
+from wordmask_app.jobs.requests import InferRequest
+
+LEAST_ROOM = 1 << 20  # bytes; with less, a failure to write is one of space
+
+
+def write_result(segmentation: Segmentation, asked: InferRequest, path: Path) -> Path:
+    """Write what was asked for to ``path``, whose ending says how; the file is removed when writing fails (VolumeError, DiskFullError)."""
+    try:
+        if asked.output_volume == "labels":
+            write_label_map(path, segmentation.labels, segmentation.geometry, compress=asked.compress, dtype=asked.dtype)
+        else:
+            (values,) = segmentation.maps[asked.output_volume].values()  # one word: InferRequest sees to it
+            write_scalar_map(path, values, segmentation.geometry, compress=asked.compress)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        no_room = isinstance(error, VolumeError) and shutil.disk_usage(path.parent).free < LEAST_ROOM  # ITK does not say why it failed
+        if no_room or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            raise DiskFullError("The server's disk is full, so nothing was kept; free some space and send the request again.") from None
+        raise
+    return path

@@ -1,0 +1,1 @@
+"""What MONAI Label knows as tasks: inference, training, scoring, and strategies that choose the next case."""

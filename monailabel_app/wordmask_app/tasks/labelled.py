@@ -1,0 +1,34 @@
+"""Labelled cases out of MONAI Label's datastore: final labels with the names that were submitted with them.
+
+Knows the datastore; not trainings. Values are taken from ``label_info`` by name, never by position.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from wordmask.errors import WordMaskError
+from wordmask.learning.cases import Case, words_of
+
+FINAL = DefaultLabelTag.FINAL.value
+
+
+def labelled_cases(datastore: Datastore) -> tuple[list[Case], list[str]]:
+    """Cases with a final label, by id, and a sentence for each that cannot be used because its labels have no names."""
+    cases, problems = [], []
+    for image in sorted(datastore.get_labeled_images()):
+        try:
+            words = words_of(_names(datastore.get_label_info(image, FINAL)), f"the label of {image}")
+        except WordMaskError as error:
+            problems.append(f"{image}: {error}")
+            continue
+        group = str(datastore.get_image_info(image).get("group", ""))
+        cases.append(Case(image, Path(datastore.get_image_uri(image)), Path(datastore.get_label_uri(image, FINAL)), words, group))
+    return cases, problems
+
+
+def _names(info: dict[str, Any]) -> Any:
+    return info.get("label_info") or (info.get("params") or {}).get("label_names") or []

@@ -1,0 +1,209 @@
+"""Which case to label next: the library's choice over the scores that are kept, as MONAI Label's clients and ours ask for it.
+
+Answers at once: scores that are missing or stale are made in the background and never waited for. Knows the datastore and the scores;
+not HTTP.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.strategy import Strategy
+
+from wordmask.data.volumes import read_volume
+from wordmask.learning.active.strategies import STRATEGIES, CaseScore, Choice, choose, look_up_strategy
+from wordmask.words.prompts import Prompt
+from wordmask_app.hardening.images import find_image
+from wordmask_app.runtime import Runtime
+from wordmask_app.tasks.scoring import (
+    UNREADABLE,
+    Entry,
+    ScoreBook,
+    engine_named,
+    is_refreshing,
+    is_valid,
+    stamp_of,
+    start_refresh,
+    words_for,
+)
+
+WITHOUT_SCORES = ("first", "random")
+
+
+@dataclass(frozen=True)
+class NextCase:
+    """What was chosen, and from what.
+
+    case: its id, None when no case is left; score: None where there is none; skipped: id -> why it cannot be read.
+    scored: of the ``unlabelled`` cases; stale: a score is missing, or of another version, other words or another file; refreshing: new
+    ones are being made; weight: what MONAI Label shows beside the case.
+    """
+
+    case: str | None
+    strategy: str
+    model: str
+    version: str
+    words: tuple[str, ...]
+    reason: str
+    score: CaseScore | None
+    skipped: dict[str, str]
+    unlabelled: int
+    scored: int
+    stale: bool
+    refreshing: bool
+    weight: float
+
+
+@dataclass
+class _Cases:
+    """The cases of one question, and what is kept of them. unread: id -> stamp, of those that nobody has tried to read yet."""
+
+    scores: dict[str, CaseScore]
+    labelled: list[CaseScore]
+    problems: dict[str, str]
+    unread: dict[str, str]
+    stale: bool
+
+
+class CaseChooser:
+    """Chooses the next case; every method may be called from any thread."""
+
+    def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
+        self._runtime, self._default_words = runtime, tuple(default_words)
+        self._books: dict[str, ScoreBook] = {}
+        self._readable: dict[tuple[str, str], str] = {}  # (id, stamp) -> why it cannot be read, empty when it can
+
+    def __call__(
+        self, strategy: str, datastore: Datastore, *, model: object = "", words: object = "", skip: Collection[str] = ()
+    ) -> NextCase:
+        """model, words: see `engine_named` and `words_for`; skip: ids not to be offered.
+
+        RequestError, UnknownModelError, PromptError: a sentence about what is wrong with the question.
+        """
+        look_up_strategy(strategy)
+        engine = engine_named(self._runtime, model)
+        engine.load()  # so that its version is the one that serves
+        names = tuple(prompt.word for prompt in words_for(words, datastore, self._default_words))
+        images = [image for image in datastore.get_unlabeled_images() if image not in skip]
+        cases = self._look_up(engine.name, engine.version, names, images, datastore)
+        if cases.stale and strategy not in WITHOUT_SCORES:
+            start_refresh(engine.name, names)
+        choice = self._choose(strategy, images, cases, datastore)
+        score = None if choice is None else cases.scores.get(choice.case)
+        return NextCase(
+            case=None if choice is None else choice.case,
+            strategy=strategy,
+            model=engine.name,
+            version=engine.version,
+            words=names,
+            reason=_nothing_left(images, skip) if choice is None else choice.reason,
+            score=score,
+            skipped=dict(sorted(cases.problems.items())),
+            unlabelled=len(images),
+            scored=len(cases.scores),
+            stale=cases.stale,
+            refreshing=is_refreshing(),
+            weight=1.0 if score is None else score.uncertainty,
+        )
+
+    def _look_up(self, model: str, version: str, words: tuple[str, ...], images: Sequence[str], datastore: Datastore) -> _Cases:
+        book = self._books.setdefault(model, ScoreBook(self._runtime.engines[model].store))
+        entries = book.read()[1]
+        labelled = [entries[image].score for image in datastore.get_labeled_images() if image in entries]
+        cases = _Cases({}, [score for score in labelled if score is not None], {}, {}, stale=False)
+        for image in images:
+            entry, stamp = entries.get(image), stamp_of(image, datastore)
+            cases.stale |= not is_valid(entry, stamp, version, words, labelled=False)
+            if entry is None or entry.stamp != stamp:
+                cases.unread[image] = stamp
+            else:
+                _sort_in(image, entry, cases)
+        return cases
+
+    def _choose(self, strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore) -> Choice | None:
+        """A case that can be read; those that cannot are added to the problems. None when no case is left."""
+        left = [image for image in images if image not in cases.problems]
+        while left:
+            choice = _pick(strategy, left, cases, datastore)
+            problem = self._problem(choice.case, cases.unread.get(choice.case), datastore)
+            if not problem:
+                return choice
+            cases.problems[choice.case] = problem
+            left.remove(choice.case)
+        return None
+
+    def _problem(self, image: str, stamp: str | None, datastore: Datastore) -> str:
+        """Why an image cannot be read, empty when it can; stamp: None where a scoring has read it. Read once per file."""
+        if stamp is None:
+            return ""
+        if (image, stamp) not in self._readable:
+            try:
+                read_volume(find_image(image, datastore), max_voxels=self._runtime.chosen.megavoxels * 10**6)
+                self._readable[image, stamp] = ""
+            except UNREADABLE as error:
+                self._readable[image, stamp] = str(error)
+        return self._readable[image, stamp]
+
+
+class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no types
+    """A strategy as MONAI Label lists and calls it: the same choice as `POST /wordmask/next`."""
+
+    def __init__(self, name: str, chooser: CaseChooser) -> None:
+        super().__init__(f"Next is {STRATEGIES[name]}")
+        self._name, self._chooser = name, chooser
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """``id`` of an image, ``weight`` (its uncertainty, 1 where none is known), ``reason``, ``skipped``; None when none is left.
+
+        request: ``model``, ``words`` and ``skip`` as of the chooser.
+        """
+        skip = request.get("skip")
+        skip = [image for image in skip if isinstance(image, str)] if isinstance(skip, list) else []
+        found = self._chooser(self._name, datastore, model=request.get("model"), words=request.get("words"), skip=skip)
+        if found.case is None:
+            return None
+        return {"id": found.case, "weight": found.weight, "reason": found.reason, "skipped": found.skipped}
+
+
+def _sort_in(image: str, entry: Entry, cases: _Cases) -> None:
+    if entry.problem:
+        cases.problems[image] = entry.problem
+    elif entry.score is not None and not entry.embedded:
+        cases.scores[image] = entry.score
+
+
+def _pick(strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore) -> Choice:
+    if strategy == "random":
+        return Choice(_rather_not_offered(images, datastore), "Chosen by chance.")
+    if strategy in WITHOUT_SCORES:
+        return choose(strategy, [CaseScore.unscored(image) for image in images], [])
+    scored = [cases.scores[image] for image in images if image in cases.scores]
+    if not scored:
+        return Choice(_rather_not_offered(images, datastore), "Chosen by chance, because no case has been scored yet.")
+    choice = choose(strategy, scored, cases.labelled)
+    return Choice(choice.case, f"{choice.reason} The scores are not up to date.") if cases.stale else choice
+
+
+def _rather_not_offered(images: Sequence[str], datastore: Datastore) -> str:
+    """One by chance, rather one that was not offered lately."""
+    now = int(time.time())
+    weights = [max(1, now - _offered(datastore.get_image_info(image))) for image in images]
+    (chosen,) = random.choices(images, weights=weights)
+    return chosen
+
+
+def _offered(info: Mapping[str, Any]) -> int:
+    """When an image was last offered, in seconds since 1970; 0 when it was not."""
+    times = [shown.get("ts") for shown in info.get("strategy", {}).values()]
+    return max((shown for shown in times if type(shown) is int), default=0)
+
+
+def _nothing_left(images: Sequence[str], skip: Collection[str]) -> str:
+    if images:
+        return "None of the cases without a final label can be read."
+    return "Every case has its final label." if not skip else "Every case that is not left out has its final label."
