@@ -111,7 +111,7 @@ def test_the_public_address_stands_where_the_list_says_and_nowhere_else() -> Non
     page = (REPOSITORY / "docs" / "slicer.md").read_text(encoding="utf-8")
     steps = page.partition("## What only a public address can complete")[2]
     listed = set(re.findall(r"^- `([^`]+)`:", steps, re.MULTILINE))
-    folders = [REPOSITORY / name for name in ("docs", "experiments", "lib", "monailabel_app", "sample_data", "slicer_module")]
+    folders = [REPOSITORY / name for name in ("docs", "lib", "monailabel_app", "sample_data", "slicer_module")]
     files = [*REPOSITORY.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
     texts = [path for path in files if path.suffix in (".cff", ".json", ".md", ".py", ".toml", ".txt", ".ui") and path.is_file()]
     found = {str(path.relative_to(REPOSITORY)) for path in texts if ADDRESS in path.read_text(encoding="utf-8")}

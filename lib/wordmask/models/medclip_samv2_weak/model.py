@@ -1,7 +1,8 @@
 """MedCLIP-SAMv2 with weak supervision (Medical Image Analysis 2025): an ensemble of nnU-Nets that learned from the zero-shot masks.
 
 Knows slices, the words that the networks were trained on, and their square; not volumes, not CLIP, not how the networks were trained
-(wordmask.learning.weak). Written from methods.md 2.4. Differs from the released code: uncertainty is the binary entropy in nats, and 0, not NaN,
+(wordmask.learning.weak).
+Written from methods.md 2.4. Differs from the released code: uncertainty is the binary entropy in nats, and 0, not NaN,
 where the probability is 0 or 1.
 """
 

@@ -1,6 +1,6 @@
 """Simulated active learning: a person labels what a strategy chooses, and the model is trained anew after every round.
 
-    python -m experiments.active_learning breast --strategies random uncertainty hybrid --seeds 1 2 3
+    python -m docs.experiments.active_learning breast --strategies random uncertainty hybrid --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.few_shot import MODEL, PRESET
-from experiments.pool import TASKS, Pool, load_pool, read_all
-from experiments.results import Results, scores_of
+from docs.experiments.few_shot import MODEL, PRESET
+from docs.experiments.pool import TASKS, Pool, load_pool, read_all
+from docs.experiments.results import Results, scores_of
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.active.strategies import CaseScore, choose, embed_case, score_case
 from wordmask.learning.cases import Case, LabelledVolume

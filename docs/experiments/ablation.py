@@ -1,6 +1,6 @@
 """What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give, at tiny size.
 
-    python -m experiments.ablation breast --seeds 1 2 3
+    python -m docs.experiments.ablation breast --seeds 1 2 3
 
 Every variant starts with a random decoder on the encoders that ship, and learns from the same cases for the same number of steps.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.few_shot import learn
-from experiments.pool import TASKS, load_pool, read_all
-from experiments.results import Results, scores_of
+from docs.experiments.few_shot import learn
+from docs.experiments.pool import TASKS, load_pool, read_all
+from docs.experiments.results import Results, scores_of
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 

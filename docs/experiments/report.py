@@ -1,4 +1,4 @@
-"""Tables and plots of docs/experiments from the result files: ``python -m experiments.report``."""
+"""Tables and plots of docs/experiments from the result files: ``python -m docs.experiments.report``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from experiments.results import Results
+from docs.experiments.results import Results
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,6 +1,6 @@
 """DHN-NCE against InfoNCE: what a tuning of the tiny CLIP on captions of drawings gives at equal steps, judged by retrieval.
 
-    python -m experiments.tune_clip --seeds 1 2 3
+    python -m docs.experiments.tune_clip --seeds 1 2 3
 
 Every seed draws its own pictures, which no pretraining has used, and trains both losses on the same pairs in the same order.
 """
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from experiments.pool import read_all
-from experiments.results import Results
+from docs.experiments.pool import read_all
+from docs.experiments.results import Results
 from wordmask.demo.samples import load_samples
 from wordmask.learning.captions import CaptionList, read_caption_list
 from wordmask.learning.cases import Case
@@ -31,7 +31,7 @@ from wordmask.phantoms.words import LABELS
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, make_slices
 from wordmask.weights.versions import ModelStore
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 FIRST_SEED, DEVELOPMENT_SEED = 810_000, 820_000  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020
 PAIRS = 1800
 CHANGES = {"held_out": 0.3}  # 540 pairs to judge by

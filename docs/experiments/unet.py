@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor
 
-from experiments.pool import Task
+from docs.experiments.pool import Task
 from wordmask.data.letterbox import Frame
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate

@@ -1,6 +1,6 @@
 """What a training on a new word does to the old ones, with and without repeating them, and what a second training does to the first word.
 
-    python -m experiments.forgetting --seeds 1 2 3
+    python -m docs.experiments.forgetting --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.few_shot import MODEL, PRESET
-from experiments.pool import load_pool, read_all
-from experiments.results import Results, scores_of
+from docs.experiments.few_shot import MODEL, PRESET
+from docs.experiments.pool import load_pool, read_all
+from docs.experiments.results import Results, scores_of
 from wordmask.demo.samples import load_samples
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.cases import Case, LabelledVolume
@@ -23,7 +23,7 @@ from wordmask.learning.recipes import load_recipe
 from wordmask.models.base import Segmenter, load_segmenter
 from wordmask.weights.versions import ModelStore
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 CASES = 10
 CHANGES = {"epochs": 3, "validate_every": 3}  # 120 steps
 ORDER = ("hippocampus", "breast")

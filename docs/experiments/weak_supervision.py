@@ -1,6 +1,6 @@
 """What nnU-Net makes of the zero-shot masks of MedCLIP-SAMv2 that it is trained on: Dice of both on untouched drawings and on the samples.
 
-    python -m experiments.weak_supervision lesions xray --seeds 1
+    python -m docs.experiments.weak_supervision lesions xray --seeds 1
 
 Lesions: pictures with one or none, which tiny draws well. X-rays: it finds the things, and often misses one lung, or draws a blocky heart.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from experiments.results import Results, scores_of
+from docs.experiments.results import Results, scores_of
 from wordmask.demo.samples import load_samples
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import ValidationScore, validate
@@ -31,7 +31,7 @@ from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import label_values
 from wordmask.weights.versions import ModelStore
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 TEACHER, PRESET, SIZE = "medclip_samv2", "tiny", 160
 LEARN, TEST = 60, 30  # images of each kind
 LEARN_SEED, TEST_SEED, DEVELOPMENT_SEED = 810_000, 820_000, 830_000  # of no training, calibration or sample

@@ -1,6 +1,6 @@
 """MedCLIP-SAMv2 without any training of its own, against Simple-ViLMedSAM, on the sample studies: Dice per kind of image and word.
 
-    python -m experiments.zero_shot
+    python -m docs.experiments.zero_shot
 
 ``--development`` tries ways to divide a map on other phantoms; the tiny preset was chosen by it, and by nothing else.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.report import table
-from experiments.results import Results
+from docs.experiments.report import table
+from docs.experiments.results import Results
 from wordmask.demo.samples import load_samples
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case, LabelledVolume
@@ -27,7 +27,7 @@ from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.presets import ZeroShotPreset, load_preset
 from wordmask.weights.checkpoint import bundle_folder, read_card
 
-SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 DEVELOPMENT_SEED = 800_001  # of no training, calibration or sample
 DEVELOPMENT_SHARE = 0.5  # 20 slices of CT and 2 pictures of each kind
 PUBLISHED = ZeroShotPreset()  # two means; one box around the largest object

@@ -1,6 +1,6 @@
 """Few-shot curves: what so many labelled cases give, against MONAI's BasicUNet trained from scratch for the same processor time.
 
-    python -m experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
+    python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from experiments.pool import TASKS, Pool, load_pool, read_all
-from experiments.results import Results, scores_of
-from experiments.unet import train_unet
+from docs.experiments.pool import TASKS, Pool, load_pool, read_all
+from docs.experiments.results import Results, scores_of
+from docs.experiments.unet import train_unet
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.finetuning.run import TrainingRequest, train_model
