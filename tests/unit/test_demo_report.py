@@ -10,9 +10,10 @@ from PIL import Image
 from rich.console import Console
 from tests.support.servers import SAMPLES
 
-from wordmask.demo.report import Findings, Timing, print_report, too_easy, write_contact_sheet
+from wordmask.demo.report import Findings, Timing, print_report, too_easy
 from wordmask.demo.samples import SampleCase, load_samples, true_mask
 from wordmask.errors import VolumeError
+from wordmask.learning.evaluation.contact_sheet import write_contact_sheet
 
 
 def a_case(**words: tuple[int, ...]) -> SampleCase:

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from wordmask.demo.baselines import baseline_dice
 from wordmask.demo.client import Answer, AppClient, running_server
-from wordmask.demo.report import Findings, Timing, print_report, write_contact_sheet
+from wordmask.demo.report import Findings, Timing, print_report
 from wordmask.demo.samples import SampleCase, load_samples, true_mask
 from wordmask.errors import WordMaskError
 from wordmask.inference.overlay import overlay_labels
+from wordmask.learning.evaluation.contact_sheet import write_contact_sheet
 from wordmask.learning.evaluation.metrics import dice
-from wordmask.pretraining.baselines import baseline_dice
 from wordmask.words.prompts import parse_prompts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
