@@ -18,7 +18,7 @@ from wordmask.errors import PromptError, RequestError, UnknownModelError, Untrai
 from wordmask_app.app import WordMaskApp
 from wordmask_app.hardening.images import same_stem
 from wordmask_app.http import catalogue
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.settings import AppSettings
 
 
@@ -245,7 +245,7 @@ def test_the_log_has_one_line_for_a_request(a_stub_server, caplog):
     with caplog.at_level(logging.INFO, logger="wordmask_app"):
         a_stub_server.post("ct", ask(prompt="liver"))
         a_stub_server.post("ct", ask(prompt=""))
-    lines = [record.getMessage() for record in caplog.records if record.name in ("wordmask_app.runtime", "wordmask_app.hardening.guards")]
+    lines = [record.getMessage() for record in caplog.records if record.name in ("wordmask_app.jobs.runtime", "wordmask_app.http.guards")]
     assert len(lines) == 2
     assert "words='liver'" in lines[0]
     assert lines[0].endswith("outcome='ok'")
@@ -288,7 +288,7 @@ def test_a_model_that_waits_for_its_first_training_is_listed_and_answers_with_a_
         (model,) = catalogue.models(runtime)["models"]
         assert (model["ready"], model["trained_words"], model["hints"], model["version"]) == (False, [], [], "bundled")
         assert model["training"] == {"recipes": ["small", "paper", "smoke"], "words": True}
-        engine = runtime.engines["medclip_samv2_weak"]
+        engine = runtime.models["medclip_samv2_weak"]
         assert [word["trained"] for word in catalogue.vocabulary(engine, "liv", 1)["words"]] == [None]
         with pytest.raises(UntrainedError, match="wordmask train-weak"):
             engine.load()

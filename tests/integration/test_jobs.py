@@ -46,7 +46,7 @@ def test_a_volume_comes_with_the_job_and_is_removed_with_it(a_stub_server):
 
 def test_the_same_content_uploaded_twice_uses_the_kept_features(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    cache = a_stub_server.app.runtime.engines["simple_vilmedsam"].cache
+    cache = a_stub_server.app.runtime.models["simple_vilmedsam"].cache
     misses = []
     for name in ("monday.nii.gz", "tuesday.nii.gz"):
         job = a_stub_server.start("", ask(prompt="liver"), files={"file": (name, content)}).json()

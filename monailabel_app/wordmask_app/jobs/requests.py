@@ -7,6 +7,7 @@ Knows the names and types of parameters; not whether they fit a volume, which th
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 LABEL_TYPES = ("uint8", "uint16", "int16", "int32")
 SCRIBBLES = ("scribbles", "label")  # "label" is where MONAI Label puts an uploaded scribble mask
 MOST_POINTS = 1000
+MOST_PARAMS = 1_000_000  # characters of a form field with JSON
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,19 @@ class InferRequest:
             dtype=_dtype(params, output_volume),
             compress=switch(params, "result_compress", default=True),
         )
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """What a form field with JSON holds; RequestError when it is not an object, or too long."""
+    if len(text) > MOST_PARAMS:
+        raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are taken.")
+    try:
+        params = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise RequestError('params is not valid JSON; for example: {"prompt": "liver, spleen"}.') from None
+    if not isinstance(params, dict):
+        raise RequestError('params must be a JSON object; for example: {"prompt": "liver, spleen"}.')
+    return params
 
 
 def switch(params: Mapping[str, Any], name: str, *, default: bool) -> bool:

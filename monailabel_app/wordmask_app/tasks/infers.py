@@ -19,14 +19,14 @@ from wordmask.models.base import segmenter_class
 from wordmask.words.labels import LabelTable
 from wordmask.words.prompts import Prompt
 from wordmask_app.jobs.requests import InferRequest
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.runtime import Runtime
 
 
 class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
     """A text-prompted model as MONAI Label sees it. Keeps nothing of a request: two at the same time cannot mix."""
 
     def __init__(self, name: str, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
-        preset = runtime.engines[name].preset
+        preset = runtime.models[name].preset
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=LabelTable.from_prompts(default_words).names(),
@@ -43,7 +43,7 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
         """True: the model was loaded when the server started."""
         return True
 
-    def asked(self, params: Mapping[str, Any]) -> InferRequest:
+    def check_request(self, params: Mapping[str, Any]) -> InferRequest:
         """The parameters of a request, checked against what the model can do; PromptError, RequestError."""
         asked = InferRequest.from_params(params, default_words=self._default_words)
         capabilities = segmenter_class(self.name).capabilities
@@ -53,5 +53,5 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """request: its parameters, ``image`` a file. Returns the result file, for the caller to remove, and its JSON."""
-        result = self._runtime.segment(self.name, Path(request["image"]), self.asked(request))
+        result = self._runtime.segment(self.name, Path(request["image"]), self.check_request(request))
         return str(result.file), result.fields

@@ -19,12 +19,11 @@ from wordmask.data.volumes import read_volume
 from wordmask.learning.active.strategies import STRATEGIES, CaseScore, Choice, choose, look_up_strategy
 from wordmask.words.prompts import Prompt
 from wordmask_app.hardening.images import find_image
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.tasks.scoring import (
     UNREADABLE,
     Entry,
     ScoreBook,
-    engine_named,
     is_refreshing,
     is_valid,
     stamp_of,
@@ -81,25 +80,25 @@ class CaseChooser:
     def __call__(
         self, strategy: str, datastore: Datastore, *, model: object = "", words: object = "", skip: Collection[str] = ()
     ) -> NextCase:
-        """model, words: see `engine_named` and `words_for`; skip: ids not to be offered.
+        """model, words: see `Runtime.find_model` and `words_for`; skip: ids not to be offered.
 
         RequestError, UnknownModelError, PromptError: a sentence about what is wrong with the question.
         """
         look_up_strategy(strategy)
-        engine = engine_named(self._runtime, model)
-        engine.load()  # so that its version is the one that serves
+        served = self._runtime.find_model(model)
+        served.load()  # so that its version is the one that serves
         names = tuple(prompt.word for prompt in words_for(words, datastore, self._default_words))
         images = [image for image in datastore.get_unlabeled_images() if image not in skip]
-        cases = self._look_up(engine.name, engine.version, names, images, datastore)
+        cases = self._look_up(served.name, served.version, names, images, datastore)
         if cases.stale and strategy not in WITHOUT_SCORES:
-            start_refresh(engine.name, names)
+            start_refresh(served.name, names)
         choice = self._choose(strategy, images, cases, datastore)
         score = None if choice is None else cases.scores.get(choice.case)
         return NextCase(
             case=None if choice is None else choice.case,
             strategy=strategy,
-            model=engine.name,
-            version=engine.version,
+            model=served.name,
+            version=served.version,
             words=names,
             reason=_nothing_left(images, skip) if choice is None else choice.reason,
             score=score,
@@ -112,7 +111,7 @@ class CaseChooser:
         )
 
     def _look_up(self, model: str, version: str, words: tuple[str, ...], images: Sequence[str], datastore: Datastore) -> _Cases:
-        book = self._books.setdefault(model, ScoreBook(self._runtime.engines[model].store))
+        book = self._books.setdefault(model, ScoreBook(self._runtime.models[model].store))
         entries = book.read()[1]
         labelled = [entries[image].score for image in datastore.get_labeled_images() if image in entries]
         cases = _Cases({}, [score for score in labelled if score is not None], {}, {}, stale=False)

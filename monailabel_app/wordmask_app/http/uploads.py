@@ -14,7 +14,7 @@ from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from wordmask_app.jobs.submissions import json_object
+from wordmask_app.jobs.requests import json_object
 
 AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 Json = Annotated[str, Form()]
