@@ -16,10 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOTS = {"wordmask": REPOSITORY / "lib/wordmask", "wordmask_app": REPOSITORY / "monailabel_app/wordmask_app"}
 
 BASE = ("errors", "files", "resources", "progress")
-PARTS = (*BASE, "words", "data", "weights")
-MODELS = (*PARTS, "environment", "encoders", "models")
+PARTS = (*BASE, "words", "data", "weights", "environment")
+MODELS = (*PARTS, "encoders", "models")
 LIBRARY = (*MODELS, "phantoms", "inference", "learning")
-SERVER = (*LIBRARY, "wordmask")
+SERVER = (*MODELS, "inference", "app.settings", "app.hardening")
 
 # Package -> what it may import, each row naming rows above it only. `wordmask` is the front door, lib/wordmask/__init__.py; a name with
 # a dot is of the app. words, data and weights do not know each other.
@@ -33,20 +33,20 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "weights": BASE,
     "environment": BASE,
     "phantoms": (),
-    "encoders": (*PARTS, "environment"),
-    "models": (*PARTS, "environment", "encoders"),
+    "encoders": PARTS,
+    "models": (*PARTS, "encoders"),
     "inference": MODELS,
     "wordmask": (*MODELS, "inference"),
     "learning": (*MODELS, "phantoms", "inference"),
     "pretraining": LIBRARY,
     "demo": (*LIBRARY, "pretraining"),
-    "app.settings": SERVER,
-    "app.hardening": (*SERVER, "app.settings"),
-    "app.jobs": (*SERVER, "app.settings", "app.hardening"),
-    "app.tasks": (*SERVER, "app.settings", "app.hardening", "app.jobs"),
-    "app.http": (*SERVER, "app.settings", "app.hardening", "app.jobs", "app.tasks"),
-    "app.app": (*SERVER, "app.settings", "app.hardening", "app.jobs", "app.tasks", "app.http"),
+    "app.settings": (*BASE, "words"),
+    "app.hardening": BASE,
     "app.serving": (*BASE, "weights", "app.settings", "app.hardening"),
+    "app.jobs": SERVER,
+    "app.tasks": (*SERVER, "learning", "app.jobs"),
+    "app.http": (*SERVER, "learning", "wordmask", "app.jobs", "app.tasks"),
+    "app.app": (*SERVER, "learning", "wordmask", "app.jobs", "app.tasks", "app.http"),
     "cli": (*LIBRARY, "wordmask", "pretraining", "app.serving"),
 }
 
