@@ -93,11 +93,11 @@ def ask(client: AppClient, cases: Sequence[SampleCase], scratch: Path) -> Findin
     scores, marked, version = {}, {}, ""
     for case in cases:
         truth = case.true_labels()
-        answer = client.infer(MODEL, case.name, {"prompt": WORD})
+        answer = client.infer(MODEL, case.name, {"words": WORD})
         version, marked[case.name] = answer.fields["version"], labels_of(answer, scratch, "answer") == 1
         scores[case.name, WORD] = dice(marked[case.name], truth_of(case))
         for words in case.groups():
-            answer = client.infer(MODEL, case.name, {"prompt": words})
+            answer = client.infer(MODEL, case.name, {"words": words})
             labels, values = labels_of(answer, scratch, "answer"), answer.fields["label_names"]
             scores |= {(case.name, word): dice(labels == values[word], true_mask(truth, case.words[word])) for word in words}
     return Findings(version, scores, marked)

@@ -54,7 +54,7 @@ def time_words(client: AppClient, cases: Sequence[SampleCase]) -> Timing | None:
     """Ask for one word and then for another, on the first volume that has two of one window."""
     for case in cases:
         if case.modality == "CT" and (words := two_words(case)) is not None:
-            first, following = (client.infer(MODEL, case.name, {"prompt": word}).seconds for word in words)
+            first, following = (client.infer(MODEL, case.name, {"words": word}).seconds for word in words)
             return Timing(case.name, words, (first, following))
     return None
 
@@ -63,7 +63,7 @@ def ask_present(client: AppClient, case: SampleCase, output: Path, findings: Fin
     """Ask for the words that are there, those that share no voxel together; keep label maps, Dice and one overlay picture."""
     truth = case.true_labels()
     for number, words in enumerate(case.groups(), start=1):
-        answer = client.infer(MODEL, case.name, {"prompt": words})
+        answer = client.infer(MODEL, case.name, {"words": words})
         stem = f"{case.name}_labels" + (f"_{number}" if number > 1 else "")
         labels, values = labels_of(answer, output, stem), answer.fields["label_names"]
         for word in words:
@@ -75,7 +75,7 @@ def ask_present(client: AppClient, case: SampleCase, output: Path, findings: Fin
 def ask_absent(client: AppClient, case: SampleCase, scratch: Path, findings: Findings) -> None:
     """Ask for each word that is not there, by itself: no other word can take its false voxels."""
     for word in case.absent:
-        answer = client.infer(MODEL, case.name, {"prompt": word})
+        answer = client.infer(MODEL, case.name, {"words": word})
         findings.false_voxels[case.name, word] = int(np.count_nonzero(labels_of(answer, scratch, "absent")))
 
 

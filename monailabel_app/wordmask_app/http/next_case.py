@@ -37,7 +37,7 @@ def answer_next(asked: NextRequest, source: CaseSource, choose: CaseChooser, run
     if found.case is not None:
         _take_note(found.case, asked, source.datastore())
         try:
-            submission = Submission(found.model, found.case, params=json.dumps({"prompt": list(found.words)}))
+            submission = Submission(found.model, found.case, params=json.dumps({"words": list(found.words)}))
             preview = job_status(runtime.queue.submit(make_job(submission, source, runtime)), runtime.queue)
         except WordMaskError as error:  # a full queue must not keep the case from who asks for it
             problem = str(error)

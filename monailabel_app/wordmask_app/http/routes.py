@@ -34,7 +34,7 @@ LOOK = 0.5  # seconds between looks whether a waiting client is still there
 
 AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
-Params = Annotated[str, Form(description='JSON, such as {"prompt": "liver, spleen"}; docs/server.md has every parameter')]
+Params = Annotated[str, Form(description='JSON, such as {"words": "liver, spleen"}; docs/server.md has every parameter')]
 Upload = Annotated[UploadFile | None, File()]
 
 router = APIRouter(prefix="/wordmask", tags=["WordMask"])

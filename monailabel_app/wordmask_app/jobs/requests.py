@@ -50,7 +50,7 @@ class InferRequest:
         """params: the request's JSON. PromptError or RequestError names the parameter, what was found and what is allowed."""
         _refuse_scribbles(params)
         output_volume = cast(OutputVolume, _choice(params, "output_volume", get_args(OutputVolume), default="labels"))
-        typed = params.get("prompt")
+        typed = read_words(params)
         prompts = tuple(default_words if typed is None else parse_prompts(typed))
         if (prompt_set := _text(params, "prompt_set")) is not None:
             prompts = tuple(replace(prompt, prompt_set=prompt_set) for prompt in prompts)
@@ -72,6 +72,19 @@ class InferRequest:
         )
 
 
+def read_words(params: Mapping[str, Any]) -> Any:
+    """The words as they were sent, None when there are none: ``words``, or ``prompt``, its other name on every route with a JSON body.
+
+    RequestError: both are given, and differ.
+    """
+    words, prompt = params.get("words"), params.get("prompt")
+    if prompt is None or prompt == "":
+        return prompt if words is None else words
+    if words is None or words == "" or words == prompt:
+        return prompt
+    raise RequestError(f"words and prompt mean the same, but words is {_shown(words)} and prompt is {_shown(prompt)}; leave prompt out.")
+
+
 def json_object(text: str) -> dict[str, Any]:
     """What a form field with JSON holds; RequestError when it is not an object, or too long."""
     if len(text) > MOST_PARAMS:
@@ -79,9 +92,9 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         params = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        raise RequestError('params is not valid JSON; for example: {"prompt": "liver, spleen"}.') from None
+        raise RequestError('params is not valid JSON; for example: {"words": "liver, spleen"}.') from None
     if not isinstance(params, dict):
-        raise RequestError('params must be a JSON object; for example: {"prompt": "liver, spleen"}.')
+        raise RequestError('params must be a JSON object; for example: {"words": "liver, spleen"}.')
     return params
 
 

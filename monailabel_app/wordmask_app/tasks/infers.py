@@ -33,7 +33,7 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
             dimension=3,
             description=f"{preset.title}: {preset.description}",
             # What MONAI Label's own plugin shows in its table of options; a list is a choice.
-            config={"prompt": ", ".join(prompt.word for prompt in default_words), "plane": ["auto", *Plane]},
+            config={"words": ", ".join(prompt.word for prompt in default_words), "plane": ["auto", *Plane]},
         )
         self.name = name
         self._runtime = runtime

@@ -27,6 +27,7 @@ from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import MOST_WORDS, Prompt, parse_prompts
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import find_image
+from wordmask_app.jobs.requests import read_words
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.served_model import BUNDLED, ServedModel
 from wordmask_app.tasks.labelled import labelled_cases
@@ -125,7 +126,7 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
         os.nice(POLITE)
         try:
             served = self._runtime.find_model(request.get("model"))
-            words = words_for(request.get("words"), datastore, self._default_words)
+            words = words_for(read_words(request), datastore, self._default_words)
             return score_datastore(served, datastore, words, max_voxels=self._runtime.chosen.megavoxels * 10**6)
         except WordMaskError as error:
             raise SystemExit(str(error)) from None

@@ -19,6 +19,7 @@ from wordmask.data.volumes import read_volume
 from wordmask.learning.active.strategies import STRATEGIES, CaseScore, Choice, choose, look_up_strategy
 from wordmask.words.prompts import Prompt
 from wordmask_app.hardening.images import find_image
+from wordmask_app.jobs.requests import read_words
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.tasks.scoring import (
     UNREADABLE,
@@ -163,7 +164,7 @@ class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no typ
         """
         skip = request.get("skip")
         skip = [image for image in skip if isinstance(image, str)] if isinstance(skip, list) else []
-        found = self._chooser(self._name, datastore, model=request.get("model"), words=request.get("words"), skip=skip)
+        found = self._chooser(self._name, datastore, model=request.get("model"), words=read_words(request), skip=skip)
         if found.case is None:
             return None
         return {"id": found.case, "weight": found.weight, "reason": found.reason, "skipped": found.skipped}
