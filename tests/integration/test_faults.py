@@ -26,7 +26,7 @@ import requests
 import SimpleITK as sitk
 from tests.support.servers import MODEL, PATIENCE, RunningServer, copy_app, copy_studies, eventually, server_on
 
-from wordmask.demo.client import Answer, AppClient, ServerError
+from wordmask.demo.client import AppClient, ServerAnswer, ServerError
 from wordmask.weights.checkpoint import WEIGHTS, bundle_folder
 from wordmask.weights.versions import ModelStore
 
@@ -36,7 +36,7 @@ CT, PICTURE = "ct_trunk", "dermoscopy_1"
 LONG = {"words": "liver, spleen, heart, lung", "plane": "sagittal"}  # of `a_new_volume`: half a minute on two cores
 
 
-def labels_of(answer: Answer, folder: Path) -> np.ndarray[Any, Any]:
+def labels_of(answer: ServerAnswer, folder: Path) -> np.ndarray[Any, Any]:
     path = folder / f"{threading.get_ident()}-{answer.file_name}"
     path.write_bytes(answer.file or b"")
     return sitk.GetArrayFromImage(sitk.ReadImage(path))
@@ -247,7 +247,7 @@ class Restarted:
 
     server: RunningServer
     job: str
-    answer: Answer
+    answer: ServerAnswer
     label: bytes
 
 

@@ -12,7 +12,7 @@ import requests
 import SimpleITK as sitk
 from tests.support.servers import MODEL, SAMPLES
 
-from wordmask.demo.client import Answer, ServerError
+from wordmask.demo.client import ServerAnswer, ServerError
 
 pytestmark = pytest.mark.server
 
@@ -20,7 +20,7 @@ CT, PICTURE, XRAY = "ct_chest_abdomen", "dermoscopy_1", "xray_1"
 TRUTH = SAMPLES / "truth"
 
 
-def image_of(answer: Answer, folder: Path) -> sitk.Image:
+def image_of(answer: ServerAnswer, folder: Path) -> sitk.Image:
     path = folder / str(answer.file_name)
     path.write_bytes(answer.file or b"")
     return sitk.ReadImage(path)
