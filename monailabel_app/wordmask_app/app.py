@@ -148,5 +148,5 @@ def _refuse_workers() -> None:
     """RequestError under `--workers 2`: every worker would have a queue, a cache and models of its own."""
     if multiprocessing.parent_process() is None:
         return
-    os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker anew, again and again
-    raise RequestError("WordMask runs in one server process, for its jobs, cache and models belong together; start it without --workers.")
+    os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again
+    raise RequestError("Jobs, cache and models belong to one server process; start it without --workers.")

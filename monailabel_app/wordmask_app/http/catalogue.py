@@ -62,7 +62,7 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 
 def models(runtime: Runtime) -> dict[str, Any]:
-    """Every model of the server: what it is, what it can do, which version serves, and which others there are."""
+    """Every model of the server: what it is, what it can do, which version is in use, and which others there are."""
     return {"models": [_model(served) for served in runtime.models.values()]}
 
 

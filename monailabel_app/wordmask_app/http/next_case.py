@@ -30,12 +30,12 @@ class NextRequest:
     user: str | None
 
 
-def answer_next(asked: NextRequest, source: CaseSource, choose: CaseChooser, runtime: Runtime) -> dict[str, Any]:
+def answer_next(request: NextRequest, source: CaseSource, choose: CaseChooser, runtime: Runtime) -> dict[str, Any]:
     """The answer as JSON; ``case`` is None when every case has its label. WordMaskError: what is wrong with the question."""
-    found = choose(asked.strategy, source.datastore(), model=asked.model, words=asked.words, skip=asked.skip)
+    found = choose(request.strategy, source.datastore(), model=request.model, words=request.words, skip=request.skip)
     preview, problem = None, ""
     if found.case is not None:
-        _take_note(found.case, asked, source.datastore())
+        _take_note(found.case, request, source.datastore())
         try:
             submission = Submission(found.model, found.case, params=json.dumps({"words": list(found.words)}))
             preview = job_status(runtime.queue.submit(make_job(submission, source, runtime)), runtime.queue)
@@ -59,7 +59,7 @@ def answer_next(asked: NextRequest, source: CaseSource, choose: CaseChooser, run
     }
 
 
-def _take_note(case: str, asked: NextRequest, datastore: Datastore) -> None:
+def _take_note(case: str, request: NextRequest, datastore: Datastore) -> None:
     """That the case was offered, where MONAI Label's own route notes it."""
     shown = datastore.get_image_info(case).get("strategy", {})
-    datastore.update_image_info(case, {"strategy": {**shown, asked.strategy: {"ts": int(time.time()), "client_id": asked.user}}})
+    datastore.update_image_info(case, {"strategy": {**shown, request.strategy: {"ts": int(time.time()), "client_id": request.user}}})

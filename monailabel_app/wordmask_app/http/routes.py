@@ -54,8 +54,8 @@ def install(app: FastAPI) -> None:
     app.router.routes.clear()
     for added in (router, replacing, uploads.router):
         app.include_router(added, prefix=settings.MONAI_LABEL_API_STR)
-    app.router.routes.extend(theirs)  # the first route that fits serves
-    app.openapi_schema = None  # made anew, with these routes, when it is next asked for
+    app.router.routes.extend(theirs)  # the first route that fits answers
+    app.openapi_schema = None  # made again, with these routes, when it is next asked for
 
 
 def _is(entry: Any, endpoint: Any) -> bool:
@@ -75,9 +75,9 @@ def _submit(submission: Submission) -> Job:
     return app.runtime.queue.submit(make_job(submission, app, app.runtime))
 
 
-def _answer_next(asked: NextRequest) -> dict[str, Any]:
+def _answer_next(question: NextRequest) -> dict[str, Any]:
     app = app_instance()
-    return answer_next(asked, app, app.next_case, app.runtime)
+    return answer_next(question, app, app.next_case, app.runtime)
 
 
 def _upload(file: UploadFile | None) -> tuple[str, Any] | None:
@@ -173,8 +173,8 @@ async def next_case(
     skip: Annotated[list[str] | None, Query()] = None,
 ) -> dict[str, Any]:
     """strategy: first, random, uncertainty, diversity, hybrid; words: else those of the submitted labels; skip: ids not to be offered."""
-    asked = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
-    return await run_in_threadpool(lambda: _answer_next(asked))
+    question = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
+    return await run_in_threadpool(lambda: _answer_next(question))
 
 
 @router.get("/health", summary=f"{RBAC_USER}Device, queue, cache and version figures")
@@ -223,7 +223,7 @@ async def stop_training(user: AsAdmin) -> dict[str, Any] | None:
 
 @replacing.post("/reload", include_in_schema=False)
 async def reload(user: AsAdmin) -> dict[str, Any]:
-    """MONAI Label's route, for administrators only: build the app anew; jobs, models and caches stay."""
+    """MONAI Label's route, for administrators only: build the app again; jobs, models and caches stay."""
     clear_cache()
     await run_in_threadpool(app_instance)
     return {}

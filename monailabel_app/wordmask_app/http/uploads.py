@@ -1,6 +1,6 @@
 """MONAI Label's routes that take files and what is said of them, off the event loop and with a look at the JSON.
 
-Theirs copy files while everybody waits, and fail on JSON that is no object. The work itself stays MONAI Label's.
+Theirs copy files while everybody waits, and fail on JSON that is not an object. The work itself stays MONAI Label's.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def read_words(params: Mapping[str, Any]) -> Any:
         return prompt if words is None else words
     if words is None or words == "" or words == prompt:
         return prompt
-    raise RequestError(f"words and prompt mean the same, but words is {_shown(words)} and prompt is {_shown(prompt)}; leave prompt out.")
+    raise RequestError(f"words and prompt are the same, but words is {_shorten(words)} and prompt is {_shorten(prompt)}; leave prompt out.")
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def switch(params: Mapping[str, Any], name: str, *, default: bool) -> bool:
         return given
     if str(given).lower() in ("true", "false"):  # option tables send text
         return str(given).lower() == "true"
-    raise RequestError(f"{name} is true or false, not {_shown(given)}.")
+    raise RequestError(f"{name} is true or false, not {_shorten(given)}.")
 
 
 def _refuse_scribbles(params: Mapping[str, Any]) -> None:
@@ -121,7 +121,7 @@ def _points(given: object) -> tuple[tuple[float, float, float, bool], ...]:
     if given is None or given == "":
         return ()
     if not isinstance(given, list) or len(given) > MOST_POINTS:
-        raise RequestError(f"points is a list of at most {MOST_POINTS} points [i, j, k], not {_shown(given)}.")
+        raise RequestError(f"points is a list of at most {MOST_POINTS} points [i, j, k], not {_shorten(given)}.")
     return tuple(_point(point) for point in given)
 
 
@@ -130,7 +130,7 @@ def _point(given: object) -> tuple[float, float, float, bool]:
         sign = given[3] if len(given) == 4 else 1
         if sign in (0, 1):
             return float(given[0]), float(given[1]), float(given[2]), sign == 1
-    raise RequestError(f"A point is [i, j, k] in voxels, or [i, j, k, 0] for one that is beside the thing, not {_shown(given)}.")
+    raise RequestError(f"A point is [i, j, k] in voxels, or [i, j, k, 0] for one outside the structure, not {_shorten(given)}.")
 
 
 def _box(given: object) -> tuple[Triple, Triple] | None:
@@ -140,7 +140,7 @@ def _box(given: object) -> tuple[Triple, Triple] | None:
         first, last = given
         if all(_is_number(value) for value in (*first, *last)) and all(a <= b for a, b in zip(first, last, strict=True)):
             return (float(first[0]), float(first[1]), float(first[2])), (float(last[0]), float(last[1]), float(last[2]))
-    raise RequestError(f"box is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shown(given)}.")
+    raise RequestError(f"box is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shorten(given)}.")
 
 
 def _is_number(value: object) -> bool:
@@ -152,7 +152,7 @@ def _text(params: Mapping[str, Any], name: str) -> str | None:
     if given is None or given == "":
         return None
     if not isinstance(given, str):
-        raise RequestError(f"{name} is a name, not {_shown(given)}.")
+        raise RequestError(f"{name} is a name, not {_shorten(given)}.")
     return given
 
 
@@ -161,7 +161,7 @@ def _choice(params: Mapping[str, Any], name: str, allowed: Sequence[str], *, def
     if given is None:
         return default
     if given not in allowed:
-        raise RequestError(f"{name} is one of {', '.join(allowed)}, not {_shown(given)}.")
+        raise RequestError(f"{name} is one of {', '.join(allowed)}, not {_shorten(given)}.")
     return str(given)
 
 
@@ -173,7 +173,7 @@ def _threshold(given: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value <= 1:  # written so that NaN fails too
-        raise RequestError(f"threshold is a number from 0 to 1, not {_shown(given)}.")
+        raise RequestError(f"threshold is a number from 0 to 1, not {_shorten(given)}.")
     return value
 
 
@@ -182,7 +182,7 @@ def _slices(given: object) -> tuple[int, int] | None:
         return None
     if isinstance(given, list) and len(given) == 2 and all(type(index) is int for index in given):
         return given[0], given[1]
-    raise RequestError(f"slices is [first, last], two whole numbers, not {_shown(given)}.")
+    raise RequestError(f"slices is [first, last], two whole numbers, not {_shorten(given)}.")
 
 
 def _dtype(params: Mapping[str, Any], output_volume: OutputVolume) -> str | None:
@@ -190,12 +190,12 @@ def _dtype(params: Mapping[str, Any], output_volume: OutputVolume) -> str | None
         return _choice(params, "result_dtype", LABEL_TYPES, default="") or None
     if params.get("result_dtype") not in (None, "float32"):
         raise RequestError(
-            f"A {output_volume} volume is written as float32; result_dtype {_shown(params['result_dtype'])} would lose values."
+            f"A {output_volume} volume is written as float32; result_dtype {_shorten(params['result_dtype'])} would lose values."
         )
     return None
 
 
-def _shown(given: object) -> str:
+def _shorten(given: object) -> str:
     """A value from the wire, short enough to be part of a sentence."""
     text = repr(given)
     return text if len(text) <= 60 else f"{text[:57]}..."

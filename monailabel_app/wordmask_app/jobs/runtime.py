@@ -1,4 +1,4 @@
-"""What exists once per server process, however often MONAI Label builds the app anew: models, job queue, files of requests.
+"""What exists once per server process, however often MONAI Label builds the app again: models, job queue, files of requests.
 
 Knows models, jobs and files; not HTTP, not MONAI Label's app or datastore.
 """
@@ -92,7 +92,7 @@ class Runtime:
         self,
         model: str,
         path: Path,
-        asked: InferRequest,
+        request: InferRequest,
         *,
         job_id: str = "direct",
         progress: Callable[[Progress], None] | None = None,
@@ -104,9 +104,9 @@ class Runtime:
         try:
             volume = read_volume(path, max_voxels=self.chosen.megavoxels * 10**6)
             clock.enter("loading")
-            segmentation = served.segment(volume, asked, progress=clock, cancel=cancel)
+            segmentation = served.segment(volume, request, progress=clock, cancel=cancel)
             clock.enter("writing")
-            file = write_result(segmentation, asked, self.spool.new_file(asked.extension))
+            file = write_result(segmentation, request, self.spool.new_file(request.extension))
             clock.enter("end")
             outcome = _outcome(segmentation)
             return JobResult(file, {**segmentation.summary(), "seconds": round(sum(clock.seconds.values()), 3)})
@@ -118,7 +118,7 @@ class Runtime:
             raise
         finally:
             stages = " ".join(f"{stage.replace(' ', '_')}={seconds:.3f}" for stage, seconds in clock.seconds.items())
-            words = "; ".join(prompt.word for prompt in asked.prompts)
+            words = "; ".join(prompt.word for prompt in request.prompts)
             logger.info(
                 "job=%s model=%s version=%s words=%r slices=%d seconds=%.3f %s outcome=%r",
                 *(job_id, model, served.version, words, clock.slices, sum(clock.seconds.values()), stages, outcome[:300]),

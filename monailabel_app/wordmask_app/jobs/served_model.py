@@ -47,7 +47,7 @@ class ServedModel:
 
     @property
     def version(self) -> str:
-        """What serves: the number of a published version, or ``bundled``."""
+        """The version in use: the number of a published version, or ``bundled``."""
         return BUNDLED if self._version is None else str(self._version)
 
     @property
@@ -67,19 +67,24 @@ class ServedModel:
             return None
 
     def segment(
-        self, volume: Volume, asked: InferRequest, *, progress: Callable[[Progress], None] | None = None, cancel: CancelToken | None = None
+        self,
+        volume: Volume,
+        request: InferRequest,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
     ) -> Segmentation:
         """Segment what was asked for; WordMaskError as the pipeline raises it."""
         with self._computing:
             return self._current().segment(
                 volume,
-                asked.prompts,
-                plane=asked.plane,
-                window=asked.window,
-                threshold=asked.threshold,
-                slices=asked.slices,
-                hints=asked.hints,
-                keep=tuple(dict.fromkeys(("labels", asked.output_volume))),
+                request.prompts,
+                plane=request.plane,
+                window=request.window,
+                threshold=request.threshold,
+                slices=request.slices,
+                hints=request.hints,
+                keep=tuple(dict.fromkeys(("labels", request.output_volume))),
                 progress=progress,
                 cancel=cancel,
             )

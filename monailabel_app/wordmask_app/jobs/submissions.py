@@ -60,21 +60,21 @@ def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Jo
     model = runtime.find_model(submission.model).name
     params = json_object(submission.params)
     _refuse_addresses(params, submission)
-    asked = source.check_request(model, {**params, "label": "a file" if submission.has_label else params.get("label")})
+    request = source.check_request(model, {**params, "label": "a file" if submission.has_label else params.get("label")})
     save_tag = _save_tag(params, submission)
     path, files = _find_image(submission, source, runtime)
     path()  # for its errors, now
 
     def work(job: Job) -> JobResult:
         try:
-            result = runtime.segment(model, path(), asked, job_id=job.id, progress=job.report, cancel=job.cancel)
+            result = runtime.segment(model, path(), request, job_id=job.id, progress=job.report, cancel=job.cancel)
         except WordMaskError as error:
             raise type(error)(_with_its_own_name(str(error), files, submission)) from error
         if save_tag is not None:
             source.keep_label(submission.image, result, save_tag)
         return result
 
-    return Job(model, _shown_image(submission), _words(asked), work, files)
+    return Job(model, _shown_image(submission), _words(request), work, files)
 
 
 def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None:
@@ -123,5 +123,5 @@ def _shown_image(submission: Submission) -> str:
     return submission.image or f"session {submission.session_id}"
 
 
-def _words(asked: InferRequest) -> tuple[str, ...]:
-    return tuple(prompt.word for prompt in asked.prompts)
+def _words(request: InferRequest) -> tuple[str, ...]:
+    return tuple(prompt.word for prompt in request.prompts)

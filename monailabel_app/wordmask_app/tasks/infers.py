@@ -45,11 +45,11 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
 
     def check_request(self, params: Mapping[str, Any]) -> InferRequest:
         """The parameters of a request, checked against what the model can do; PromptError, RequestError."""
-        asked = InferRequest.from_params(params, default_words=self._default_words)
+        request = InferRequest.from_params(params, default_words=self._default_words)
         capabilities = segmenter_class(self.name).capabilities
-        check_prompt_sets(asked.prompts, capabilities, self.name)
-        check_kinds(asked.hints, len(asked.prompts), capabilities, self.name)
-        return asked
+        check_prompt_sets(request.prompts, capabilities, self.name)
+        check_kinds(request.hints, len(request.prompts), capabilities, self.name)
+        return request
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """request: its parameters, ``image`` a file. Returns the result file, for the caller to remove, and its JSON."""

@@ -1,4 +1,4 @@
-"""Scores of the cases of a datastore: made in a process of their own, kept beside a model's versions, made anew when they are stale.
+"""Scores of the cases of a datastore: made in a process of their own, kept beside a model's versions, made again when they are stale.
 
 One file per model holds the last score of every case with all that it depends on: the image's file, the version and the words. It is
 replaced whole after every case, so a scoring that is killed goes on where it was. Knows MONAI Label's tasks and datastore, and models;
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 METHOD = "active_learning"
 SCORES = "scores.json"
-LOOK = 2.0  # seconds between looks whether another version serves
+LOOK = 2.0  # seconds between looks whether another version is in use
 POLITE = 10  # added to the process's niceness: requests of people come first
 
 UNREADABLE = (VolumeError, TooLargeError)
@@ -45,7 +45,7 @@ UNREADABLE = (VolumeError, TooLargeError)
 class Entry(BaseModel):
     """What is kept of one case, and what it depends on.
 
-    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, for the case had a label.
+    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, because the case had a label.
     problem: why the image cannot be read, empty otherwise.
     """
 
@@ -78,7 +78,7 @@ class ScoreBook:
         except OSError:
             return (), {}
         except ValidationError:
-            logger.warning("%s of the model %s is damaged; the cases will be scored anew.", SCORES, self._path.parent.name)
+            logger.warning("%s of the model %s is damaged; the cases will be scored again.", SCORES, self._path.parent.name)
             return (), {}
         return self._read[1].words, dict(self._read[1].cases)
 
@@ -121,7 +121,7 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
         """request: ``model``, the first when left out; ``words``, see `words_for`. MONAI Label runs this in a process of its own.
 
-        A failure that a person can mend ends the process with its sentence as the last line, for `GET /scoring/` shows the last lines.
+        A failure that a person can mend ends the process with its sentence as the last line, because `GET /scoring/` shows the last lines.
         """
         os.nice(POLITE)
         try:
@@ -133,7 +133,7 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
 
 
 def score_datastore(served: ServedModel, datastore: Datastore, words: Sequence[Prompt], *, max_voxels: int) -> dict[str, int]:
-    """Score with the version that serves now whatever has no valid score yet. Returns how many were scored, kept, and unreadable.
+    """Score with the version in use whatever has no valid score yet. Returns how many were scored, kept, and unreadable.
 
     Kept after every case; cases that are gone are forgotten. WeightsError: the model cannot be loaded.
     """
@@ -150,10 +150,10 @@ def score_datastore(served: ServedModel, datastore: Datastore, words: Sequence[P
             done["kept"] += 1
             continue
         empty = Entry(stamp=stamp, version=version, words=names, embedded=image in labelled)
-        cases[image] = entry = _scored(empty, image, datastore, served, words, max_voxels)
+        cases[image] = entry = _score_case(empty, image, datastore, served, words, max_voxels)
         book.write(names, cases)
         done["unreadable" if entry.problem else "scored"] += 1
-        logger.info("Scored %s with version %s of %s: %s", image, version, served.name, entry.problem or _shown(entry))
+        logger.info("Scored %s with version %s of %s: %s", image, version, served.name, entry.problem or _describe(entry))
     return done
 
 
@@ -164,7 +164,7 @@ def is_valid(entry: Entry | None, stamp: str, version: str, words: tuple[str, ..
     return labelled or (entry.words == words and not entry.embedded)
 
 
-def _scored(entry: Entry, image: str, datastore: Datastore, served: ServedModel, words: Sequence[Prompt], max_voxels: int) -> Entry:
+def _score_case(entry: Entry, image: str, datastore: Datastore, served: ServedModel, words: Sequence[Prompt], max_voxels: int) -> Entry:
     """The entry with the case's score, with the reason why it cannot be read, or with neither when the scoring itself fails."""
     try:
         volume = read_volume(find_image(image, datastore), max_voxels=max_voxels)
@@ -182,7 +182,7 @@ def _scored(entry: Entry, image: str, datastore: Datastore, served: ServedModel,
     return entry.model_copy(update={"score": score})
 
 
-def _shown(entry: Entry) -> str:
+def _describe(entry: Entry) -> str:
     return "no score" if entry.score is None else f"{entry.score.uncertainty:.3f}, {entry.score.reason}"
 
 
@@ -198,7 +198,7 @@ def start_refresh(model: str, words: Sequence[str]) -> None:
 
 
 class ScoreWatch:
-    """Refreshes scores by itself when another version serves than the one that they are of: after a publish and after a rollback.
+    """Refreshes scores by itself when another version is in use than the one that made them: after a publish and after a rollback.
 
     Where nobody has asked for scores yet, nothing is done. One try per version: a scoring that fails is begun again by who asks next.
     """
@@ -221,7 +221,7 @@ class ScoreWatch:
                     logger.exception("Whether the scores of %s are stale could not be found out", name)
 
     def look(self, name: str) -> None:
-        """Start a refresh of one model's scores if they are of another version than the one that serves."""
+        """Start a refresh of one model's scores if another version made them than the one in use."""
         store, book = self._books[name]
         words, cases = book.read()
         served = store.served()
@@ -229,7 +229,7 @@ class ScoreWatch:
         stale = any(entry.version != version for entry in cases.values())
         if stale and self._tried.get(name) != version and not is_refreshing():
             self._tried[name] = version
-            logger.info("Version %s of %s serves now; its cases are scored anew.", version, name)
+            logger.info("Version %s of %s is in use now; its cases are scored again.", version, name)
             start_refresh(name, words)
         elif not stale:
             self._tried.pop(name, None)

@@ -87,7 +87,7 @@ class CaseChooser:
         """
         look_up_strategy(strategy)
         served = self._runtime.find_model(model)
-        served.load()  # so that its version is the one that serves
+        served.load()  # so that its version is the published one
         names = tuple(prompt.word for prompt in words_for(words, datastore, self._default_words))
         images = [image for image in datastore.get_unlabeled_images() if image not in skip]
         cases = self._look_up(served.name, served.version, names, images, datastore)
@@ -192,12 +192,12 @@ def _pick(strategy: str, images: Sequence[str], cases: _Cases, datastore: Datast
 def _rather_not_offered(images: Sequence[str], datastore: Datastore) -> str:
     """One by chance, rather one that was not offered lately."""
     now = int(time.time())
-    weights = [max(1, now - _offered(datastore.get_image_info(image))) for image in images]
+    weights = [max(1, now - _last_offer(datastore.get_image_info(image))) for image in images]
     (chosen,) = random.choices(images, weights=weights)
     return chosen
 
 
-def _offered(info: Mapping[str, Any]) -> int:
+def _last_offer(info: Mapping[str, Any]) -> int:
     """When an image was last offered, in seconds since 1970; 0 when it was not."""
     times = [shown.get("ts") for shown in info.get("strategy", {}).values()]
     return max((shown for shown in times if type(shown) is int), default=0)
