@@ -149,4 +149,4 @@ def _refuse_workers() -> None:
     if multiprocessing.parent_process() is None:
         return
     os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again
-    raise RequestError("Jobs, cache and models belong to one server process; start it without --workers.")
+    raise RequestError("WordMask runs in one server process, which holds its jobs, cache and models; start it without --workers.")
