@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 from tests.support.servers import REPOSITORY, SAMPLES
 
+from wordmask.demo import learn as learn_demo
 from wordmask.demo.learn import WORD, VersionScores, choose_cases, judged, truth_of
-from wordmask.demo.run import learn as learn_demo
 from wordmask.demo.samples import load_samples
 from wordmask.errors import RequestError
 
