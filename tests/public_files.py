@@ -23,7 +23,7 @@ from segment_anything import sam_model_registry
 from torch import Tensor, nn
 from transformers import BertConfig, BertTokenizerFast
 
-from wordmask.weights.catalogue import catalogue as weights
+from wordmask.weights import catalogue as weights
 
 BIOMED_TEXT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

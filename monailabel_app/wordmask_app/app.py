@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
@@ -27,15 +27,13 @@ from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
 from wordmask.learning.active.strategies import STRATEGIES
 from wordmask.words.labels import LabelTable
-from wordmask_app.hardening import guards
 from wordmask_app.hardening.authentication import believe_signed_tokens
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
-from wordmask_app.http import routes
+from wordmask_app.http import guards, routes
 from wordmask_app.jobs.queue import JobResult
-from wordmask_app.jobs.requests import switch
-from wordmask_app.jobs.submissions import as_infer_task
-from wordmask_app.runtime import runtime_for
+from wordmask_app.jobs.requests import InferRequest, switch
+from wordmask_app.jobs.runtime import runtime_for
 from wordmask_app.settings import AppSettings
 from wordmask_app.tasks.infers import WordMaskInfer
 from wordmask_app.tasks.scoring import METHOD, CaseScoring, ScoreWatch
@@ -85,7 +83,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task per configured model that can be trained."""
         return {
-            name: task(name, self.chosen.preset, self.chosen.device, self.runtime.engines[name].store)
+            name: task(name, self.chosen.preset, self.chosen.device, self.runtime.models[name].store)
             for name in self.chosen.models
             if (task := train_task(name)) is not None
         }
@@ -105,7 +103,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         _refuse_workers()
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
-        ScoreWatch(self.runtime.engines).start()
+        ScoreWatch(self.runtime.models).start()
         believe_signed_tokens()
         routes.install(http)
         guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)
@@ -113,7 +111,11 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
 
     def task(self, model: object) -> WordMaskInfer:
         """The task of a model; UnknownModelError names those that there are."""
-        return as_infer_task(self._infers.get(model) if isinstance(model, str) else None, model, self._infers)
+        return cast(WordMaskInfer, self._infers[self.runtime.find_model(model).name])
+
+    def check_request(self, model: str, params: Mapping[str, Any]) -> InferRequest:
+        """What was asked of a model, checked against what it can do; UnknownModelError, PromptError, RequestError."""
+        return self.task(model).check_request(params)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Segment an image of the datastore at once: what MONAI Label's batch inference calls, in a process of its own.
@@ -146,5 +148,5 @@ def _refuse_workers() -> None:
     """RequestError under `--workers 2`: every worker would have a queue, a cache and models of its own."""
     if multiprocessing.parent_process() is None:
         return
-    os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker anew, again and again
-    raise RequestError("WordMask runs in one server process, for its jobs, cache and models belong together; start it without --workers.")
+    os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again
+    raise RequestError("WordMask runs in one server process, which holds its jobs, cache and models; start it without --workers.")

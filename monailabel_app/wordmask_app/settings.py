@@ -35,7 +35,7 @@ class AppSettings:
     """The server's configuration, checked.
 
     models: names of infer tasks, in the order given; preset: the same for all; device: ``auto``, ``cpu``, ``cuda:0``;
-    default_words: what a request without ``prompt`` asks for.
+    default_words: what a request without ``words`` asks for.
     cache_mb: megabytes that the kept features may take in memory, per model; cache_dir: also keep them there, up to cache_disk_mb.
     queue: jobs that may wait; job_minutes: after which a running one is stopped; keep_minutes, results_mb: how long and how much of
         what was computed is kept for clients to fetch; upload_mb: largest request, and half of what uploads that wait may take.

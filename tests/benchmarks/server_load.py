@@ -93,17 +93,17 @@ def unknown_volumes(folder: Path) -> Iterator[bytes]:
 def measure_latency(client: AppClient, volumes: Iterator[bytes], seconds: float) -> tuple[list[Latency], list[float]]:
     """Latencies idle, while jobs run, and while infers run; and the seconds of each infer."""
     infers: list[float] = []
-    watched = client.start_job(MODEL, CT, {"prompt": "liver"})["id"]
+    watched = client.start_job(MODEL, CT, {"words": "liver"})["id"]
 
     def jobs(length: float) -> None:
         end = time.monotonic() + length
         while time.monotonic() < end:
-            client.wait(client.start_job(MODEL, params={"prompt": "liver, spleen"}, upload=("new.nii", next(volumes)))["id"])
+            client.wait(client.start_job(MODEL, params={"words": "liver, spleen"}, upload=("new.nii", next(volumes)))["id"])
 
     def infer(length: float) -> None:
         end = time.monotonic() + length
         while time.monotonic() < end:
-            infers.append(client.infer(MODEL, "", {"prompt": "liver, spleen"}, upload=("new.nii", next(volumes))).seconds)
+            infers.append(client.infer(MODEL, "", {"words": "liver, spleen"}, upload=("new.nii", next(volumes))).seconds)
 
     found = []
     for during, load in (("nothing", time.sleep), ("jobs", jobs), ("infer", infer)):
@@ -126,7 +126,7 @@ class Soak:
         kind = self.random.choice(["job", "job", "infer", "infer", "upload", "cancel", "wrong", "map", "save"])
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
         self.asked += 1
-        if not getattr(self, kind)(self.random.choice(self.images), {"prompt": self.random.choice(WORDS)}):
+        if not getattr(self, kind)(self.random.choice(self.images), {"words": self.random.choice(WORDS)}):
             self.lost += 1
 
     def job(self, image: str, params: dict[str, str]) -> bool:
@@ -139,7 +139,7 @@ class Soak:
         return self.client.infer(MODEL, image, params | {"result_extension": ".nrrd"}).file is not None
 
     def map(self, image: str, params: dict[str, str]) -> bool:
-        return self.client.infer(MODEL, image, {"prompt": "liver", "output_volume": "probability"}).file is not None
+        return self.client.infer(MODEL, image, {"words": "liver", "output_volume": "probability"}).file is not None
 
     def save(self, image: str, params: dict[str, str]) -> bool:
         return self.client.infer(MODEL, image, {**params, "save_label": True}).file is not None

@@ -36,10 +36,9 @@ from wordmask.models.base import Hints, PromptFeatures, Segmenter, SegmenterOutp
 from wordmask.models.presets import BottleneckPreset, Preset
 from wordmask.words.prompts import Prompt
 from wordmask_app.app import WordMaskApp
-from wordmask_app.hardening import guards
-from wordmask_app.http import routes
-from wordmask_app.jobs.queue import served_model as engines
-from wordmask_app.runtime import runtime_for
+from wordmask_app.http import guards, routes
+from wordmask_app.jobs import served_model
+from wordmask_app.jobs.runtime import runtime_for
 from wordmask_app.tasks import scoring
 
 
@@ -135,7 +134,7 @@ class StubServer:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """While this lasts, the model stands still in the middle of its next batch."""
-        model = cast(BrightnessSegmenter, self.app.runtime.engines["simple_vilmedsam"].load())
+        model = cast(BrightnessSegmenter, self.app.runtime.models["simple_vilmedsam"].load())
         model.busy.clear()
         model.go_on.clear()
         try:
@@ -145,7 +144,7 @@ class StubServer:
 
     def wait_until_busy(self) -> None:
         """Until the model has begun a batch."""
-        assert cast(BrightnessSegmenter, self.app.runtime.engines["simple_vilmedsam"].load()).busy.wait(PATIENCE)
+        assert cast(BrightnessSegmenter, self.app.runtime.models["simple_vilmedsam"].load()).busy.wait(PATIENCE)
 
     def start(self, image: str, params: Any, **more: Any) -> httpx.Response:
         """POST /wordmask/jobs; params: JSON text, or what becomes it."""
@@ -187,7 +186,7 @@ def a_stub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         "MONAI_LABEL_DATASTORE_FILE_EXT": list(settings.MONAI_LABEL_DATASTORE_FILE_EXT),
     }.items():
         monkeypatch.setattr(settings, name, value)
-    monkeypatch.setattr(engines, "load_segmenter", lambda *_, **__: BrightnessSegmenter())
+    monkeypatch.setattr(served_model, "load_segmenter", lambda *_, **__: BrightnessSegmenter())
     begun: list[dict[str, Any]] = []
     monkeypatch.setattr(scoring, "AsyncTask", SimpleNamespace(run=lambda kind, request, params: begun.append({**request, **params})))
     app = WordMaskApp(str(app_dir), str(studies), settings.MONAI_LABEL_APP_CONF)

@@ -27,7 +27,7 @@ def ask(server, **query: Any) -> dict[str, Any]:
 
 
 def score_all(server, words: str = "liver") -> dict[str, int]:
-    engine = server.app.runtime.engines[MODEL]
+    engine = server.app.runtime.models[MODEL]
     return score_datastore(engine, server.app.datastore(), parse_prompts(words), max_voxels=VOXELS)
 
 
@@ -102,7 +102,7 @@ def test_a_question_begins_a_scoring_where_scores_are_missing_or_stale(a_stub_se
 
 
 def test_scores_are_refreshed_once_when_another_version_serves(a_stub_server):
-    engines = a_stub_server.app.runtime.engines
+    engines = a_stub_server.app.runtime.models
     watch, store = ScoreWatch(engines), engines[MODEL].store
     store.publish(lambda folder: shutil.copytree(bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True))
     watch.look(MODEL)
@@ -139,7 +139,7 @@ def test_a_question_that_cannot_be_meant_is_a_sentence(a_stub_server, query, sta
 def test_a_scoring_goes_on_where_it_was_and_does_again_what_has_changed(a_stub_server):
     assert score_all(a_stub_server) == {"scored": 5, "kept": 0, "unreadable": 1}
     assert score_all(a_stub_server) == {"scored": 0, "kept": 6, "unreadable": 0}
-    book = ScoreBook(a_stub_server.app.runtime.engines[MODEL].store)
+    book = ScoreBook(a_stub_server.app.runtime.models[MODEL].store)
     words, cases = book.read()
     del cases["scan"]  # as when the scoring before was killed
     book.write(words, cases)
@@ -152,7 +152,7 @@ def test_a_scoring_goes_on_where_it_was_and_does_again_what_has_changed(a_stub_s
 
 def test_a_damaged_file_of_scores_costs_a_warning(a_stub_server, caplog):
     score_all(a_stub_server)
-    (a_stub_server.app.runtime.engines[MODEL].store.path / SCORES).write_text('{"cases": {"ct": {"st')
+    (a_stub_server.app.runtime.models[MODEL].store.path / SCORES).write_text('{"cases": {"ct": {"st')
     found = ask(a_stub_server, strategy="uncertainty")
     assert (found["scores"]["scored"], found["scores"]["stale"]) == (0, True)
     assert "damaged" in caplog.text

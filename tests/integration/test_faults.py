@@ -26,17 +26,17 @@ import requests
 import SimpleITK as sitk
 from tests.support.servers import MODEL, PATIENCE, RunningServer, copy_app, copy_studies, eventually, server_on
 
-from wordmask.demo.client import Answer, AppClient, ServerError
+from wordmask.demo.client import AppClient, ServerAnswer, ServerError
 from wordmask.weights.checkpoint import WEIGHTS, bundle_folder
 from wordmask.weights.versions import ModelStore
 
 pytestmark = pytest.mark.server
 
 CT, PICTURE = "ct_trunk", "dermoscopy_1"
-LONG = {"prompt": "liver, spleen, heart, lung", "plane": "sagittal"}  # of `a_new_volume`: half a minute on two cores
+LONG = {"words": "liver, spleen, heart, lung", "plane": "sagittal"}  # of `a_new_volume`: half a minute on two cores
 
 
-def labels_of(answer: Answer, folder: Path) -> np.ndarray[Any, Any]:
+def labels_of(answer: ServerAnswer, folder: Path) -> np.ndarray[Any, Any]:
     path = folder / f"{threading.get_ident()}-{answer.file_name}"
     path.write_bytes(answer.file or b"")
     return sitk.GetArrayFromImage(sitk.ReadImage(path))
@@ -85,12 +85,12 @@ def test_a_client_that_goes_away_during_an_upload_leaves_nothing(a_server):
         head = "POST /wordmask/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000000\r\n\r\n"
         part = '--b\r\nContent-Disposition: form-data; name="file"; filename="x.nii"\r\n\r\n'
         connection.sendall((head + part).encode() + bytes(100_000))
-    assert a_server.client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file
+    assert a_server.client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
     eventually(lambda: uploads(a_server) == [])
 
 
 def test_a_job_outlives_the_client_that_asked_for_it(a_server):
-    job = AppClient(a_server.url).start_job(MODEL, CT, {"prompt": "liver"})["id"]
+    job = AppClient(a_server.url).start_job(MODEL, CT, {"words": "liver"})["id"]
     other = AppClient(a_server.url)
     assert other.wait(job, timeout=PATIENCE)["state"] == "done"
     assert other.result(job).fields["label_names"] == {"liver": 1}
@@ -108,16 +108,16 @@ def test_cancel_takes_effect_while_it_computes(a_server, tmp_path):
 def test_two_clients_with_one_image_and_different_words_get_what_they_get_alone(a_server, tmp_path):
     client = a_server.client
     questions = ["liver", "spleen, heart"]
-    alone = [labels_of(client.infer(MODEL, CT, {"prompt": words}), tmp_path) for words in questions]
+    alone = [labels_of(client.infer(MODEL, CT, {"words": words}), tmp_path) for words in questions]
     with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda words: labels_of(client.infer(MODEL, CT, {"prompt": words}), tmp_path), questions))
+        together = list(pool.map(lambda words: labels_of(client.infer(MODEL, CT, {"words": words}), tmp_path), questions))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_twenty_clients_at_once_are_all_served_and_none_is_lost(a_server, tmp_path):
     client = a_server.client
-    expected = labels_of(client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}), tmp_path)
+    expected = labels_of(client.infer(MODEL, PICTURE, {"words": "skin lesion"}), tmp_path)
     busy = hold(client, tmp_path, 3)
     refusals: list[tuple[int | None, float | None]] = []
 
@@ -126,7 +126,7 @@ def test_twenty_clients_at_once_are_all_served_and_none_is_lost(a_server, tmp_pa
 
         def served() -> bool:
             try:
-                answers.append(mine.infer(MODEL, PICTURE, {"prompt": "skin lesion"}))
+                answers.append(mine.infer(MODEL, PICTURE, {"words": "skin lesion"}))
             except ServerError as error:
                 refusals.append((error.status, error.retry_after))
             return bool(answers)
@@ -151,7 +151,7 @@ def test_an_image_that_is_deleted_while_it_waits_is_missed_with_a_sentence(a_ser
     shutil.copy(studies / f"{PICTURE}.png", studies / "short_lived.png")
     eventually(lambda: client.info()["datastore"]["total"] == known + 1)
     busy = hold(client, tmp_path, 4)
-    job = client.start_job(MODEL, "short_lived", {"prompt": "skin lesion"})["id"]
+    job = client.start_job(MODEL, "short_lived", {"words": "skin lesion"})["id"]
     (studies / "short_lived.png").unlink()
     client.cancel(busy)
     status = client.wait(job, timeout=PATIENCE)
@@ -165,7 +165,7 @@ def test_a_job_survives_a_reload(a_server, tmp_path):
     assert requests.post(f"{a_server.url}/reload", timeout=PATIENCE).status_code == 200
     assert client.job(job)["state"] == "running"
     client.cancel(job)
-    assert client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file
+    assert client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
 
 
 def test_too_little_memory_is_a_sentence_and_the_server_lives(a_server, tmp_path):
@@ -174,13 +174,13 @@ def test_too_little_memory_is_a_sentence_and_the_server_lives(a_server, tmp_path
     in_use = int(Path(f"/proc/{process_id}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(process_id, resource.RLIMIT_AS, (in_use + 150 * 2**20, resource.RLIM_INFINITY))
     try:
-        job = client.start_job(MODEL, params={"prompt": "liver"}, upload=("large.nii", volume))["id"]
+        job = client.start_job(MODEL, params={"words": "liver"}, upload=("large.nii", volume))["id"]
         status = client.wait(job, timeout=PATIENCE)
     finally:
         resource.prlimit(process_id, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert (status["state"], status["status_code"]) == ("failed", 503), status["message"]
     assert "memory" in status["message"]
-    assert client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file
+    assert client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
 
 
 # --- a server that is filled, killed, and started again on what is broken ------------------------------------------------------------
@@ -218,13 +218,13 @@ def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room
     if not doomed.is_small:
         pytest.skip("mounting a small disk is not permitted here, so a full disk was NOT tried")
     url, client, ballast = doomed.server.url, doomed.server.client, doomed.server.folder / "ballast"
-    expected = client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file
+    expected = client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
     with contextlib.suppress(OSError), ballast.open("wb") as file:
         while True:
             file.write(bytes(1 << 16))
             file.flush()
     noise = os.urandom(3_000_000)
-    uncompressed = {"params": json.dumps({"prompt": "liver", "result_extension": ".nii"})}
+    uncompressed = {"params": json.dumps({"words": "liver", "result_extension": ".nii"})}
     refusals = [
         requests.post(f"{url}/wordmask/jobs", files={"file": ("x.nii.gz", noise)}, timeout=PATIENCE),
         put_label(url, noise),
@@ -235,7 +235,7 @@ def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room
     assert all("disk is full" in answer.json()["detail"] for answer in refusals)
     assert client.info()["datastore"]["completed"] == 0
     ballast.unlink()
-    assert client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file == expected
+    assert client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file == expected
 
 
 LABELS = [bytes([value]) * 2_000_000 for value in (1, 2)]
@@ -247,7 +247,7 @@ class Restarted:
 
     server: RunningServer
     job: str
-    answer: Answer
+    answer: ServerAnswer
     label: bytes
 
 
@@ -255,7 +255,7 @@ class Restarted:
 def restarted(doomed: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
     """Killed while it computes and saves labels; before it starts again, its cache and its newest version are damaged."""
     server, scratch, saved = doomed.server, tmp_path_factory.mktemp("scratch"), threading.Semaphore(0)
-    answer = server.client.infer(MODEL, CT, {"prompt": "liver, spleen"})
+    answer = server.client.infer(MODEL, CT, {"words": "liver, spleen"})
 
     def save() -> None:
         with contextlib.suppress(requests.RequestException):
@@ -291,7 +291,7 @@ def test_a_server_killed_during_a_job_starts_again_and_knows_nothing_of_it(resta
         restarted.server.client.job(restarted.job)
     assert lost.value.status == 404
     assert uploads(restarted.server) == []
-    assert restarted.server.client.infer(MODEL, PICTURE, {"prompt": "skin lesion"}).file
+    assert restarted.server.client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
 
 
 def test_a_server_killed_while_it_saves_labels_keeps_the_old_one_or_the_new_one(restarted):
@@ -303,7 +303,7 @@ def test_a_server_killed_while_it_saves_labels_keeps_the_old_one_or_the_new_one(
 
 
 def test_a_damaged_model_version_and_a_damaged_cache_cost_a_warning_and_no_result(restarted, tmp_path):
-    after = restarted.server.client.infer(MODEL, CT, {"prompt": "liver, spleen"})
+    after = restarted.server.client.infer(MODEL, CT, {"words": "liver, spleen"})
     assert after.fields["version"] == "bundled"
     np.testing.assert_array_equal(labels_of(after, tmp_path), labels_of(restarted.answer, tmp_path))
     log = restarted.server.log.read_text()

@@ -23,7 +23,8 @@ anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.
 near_misses = st.fixed_dictionaries(
     {},
     optional={
-        "prompt": st.sampled_from(["liver", "", "liver, spleen", "x" * 5000, "\u0000", "," * 50]) | anything,
+        "words": st.sampled_from(["liver", "", "liver, spleen", "x" * 5000, "\u0000", "," * 50]) | anything,
+        "prompt": st.sampled_from(["liver", ""]) | anything,
         "plane": st.sampled_from(["axial", "AXIAL", "", "auto"]) | anything,
         "window": st.sampled_from(["soft_tissue", "lung", "none"]) | anything,
         "threshold": st.floats() | st.sampled_from([0, 1, "0.5", 1e308, -0.0, True]) | anything,

@@ -18,7 +18,7 @@ def ask(**params: Any) -> str:
 
 def test_a_job_is_answered_at_once_and_its_result_is_what_infer_gives(a_stub_server):
     with a_stub_server.held():
-        started = a_stub_server.start("ct", ask(prompt="spleen, liver"))
+        started = a_stub_server.start("ct", ask(words="spleen, liver"))
         assert started.status_code == 202
         job = started.json()
         a_stub_server.wait_until_busy()
@@ -28,7 +28,7 @@ def test_a_job_is_answered_at_once_and_its_result_is_what_infer_gives(a_stub_ser
         assert a_stub_server.http.get(f"/wordmask/jobs/{job['id']}/result").status_code == 409
     assert a_stub_server.finished(job["id"])["state"] == "done"
     fields, labels = a_stub_server.read(a_stub_server.http.get(f"/wordmask/jobs/{job['id']}/result"))
-    expected, of_infer = a_stub_server.read(a_stub_server.post("ct", ask(prompt="spleen, liver")))
+    expected, of_infer = a_stub_server.read(a_stub_server.post("ct", ask(words="spleen, liver")))
     assert_array_equal(sitk.GetArrayFromImage(labels), sitk.GetArrayFromImage(of_infer))
     assert {name: value for name, value in fields.items() if name != "seconds"} == {
         name: value for name, value in expected.items() if name != "seconds"
@@ -37,7 +37,7 @@ def test_a_job_is_answered_at_once_and_its_result_is_what_infer_gives(a_stub_ser
 
 def test_a_volume_comes_with_the_job_and_is_removed_with_it(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    job = a_stub_server.start("", ask(prompt="liver"), files={"file": ("patient 7_2026.nii.gz", content)}).json()
+    job = a_stub_server.start("", ask(words="liver"), files={"file": ("patient 7_2026.nii.gz", content)}).json()
     assert a_stub_server.finished(job["id"])["state"] == "done"
     _, labels = a_stub_server.read(a_stub_server.http.get(f"/wordmask/jobs/{job['id']}/result"))
     assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
@@ -46,10 +46,10 @@ def test_a_volume_comes_with_the_job_and_is_removed_with_it(a_stub_server):
 
 def test_the_same_content_uploaded_twice_uses_the_kept_features(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    cache = a_stub_server.app.runtime.engines["simple_vilmedsam"].cache
+    cache = a_stub_server.app.runtime.models["simple_vilmedsam"].cache
     misses = []
     for name in ("monday.nii.gz", "tuesday.nii.gz"):
-        job = a_stub_server.start("", ask(prompt="liver"), files={"file": (name, content)}).json()
+        job = a_stub_server.start("", ask(words="liver"), files={"file": (name, content)}).json()
         assert a_stub_server.finished(job["id"])["state"] == "done"
         misses.append(cache.misses)
     assert misses[0] == misses[1] > 0
@@ -58,13 +58,13 @@ def test_the_same_content_uploaded_twice_uses_the_kept_features(a_stub_server):
 def test_an_image_of_a_session_can_be_asked_for(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
     session = a_stub_server.http.put("/session/", files={"files": ("mine.nii.gz", content)}).json()["session_id"]
-    job = a_stub_server.start("", ask(prompt="liver"), query={"session_id": session}).json()
+    job = a_stub_server.start("", ask(words="liver"), query={"session_id": session}).json()
     assert a_stub_server.finished(job["id"])["state"] == "done"
 
 
 def test_a_running_job_is_cancelled_between_two_batches(a_stub_server):
     with a_stub_server.held():
-        job = a_stub_server.start("ct", ask(prompt="liver")).json()
+        job = a_stub_server.start("ct", ask(words="liver")).json()
         a_stub_server.wait_until_busy()
         assert a_stub_server.http.delete(f"/wordmask/jobs/{job['id']}").status_code == 200
     status = a_stub_server.finished(job["id"])
@@ -75,11 +75,11 @@ def test_a_running_job_is_cancelled_between_two_batches(a_stub_server):
 def test_a_full_queue_answers_429_and_says_how_long_to_wait(a_stub_server):
     a_stub_server.app.runtime.queue.limit = 1
     with a_stub_server.held():
-        first = a_stub_server.start("ct", ask(prompt="liver")).json()
+        first = a_stub_server.start("ct", ask(words="liver")).json()
         a_stub_server.wait_until_busy()
-        second = a_stub_server.start("ct", ask(prompt="heart")).json()
+        second = a_stub_server.start("ct", ask(words="heart")).json()
         assert second["waiting"] == 1
-        for refused in (a_stub_server.start("ct", ask(prompt="aorta")), a_stub_server.post("ct", ask(prompt="aorta"))):
+        for refused in (a_stub_server.start("ct", ask(words="aorta")), a_stub_server.post("ct", ask(words="aorta"))):
             assert refused.status_code == 429
             assert int(refused.headers["Retry-After"]) >= 1
     assert {a_stub_server.finished(job["id"])["state"] for job in (first, second)} == {"done"}
@@ -88,7 +88,7 @@ def test_a_full_queue_answers_429_and_says_how_long_to_wait(a_stub_server):
 def test_other_routes_answer_while_infer_computes(a_stub_server):
     answers = []
     with a_stub_server.held():
-        waiting = threading.Thread(target=lambda: answers.append(a_stub_server.post("ct", ask(prompt="liver"))))
+        waiting = threading.Thread(target=lambda: answers.append(a_stub_server.post("ct", ask(words="liver"))))
         waiting.start()
         a_stub_server.wait_until_busy()
         assert a_stub_server.http.get("/info/").status_code == 200
@@ -102,7 +102,7 @@ def test_other_routes_answer_while_infer_computes(a_stub_server):
 
 def test_a_job_survives_a_reload(a_stub_server):
     with a_stub_server.held():
-        job = a_stub_server.start("ct", ask(prompt="liver")).json()
+        job = a_stub_server.start("ct", ask(words="liver")).json()
         a_stub_server.wait_until_busy()
         assert a_stub_server.http.post("/reload").status_code == 200
         assert a_stub_server.http.get(f"/wordmask/jobs/{job['id']}").json()["state"] == "running"
@@ -110,7 +110,7 @@ def test_a_job_survives_a_reload(a_stub_server):
 
 
 def test_a_failed_job_says_why_and_its_result_has_the_status_of_its_error(a_stub_server):
-    job = a_stub_server.start("broken", ask(prompt="liver")).json()
+    job = a_stub_server.start("broken", ask(words="liver")).json()
     status = a_stub_server.finished(job["id"])
     assert (status["state"], status["status_code"]) == ("failed", 400)
     assert status["message"].endswith(".")
@@ -119,7 +119,7 @@ def test_a_failed_job_says_why_and_its_result_has_the_status_of_its_error(a_stub
 
 
 def test_an_upload_that_cannot_be_read_is_called_by_its_own_name(a_stub_server):
-    job = a_stub_server.start("", ask(prompt="liver"), files={"file": ("my scan.nii.gz", b"no image")}).json()
+    job = a_stub_server.start("", ask(words="liver"), files={"file": ("my scan.nii.gz", b"no image")}).json()
     message = a_stub_server.finished(job["id"])["message"]
     assert message.startswith("my scan.nii.gz ")
     assert "upload-" not in message
@@ -127,9 +127,9 @@ def test_an_upload_that_cannot_be_read_is_called_by_its_own_name(a_stub_server):
 
 def test_an_image_that_is_removed_while_its_job_waits_is_missed_with_a_sentence(a_stub_server):
     with a_stub_server.held():
-        a_stub_server.start("scan", ask(prompt="liver"))
+        a_stub_server.start("scan", ask(words="liver"))
         a_stub_server.wait_until_busy()
-        job = a_stub_server.start("ct", ask(prompt="liver")).json()
+        job = a_stub_server.start("ct", ask(words="liver")).json()
         (a_stub_server.studies / "ct.nii.gz").unlink()
     status = a_stub_server.finished(job["id"])
     assert (status["state"], status["status_code"]) == ("failed", 404)
@@ -141,12 +141,12 @@ def test_a_wrong_job_is_refused_before_it_waits(a_stub_server):
         ("ct", "no json", 400),
         ("ct", "[1]", 400),
         ("ct", "[" * 100_000, 400),
-        ("ct", ask(prompt=""), 400),
-        ("ct", ask(prompt="liver", image="/etc/hostname"), 400),
-        ("ct", ask(prompt="liver", session={"name": "x"}), 400),
-        ("nobody", ask(prompt="liver"), 404),
-        ("../secret", ask(prompt="liver"), 400),
-        ("", ask(prompt="liver"), 400),
+        ("ct", ask(words=""), 400),
+        ("ct", ask(words="liver", image="/etc/hostname"), 400),
+        ("ct", ask(words="liver", session={"name": "x"}), 400),
+        ("nobody", ask(words="liver"), 404),
+        ("../secret", ask(words="liver"), 400),
+        ("", ask(words="liver"), 400),
     ):
         answer = a_stub_server.start(image, params)
         assert answer.status_code == status, (image, params[:80])
@@ -158,7 +158,7 @@ def test_unknown_jobs_and_models_are_not_found(a_stub_server):
     for method in ("GET", "DELETE"):
         assert a_stub_server.http.request(method, "/wordmask/jobs/0123").status_code == 404
     assert a_stub_server.http.get("/wordmask/jobs/0123/result").status_code == 404
-    assert a_stub_server.start("ct", ask(prompt="liver"), query={"model": "huge"}).status_code == 404
+    assert a_stub_server.start("ct", ask(words="liver"), query={"model": "huge"}).status_code == 404
     assert a_stub_server.http.get("/wordmask/vocabulary", params={"model": "huge"}).status_code == 404
     assert a_stub_server.http.post("/wordmask/models/huge/rollback").status_code == 404
 
@@ -171,7 +171,7 @@ def test_the_text_box_gets_words_with_codes_and_what_was_matched(a_stub_server):
 
 
 def test_health_has_the_figures_of_queue_cache_and_version(a_stub_server):
-    a_stub_server.post("ct", ask(prompt="liver"))
+    a_stub_server.post("ct", ask(words="liver"))
     health = a_stub_server.http.get("/wordmask/health").json()
     assert health["status"] == "ok"
     assert health["queue"]["waiting"] == 0
@@ -180,7 +180,7 @@ def test_health_has_the_figures_of_queue_cache_and_version(a_stub_server):
 
 
 def test_other_outputs_are_only_json_or_only_the_file(a_stub_server):
-    job = a_stub_server.start("ct", ask(prompt="liver")).json()
+    job = a_stub_server.start("ct", ask(words="liver")).json()
     a_stub_server.finished(job["id"])
     route = f"/wordmask/jobs/{job['id']}/result"
     assert a_stub_server.http.get(route, params={"output": "json"}).json()["label_names"] == {"liver": 1}

@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 from tests.support.servers import REPOSITORY, SAMPLES
 
-from wordmask.demo.learn import WORD, Findings, choose_cases, judged, truth_of
-from wordmask.demo.run import learn as learn_demo
+from wordmask.demo import learn as learn_demo
+from wordmask.demo.learn import WORD, VersionScores, choose_cases, judged, truth_of
 from wordmask.demo.samples import load_samples
 from wordmask.errors import RequestError
 
@@ -61,8 +61,8 @@ def test_the_first_two_studies_by_name_are_labelled_and_all_others_are_untouched
 
 def test_a_training_that_does_not_help_or_cannot_be_undone_is_a_failure():
     empty, full = {"ct": np.zeros((1, 2, 2), bool)}, {"ct": np.ones((1, 2, 2), bool)}
-    before = Findings("bundled", {("ct", WORD): 0.0, ("ct", "liver"): 0.9}, empty)
-    after, console = Findings("1", {("ct", WORD): 0.8, ("ct", "liver"): 0.9}, full), Console(quiet=True)
+    before = VersionScores("bundled", {("ct", WORD): 0.0, ("ct", "liver"): 0.9}, empty)
+    after, console = VersionScores("1", {("ct", WORD): 0.8, ("ct", "liver"): 0.9}, full), Console(quiet=True)
     assert judged(before, after, before, console)
     assert not judged(before, replace(after, dice=before.dice), before, console)
     assert not judged(before, after, replace(before, marked=full), console)

@@ -148,7 +148,7 @@ def test_a_realm_or_dicomweb_server_that_fails_is_told_apart_from_ours(status, t
 
 
 def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_its_length(a_stub_server, monkeypatch):
-    from wordmask_app.hardening import guards
+    from wordmask_app.http import guards
 
     guards.install(a_stub_server.http.app, upload_bytes=10_000)
     announced = a_stub_server.http.put("/datastore/image", params={"image": "big"}, files={"file": ("big.nii", b"0" * 20_000)})

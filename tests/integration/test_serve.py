@@ -31,7 +31,7 @@ def test_it_serves_from_folders_with_blanks_and_ctrl_c_ends_it_and_its_training(
         assert f"WordMask is ready at http://127.0.0.1:{port} (Ctrl-C ends it).\n" in lines, (folder / "log").read_text()
         client = AppClient(f"http://127.0.0.1:{port}")
         assert set(client.info()["models"]) == {MODEL}
-        assert client.infer(MODEL, cases[0].name, {"prompt": "skin lesion"}).fields["label_names"] == {"skin lesion": 1}
+        assert client.infer(MODEL, cases[0].name, {"words": "skin lesion"}).fields["label_names"] == {"skin lesion": 1}
         for case in cases:
             client.submit_label(case.name, case.truth, {"skin lesion": case.words["skin lesion"][0]})
         client.start_training(MODEL, {"epochs": 1000})

@@ -110,7 +110,7 @@ class LearningServer:
 
     def served(self) -> tuple[str, np.ndarray]:
         """The version that health names, and the answer to one request that is always the same: a probability for every pixel."""
-        answer = self.client.infer(MODEL, pictures()[0].name, {"prompt": "lung", "output_volume": "probability"})
+        answer = self.client.infer(MODEL, pictures()[0].name, {"words": "lung", "output_volume": "probability"})
         path = self.server.folder / "answer.nii.gz"
         path.write_bytes(answer.file or b"")
         version = self.client.health()["models"][0]["version"]

@@ -10,9 +10,11 @@ from PIL import Image
 from rich.console import Console
 from tests.support.servers import SAMPLES
 
-from wordmask.demo.report import Findings, Timing, print_report, too_easy, write_contact_sheet
+from wordmask.demo import learn, run, samples
+from wordmask.demo.report import Findings, Timing, print_report, too_easy
 from wordmask.demo.samples import SampleCase, load_samples, true_mask
 from wordmask.errors import VolumeError
+from wordmask.learning.evaluation.contact_sheet import write_contact_sheet
 
 
 def a_case(**words: tuple[int, ...]) -> SampleCase:
@@ -38,6 +40,15 @@ def test_the_samples_that_ship_have_truth_of_the_shape_of_their_image() -> None:
         assert labels.ndim == 3
         assert all(true_mask(labels, values).any() for values in case.words.values()), case.name
         assert not set(case.words) & set(case.absent)
+
+
+@pytest.mark.parametrize("demo", [run, learn])
+def test_a_demo_without_the_source_tree_says_what_is_missing(demo, tmp_path, monkeypatch, capsys):
+    assert samples.source_folder("sample_data") == SAMPLES
+    monkeypatch.setattr(samples, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)  # this process keeps its own answer to SIGTERM
+    assert demo.main(["--output", str(tmp_path / "out")]) == 1
+    assert "clone the repository and type `make demo` there" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:

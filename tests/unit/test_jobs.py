@@ -11,8 +11,8 @@ import pytest
 
 from wordmask.errors import CancelledError, RequestError
 from wordmask.progress import Progress
+from wordmask_app.jobs import queue as jobs
 from wordmask_app.jobs.queue import Job, JobNotReadyError, JobQueue, JobResult, JobState, QueueFullError, ResultGoneError, UnknownJobError
-from wordmask_app.jobs.queue import queue as jobs
 
 PATIENCE = 120.0  # seconds, after which something hangs
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from wordmask.errors import WeightsError
+from wordmask.weights import catalogue as weights
 from wordmask.weights.catalogue import WeightEntry, fetch, import_weights, pack_weights, weights_path
-from wordmask.weights.catalogue import catalogue as weights
 from wordmask.weights.download import Patience
 
 CONTENT = bytes(range(256)) * 1280  # 327,680 bytes: twenty blocks of the download

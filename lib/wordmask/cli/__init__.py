@@ -5,7 +5,6 @@ Answers go to stdout, progress and warnings to stderr. `main` alone turns our er
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -83,7 +82,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

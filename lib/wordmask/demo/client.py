@@ -42,7 +42,7 @@ class ServerError(WordMaskError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServerAnswer:
     """What infer answered: its JSON, and the file with its name (``None`` when only JSON was asked for)."""
 
     fields: dict[str, Any]
@@ -85,7 +85,7 @@ class AppClient:
         *,
         output: str | None = None,
         upload: tuple[str, bytes] | None = None,
-    ) -> Answer:
+    ) -> ServerAnswer:
         """image: id on the server, or ``upload``: (file name, bytes) instead; params: see the server's documentation."""
         started = time.perf_counter()
         query = {"image": image} | ({"output": output} if output else {})
@@ -97,7 +97,7 @@ class AppClient:
             files={"file": upload} if upload else None,
         )
         fields, file, name = parse_answer(response.headers, response.content)
-        return Answer(fields, file, name, time.perf_counter() - started)
+        return ServerAnswer(fields, file, name, time.perf_counter() - started)
 
     def start_job(
         self, model: str, image: str = "", params: Mapping[str, Any] | None = None, *, upload: tuple[str, bytes] | None = None
@@ -128,12 +128,12 @@ class AppClient:
             time.sleep(0.05)
         return status
 
-    def result(self, job_id: str) -> Answer:
+    def result(self, job_id: str) -> ServerAnswer:
         """What a job made."""
         started = time.perf_counter()
         response = self._send("GET", f"/wordmask/jobs/{job_id}/result")
         fields, file, name = parse_answer(response.headers, response.content)
-        return Answer(fields, file, name, time.perf_counter() - started)
+        return ServerAnswer(fields, file, name, time.perf_counter() - started)
 
     def submit_label(self, image: str, label: Path, names: Mapping[str, int]) -> None:
         """Keep a corrected label map as the final one of its image; names: word -> value."""

@@ -27,8 +27,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from wordmask.demo.client import AppClient, ServerError, running_server
-from wordmask.demo.run import MODEL, REPOSITORY, exit_status, labels_of
-from wordmask.demo.samples import SampleCase, load_samples, true_mask
+from wordmask.demo.run import MODEL, exit_status, labels_of
+from wordmask.demo.samples import SampleCase, load_samples, source_folder, true_mask
 from wordmask.errors import RequestError
 from wordmask.inference.overlay import overlay_labels
 from wordmask.learning.evaluation.metrics import dice
@@ -43,7 +43,7 @@ WIDTH, HEADING = 640, 28  # pixels of one picture of three, and of the line abov
 
 
 @dataclass(frozen=True)
-class Findings:
+class VersionScores:
     """What the server answered before, after, or when it had gone back.
 
     version: who answered; dice: (case, word) -> 0..1; marked: case -> where `WORD` was marked, [k, j, i].
@@ -61,7 +61,7 @@ class Findings:
         """Mean Dice of the words that were known before."""
         return mean(value for (_, word), value in self.dice.items() if word != WORD)
 
-    def same(self, other: Findings) -> bool:
+    def same(self, other: VersionScores) -> bool:
         """Whether another one answered with the same voxels and figures."""
         return self.dice == other.dice and all(np.array_equal(mask, other.marked[case]) for case, mask in self.marked.items())
 
@@ -88,19 +88,19 @@ def submit(client: AppClient, case: SampleCase, scratch: Path) -> None:
     client.submit_label(case.name, path, {WORD: 1})
 
 
-def ask(client: AppClient, cases: Sequence[SampleCase], scratch: Path) -> Findings:
+def ask(client: AppClient, cases: Sequence[SampleCase], scratch: Path) -> VersionScores:
     """Ask every case for `WORD` and for the words that it shows, and judge the answers."""
     scores, marked, version = {}, {}, ""
     for case in cases:
         truth = case.true_labels()
-        answer = client.infer(MODEL, case.name, {"prompt": WORD})
+        answer = client.infer(MODEL, case.name, {"words": WORD})
         version, marked[case.name] = answer.fields["version"], labels_of(answer, scratch, "answer") == 1
         scores[case.name, WORD] = dice(marked[case.name], truth_of(case))
         for words in case.groups():
-            answer = client.infer(MODEL, case.name, {"prompt": words})
+            answer = client.infer(MODEL, case.name, {"words": words})
             labels, values = labels_of(answer, scratch, "answer"), answer.fields["label_names"]
             scores |= {(case.name, word): dice(labels == values[word], true_mask(truth, case.words[word])) for word in words}
-    return Findings(version, scores, marked)
+    return VersionScores(version, scores, marked)
 
 
 def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> d
     return state
 
 
-def draw(case: SampleCase, before: Findings, after: Findings, output: Path) -> None:
+def draw(case: SampleCase, before: VersionScores, after: VersionScores, output: Path) -> None:
     """One picture of a case: what was marked before, what after, and the truth, side by side on the slices that show most of it."""
     truth = truth_of(case)
     columns = {
@@ -139,7 +139,7 @@ def draw(case: SampleCase, before: Findings, after: Findings, output: Path) -> N
     page.save(path)
 
 
-def table_of(before: Findings, after: Findings, undone: Findings) -> Table:
+def table_of(before: VersionScores, after: VersionScores, undone: VersionScores) -> Table:
     """Dice of `WORD` in every untouched case, and the means."""
     table = Table(title=f"Dice of {WORD!r} in cases that nobody labelled", title_justify="left")
     table.add_column("case")
@@ -182,7 +182,7 @@ def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], con
     return judged(before, after, undone, console)
 
 
-def judged(before: Findings, after: Findings, undone: Findings, console: Console) -> bool:
+def judged(before: VersionScores, after: VersionScores, undone: VersionScores, console: Console) -> bool:
     """Say what came of it."""
     helped = all(after.dice[case, WORD] > before.dice[case, WORD] for case in before.marked)
     back = undone.same(before) and undone.version == before.version
@@ -195,11 +195,16 @@ def judged(before: Findings, after: Findings, undone: Findings, console: Console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo from the command line; 0 when the training helped and could be undone, 1 when not."""
     parser = argparse.ArgumentParser(prog="python -m wordmask.demo.learn", description="Teach a word to a real server with two labels.")
-    parser.add_argument("--samples", type=Path, default=REPOSITORY / "sample_data", help="folder with index.json, studies/ and truth/")
-    parser.add_argument("--app", type=Path, default=REPOSITORY / "monailabel_app", help="the MONAI Label app; a copy of it is used")
+    parser.add_argument("--samples", type=Path, help="folder with index.json, studies/ and truth/; else sample_data/")
+    parser.add_argument("--app", type=Path, help="the MONAI Label app, of which a copy is used; else monailabel_app/")
     parser.add_argument("--output", type=Path, default=Path("demo_output/learning"), help="where pictures go")
     chosen = parser.parse_args(arguments)
-    return exit_status(lambda console: run(chosen.samples, chosen.app, chosen.output, TRAINING, console))
+
+    def demo(console: Console) -> bool:
+        samples, app = chosen.samples or source_folder("sample_data"), chosen.app or source_folder("monailabel_app")
+        return run(samples, app, chosen.output, TRAINING, console)
+
+    return exit_status(demo)
 
 
 if __name__ == "__main__":

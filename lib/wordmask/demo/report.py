@@ -1,22 +1,14 @@
-"""What the demo shows at its end: tables of Dice and times, and one picture of all pictures.
-
-Knows numbers and pictures that were made already; asks nobody.
-"""
+"""The tables of Dice and times that the demo prints at its end. Knows numbers that were measured already; not the server."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import mean
 
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-SHEET_WIDTH = 1800  # pixels of the contact sheet
-GAP = 12
-ROW = 4.0  # squares side by side
 MOST_FALSE = 10  # false alarms that are listed one by one
 EASY = 0.25  # a method without a model that comes this close to a word's Dice says that the word's phantoms are too easy
 BASELINES = {"threshold": "grey value", "atlas": "atlas"}
@@ -95,32 +87,3 @@ def _dice_table(findings: Findings, baselines: Mapping[str, Mapping[str, float]]
         cells = [f"{others[name]:.3f}" if name in others else "" for name in BASELINES]
         table.add_row(word, str(len(values)), f"{mean(values):.3f}", f"{min(values):.3f}", *cells)
     return table
-
-
-def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
-    """All pictures on one white sheet, in rows from left to right, each scaled to fill its row's height."""
-    tiles = [Image.open(picture).convert("RGB") for picture in pictures]
-    rows = _rows(tiles)
-    placed, top = [], GAP
-    for row in rows:
-        height = round((SHEET_WIDTH - GAP * (len(row) + 1)) / max(ROW, sum(tile.width / tile.height for tile in row)))
-        left = GAP
-        for tile in row:
-            scaled = tile.resize((round(tile.width * height / tile.height), height), Image.Resampling.LANCZOS)
-            placed.append((scaled, (left, top)))
-            left += scaled.width + GAP
-        top += height + GAP
-    sheet = Image.new("RGB", (SHEET_WIDTH, top), "white")
-    for tile, corner in placed:
-        sheet.paste(tile, corner)
-    sheet.save(path)
-
-
-def _rows(tiles: Sequence[Image.Image]) -> list[list[Image.Image]]:
-    """Consecutive tiles in rows whose shapes add up to at least `ROW` squares."""
-    rows: list[list[Image.Image]] = []
-    for tile in tiles:
-        if not rows or sum(other.width / other.height for other in rows[-1]) >= ROW:
-            rows.append([])
-        rows[-1].append(tile)
-    return rows

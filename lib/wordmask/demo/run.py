@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from wordmask.demo.client import Answer, AppClient, running_server
-from wordmask.demo.report import Findings, Timing, print_report, write_contact_sheet
-from wordmask.demo.samples import SampleCase, load_samples, true_mask
+from wordmask.demo.baselines import baseline_dice
+from wordmask.demo.client import AppClient, ServerAnswer, running_server
+from wordmask.demo.report import Findings, Timing, print_report
+from wordmask.demo.samples import SampleCase, load_samples, source_folder, true_mask
 from wordmask.errors import WordMaskError
 from wordmask.inference.overlay import overlay_labels
+from wordmask.learning.evaluation.contact_sheet import write_contact_sheet
 from wordmask.learning.evaluation.metrics import dice
-from wordmask.pretraining.baselines import baseline_dice
 from wordmask.words.prompts import parse_prompts
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "simple_vilmedsam"
 
 
-def labels_of(answer: Answer, folder: Path, stem: str) -> NDArray[np.integer]:
+def labels_of(answer: ServerAnswer, folder: Path, stem: str) -> NDArray[np.integer]:
     """Write the answer's label map to ``folder`` and return its voxels [k, j, i]."""
     path = folder / f"{stem}.nii.gz"
     path.write_bytes(answer.file or b"")
@@ -53,7 +53,7 @@ def time_words(client: AppClient, cases: Sequence[SampleCase]) -> Timing | None:
     """Ask for one word and then for another, on the first volume that has two of one window."""
     for case in cases:
         if case.modality == "CT" and (words := two_words(case)) is not None:
-            first, following = (client.infer(MODEL, case.name, {"prompt": word}).seconds for word in words)
+            first, following = (client.infer(MODEL, case.name, {"words": word}).seconds for word in words)
             return Timing(case.name, words, (first, following))
     return None
 
@@ -62,7 +62,7 @@ def ask_present(client: AppClient, case: SampleCase, output: Path, findings: Fin
     """Ask for the words that are there, those that share no voxel together; keep label maps, Dice and one overlay picture."""
     truth = case.true_labels()
     for number, words in enumerate(case.groups(), start=1):
-        answer = client.infer(MODEL, case.name, {"prompt": words})
+        answer = client.infer(MODEL, case.name, {"words": words})
         stem = f"{case.name}_labels" + (f"_{number}" if number > 1 else "")
         labels, values = labels_of(answer, output, stem), answer.fields["label_names"]
         for word in words:
@@ -74,7 +74,7 @@ def ask_present(client: AppClient, case: SampleCase, output: Path, findings: Fin
 def ask_absent(client: AppClient, case: SampleCase, scratch: Path, findings: Findings) -> None:
     """Ask for each word that is not there, by itself: no other word can take its false voxels."""
     for word in case.absent:
-        answer = client.infer(MODEL, case.name, {"prompt": word})
+        answer = client.infer(MODEL, case.name, {"words": word})
         findings.false_voxels[case.name, word] = int(np.count_nonzero(labels_of(answer, scratch, "absent")))
 
 
@@ -124,14 +124,19 @@ def run(samples: Path, app: Path, output: Path, conf: dict[str, str], console: C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo from the command line; 0 when it went through, 1 and the reason when not."""
     parser = argparse.ArgumentParser(prog="python -m wordmask.demo.run", description="Ask a real server for words in the sample studies.")
-    parser.add_argument("--samples", type=Path, default=REPOSITORY / "sample_data", help="folder with index.json, studies/ and truth/")
-    parser.add_argument("--app", type=Path, default=REPOSITORY / "monailabel_app", help="the MONAI Label app")
+    parser.add_argument("--samples", type=Path, help="folder with index.json, studies/ and truth/; else sample_data/")
+    parser.add_argument("--app", type=Path, help="the MONAI Label app; else monailabel_app/")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="where label maps and pictures go")
     parser.add_argument("--preset", default="tiny", help="which weights the server loads")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     chosen = parser.parse_args(arguments)
     conf = {"preset": chosen.preset, "device": chosen.device}
-    return exit_status(lambda console: run(chosen.samples, chosen.app, chosen.output, conf, console))
+
+    def demo(console: Console) -> None:
+        samples, app = chosen.samples or source_folder("sample_data"), chosen.app or source_folder("monailabel_app")
+        run(samples, app, chosen.output, conf, console)
+
+    return exit_status(demo)
 
 
 def exit_status(demo: Callable[[Console], object]) -> int:

@@ -15,7 +15,9 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from wordmask.errors import VolumeError
+from wordmask.errors import RequestError, VolumeError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class SampleCase:
             else:
                 group.append(word)
         return groups
+
+
+def source_folder(name: str) -> Path:
+    """A folder of the source tree, which an installed wheel lacks. RequestError: there is no source tree."""
+    if not (REPOSITORY / "sample_data" / "index.json").is_file():
+        raise RequestError(
+            "The demos use the sample studies of WordMask's source tree, and this WordMask was installed without it;"
+            " clone the repository and type `make demo` there, or name your copies with --samples and --app."
+        )
+    return REPOSITORY / name
 
 
 def load_samples(folder: Path) -> list[SampleCase]:

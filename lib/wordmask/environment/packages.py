@@ -82,7 +82,7 @@ def _problem(text: str, version_of: Callable[[str], str | None]) -> str | None:
     version, wanted = version_of(requirement.name), f"{requirement.name}{requirement.specifier}"
     command = f'type `pip install "{wanted}"`.'
     if version is None:
-        return f"{requirement.name} is not installed, and WordMask cannot do without it; {command}"
+        return f"{requirement.name} is not installed, and WordMask requires it; {command}"
     if requirement.specifier.contains(version, prereleases=True):
         return None
     reason = SYMPTOMS.get(requirement.name, "older ones lack what WordMask calls")
@@ -100,5 +100,5 @@ def _mismatched_torch(torch: str | None, torchvision: str | None, wants: Sequenc
         return None
     return (
         f"torchvision {torchvision} was not built for torch {torch} (the symptom: operator torchvision::nms does not exist);"
-        " install both anew, together and from one index: `pip install --force-reinstall torch torchvision`."
+        " install both again, together and from one index: `pip install --force-reinstall torch torchvision`."
     )

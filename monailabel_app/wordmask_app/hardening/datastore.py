@@ -40,7 +40,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     _datastore: LocalDatastoreModel
 
     def __init__(self, datastore_path: str, **options: Any) -> None:
-        """options: as MONAI Label's. A damaged record is put aside with a warning and made anew from the files."""
+        """options: as MONAI Label's. A damaged record is put aside with a warning and made again from the files."""
         self._root = Path(datastore_path).resolve()
         self._root.mkdir(parents=True, exist_ok=True)
         self._held = FileLock(self._root / ".lock")  # one object: it may be taken again by the thread that has it
@@ -95,7 +95,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         stem, ending = self._to_id(os.path.basename(image_filename))
         image_id = _id(image_id or stem)
         name = self._filename(image_id, self._served(ending))
-        info = {**_checked(image_info), "ts": int(time.time()), "name": name}
+        info = {**_check_info(image_info), "ts": int(time.time()), "name": name}
         with self._held:
             self._init_from_datastore_file()
             before = self._datastore.objects.get(image_id)
@@ -121,7 +121,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         """Copy a file in as a label of an image: a label that was there stays whole until the new one is. ImageNotFoundException."""
         _, ending = self._to_id(os.path.basename(label_filename))
         name = self._filename(_id(image_id), self._served(ending))
-        info = {**_checked(label_info), "ts": int(time.time()), "name": name}
+        info = {**_check_info(label_info), "ts": int(time.time()), "name": name}
         with self._held:
             entry = self._entry(image_id)
             folder = self._datastore.label_path(safe_tag(label_tag))
@@ -146,21 +146,21 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 pass
 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
-        """Add to what is known of an image; ImageNotFoundException, RequestError for what is no JSON object."""
+        """Add to what is known of an image; ImageNotFoundException, RequestError for what is not a JSON object."""
         with self._held:
             entry = self._entry(image_id)
-            entry.image.info.update(_checked(info))
+            entry.image.info.update(_check_info(info))
             with self._changed(image_id, entry):
                 pass
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
-        """Add to what is known of a label; ImageNotFoundException, LabelNotFoundException, RequestError for what is no JSON object."""
+        """Add to what is known of a label; ImageNotFoundException, LabelNotFoundException, RequestError for what is not a JSON object."""
         safe_tag(label_tag)
         with self._held:
             entry = self._entry(label_id)
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
-            entry.labels[label_tag].info.update(_checked(info))
+            entry.labels[label_tag].info.update(_check_info(info))
             with self._changed(label_id, entry):
                 pass
 
@@ -252,7 +252,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             except ValueError:
                 aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
                 record.rename(aside)
-                logger.warning("The record of images and labels was damaged; it is %s now, and made anew from the files.", aside.name)
+                logger.warning("The record of images and labels was damaged; it is %s now, and is made again from the files.", aside.name)
             self._datastore.base_path = self._datastore_path
             self._config_ts = changed
 
@@ -274,12 +274,12 @@ def _id(image_id: object) -> str:
     return safe
 
 
-def _checked(info: Mapping[str, Any] | None) -> dict[str, Any]:
+def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(info or {}, Mapping):
         raise RequestError('params and info are JSON objects, such as {"reviewed": true}.')
     try:
         size = len(json.dumps(info, default=str, allow_nan=False))
-    except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is no JSON
+    except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is not JSON
         raise RequestError("params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth.") from None
     if size > MOST_INFO:
         raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")

@@ -41,7 +41,7 @@ def find_image(image: object, datastore: Datastore) -> Path:
 
 
 def session_image(session_id: str, sessions: Sessions | None) -> Path:
-    """The image of an open session; RequestError for what is no session id, UnknownImageError when there is no such session (any more)."""
+    """The image of an open session; RequestError for what is not a session id, UnknownImageError when there is no such session."""
     session = None if sessions is None else sessions.get_session(safe_session(session_id))
     if session is None:
         raise UnknownImageError("There is no such session on this server; it expired, or sessions are turned off.")

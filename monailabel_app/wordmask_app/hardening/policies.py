@@ -71,12 +71,12 @@ def _session(incoming: Incoming) -> None:
 
 def _new_session(incoming: Incoming) -> None:
     if _asks_for(incoming, "uncompress"):
-        raise RequestError("uncompress is not offered, for an archive may write anywhere; send the files themselves.")
+        raise RequestError("uncompress is not offered, because an archive may write anywhere; send the files themselves.")
     if any(not re.fullmatch(r"[0-9]{1,6}", value) for value in incoming.query.getlist("expiry")):
         raise RequestError("expiry is a number of seconds below a million.")
 
 
-def _named(kind: str) -> Check:
+def _check_name(kind: str) -> Check:
     """The one path parameter is the name of something that this server has."""
 
     def check(incoming: Incoming) -> None:
@@ -92,9 +92,9 @@ def _task(kind: str, method: str) -> Check:
     """A background task of a known name, one at a time; its JSON body can name no path, and it does not run in the event loop."""
 
     def check(incoming: Incoming) -> None:
-        _named(kind)(incoming)
+        _check_name(kind)(incoming)
         if _asks_for(incoming, "run_sync"):
-            raise RequestError("run_sync is not offered, for it would keep everybody else waiting; ask for the state of the task.")
+            raise RequestError("run_sync is not offered, because it would keep all others waiting; ask for the state of the task.")
         _object_without_paths(incoming.body)
         if incoming.path and not _asks_for(incoming, "enqueue"):  # the routes without a name queue always
             require_free(method)
@@ -107,7 +107,7 @@ def _asks_for(incoming: Incoming, switch: str) -> bool:
 
 
 def _strategy(incoming: Incoming) -> None:
-    _named("strategy")(incoming)
+    _check_name("strategy")(incoming)
     _object_without_paths(incoming.body)
 
 
@@ -117,7 +117,7 @@ def _object_without_paths(body: bytes) -> None:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        raise RequestError("The body of the request is no valid JSON.") from None
+        raise RequestError("The body of the request is not valid JSON.") from None
     if found is None:
         return
     if not isinstance(found, dict):
@@ -187,8 +187,8 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("POST", "/infer/wsi/{model}"): _NO_SLIDES,
     ("POST", "/infer/wsi_v2/{model}"): _NO_SLIDES,
     ("GET", "/info/"): Policy("left", "names, labels and counts"),
-    ("GET", "/model/{model}"): Policy("guarded", "configured models only", _named("model")),
-    ("GET", "/model/info/{model}"): Policy("guarded", "configured models only", _named("model")),
+    ("GET", "/model/{model}"): Policy("guarded", "configured models only", _check_name("model")),
+    ("GET", "/model/info/{model}"): Policy("guarded", "configured models only", _check_name("model")),
     ("PUT", "/model/{model}"): Policy("refused", "would replace weights by any file; versions come from training"),
     ("DELETE", "/model/{model}"): Policy("refused", "would take the weights away; go back with `/wordmask/models/{name}/rollback`"),
     ("GET", "/batch/infer"): _LEFT_TASK,

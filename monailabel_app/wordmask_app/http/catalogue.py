@@ -1,6 +1,6 @@
 """What a client may ask about: words that can be typed, models with their versions, and how the server is.
 
-Knows vocabulary, engines and jobs; not HTTP.
+Knows vocabulary, models and jobs; not HTTP.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from wordmask.words.prompt_sets import load_prompt_sets
 from wordmask.words.prompts import load_vocabulary
 from wordmask.words.vocabulary import Code, VocabularyEntry
 from wordmask_app.jobs.queue import JobState
-from wordmask_app.jobs.served_model import Engine
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.runtime import Runtime
+from wordmask_app.jobs.served_model import ServedModel
 from wordmask_app.tasks.trainers import train_task
 
 
-def vocabulary(engine: Engine, query: str, limit: int) -> dict[str, Any]:
+def vocabulary(served: ServedModel, query: str, limit: int) -> dict[str, Any]:
     """Suggestions for the beginning of a word, or a misspelt one; the first words of the vocabulary when nothing was typed.
 
     trained: whether this model's weights were trained on the word; null when they are not limited to a list.
     """
     words = load_vocabulary()
-    model = engine.load_if_trained()
+    model = served.load_if_trained()
     trained = frozenset() if model is None else model.trained_words
     if not query.strip():
         ordered = sorted(words.entries, key=lambda entry: entry.word not in trained)  # what works comes first
@@ -36,7 +36,7 @@ def vocabulary(engine: Engine, query: str, limit: int) -> dict[str, Any]:
         suggestions = words.suggest(query, limit=limit)
         found = [(entry, s.matched, s.kind) for s in suggestions if (entry := words.lookup(s.word)) is not None]
     return {
-        "model": engine.name,
+        "model": served.name,
         "query": query,
         "words": [_entry(entry, trained) | {"matched": matched, "kind": kind} for entry, matched, kind in found],
     }
@@ -62,22 +62,22 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 
 def models(runtime: Runtime) -> dict[str, Any]:
-    """Every model of the server: what it is, what it can do, which version serves, and which others there are."""
-    return {"models": [_model(engine) for engine in runtime.engines.values()]}
+    """Every model of the server: what it is, what it can do, which version is in use, and which others there are."""
+    return {"models": [_model(served) for served in runtime.models.values()]}
 
 
-def _model(engine: Engine) -> dict[str, Any]:
-    preset: Preset = engine.preset
-    segmenter, capabilities = engine.load_if_trained(), segmenter_class(engine.name).capabilities
-    trainer = train_task(engine.name)
+def _model(served: ServedModel) -> dict[str, Any]:
+    preset: Preset = served.preset
+    segmenter, capabilities = served.load_if_trained(), segmenter_class(served.name).capabilities
+    trainer = train_task(served.name)
     prompt_sets = {name: chosen.title for name, chosen in load_prompt_sets().sets.items()}
     maps = ["labels", "probability", "uncertainty", *(["attribution"] if capabilities.attribution else [])]
     return {
-        "name": engine.name,
+        "name": served.name,
         "preset": preset.name,
         "title": preset.title,
         "description": preset.description,
-        "device": engine.device,
+        "device": served.device,
         "hints": sorted(capabilities.hints),
         "prompt_sets": prompt_sets if capabilities.prompt_sets else {},
         "output_volumes": maps,
@@ -86,9 +86,9 @@ def _model(engine: Engine) -> dict[str, Any]:
         "trained_words": [] if segmenter is None else sorted(segmenter.trained_words),
         "training": None if trainer is None else {"recipes": trainer.recipe_choice(), "words": trainer.asks_for_words},
         "unknown_words": preset.unknown_words,
-        "version": engine.version,
+        "version": served.version,
         "versions": [
-            {"number": version.number, "served": version.served, "card": version.card} for version in engine.store.versions()
+            {"number": version.number, "served": version.served, "card": version.card} for version in served.store.versions()
         ],
     }
 
@@ -110,8 +110,8 @@ def health(runtime: Runtime) -> dict[str, Any]:
         },
         "disk_free": shutil.disk_usage(runtime.spool.folder).free,
         "models": [
-            {"name": engine.name, "preset": engine.preset.name, "version": engine.version, "device": engine.device}
-            | {"cache": engine.cache.statistics()}
-            for engine in runtime.engines.values()
+            {"name": served.name, "preset": served.preset.name, "version": served.version, "device": served.device}
+            | {"cache": served.cache.statistics()}
+            for served in runtime.models.values()
         ],
     }

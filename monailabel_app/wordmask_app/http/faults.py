@@ -50,7 +50,7 @@ class Fault:
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What to answer; the trace of an error that nobody foresaw goes to the log, under the reference that the sentence gives."""
+    """What to answer; the trace of an unforeseen error goes to the log, under the reference that the sentence gives."""
     if isinstance(error, WordMaskError):
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
         return Fault(next((status for kind, status in _STATUS if isinstance(error, kind)), 400), str(error), headers)
@@ -60,13 +60,13 @@ def fault_of(error: BaseException) -> Fault:
         logger.error("The disk is full: %s", error)
         return Fault(507, "The server's disk is full, so nothing was kept; free some space and send the request again.")
     if isinstance(error, OSError) and error.errno in _NO_NAME:
-        return Fault(400, "The name of a file in the request is too long, or is no name of a file.")
+        return Fault(400, "The name of a file in the request is too long, or is not a file name.")
     if isinstance(error, requests.RequestException):
         return _of_another_server(error)
     if isinstance(error, ImageNotFoundException | LabelNotFoundException):
         return Fault(404, "There is no such image or label on this server.")
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return Fault(400, "A part of the request is no valid JSON.")
+        return Fault(400, "A part of the request is not valid JSON.")
     if isinstance(error, MONAILabelException):
         return Fault(400, f"{error.msg.rstrip('.')}.")
     return Fault(500, f"Something went wrong on the server; its log says what, under {_reference(error)}.")

@@ -1,6 +1,6 @@
 """`POST /wordmask/next`: the chosen case with a job that makes the label map to start from.
 
-Knows the app, its chooser and its queue; not HTTP.
+Knows the chooser and the queue; not HTTP.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
 
 from wordmask.errors import WordMaskError
 from wordmask_app.http.answers import job_status
-from wordmask_app.jobs.submissions import Submission, make_job
-
-if TYPE_CHECKING:
-    from wordmask_app.app import WordMaskApp
+from wordmask_app.jobs.runtime import Runtime
+from wordmask_app.jobs.submissions import CaseSource, Submission, make_job
+from wordmask_app.tasks.strategies import CaseChooser
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,15 @@ class NextRequest:
     user: str | None
 
 
-def answer_next(asked: NextRequest, app: WordMaskApp) -> dict[str, Any]:
+def answer_next(request: NextRequest, source: CaseSource, choose: CaseChooser, runtime: Runtime) -> dict[str, Any]:
     """The answer as JSON; ``case`` is None when every case has its label. WordMaskError: what is wrong with the question."""
-    found = app.next_case(asked.strategy, app.datastore(), model=asked.model, words=asked.words, skip=asked.skip)
+    found = choose(request.strategy, source.datastore(), model=request.model, words=request.words, skip=request.skip)
     preview, problem = None, ""
     if found.case is not None:
-        _take_note(found.case, asked, app)
+        _take_note(found.case, request, source.datastore())
         try:
-            submission = Submission(found.model, found.case, params=json.dumps({"prompt": list(found.words)}))
-            preview = job_status(app.runtime.queue.submit(make_job(submission, app, app.runtime)), app.runtime.queue)
+            submission = Submission(found.model, found.case, params=json.dumps({"words": list(found.words)}))
+            preview = job_status(runtime.queue.submit(make_job(submission, source, runtime)), runtime.queue)
         except WordMaskError as error:  # a full queue must not keep the case from who asks for it
             problem = str(error)
     score = (
@@ -58,7 +59,7 @@ def answer_next(asked: NextRequest, app: WordMaskApp) -> dict[str, Any]:
     }
 
 
-def _take_note(case: str, asked: NextRequest, app: WordMaskApp) -> None:
+def _take_note(case: str, request: NextRequest, datastore: Datastore) -> None:
     """That the case was offered, where MONAI Label's own route notes it."""
-    shown = app.datastore().get_image_info(case).get("strategy", {})
-    app.datastore().update_image_info(case, {"strategy": {**shown, asked.strategy: {"ts": int(time.time()), "client_id": asked.user}}})
+    shown = datastore.get_image_info(case).get("strategy", {})
+    datastore.update_image_info(case, {"strategy": {**shown, request.strategy: {"ts": int(time.time()), "client_id": request.user}}})

@@ -19,14 +19,13 @@ from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from wordmask.errors import RequestError
-from wordmask_app.hardening import background, uploads
-from wordmask_app.http import catalogue
+from wordmask_app.hardening import background
+from wordmask_app.http import catalogue, uploads
 from wordmask_app.http.answers import answer, job_status
 from wordmask_app.http.next_case import NextRequest, answer_next
 from wordmask_app.jobs.queue import Job
-from wordmask_app.jobs.served_model import Engine
+from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.submissions import Submission, make_job
-from wordmask_app.runtime import Runtime
 from wordmask_app.tasks.trainers import training_state
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ LOOK = 0.5  # seconds between looks whether a waiting client is still there
 
 AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
-Params = Annotated[str, Form(description='JSON, such as {"prompt": "liver, spleen"}; docs/server.md has every parameter')]
+Params = Annotated[str, Form(description='JSON, such as {"words": "liver, spleen"}; docs/server.md has every parameter')]
 Upload = Annotated[UploadFile | None, File()]
 
 router = APIRouter(prefix="/wordmask", tags=["WordMask"])
@@ -55,8 +54,8 @@ def install(app: FastAPI) -> None:
     app.router.routes.clear()
     for added in (router, replacing, uploads.router):
         app.include_router(added, prefix=settings.MONAI_LABEL_API_STR)
-    app.router.routes.extend(theirs)  # the first route that fits serves
-    app.openapi_schema = None  # made anew, with these routes, when it is next asked for
+    app.router.routes.extend(theirs)  # the first route that fits answers
+    app.openapi_schema = None  # made again, with these routes, when it is next asked for
 
 
 def _is(entry: Any, endpoint: Any) -> bool:
@@ -71,17 +70,14 @@ def _runtime() -> Runtime:
     return runtime
 
 
-def _engine(model: str) -> Engine:
-    """The engine of a model, the first one when none is named; UnknownModelError."""
-    runtime = _runtime()
-    name = model or next(iter(runtime.engines))
-    app_instance().task(name)
-    return runtime.engines[name]
-
-
 def _submit(submission: Submission) -> Job:
     app = app_instance()
     return app.runtime.queue.submit(make_job(submission, app, app.runtime))
+
+
+def _answer_next(question: NextRequest) -> dict[str, Any]:
+    app = app_instance()
+    return answer_next(question, app, app.next_case, app.runtime)
 
 
 def _upload(file: UploadFile | None) -> tuple[str, Any] | None:
@@ -98,8 +94,7 @@ async def start_job(
     file: Upload = None,
 ) -> dict[str, Any]:
     """model: the server's first when left out; image: id of the datastore, or ``session_id``, or ``file``; params: as of infer."""
-    name = model or next(iter(_runtime().engines))
-    job = await run_in_threadpool(_submit, Submission(name, image, session_id, params, _upload(file)))
+    job = await run_in_threadpool(_submit, Submission(model, image, session_id, params, _upload(file)))
     return job_status(job, _runtime().queue)
 
 
@@ -139,7 +134,7 @@ async def get_vocabulary(
     limit: Annotated[int, Query(ge=1, le=500)] = 20,
 ) -> dict[str, Any]:
     """Words, synonyms, codes, and what the model was trained on."""
-    return await run_in_threadpool(lambda: catalogue.vocabulary(_engine(model), q, limit))
+    return await run_in_threadpool(lambda: catalogue.vocabulary(_runtime().find_model(model), q, limit))
 
 
 @router.get("/models", summary=f"{RBAC_USER}Models, what they can do, and their versions")
@@ -153,10 +148,10 @@ async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=
     """to: a version's number, 0 the preset's own weights, else the version before. The next request is answered by it."""
 
     def go_back() -> dict[str, Any]:
-        engine = _engine(name)
-        engine.store.rollback(to)
-        engine.load_if_trained()
-        return {"model": name, "version": engine.version}
+        served = _runtime().find_model(name)
+        served.store.rollback(to)
+        served.load_if_trained()
+        return {"model": name, "version": served.version}
 
     done = await run_in_threadpool(go_back)
     logger.info("rollback model=%s version=%s user=%r", name, done["version"], user.username)
@@ -166,7 +161,7 @@ async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=
 @router.get("/training", summary=f"{RBAC_USER}How far the training of a model is, or how the last one ended")
 async def get_training(user: AsUser, model: str = "") -> dict[str, Any]:
     """Start one with `POST /train/{model}`, stop it with `DELETE /train/`."""
-    return await run_in_threadpool(lambda: training_state(_engine(model).store))
+    return await run_in_threadpool(lambda: training_state(_runtime().find_model(model).store))
 
 
 @router.post("/next", summary=f"{RBAC_USER}The case to label next, why this one, and a label map to start from")
@@ -178,8 +173,8 @@ async def next_case(
     skip: Annotated[list[str] | None, Query()] = None,
 ) -> dict[str, Any]:
     """strategy: first, random, uncertainty, diversity, hybrid; words: else those of the submitted labels; skip: ids not to be offered."""
-    asked = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
-    return await run_in_threadpool(lambda: answer_next(asked, app_instance()))
+    question = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
+    return await run_in_threadpool(lambda: _answer_next(question))
 
 
 @router.get("/health", summary=f"{RBAC_USER}Device, queue, cache and version figures")
@@ -228,7 +223,7 @@ async def stop_training(user: AsAdmin) -> dict[str, Any] | None:
 
 @replacing.post("/reload", include_in_schema=False)
 async def reload(user: AsAdmin) -> dict[str, Any]:
-    """MONAI Label's route, for administrators only: build the app anew; jobs, models and caches stay."""
+    """MONAI Label's route, for administrators only: build the app again; jobs, models and caches stay."""
     clear_cache()
     await run_in_threadpool(app_instance)
     return {}

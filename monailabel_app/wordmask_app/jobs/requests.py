@@ -7,6 +7,7 @@ Knows the names and types of parameters; not whether they fit a volume, which th
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 LABEL_TYPES = ("uint8", "uint16", "int16", "int32")
 SCRIBBLES = ("scribbles", "label")  # "label" is where MONAI Label puts an uploaded scribble mask
 MOST_POINTS = 1000
+MOST_PARAMS = 1_000_000  # characters of a form field with JSON
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class InferRequest:
         """params: the request's JSON. PromptError or RequestError names the parameter, what was found and what is allowed."""
         _refuse_scribbles(params)
         output_volume = cast(OutputVolume, _choice(params, "output_volume", get_args(OutputVolume), default="labels"))
-        typed = params.get("prompt")
+        typed = read_words(params)
         prompts = tuple(default_words if typed is None else parse_prompts(typed))
         if (prompt_set := _text(params, "prompt_set")) is not None:
             prompts = tuple(replace(prompt, prompt_set=prompt_set) for prompt in prompts)
@@ -70,6 +72,32 @@ class InferRequest:
         )
 
 
+def read_words(params: Mapping[str, Any]) -> Any:
+    """The words as they were sent, None when there are none: ``words``, or ``prompt``, its other name on every route with a JSON body.
+
+    RequestError: both are given, and differ.
+    """
+    words, prompt = params.get("words"), params.get("prompt")
+    if prompt is None or prompt == "":
+        return prompt if words is None else words
+    if words is None or words == "" or words == prompt:
+        return prompt
+    raise RequestError(f"words and prompt are the same, but words is {_shorten(words)} and prompt is {_shorten(prompt)}; leave prompt out.")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """What a form field with JSON holds; RequestError when it is not an object, or too long."""
+    if len(text) > MOST_PARAMS:
+        raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are taken.")
+    try:
+        params = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise RequestError('params is not valid JSON; for example: {"words": "liver, spleen"}.') from None
+    if not isinstance(params, dict):
+        raise RequestError('params must be a JSON object; for example: {"words": "liver, spleen"}.')
+    return params
+
+
 def switch(params: Mapping[str, Any], name: str, *, default: bool) -> bool:
     """A parameter that is true or false, as JSON or as text; RequestError for anything else."""
     given = params.get(name)
@@ -79,7 +107,7 @@ def switch(params: Mapping[str, Any], name: str, *, default: bool) -> bool:
         return given
     if str(given).lower() in ("true", "false"):  # option tables send text
         return str(given).lower() == "true"
-    raise RequestError(f"{name} is true or false, not {_shown(given)}.")
+    raise RequestError(f"{name} is true or false, not {_shorten(given)}.")
 
 
 def _refuse_scribbles(params: Mapping[str, Any]) -> None:
@@ -93,7 +121,7 @@ def _points(given: object) -> tuple[tuple[float, float, float, bool], ...]:
     if given is None or given == "":
         return ()
     if not isinstance(given, list) or len(given) > MOST_POINTS:
-        raise RequestError(f"points is a list of at most {MOST_POINTS} points [i, j, k], not {_shown(given)}.")
+        raise RequestError(f"points is a list of at most {MOST_POINTS} points [i, j, k], not {_shorten(given)}.")
     return tuple(_point(point) for point in given)
 
 
@@ -102,7 +130,7 @@ def _point(given: object) -> tuple[float, float, float, bool]:
         sign = given[3] if len(given) == 4 else 1
         if sign in (0, 1):
             return float(given[0]), float(given[1]), float(given[2]), sign == 1
-    raise RequestError(f"A point is [i, j, k] in voxels, or [i, j, k, 0] for one that is beside the thing, not {_shown(given)}.")
+    raise RequestError(f"A point is [i, j, k] in voxels, or [i, j, k, 0] for one outside the structure, not {_shorten(given)}.")
 
 
 def _box(given: object) -> tuple[Triple, Triple] | None:
@@ -112,7 +140,7 @@ def _box(given: object) -> tuple[Triple, Triple] | None:
         first, last = given
         if all(_is_number(value) for value in (*first, *last)) and all(a <= b for a, b in zip(first, last, strict=True)):
             return (float(first[0]), float(first[1]), float(first[2])), (float(last[0]), float(last[1]), float(last[2]))
-    raise RequestError(f"box is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shown(given)}.")
+    raise RequestError(f"box is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shorten(given)}.")
 
 
 def _is_number(value: object) -> bool:
@@ -124,7 +152,7 @@ def _text(params: Mapping[str, Any], name: str) -> str | None:
     if given is None or given == "":
         return None
     if not isinstance(given, str):
-        raise RequestError(f"{name} is a name, not {_shown(given)}.")
+        raise RequestError(f"{name} is a name, not {_shorten(given)}.")
     return given
 
 
@@ -133,7 +161,7 @@ def _choice(params: Mapping[str, Any], name: str, allowed: Sequence[str], *, def
     if given is None:
         return default
     if given not in allowed:
-        raise RequestError(f"{name} is one of {', '.join(allowed)}, not {_shown(given)}.")
+        raise RequestError(f"{name} is one of {', '.join(allowed)}, not {_shorten(given)}.")
     return str(given)
 
 
@@ -145,7 +173,7 @@ def _threshold(given: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value <= 1:  # written so that NaN fails too
-        raise RequestError(f"threshold is a number from 0 to 1, not {_shown(given)}.")
+        raise RequestError(f"threshold is a number from 0 to 1, not {_shorten(given)}.")
     return value
 
 
@@ -154,7 +182,7 @@ def _slices(given: object) -> tuple[int, int] | None:
         return None
     if isinstance(given, list) and len(given) == 2 and all(type(index) is int for index in given):
         return given[0], given[1]
-    raise RequestError(f"slices is [first, last], two whole numbers, not {_shown(given)}.")
+    raise RequestError(f"slices is [first, last], two whole numbers, not {_shorten(given)}.")
 
 
 def _dtype(params: Mapping[str, Any], output_volume: OutputVolume) -> str | None:
@@ -162,12 +190,12 @@ def _dtype(params: Mapping[str, Any], output_volume: OutputVolume) -> str | None
         return _choice(params, "result_dtype", LABEL_TYPES, default="") or None
     if params.get("result_dtype") not in (None, "float32"):
         raise RequestError(
-            f"A {output_volume} volume is written as float32; result_dtype {_shown(params['result_dtype'])} would lose values."
+            f"A {output_volume} volume is written as float32; result_dtype {_shorten(params['result_dtype'])} would lose values."
         )
     return None
 
 
-def _shown(given: object) -> str:
+def _shorten(given: object) -> str:
     """A value from the wire, short enough to be part of a sentence."""
     text = repr(given)
     return text if len(text) <= 60 else f"{text[:57]}..."

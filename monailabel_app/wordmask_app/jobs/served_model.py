@@ -1,4 +1,4 @@
-"""One loaded model with its feature cache, serving the version that is published.
+"""One loaded model with its feature cache: the published version answers.
 
 Knows models, versions and the pipeline; not requests on the wire, not jobs, not HTTP.
 """
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 BUNDLED = "bundled"  # the version of a model whose own weights serve
 
 
-class Engine:
+class ServedModel:
     """A model of the server. One request computes at a time: others would compete for the same cores.
 
     store: its published versions; the one that is published when a request begins answers it.
@@ -47,7 +47,7 @@ class Engine:
 
     @property
     def version(self) -> str:
-        """What serves: the number of a published version, or ``bundled``."""
+        """The version in use: the number of a published version, or ``bundled``."""
         return BUNDLED if self._version is None else str(self._version)
 
     @property
@@ -67,44 +67,45 @@ class Engine:
             return None
 
     def segment(
-        self, volume: Volume, asked: InferRequest, *, progress: Callable[[Progress], None] | None = None, cancel: CancelToken | None = None
+        self,
+        volume: Volume,
+        request: InferRequest,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
     ) -> Segmentation:
         """Segment what was asked for; WordMaskError as the pipeline raises it."""
         with self._computing:
             return self._current().segment(
                 volume,
-                asked.prompts,
-                plane=asked.plane,
-                window=asked.window,
-                threshold=asked.threshold,
-                slices=asked.slices,
-                hints=asked.hints,
-                keep=tuple(dict.fromkeys(("labels", asked.output_volume))),
+                request.prompts,
+                plane=request.plane,
+                window=request.window,
+                threshold=request.threshold,
+                slices=request.slices,
+                hints=request.hints,
+                keep=tuple(dict.fromkeys(("labels", request.output_volume))),
                 progress=progress,
                 cancel=cancel,
             )
 
     def _current(self) -> VolumeSegmenter:
-        """The published version, loaded when it is not yet; a version that cannot be loaded leaves the one that serves in place."""
+        """The published version, loaded when it is not yet; one that cannot be built is tried once, and the version before it is used."""
         with self._loading:
-            wanted = self.store.served()
-            if self._volumes is None or wanted != self._version:
-                self._change_to(wanted)
-            assert self._volumes is not None
+            while self._volumes is None or self.store.served() != self._version:
+                self._change_to(self.store.served())
             return self._volumes
 
     def _change_to(self, wanted: int | None) -> None:
         try:
-            self._volumes = self._loaded(wanted)
+            self._volumes = self._load_version(wanted)
             self._version = wanted
         except WeightsError as error:
             if wanted is None:
                 raise
-            logger.warning("Version %s of %s cannot be used (%s); version %s serves.", wanted, self.name, error, self.version)
-            if self._volumes is None:
-                self._volumes = self._loaded(None)
+            self.store.reject(wanted, str(error))
 
-    def _loaded(self, number: int | None) -> VolumeSegmenter:
+    def _load_version(self, number: int | None) -> VolumeSegmenter:
         started = time.perf_counter()
         folder = None if number is None else self.store.folder(number)
         segmenter = load_segmenter(self.name, preset=self.preset.name, device=self._device, weights=folder)

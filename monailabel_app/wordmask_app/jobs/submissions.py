@@ -1,39 +1,50 @@
 """From what came over the wire to a job: which image, which words, what to do with the result.
 
 Everything is checked before the job waits; what can change while it waits (the image may be removed) is checked again when it runs.
-Knows MONAI Label's app, its datastore and sessions, and the runtime; not HTTP.
+Knows MONAI Label's datastore and sessions, and the runtime; not HTTP, and of the app only what `CaseSource` names.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.utils.sessions import Sessions
 
 from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
-from wordmask.errors import RequestError, UnknownModelError, WordMaskError
+from wordmask.errors import RequestError, WordMaskError
 from wordmask_app.hardening.images import find_image, safe_tag, session_image
 from wordmask_app.jobs.queue import Job, JobResult
-from wordmask_app.jobs.requests import InferRequest, switch
-from wordmask_app.runtime import Runtime
-from wordmask_app.tasks.infers import WordMaskInfer
+from wordmask_app.jobs.requests import InferRequest, json_object, switch
+from wordmask_app.jobs.runtime import Runtime
 
-if TYPE_CHECKING:
-    from wordmask_app.app import WordMaskApp
-
-MOST_PARAMS = 1_000_000  # characters
 _ADDRESS = ("image", "model", "session", "session_id", "file")  # what belongs in the address or the form, and not in params
+
+
+class CaseSource(Protocol):
+    """Where a job's image comes from and its label goes to: the app, as far as a job needs it."""
+
+    def check_request(self, model: str, params: Mapping[str, Any]) -> InferRequest:
+        """What was asked of a model, checked against what it can do; UnknownModelError, PromptError, RequestError."""
+
+    def datastore(self) -> Datastore:
+        """The images and labels of the server."""
+
+    def sessions(self) -> Sessions | None:
+        """The images that clients have lent for a while; None when sessions are turned off."""
+
+    def keep_label(self, image: str, result: JobResult, tag: str) -> str:
+        """Save a result as a label of its image; its id."""
 
 
 @dataclass(frozen=True)
 class Submission:
     """One request as it came. Exactly one of image (id in the datastore), session_id and upload (file name, content) counts."""
 
-    model: str
+    model: str = ""
     image: str = ""
     session_id: str = ""
     params: str = "{}"
@@ -41,42 +52,29 @@ class Submission:
     has_label: bool = False
 
 
-def make_job(submission: Submission, app: WordMaskApp, runtime: Runtime) -> Job:
+def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Job:
     """Check a request and make a job of it.
 
     UnknownModelError, UnknownImageError, RequestError, PromptError, TooLargeError: a sentence about what is wrong.
     """
-    task = app.task(submission.model)
+    model = runtime.find_model(submission.model).name
     params = json_object(submission.params)
     _refuse_addresses(params, submission)
-    asked = task.asked({**params, "label": "a file" if submission.has_label else params.get("label")})
+    request = source.check_request(model, {**params, "label": "a file" if submission.has_label else params.get("label")})
     save_tag = _save_tag(params, submission)
-    path, files = _source(submission, app, runtime)
+    path, files = _find_image(submission, source, runtime)
     path()  # for its errors, now
 
     def work(job: Job) -> JobResult:
         try:
-            result = runtime.segment(submission.model, path(), asked, job_id=job.id, progress=job.report, cancel=job.cancel)
+            result = runtime.segment(model, path(), request, job_id=job.id, progress=job.report, cancel=job.cancel)
         except WordMaskError as error:
             raise type(error)(_with_its_own_name(str(error), files, submission)) from error
         if save_tag is not None:
-            app.keep_label(submission.image, result, save_tag)
+            source.keep_label(submission.image, result, save_tag)
         return result
 
-    return Job(submission.model, _shown_image(submission), _words(asked), work, files)
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """What a form field with JSON holds; RequestError when it is no object, or too long."""
-    if len(text) > MOST_PARAMS:
-        raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are taken.")
-    try:
-        params = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        raise RequestError('params is no JSON; for example: {"prompt": "liver, spleen"}.') from None
-    if not isinstance(params, dict):
-        raise RequestError('params is a JSON object; for example: {"prompt": "liver, spleen"}.')
-    return params
+    return Job(model, _shown_image(submission), _words(request), work, files)
 
 
 def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None:
@@ -96,7 +94,7 @@ def _save_tag(params: Mapping[str, Any], submission: Submission) -> str | None:
     return tag
 
 
-def _source(submission: Submission, app: WordMaskApp, runtime: Runtime) -> tuple[Callable[[], Path], list[Path]]:
+def _find_image(submission: Submission, source: CaseSource, runtime: Runtime) -> tuple[Callable[[], Path], list[Path]]:
     """How to find the image when it is needed, and the files that are to be removed after it."""
     if submission.upload is not None:
         name, content = submission.upload
@@ -106,10 +104,10 @@ def _source(submission: Submission, app: WordMaskApp, runtime: Runtime) -> tuple
         path = runtime.spool.keep(content, suffix)
         return lambda: path, [path]
     if submission.session_id:
-        return lambda: session_image(submission.session_id, app.sessions()), []
+        return lambda: session_image(submission.session_id, source.sessions()), []
     if not submission.image:
         raise RequestError("The request names no image: give the id of an image of this server, a session, or a file.")
-    return lambda: find_image(submission.image, app.datastore()), []
+    return lambda: find_image(submission.image, source.datastore()), []
 
 
 def _with_its_own_name(sentence: str, files: list[Path], submission: Submission) -> str:
@@ -125,12 +123,5 @@ def _shown_image(submission: Submission) -> str:
     return submission.image or f"session {submission.session_id}"
 
 
-def _words(asked: InferRequest) -> tuple[str, ...]:
-    return tuple(prompt.word for prompt in asked.prompts)
-
-
-def as_infer_task(task: object, model: object, known: Mapping[str, object]) -> WordMaskInfer:
-    """The task of a model; UnknownModelError names those that there are."""
-    if not isinstance(task, WordMaskInfer):
-        raise UnknownModelError(f"This server has no model {str(model)[:60]!r}. Models: {', '.join(known)}.")
-    return task
+def _words(request: InferRequest) -> tuple[str, ...]:
+    return tuple(prompt.word for prompt in request.prompts)

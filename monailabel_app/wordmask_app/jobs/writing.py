@@ -14,14 +14,14 @@ from wordmask_app.jobs.requests import InferRequest
 LEAST_ROOM = 1 << 20  # bytes; with less, a failure to write is one of space
 
 
-def write_result(segmentation: Segmentation, asked: InferRequest, path: Path) -> Path:
+def write_result(segmentation: Segmentation, request: InferRequest, path: Path) -> Path:
     """Write what was asked for to ``path``, whose ending says how; the file is removed when writing fails (VolumeError, DiskFullError)."""
     try:
-        if asked.output_volume == "labels":
-            write_label_map(path, segmentation.labels, segmentation.geometry, compress=asked.compress, dtype=asked.dtype)
+        if request.output_volume == "labels":
+            write_label_map(path, segmentation.labels, segmentation.geometry, compress=request.compress, dtype=request.dtype)
         else:
-            (values,) = segmentation.maps[asked.output_volume].values()  # one word: InferRequest sees to it
-            write_scalar_map(path, values, segmentation.geometry, compress=asked.compress)
+            (values,) = segmentation.maps[request.output_volume].values()  # one word: InferRequest sees to it
+            write_scalar_map(path, values, segmentation.geometry, compress=request.compress)
     except BaseException as error:
         path.unlink(missing_ok=True)
         no_room = isinstance(error, VolumeError) and shutil.disk_usage(path.parent).free < LEAST_ROOM  # ITK does not say why it failed

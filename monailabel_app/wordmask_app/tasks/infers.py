@@ -19,21 +19,21 @@ from wordmask.models.base import segmenter_class
 from wordmask.words.labels import LabelTable
 from wordmask.words.prompts import Prompt
 from wordmask_app.jobs.requests import InferRequest
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.runtime import Runtime
 
 
 class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
     """A text-prompted model as MONAI Label sees it. Keeps nothing of a request: two at the same time cannot mix."""
 
     def __init__(self, name: str, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
-        preset = runtime.engines[name].preset
+        preset = runtime.models[name].preset
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=LabelTable.from_prompts(default_words).names(),
             dimension=3,
             description=f"{preset.title}: {preset.description}",
             # What MONAI Label's own plugin shows in its table of options; a list is a choice.
-            config={"prompt": ", ".join(prompt.word for prompt in default_words), "plane": ["auto", *Plane]},
+            config={"words": ", ".join(prompt.word for prompt in default_words), "plane": ["auto", *Plane]},
         )
         self.name = name
         self._runtime = runtime
@@ -43,15 +43,15 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
         """True: the model was loaded when the server started."""
         return True
 
-    def asked(self, params: Mapping[str, Any]) -> InferRequest:
+    def check_request(self, params: Mapping[str, Any]) -> InferRequest:
         """The parameters of a request, checked against what the model can do; PromptError, RequestError."""
-        asked = InferRequest.from_params(params, default_words=self._default_words)
+        request = InferRequest.from_params(params, default_words=self._default_words)
         capabilities = segmenter_class(self.name).capabilities
-        check_prompt_sets(asked.prompts, capabilities, self.name)
-        check_kinds(asked.hints, len(asked.prompts), capabilities, self.name)
-        return asked
+        check_prompt_sets(request.prompts, capabilities, self.name)
+        check_kinds(request.hints, len(request.prompts), capabilities, self.name)
+        return request
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """request: its parameters, ``image`` a file. Returns the result file, for the caller to remove, and its JSON."""
-        result = self._runtime.segment(self.name, Path(request["image"]), self.asked(request))
+        result = self._runtime.segment(self.name, Path(request["image"]), self.check_request(request))
         return str(result.file), result.fields

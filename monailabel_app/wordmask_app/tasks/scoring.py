@@ -1,7 +1,7 @@
-"""Scores of the cases of a datastore: made in a process of their own, kept beside a model's versions, made anew when they are stale.
+"""Scores of the cases of a datastore: made in a process of their own, kept beside a model's versions, made again when they are stale.
 
 One file per model holds the last score of every case with all that it depends on: the image's file, the version and the words. It is
-replaced whole after every case, so a scoring that is killed goes on where it was. Knows MONAI Label's tasks and datastore, and engines;
+replaced whole after every case, so a scoring that is killed goes on where it was. Knows MONAI Label's tasks and datastore, and models;
 not HTTP. What a score is, is the library's business; which case comes next, strategies.py decides.
 """
 
@@ -20,22 +20,23 @@ from monailabel.utils.async_tasks.task import AsyncTask, tasks
 from pydantic import BaseModel, ValidationError
 
 from wordmask.data.volumes import read_volume
-from wordmask.errors import TooLargeError, UnknownModelError, VolumeError, WordMaskError
+from wordmask.errors import TooLargeError, VolumeError, WordMaskError
 from wordmask.files import replace_text
 from wordmask.learning.active.strategies import CaseScore, embed_case, score_case
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import MOST_WORDS, Prompt, parse_prompts
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import find_image
-from wordmask_app.jobs.served_model import BUNDLED, Engine
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.requests import read_words
+from wordmask_app.jobs.runtime import Runtime
+from wordmask_app.jobs.served_model import BUNDLED, ServedModel
 from wordmask_app.tasks.labelled import labelled_cases
 
 logger = logging.getLogger(__name__)
 
 METHOD = "active_learning"
 SCORES = "scores.json"
-LOOK = 2.0  # seconds between looks whether another version serves
+LOOK = 2.0  # seconds between looks whether another version is in use
 POLITE = 10  # added to the process's niceness: requests of people come first
 
 UNREADABLE = (VolumeError, TooLargeError)
@@ -44,7 +45,7 @@ UNREADABLE = (VolumeError, TooLargeError)
 class Entry(BaseModel):
     """What is kept of one case, and what it depends on.
 
-    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, for the case had a label.
+    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, because the case had a label.
     problem: why the image cannot be read, empty otherwise.
     """
 
@@ -77,7 +78,7 @@ class ScoreBook:
         except OSError:
             return (), {}
         except ValidationError:
-            logger.warning("%s of the model %s is damaged; the cases will be scored anew.", SCORES, self._path.parent.name)
+            logger.warning("%s of the model %s is damaged; the cases will be scored again.", SCORES, self._path.parent.name)
             return (), {}
         return self._read[1].words, dict(self._read[1].cases)
 
@@ -120,32 +121,24 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
         """request: ``model``, the first when left out; ``words``, see `words_for`. MONAI Label runs this in a process of its own.
 
-        A failure that a person can mend ends the process with its sentence as the last line, for `GET /scoring/` shows the last lines.
+        A failure that a person can mend ends the process with its sentence as the last line, because `GET /scoring/` shows the last lines.
         """
         os.nice(POLITE)
         try:
-            engine = engine_named(self._runtime, request.get("model"))
-            words = words_for(request.get("words"), datastore, self._default_words)
-            return score_datastore(engine, datastore, words, max_voxels=self._runtime.chosen.megavoxels * 10**6)
+            served = self._runtime.find_model(request.get("model"))
+            words = words_for(read_words(request), datastore, self._default_words)
+            return score_datastore(served, datastore, words, max_voxels=self._runtime.chosen.megavoxels * 10**6)
         except WordMaskError as error:
             raise SystemExit(str(error)) from None
 
 
-def engine_named(runtime: Runtime, model: object) -> Engine:
-    """The engine of a model, the first one when none is named; UnknownModelError."""
-    name = model or next(iter(runtime.engines))
-    if not isinstance(name, str) or name not in runtime.engines:
-        raise UnknownModelError(f"This server has no model {str(name)[:60]!r}. Models: {', '.join(runtime.engines)}.")
-    return runtime.engines[name]
-
-
-def score_datastore(engine: Engine, datastore: Datastore, words: Sequence[Prompt], *, max_voxels: int) -> dict[str, int]:
-    """Score with the version that serves now whatever has no valid score yet. Returns how many were scored, kept, and unreadable.
+def score_datastore(served: ServedModel, datastore: Datastore, words: Sequence[Prompt], *, max_voxels: int) -> dict[str, int]:
+    """Score with the version in use whatever has no valid score yet. Returns how many were scored, kept, and unreadable.
 
     Kept after every case; cases that are gone are forgotten. WeightsError: the model cannot be loaded.
     """
-    engine.load()
-    version, names, book = engine.version, tuple(prompt.word for prompt in words), ScoreBook(engine.store)
+    served.load()
+    version, names, book = served.version, tuple(prompt.word for prompt in words), ScoreBook(served.store)
     labelled = set(datastore.get_labeled_images())
     images = sorted(datastore.list_images(), key=lambda image: (image not in labelled, image))  # embeddings are quick: first
     cases = {image: entry for image, entry in book.read()[1].items() if image in set(images)}
@@ -157,10 +150,10 @@ def score_datastore(engine: Engine, datastore: Datastore, words: Sequence[Prompt
             done["kept"] += 1
             continue
         empty = Entry(stamp=stamp, version=version, words=names, embedded=image in labelled)
-        cases[image] = entry = _scored(empty, image, datastore, engine, words, max_voxels)
+        cases[image] = entry = _score_case(empty, image, datastore, served, words, max_voxels)
         book.write(names, cases)
         done["unreadable" if entry.problem else "scored"] += 1
-        logger.info("Scored %s with version %s of %s: %s", image, version, engine.name, entry.problem or _shown(entry))
+        logger.info("Scored %s with version %s of %s: %s", image, version, served.name, entry.problem or _describe(entry))
     return done
 
 
@@ -171,25 +164,25 @@ def is_valid(entry: Entry | None, stamp: str, version: str, words: tuple[str, ..
     return labelled or (entry.words == words and not entry.embedded)
 
 
-def _scored(entry: Entry, image: str, datastore: Datastore, engine: Engine, words: Sequence[Prompt], max_voxels: int) -> Entry:
+def _score_case(entry: Entry, image: str, datastore: Datastore, served: ServedModel, words: Sequence[Prompt], max_voxels: int) -> Entry:
     """The entry with the case's score, with the reason why it cannot be read, or with neither when the scoring itself fails."""
     try:
         volume = read_volume(find_image(image, datastore), max_voxels=max_voxels)
     except UNREADABLE as error:
         return entry.model_copy(update={"problem": str(error)})
     try:
-        segmenter = engine.load()
+        segmenter = served.load()
         if entry.embedded:
-            score = CaseScore.unscored(image, embed_case(segmenter, volume, words, cache=engine.cache))
+            score = CaseScore.unscored(image, embed_case(segmenter, volume, words, cache=served.cache))
         else:
-            score = score_case(segmenter, volume, words, name=image, cache=engine.cache)
+            score = score_case(segmenter, volume, words, name=image, cache=served.cache)
     except Exception:  # one case must not end the scoring of the others
         logger.exception("%s could not be scored", image)
         return entry
     return entry.model_copy(update={"score": score})
 
 
-def _shown(entry: Entry) -> str:
+def _describe(entry: Entry) -> str:
     return "no score" if entry.score is None else f"{entry.score.uncertainty:.3f}, {entry.score.reason}"
 
 
@@ -205,13 +198,13 @@ def start_refresh(model: str, words: Sequence[str]) -> None:
 
 
 class ScoreWatch:
-    """Refreshes scores by itself when another version serves than the one that they are of: after a publish and after a rollback.
+    """Refreshes scores by itself when another version is in use than the one that made them: after a publish and after a rollback.
 
     Where nobody has asked for scores yet, nothing is done. One try per version: a scoring that fails is begun again by who asks next.
     """
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
-        self._books = {name: (engine.store, ScoreBook(engine.store)) for name, engine in engines.items()}
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._books = {name: (served.store, ScoreBook(served.store)) for name, served in models.items()}
         self._tried: dict[str, str] = {}
 
     def start(self) -> None:
@@ -228,7 +221,7 @@ class ScoreWatch:
                     logger.exception("Whether the scores of %s are stale could not be found out", name)
 
     def look(self, name: str) -> None:
-        """Start a refresh of one model's scores if they are of another version than the one that serves."""
+        """Start a refresh of one model's scores if another version made them than the one in use."""
         store, book = self._books[name]
         words, cases = book.read()
         served = store.served()
@@ -236,7 +229,7 @@ class ScoreWatch:
         stale = any(entry.version != version for entry in cases.values())
         if stale and self._tried.get(name) != version and not is_refreshing():
             self._tried[name] = version
-            logger.info("Version %s of %s serves now; its cases are scored anew.", version, name)
+            logger.info("Version %s of %s is in use now; its cases are scored again.", version, name)
             start_refresh(name, words)
         elif not stale:
             self._tried.pop(name, None)

@@ -19,12 +19,12 @@ from wordmask.data.volumes import read_volume
 from wordmask.learning.active.strategies import STRATEGIES, CaseScore, Choice, choose, look_up_strategy
 from wordmask.words.prompts import Prompt
 from wordmask_app.hardening.images import find_image
-from wordmask_app.runtime import Runtime
+from wordmask_app.jobs.requests import read_words
+from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.tasks.scoring import (
     UNREADABLE,
     Entry,
     ScoreBook,
-    engine_named,
     is_refreshing,
     is_valid,
     stamp_of,
@@ -81,25 +81,25 @@ class CaseChooser:
     def __call__(
         self, strategy: str, datastore: Datastore, *, model: object = "", words: object = "", skip: Collection[str] = ()
     ) -> NextCase:
-        """model, words: see `engine_named` and `words_for`; skip: ids not to be offered.
+        """model, words: see `Runtime.find_model` and `words_for`; skip: ids not to be offered.
 
         RequestError, UnknownModelError, PromptError: a sentence about what is wrong with the question.
         """
         look_up_strategy(strategy)
-        engine = engine_named(self._runtime, model)
-        engine.load()  # so that its version is the one that serves
+        served = self._runtime.find_model(model)
+        served.load()  # so that its version is the published one
         names = tuple(prompt.word for prompt in words_for(words, datastore, self._default_words))
         images = [image for image in datastore.get_unlabeled_images() if image not in skip]
-        cases = self._look_up(engine.name, engine.version, names, images, datastore)
+        cases = self._look_up(served.name, served.version, names, images, datastore)
         if cases.stale and strategy not in WITHOUT_SCORES:
-            start_refresh(engine.name, names)
+            start_refresh(served.name, names)
         choice = self._choose(strategy, images, cases, datastore)
         score = None if choice is None else cases.scores.get(choice.case)
         return NextCase(
             case=None if choice is None else choice.case,
             strategy=strategy,
-            model=engine.name,
-            version=engine.version,
+            model=served.name,
+            version=served.version,
             words=names,
             reason=_nothing_left(images, skip) if choice is None else choice.reason,
             score=score,
@@ -112,7 +112,7 @@ class CaseChooser:
         )
 
     def _look_up(self, model: str, version: str, words: tuple[str, ...], images: Sequence[str], datastore: Datastore) -> _Cases:
-        book = self._books.setdefault(model, ScoreBook(self._runtime.engines[model].store))
+        book = self._books.setdefault(model, ScoreBook(self._runtime.models[model].store))
         entries = book.read()[1]
         labelled = [entries[image].score for image in datastore.get_labeled_images() if image in entries]
         cases = _Cases({}, [score for score in labelled if score is not None], {}, {}, stale=False)
@@ -164,7 +164,7 @@ class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no typ
         """
         skip = request.get("skip")
         skip = [image for image in skip if isinstance(image, str)] if isinstance(skip, list) else []
-        found = self._chooser(self._name, datastore, model=request.get("model"), words=request.get("words"), skip=skip)
+        found = self._chooser(self._name, datastore, model=request.get("model"), words=read_words(request), skip=skip)
         if found.case is None:
             return None
         return {"id": found.case, "weight": found.weight, "reason": found.reason, "skipped": found.skipped}
@@ -192,12 +192,12 @@ def _pick(strategy: str, images: Sequence[str], cases: _Cases, datastore: Datast
 def _rather_not_offered(images: Sequence[str], datastore: Datastore) -> str:
     """One by chance, rather one that was not offered lately."""
     now = int(time.time())
-    weights = [max(1, now - _offered(datastore.get_image_info(image))) for image in images]
+    weights = [max(1, now - _last_offer(datastore.get_image_info(image))) for image in images]
     (chosen,) = random.choices(images, weights=weights)
     return chosen
 
 
-def _offered(info: Mapping[str, Any]) -> int:
+def _last_offer(info: Mapping[str, Any]) -> int:
     """When an image was last offered, in seconds since 1970; 0 when it was not."""
     times = [shown.get("ts") for shown in info.get("strategy", {}).values()]
     return max((shown for shown in times if type(shown) is int), default=0)

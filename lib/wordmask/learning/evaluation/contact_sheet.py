@@ -17,16 +17,17 @@ from scipy import ndimage
 from wordmask.data.geometry import Slicing, slicing_for
 from wordmask.data.slices import choose_plane, load_windows, to_unit_range
 from wordmask.data.volumes import Volume
-from wordmask.demo.report import write_contact_sheet
 from wordmask.errors import VolumeError
 from wordmask.learning.cases import LabelledVolume, Mask
 from wordmask.words.prompts import Prompt
 
 MOST_WORDS = 8
 CELL = (520, 390)  # pixels: (width, height) of a case
-HEADING, GAP, LINE = 250, 12, 26  # three cells and the heading are more than four times as wide as high: a row of the sheet each
+HEADING, GAP, LINE = 250, 12, 26  # three cells and the heading are more than `SHEET_ROW` times as wide as high: a row of the sheet each
 TRUTH, MARKED = (86, 180, 233), (255, 149, 0)  # blue and orange: different to every kind of colour vision
 TRUTH_LINE, MARKED_LINE = 4, 2  # pixels; where both run together, the wider one still shows
+SHEET_WIDTH = 1800  # pixels
+SHEET_ROW = 4.0  # squares side by side
 INK, PAPER, FAINT = (240, 240, 240), (24, 24, 28), (170, 170, 176)
 
 
@@ -125,3 +126,32 @@ def _strip(word: str, kept: Sequence[_Kept]) -> Image.Image:
 
 def _short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
+    """All pictures on one white sheet, in rows from left to right, each scaled to fill its row's height."""
+    tiles = [Image.open(picture).convert("RGB") for picture in pictures]
+    rows = _rows(tiles)
+    placed, top = [], GAP
+    for row in rows:
+        height = round((SHEET_WIDTH - GAP * (len(row) + 1)) / max(SHEET_ROW, sum(tile.width / tile.height for tile in row)))
+        left = GAP
+        for tile in row:
+            scaled = tile.resize((round(tile.width * height / tile.height), height), Image.Resampling.LANCZOS)
+            placed.append((scaled, (left, top)))
+            left += scaled.width + GAP
+        top += height + GAP
+    sheet = Image.new("RGB", (SHEET_WIDTH, top), "white")
+    for tile, corner in placed:
+        sheet.paste(tile, corner)
+    sheet.save(path)
+
+
+def _rows(tiles: Sequence[Image.Image]) -> list[list[Image.Image]]:
+    """Consecutive tiles in rows whose shapes add up to at least `SHEET_ROW` squares."""
+    rows: list[list[Image.Image]] = []
+    for tile in tiles:
+        if not rows or sum(other.width / other.height for other in rows[-1]) >= SHEET_ROW:
+            rows.append([])
+        rows[-1].append(tile)
+    return rows

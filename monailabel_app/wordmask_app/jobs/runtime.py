@@ -1,6 +1,6 @@
-"""What exists once per server process, however often MONAI Label builds the app anew: engines, job queue, files of requests.
+"""What exists once per server process, however often MONAI Label builds the app again: models, job queue, files of requests.
 
-Knows engines, jobs and files; not HTTP, not MONAI Label's app or datastore.
+Knows models, jobs and files; not HTTP, not MONAI Label's app or datastore.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wordmask.data.volumes import read_volume
-from wordmask.errors import OutOfMemoryError
+from wordmask.errors import OutOfMemoryError, UnknownModelError
 from wordmask.inference.memory import is_out_of_memory
 from wordmask.inference.result import Segmentation
 from wordmask.progress import CancelToken, Progress
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs.queue import JobQueue, JobResult
 from wordmask_app.jobs.requests import InferRequest
-from wordmask_app.jobs.served_model import Engine
+from wordmask_app.jobs.served_model import ServedModel
 from wordmask_app.jobs.spool import Spool
 from wordmask_app.jobs.writing import write_result
 from wordmask_app.settings import AppSettings
@@ -54,14 +54,14 @@ class StageClock:
 
 
 class Runtime:
-    """The engines of the configured models, the queue of the one worker that uses them, and the folder of requests' files."""
+    """The configured models, the queue of the one worker that uses them, and the folder of requests' files."""
 
     def __init__(self, app_dir: Path, chosen: AppSettings) -> None:
         """UnknownModelError: a model or preset is not known. Neither loads weights nor starts a thread."""
         self.chosen = chosen
         self.began = time.time()
         self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)
-        self.engines = {name: Engine(name, chosen, ModelStore(app_dir / "model" / name)) for name in chosen.models}
+        self.models = {name: ServedModel(name, chosen, ModelStore(app_dir / "model" / name)) for name in chosen.models}
         self.queue = JobQueue(
             limit=chosen.queue,
             time_limit=60.0 * chosen.job_minutes,
@@ -72,34 +72,41 @@ class Runtime:
     def start(self) -> None:
         """Become the one server of the app folder and load the models, but those that wait to be trained; RequestError, WeightsError."""
         self.spool.claim()
-        for engine in self.engines.values():
-            if engine.load_if_trained() is None:
-                logger.info("The model %s waits for its first training.", engine.name)
+        for served in self.models.values():
+            if served.load_if_trained() is None:
+                logger.info("The model %s waits for its first training.", served.name)
 
     def stop(self) -> None:
         """Cancel what runs and waits."""
         self.queue.close()
         self.spool.release()
 
+    def find_model(self, name: object) -> ServedModel:
+        """The model that a request names, the first one when it names none. UnknownModelError: there is no such model."""
+        name = name or next(iter(self.models))
+        if not isinstance(name, str) or name not in self.models:
+            raise UnknownModelError(f"This server has no model {str(name)[:60]!r}. Models: {', '.join(self.models)}.")
+        return self.models[name]
+
     def segment(
         self,
         model: str,
         path: Path,
-        asked: InferRequest,
+        request: InferRequest,
         *,
         job_id: str = "direct",
         progress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> JobResult:
         """Read, segment, write. The file is the caller's to remove. Leaves one line in the log, whatever happens."""
-        engine, clock = self.engines[model], StageClock(progress)
+        served, clock = self.models[model], StageClock(progress)
         outcome = "failed"
         try:
             volume = read_volume(path, max_voxels=self.chosen.megavoxels * 10**6)
             clock.enter("loading")
-            segmentation = engine.segment(volume, asked, progress=clock, cancel=cancel)
+            segmentation = served.segment(volume, request, progress=clock, cancel=cancel)
             clock.enter("writing")
-            file = write_result(segmentation, asked, self.spool.new_file(asked.extension))
+            file = write_result(segmentation, request, self.spool.new_file(request.extension))
             clock.enter("end")
             outcome = _outcome(segmentation)
             return JobResult(file, {**segmentation.summary(), "seconds": round(sum(clock.seconds.values()), 3)})
@@ -111,10 +118,10 @@ class Runtime:
             raise
         finally:
             stages = " ".join(f"{stage.replace(' ', '_')}={seconds:.3f}" for stage, seconds in clock.seconds.items())
-            words = "; ".join(prompt.word for prompt in asked.prompts)
+            words = "; ".join(prompt.word for prompt in request.prompts)
             logger.info(
                 "job=%s model=%s version=%s words=%r slices=%d seconds=%.3f %s outcome=%r",
-                *(job_id, model, engine.version, words, clock.slices, sum(clock.seconds.values()), stages, outcome[:300]),
+                *(job_id, model, served.version, words, clock.slices, sum(clock.seconds.values()), stages, outcome[:300]),
             )
 
 
@@ -122,7 +129,7 @@ def _outcome(segmentation: Segmentation) -> str:
     return f"not found: {'; '.join(segmentation.not_found)}" if segmentation.not_found else "ok"
 
 
-@functools.cache  # MONAI Label's /reload builds a second app object: it finds queue, engines and cache here
+@functools.cache  # MONAI Label's /reload builds a second app object: it finds queue, models and cache here
 def runtime_for(app_dir: Path, chosen: AppSettings) -> Runtime:
     """The runtime of this process for an app folder and its configuration."""
     return Runtime(app_dir, chosen)

@@ -1,6 +1,6 @@
 """MONAI Label's routes that take files and what is said of them, off the event loop and with a look at the JSON.
 
-Theirs copy files while everybody waits, and fail on JSON that is no object. The work itself stays MONAI Label's.
+Theirs copy files while everybody waits, and fail on JSON that is not an object. The work itself stays MONAI Label's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from monailabel.endpoints import datastore
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from wordmask_app.jobs.submissions import json_object
+from wordmask_app.jobs.requests import json_object
 
 AsAnnotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 Json = Annotated[str, Form()]

@@ -52,7 +52,7 @@ class Guard:
             return
         answer = _Answer(send)
         try:
-            bounded = self._bounded(scope, receive)
+            bounded = self._limit_body(scope, receive)
             policy, path = self._policy(scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
             body, bounded = await _body(bounded) if policy.reads_body else (b"", bounded)
             if policy.kind == "refused":
@@ -82,7 +82,7 @@ class Guard:
             raise HTTPException(405, f"{method} is not offered here.")
         raise HTTPException(404, "There is no such route on this server; its root page lists them.")
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
         """Receive no more than the largest body, whatever the request says of its length."""
         message = f"The request is larger than the {self._upload_bytes // 2**20} MB that this server takes; crop or compress the image."
         length = dict(scope["headers"]).get(b"content-length", b"0")
