@@ -88,7 +88,7 @@ def _model(engine: Engine) -> dict[str, Any]:
         "unknown_words": preset.unknown_words,
         "version": engine.version,
         "versions": [
-            {"number": version.number, "served": version.served, "card": version.card} for version in engine.store.versions()
+            {"number": version.number, "served": version.served, "card": version.card.as_json()} for version in engine.store.versions()
         ],
     }
 
