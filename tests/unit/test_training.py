@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Frame, labels_in_frame
 from wordmask.errors import WeightsError
 from wordmask.phantoms.words import LABELS, WORDS
 from wordmask.pretraining import loop
 from wordmask.pretraining.baselines import best_threshold
 from wordmask.pretraining.loop import Schedule, train
-from wordmask.pretraining.phantom_data import augment, labels_in_frame, make_slices, word_fractions, word_masks
+from wordmask.pretraining.phantom_data import augment, make_slices, word_fractions, word_masks
 from wordmask.pretraining.run import Plan, Pretraining
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import Bundle, load_bundle, save_bundle

@@ -21,10 +21,11 @@ from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.models.presets import DecoderPreset, Preset, load_preset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
+from wordmask.models.word_scores import ClipWithScores
 from wordmask.phantoms import GENERATOR_VERSION
 from wordmask.phantoms.words import WORDS
 from wordmask.pretraining.baselines import fit_baselines, save_baselines
-from wordmask.pretraining.clip_stage import ClipWithScores, train_clip
+from wordmask.pretraining.clip_stage import train_clip
 from wordmask.pretraining.decoder_stage import (
     PairData,
     Score,

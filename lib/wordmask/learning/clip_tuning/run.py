@@ -35,7 +35,7 @@ from wordmask.learning.training import Check, Report, TrainingProgress, fill_car
 from wordmask.models.base import choose_device
 from wordmask.models.clip_sam import with_rows
 from wordmask.models.presets import Preset, load_preset
-from wordmask.pretraining.clip_stage import ClipWithScores
+from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle

@@ -20,12 +20,11 @@ from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Modality, Volume
 from wordmask.errors import WordMaskError
 from wordmask.learning.cases import Case, LabelledVolume, cases_from_json
-from wordmask.phantoms import GENERATOR_VERSION
+from wordmask.phantoms import GENERATOR_VERSION, SLICE_SIZE
 from wordmask.phantoms.body import ct_slices
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import PICTURE_WORDS, WORDS, label_values
-from wordmask.pretraining.phantom_data import SLICE_SIZE
 from wordmask.weights.card import Card
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published before the very end, so a
 training that is killed leaves what serves untouched. Several processes may call `train_model` with the same arguments, each with a device
-and a run folder of its own (`training.ranks`): the first one validates and publishes, and all return its report.
+and a run folder of its own (`finetuning.ranks`): the first one validates and publishes, and all return its report.
 """
 
 from __future__ import annotations

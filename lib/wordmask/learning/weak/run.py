@@ -16,7 +16,6 @@ from pathlib import Path
 from torch import Tensor
 
 from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
-from wordmask.inference.cache import FeatureCache
 from wordmask.inference.memory import explain_out_of_memory
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case, LabelledVolume
@@ -40,7 +39,6 @@ from wordmask.words.prompts import Prompt, parse_prompts
 logger = logging.getLogger(__name__)
 
 MODEL = "medclip_samv2_weak"
-CACHE_BYTES = 1 << 30
 MOST_WORDS = 254  # label values are bytes
 LIBRARIES = ("torch", "nnunetv2", "dynamic_network_architectures")
 
@@ -146,7 +144,7 @@ class _WeakTraining:
             )
 
     def _label(self, images: Sequence[WeakImage], words: Sequence[Prompt], teacher: Segmenter) -> list[SliceLabels]:
-        pipeline = VolumeSegmenter(teacher, cache=FeatureCache(CACHE_BYTES))
+        pipeline = VolumeSegmenter(teacher)
         folder = self.run_folder / "labels"
         folder.mkdir(parents=True)
         labelled = []
