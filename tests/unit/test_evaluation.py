@@ -284,7 +284,7 @@ def an_app(tmp_path: Path) -> Path:
     app.mkdir()
     (app / "main.py").write_text("")
     bundle = load_bundle("bundled/simple_vilmedsam_tiny")
-    card = {**bundle.card, "preset": "tiny", "training_cases": ["dermoscopy_1"]}
+    card = bundle.card.model_copy(update={"preset": "tiny", "training_cases": ("dermoscopy_1",)})
     ModelStore(app / "model" / "simple_vilmedsam").publish(lambda folder: save_bundle(folder, bundle.tensors, card))
     return app
 
@@ -296,7 +296,7 @@ def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_to
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| version | 1, trained |" in summary
     assert "were in the training" in summary
-    assert read_card(ModelStore(an_app / "model" / "simple_vilmedsam").folder(1))["preset"] == "tiny"
+    assert read_card(ModelStore(an_app / "model" / "simple_vilmedsam").folder(1)).preset == "tiny"
 
 
 @pytest.mark.parametrize(

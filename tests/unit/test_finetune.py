@@ -14,9 +14,10 @@ from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case
 from wordmask.learning.finetuning import run as finetune
 from wordmask.learning.finetuning.engine import rate
-from wordmask.learning.finetuning.run import TrainingReport, TrainingRequest, train_model
+from wordmask.learning.finetuning.run import TrainingRequest, train_model
 from wordmask.learning.finetuning.trainee import start_trainee
 from wordmask.learning.recipes import load_recipe
+from wordmask.learning.training import TrainingReport
 from wordmask.models.base import load_segmenter
 from wordmask.progress import CancelToken
 from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card
@@ -55,11 +56,11 @@ def test_a_word_that_no_weights_have_met_is_learned_and_published(trained, cases
     assert report.mean is not None
     assert report.mean > max(0.4, report.mean_before)
     card = read_card(store.folder(1))
-    assert WORD in card["words"]
-    assert "liver" in card["words"]
-    assert sorted(card["training_cases"] + card["validation_cases"]) == sorted(case.name for case in cases)
-    assert card["parent"] is None
-    assert card["validation_dice"] == report.dice
+    assert WORD in card.words
+    assert "liver" in card.words
+    assert sorted(card.training_cases + card.validation_cases) == sorted(case.name for case in cases)
+    assert card.parent is None
+    assert card.validation_dice == report.dice
 
 
 def test_the_file_holds_only_what_was_trained(trained):
@@ -103,7 +104,7 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
     assert report.version is None
     assert "did not help" in report.message
     assert store.served() == 1
-    assert report.start_sha256 == store.versions()[0].card["weights_sha256"]
+    assert report.start_sha256 == store.versions()[0].card.weights_sha256
     served = load_bundle(store.folder(1)).tensors
     assert served.keys() == started[-1].keys()
     assert all(torch.equal(served[name], started[-1][name]) for name in served)

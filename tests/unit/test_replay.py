@@ -15,18 +15,19 @@ from wordmask.learning.finetuning.replay import REPEAT_SEED, earlier_cases, phan
 from wordmask.learning.finetuning.trainee import start_trainee
 from wordmask.learning.recipes import load_recipe
 from wordmask.models.base import load_segmenter
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import bundle_folder, read_card
 
 
 @pytest.fixture(scope="module")
-def card() -> dict:
+def card() -> Card:
     return read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
 
 
 def test_phantoms_show_every_word_of_the_bundle_but_those_that_are_learned_anew(card):
     made = phantom_cases(card, {"liver", "polyp"}, REPEAT_SEED)
     shown = {word for case in made for word, mask in case.masks.items() if mask.any()}
-    assert shown == set(card["words"]) - {"liver", "polyp"}
+    assert shown == set(card.words) - {"liver", "polyp"}
     assert not any("polyp" in case.masks for case in made)
 
 
@@ -37,7 +38,7 @@ def test_phantoms_are_the_same_every_time_and_others_for_another_seed(card):
 
 
 def test_weights_that_did_not_come_from_phantoms_get_none(card):
-    assert phantom_cases({"words": card["words"]}, set(), 1) == []
+    assert phantom_cases(Card(words=card.words), set(), 1) == []
 
 
 def test_the_cases_of_a_version_are_found_again_but_for_new_ones_and_lost_files(tmp_path):

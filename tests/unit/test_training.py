@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Frame, labels_in_frame
 from wordmask.errors import WeightsError
 from wordmask.phantoms.words import LABELS, WORDS
 from wordmask.pretraining import loop
 from wordmask.pretraining.baselines import best_threshold
 from wordmask.pretraining.loop import Schedule, train
-from wordmask.pretraining.phantom_data import augment, labels_in_frame, make_slices, word_fractions, word_masks
+from wordmask.pretraining.phantom_data import augment, make_slices, word_fractions, word_masks
 from wordmask.pretraining.run import Plan, Pretraining
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import Bundle, load_bundle, save_bundle
 
 
@@ -104,7 +105,7 @@ def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.words == WORDS
     assert json.loads((tmp_path / "run" / "variants.json").read_text())
-    assert bundle.card["plan"]["clip_steps"] == 2
+    assert bundle.card.as_json()["plan"]["clip_steps"] == 2
     assert all(tensor.isfinite().all() for tensor in bundle.tensors.values())
 
 
@@ -115,7 +116,7 @@ def test_a_bundle_of_another_architecture_names_what_does_not_fit():
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 10], ids=["empty", "garbage"])
 def test_a_damaged_bundle_is_refused_with_a_sentence(tmp_path, damage):
-    save_bundle(tmp_path / "weights", nn.Linear(2, 2).state_dict(), {"words": []})
+    save_bundle(tmp_path / "weights", nn.Linear(2, 2).state_dict(), Card())
     (tmp_path / "weights" / "weights.safetensors").write_bytes(damage)
     with pytest.raises(WeightsError, match="damaged"):
         load_bundle(tmp_path / "weights")

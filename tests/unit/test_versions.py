@@ -20,6 +20,7 @@ from torch import nn
 
 from wordmask.errors import RequestError, WeightsError
 from wordmask.models.base import load_segmenter
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import CARD, WEIGHTS, bundle_folder, load_bundle, save_bundle
 from wordmask.weights.versions import CURRENT, ModelStore
 
@@ -27,7 +28,7 @@ from wordmask.weights.versions import CURRENT, ModelStore
 def write_small(folder: Path, value: float = 1.0) -> None:
     module = nn.Linear(2, 2)
     nn.init.constant_(module.weight, value)
-    save_bundle(folder, module.state_dict(), {"words": ["liver"], "value": value})
+    save_bundle(folder, module.state_dict(), Card(words=("liver",), value=value))
 
 
 def damage(store: ModelStore, number: int) -> None:
@@ -56,7 +57,7 @@ def test_a_published_version_serves_and_can_be_read(store):
     assert bundle.words == ("liver",)
     assert torch.equal(bundle.tensors["weight"], torch.ones(2, 2))
     (version,) = store.versions()
-    assert (version.number, version.served, version.card["value"]) == (1, True, 1.0)
+    assert (version.number, version.served, version.card.as_json()["value"]) == (1, True, 1.0)
 
 
 def test_another_process_sees_what_was_published(store):

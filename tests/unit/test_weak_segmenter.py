@@ -17,6 +17,7 @@ from wordmask.models.base import Hints, SliceKey, load_segmenter
 from wordmask.models.medclip_samv2_weak import network as nnunet_network
 from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak, entropy
 from wordmask.models.presets import load_preset
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import Bundle, save_bundle
 from wordmask.words.prompts import parse_prompts
 
@@ -31,10 +32,10 @@ def a_model() -> MedCLIPSAMv2Weak:
 
 @pytest.fixture(scope="module")
 def a_bundle(a_model) -> Bundle:
-    card = {
-        "words": list(a_model.words), "side": a_model.side, "members": len(a_model.ensemble.members), "threshold": 0.2,
-        "network": WEAK_PLAN.model_dump(mode="json"),
-    }  # fmt: skip
+    card = Card(
+        words=tuple(a_model.words), side=a_model.side, members=len(a_model.ensemble.members), threshold=0.2,
+        network=WEAK_PLAN.model_dump(mode="json"),
+    )  # fmt: skip
     return Bundle("weak", dict(a_model.ensemble.named_parameters()), card)
 
 
@@ -93,14 +94,14 @@ def test_before_a_training_it_says_how_to_train(preset):
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"network": None}, "do not say which network"),
     ({"network": {"network_class": "os.system"}}, "do not say which network"),
-    ({"side": "wide"}, "no usable side"),
-    ({"members": 0}, "no usable members"),
+    ({"side": None}, "lacks side, members or threshold"),
+    ({"members": None}, "lacks side, members or threshold"),
     ({"members": 2}, "do not fit the network"),
-    ({"words": ["liver"]}, "2 channels for 1 words"),
+    ({"words": ("liver",)}, "2 channels for 1 words"),
 ])  # fmt: skip
 def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_bundle, change, sentence):
     with pytest.raises(WeightsError, match=sentence):
-        MedCLIPSAMv2Weak.from_bundle(load_preset(MODEL, "tiny"), replace(a_bundle, card={**a_bundle.card, **change}))
+        MedCLIPSAMv2Weak.from_bundle(load_preset(MODEL, "tiny"), replace(a_bundle, card=a_bundle.card.model_copy(update=change)))
 
 
 @pytest.mark.parametrize("change", [
@@ -108,7 +109,7 @@ def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_bundle, change,
     {"arguments": {**WEAK_PLAN.arguments, "nonlin": "os.system"}},
 ])  # fmt: skip
 def test_a_card_cannot_call_what_is_no_network(a_bundle, change):
-    card = {**a_bundle.card, "network": {**a_bundle.card["network"], **change}}
+    card = a_bundle.card.model_copy(update={"network": {**a_bundle.card.network, **change}})
     with pytest.raises(WeightsError, match="not of nnU-Net"):
         MedCLIPSAMv2Weak.from_bundle(load_preset(MODEL, "tiny"), replace(a_bundle, card=card))
 

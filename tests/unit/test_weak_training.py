@@ -18,13 +18,14 @@ from tests.unit.weak_images import WORD, draw_image
 
 from wordmask.cli import main
 from wordmask.errors import CancelledError, RequestError, TrainingError
-from wordmask.learning.finetuning.run import TrainingProgress, TrainingReport
+from wordmask.learning.training import TrainingProgress, TrainingReport
 from wordmask.learning.weak.nnunet_run import MEMBERS, Order, environment, run_nnunet
 from wordmask.learning.weak.pseudo_labels import WeakImage
 from wordmask.learning.weak.recipe import load_weak_recipe
 from wordmask.learning.weak.run import MODEL, WeakRequest, train_weakly
 from wordmask.models.base import SliceKey, load_segmenter
 from wordmask.progress import CancelToken
+from wordmask.weights.card import Card, PresenceCheck
 from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
 from wordmask.weights.versions import ModelStore
 from wordmask_app.tasks.trainers import WeakTrain
@@ -71,12 +72,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, images: list[WeakImage]) -
 def test_it_is_published_with_what_it_learned_and_from_what(trained):
     report, card = trained.report, read_card(trained.store.folder(1))
     assert report.version == trained.store.served() == 1
-    assert card["words"] == [WORD]
-    assert (card["members"], card["side"], card["threshold"], card["forced"]) == (2, 32, 0.5, True)
-    assert card["recipe"]["epochs"] == 4
-    assert card["training_cases"] == report.training_cases
-    assert card["validation_dice"] == report.dice
-    assert card["validation_dice_before"] == report.dice_before
+    assert card.words == (WORD,)
+    assert (card.members, card.side, card.threshold, card.forced) == (2, 32, 0.5, True)
+    assert card.as_json()["recipe"]["epochs"] == 4
+    assert list(card.training_cases) == report.training_cases
+    assert card.validation_dice == report.dice
+    assert card.validation_dice_before == report.dice_before
     assert report.message.startswith("Version 1 is published and serves: mean Dice ")
     assert report.message.endswith("of the zero-shot masks on 1 labelled cases.")
     json.dumps(report.summary())
@@ -123,7 +124,7 @@ def test_what_is_served_has_the_probabilities_of_nnunets_own_networks(trained):
     served = load_segmenter(MODEL, device="cpu", weights=trained.store.folder(1))
     slices = torch.rand(2, 3, 40, 28)
     features = served.encode_slices(slices, [SliceKey("0" * 64, "axial", number) for number in range(2)])
-    plan, votes = read_card(trained.store.folder(1))["network"], []
+    plan, votes = read_card(trained.store.folder(1)).network, []
     for file in sorted((trained.run / MEMBERS).iterdir()):
         network = get_network_from_plans(plan["network_class"], plan["arguments"], plan["imported"], 3, 2, deep_supervision=True).eval()
         network.load_state_dict(load_file(file), strict=False)
@@ -189,13 +190,13 @@ def test_a_word_that_is_nowhere_is_said(tmp_path):
 def test_the_teacher_is_the_version_that_serves(images, tmp_path):
     """One whose presence is never above its limit draws no mask; a version of another preset is not asked."""
     base = read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
-    card = {"words": base["words"], "token_ids": base["token_ids"], "presence": {"holds": True}}
+    card = Card(words=base.words, token_ids=base.token_ids, presence=PresenceCheck(holds=True))
     teacher, unlabelled = ModelStore(tmp_path / "medclip_samv2"), [replace(image, case=None) for image in images]
     never = {"scores.presence_bias": torch.tensor(-1000.0)}
-    teacher.publish(lambda folder: save_bundle(folder, never, {**card, "preset": "tiny"}))
+    teacher.publish(lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "tiny"})))
     with pytest.raises(RequestError, match="In none of these images is there a mask"):
         train_weakly(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
-    teacher.publish(lambda folder: save_bundle(folder, never, {**card, "preset": "biomedclip_vit_b"}))
+    teacher.publish(lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"})))
 
     def stop(progress: TrainingProgress) -> None:
         if progress.stage == "writing slices":  # there are masks to write

@@ -113,10 +113,11 @@ def _model(
 
 def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
     """A warning when the version has learned from what is to judge it, or was chosen by it."""
+    from wordmask.weights.card import Card
     from wordmask.weights.checkpoint import read_card
 
-    card = {} if folder is None else read_card(folder)
-    known = {*card.get("training_cases", []), *card.get("validation_cases", [])}
+    card = Card() if folder is None else read_card(folder)
+    known = {*card.training_cases, *card.validation_cases}
     if not (seen := sorted({case.name for case in cases} & known)):
         return []
     return [f"{len(seen)} of these cases were in the training of this version, first {seen[0]!r}: the numbers flatter it."]

@@ -19,7 +19,7 @@ from wordmask.errors import RequestError
 
 if TYPE_CHECKING:
     from wordmask.learning.cases import Case
-    from wordmask.learning.finetuning.run import TrainingProgress, TrainingReport
+    from wordmask.learning.training import TrainingProgress, TrainingReport
 
 Data, Computation = "What to learn from", "How to compute"
 

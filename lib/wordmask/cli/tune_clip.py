@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wordmask.learning.captions import CaptionList
     from wordmask.learning.clip_tuning.recipe import TuneRecipe
     from wordmask.learning.clip_tuning.run import TuneReport
-    from wordmask.learning.finetuning.run import TrainingProgress
+    from wordmask.learning.training import TrainingProgress
 
 RUNS = Path("runs/tune_clip")
 

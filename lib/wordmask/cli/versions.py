@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,6 +13,7 @@ from wordmask.errors import RequestError
 from wordmask.weights.app_folder import default_app, find_app, is_app
 
 if TYPE_CHECKING:
+    from wordmask.weights.card import Card, Scores
     from wordmask.weights.versions import ModelStore
 
 APP_HELP = "the app folder, with the model's versions in APP/model; else monailabel_app here, or your own"
@@ -47,8 +48,8 @@ def list_models(
     for info in store.versions():
         card = info.card
         table.add_row(
-            str(info.number), "yes" if info.served else "", str(card.get("date", "")), str(card.get("parent") or 0),
-            str(card.get("training_groups") or len(card.get("training_cases", []))), str(len(card.get("words", []))), _check(card),
+            str(info.number), "yes" if info.served else "", card.date or "", str(card.parent or 0),
+            str(card.training_groups or len(card.training_cases)), str(len(card.words)), _check(card),
         )  # fmt: skip
     answers().print(table)
 
@@ -89,20 +90,20 @@ def chosen_version(app: Path | None, model: str, version: int | None, preset: st
     if not store.folder(number).is_dir():
         there = ", ".join(str(info.number) for info in store.versions()) or "none"
         raise RequestError(f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of the preset.")
-    trained = read_card(store.folder(number)).get("preset", preset)
+    trained = read_card(store.folder(number)).preset or preset
     if trained != preset:
         raise RequestError(f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version 0.")
     return number, store.folder(number)
 
 
-def _check(card: dict[str, Any]) -> str:
+def _check(card: Card) -> str:
     """Mean Dice of a version that was trained, retrieval of one whose CLIP was tuned."""
-    if found := card.get("retrieval"):
-        sides = [found[side] for side in ("before", "after")]
-        top1 = ["none" if side is None else f"{(side['image_to_text_top1'] + side['text_to_image_top1']) / 2:.3f}" for side in sides]
-        return f"retrieval {' -> '.join(top1)}"
-    return f"Dice {' -> '.join(_mean(card.get(name)) for name in ('validation_dice_before', 'validation_dice'))}"
+    if card.retrieval:
+        sides = (card.retrieval.before, card.retrieval.after)
+        return f"retrieval {' -> '.join('none' if side is None else f'{side.top1:.3f}' for side in sides)}"
+    return f"Dice {_mean(card.validation_dice_before)} -> {_mean(card.validation_dice)}"
 
 
-def _mean(scores: dict[str, float] | None) -> str:
-    return f"{sum(scores.values()) / len(scores):.3f}" if scores else "none"
+def _mean(scores: Scores) -> str:
+    known = [score for score in scores.values() if score is not None]
+    return f"{sum(known) / len(known):.3f}" if known else "none"

@@ -97,3 +97,12 @@ def _look_up(maps: Tensor, ys: Tensor, xs: Tensor, mode: Literal["bilinear", "ne
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)
     grid = grid[None].expand(maps.shape[0], -1, -1, -1)
     return F.grid_sample(maps[:, None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[:, 0]
+
+
+def labels_in_frame(labels: Tensor, frame: Frame, size: int) -> Tensor:
+    """Labels [B, H, W] -> [B, size, size] over the frame's model square, nearest neighbour, 0 in the padding."""
+    cells = (torch.arange(size, dtype=torch.float32) + 0.5) * (frame.model[0] / size)
+    rows = ((cells - frame.offset[0]) / frame.scale[0]).floor().long()
+    columns = ((cells - frame.offset[1]) / frame.scale[1]).floor().long()
+    inside = ((rows >= 0) & (rows < labels.shape[1]))[:, None] & ((columns >= 0) & (columns < labels.shape[2]))[None]
+    return labels[:, rows.clamp(0, labels.shape[1] - 1)][:, :, columns.clamp(0, labels.shape[2] - 1)] * inside

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -46,3 +47,18 @@ def with_smaller_batches(attempt: Callable[[int], Result], *, largest: int) -> R
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def explain_out_of_memory(sentence: str) -> Iterator[None]:
+    """Turn running out of memory inside the block into an OutOfMemoryError.
+
+    Args:
+        sentence: for people: what there is not enough memory for, and what needs less.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(sentence) from None
+        raise

@@ -1,10 +1,12 @@
-"""The losses that the trainings share."""
+"""The losses that the trainings share, and how large their gradients may be."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor
+
+GRADIENT_LIMIT = 1.0  # norm of all gradients of a step together; larger ones are scaled down to it
 
 _dice = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=1.0, smooth_dr=1.0)
 

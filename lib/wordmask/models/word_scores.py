@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wordmask.encoders.clip import ClipEncoder
+
 PRESENCE_SCALE = 0.2  # brings presence logits, about -10 to 10, to the size of the embedding's entries
 
 
@@ -36,3 +38,12 @@ class WordScores(nn.Module):
     def similarity(self, cosine: Tensor) -> Tensor:
         """Cosine of patch and word, any shape -> logit of the same shape."""
         return self.similarity_log_scale.exp() * cosine + self.similarity_bias
+
+
+class ClipWithScores(nn.Module):
+    """A CLIP and what turns its cosines into logits, trained together."""
+
+    def __init__(self, clip: ClipEncoder) -> None:
+        super().__init__()
+        self.clip = clip
+        self.scores = WordScores()

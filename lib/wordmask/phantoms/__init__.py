@@ -4,3 +4,4 @@ They look like medical images only roughly. Nothing measured on them says anythi
 """
 
 GENERATOR_VERSION = 1
+SLICE_SIZE = 160  # side of a phantom slice, in pixels, as the bundled weights were trained on

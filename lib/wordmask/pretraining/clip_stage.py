@@ -12,29 +12,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from wordmask.data.letterbox import Frame
-from wordmask.encoders.clip import ClipEncoder
-from wordmask.models.word_scores import WordScores
+from wordmask.data.letterbox import Frame, labels_in_frame
+from wordmask.models.word_scores import ClipWithScores
 from wordmask.phantoms.words import WORDS
 from wordmask.pretraining.loop import Schedule, train
-from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, augment, labels_in_frame, word_fractions
+from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, augment, word_fractions
 from wordmask.words.vocabulary import load_vocabulary
 
 BATCH = 32
 LEARNING_RATE = 1e-3
 DENSE_WEIGHT = 4.0
 INSIDE_WEIGHT = 6.0
-
-
-class ClipWithScores(nn.Module):
-    """What stage 1 trains."""
-
-    def __init__(self, clip: ClipEncoder) -> None:
-        super().__init__()
-        self.clip = clip
-        self.scores = WordScores()
 
 
 def spellings(word: str) -> tuple[str, ...]:

@@ -23,9 +23,8 @@ from wordmask.learning.losses import mask_loss
 from wordmask.models.bottleneck import fit_pairs, keyed_noise, normalise_maps
 from wordmask.models.presets import BottleneckPreset, DecoderPreset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
-from wordmask.models.word_scores import word_token_input
+from wordmask.models.word_scores import ClipWithScores, word_token_input
 from wordmask.phantoms.words import LABELS, WORDS, word_table
-from wordmask.pretraining.clip_stage import ClipWithScores
 from wordmask.pretraining.loop import Schedule, train
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, word_masks
 from wordmask.pretraining.sam_stage import embed

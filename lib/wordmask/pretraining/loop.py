@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from wordmask.files import replace_file
+from wordmask.learning.losses import GRADIENT_LIMIT
+from wordmask.learning.seeds import step_generator
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 250
 LOG_EVERY = 50
-GRADIENT_LIMIT = 1.0
 
 LossFunction = Callable[[torch.Generator, int], dict[str, Tensor]]
 """(random numbers of this step, step) -> named losses; "loss" is the one that is minimised."""
@@ -37,11 +38,6 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The factor on the learning rate, 0..1."""
         return min(1.0, (step + 1) / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps)))
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Random numbers that depend on the seed and the step alone, so that a resumed run continues as if nothing had happened."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
 def train(

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame
 from wordmask.files import replace_file
+from wordmask.phantoms import SLICE_SIZE
 from wordmask.phantoms.body import ct_slices
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
@@ -23,7 +23,6 @@ from wordmask.phantoms.words import LABELS, word_table
 
 logger = logging.getLogger(__name__)
 
-SLICE_SIZE = 160
 CT_SHARE = 0.65
 CHUNK = 16
 SMALLEST_PRESENT = 0.0006  # share of the slice below which a structure counts as not there (half a patch of the tiny CLIP)
@@ -115,15 +114,6 @@ def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple
             return moved[:, :, cut:].contiguous(), moved_labels[:, cut:].contiguous()
         return moved[:, :, :, cut:].contiguous(), moved_labels[:, :, cut:].contiguous()
     return moved, moved_labels
-
-
-def labels_in_frame(labels: Tensor, frame: Frame, size: int) -> Tensor:
-    """Labels [B, H, W] -> [B, size, size] over the frame's model square, nearest neighbour, 0 in the padding."""
-    cells = (torch.arange(size, dtype=torch.float32) + 0.5) * (frame.model[0] / size)
-    rows = ((cells - frame.offset[0]) / frame.scale[0]).floor().long()
-    columns = ((cells - frame.offset[1]) / frame.scale[1]).floor().long()
-    inside = ((rows >= 0) & (rows < labels.shape[1]))[:, None] & ((columns >= 0) & (columns < labels.shape[2]))[None]
-    return labels[:, rows.clamp(0, labels.shape[1] - 1)][:, :, columns.clamp(0, labels.shape[2] - 1)] * inside
 
 
 def word_fractions(labels: Tensor, grid: int) -> Tensor:

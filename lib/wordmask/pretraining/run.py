@@ -10,7 +10,6 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
@@ -19,14 +18,14 @@ from torch import Tensor
 from wordmask.encoders.clip import build_tiny_clip
 from wordmask.encoders.sam import build_tiny_sam, warm_start_from_clip
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
-from wordmask.learning.finetuning.replay import GENERATOR
 from wordmask.models.presets import DecoderPreset, Preset, load_preset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
+from wordmask.models.word_scores import ClipWithScores
 from wordmask.phantoms import GENERATOR_VERSION
 from wordmask.phantoms.words import WORDS
 from wordmask.pretraining.baselines import fit_baselines, save_baselines
-from wordmask.pretraining.clip_stage import ClipWithScores, train_clip
+from wordmask.pretraining.clip_stage import train_clip
 from wordmask.pretraining.decoder_stage import (
     PairData,
     Score,
@@ -40,6 +39,7 @@ from wordmask.pretraining.decoder_stage import (
 )
 from wordmask.pretraining.phantom_data import PhantomSlices, cached_slices
 from wordmask.pretraining.sam_stage import SamWithHead, train_sam
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import save_bundle
 from wordmask.words.vocabulary import load_vocabulary
 
@@ -171,20 +171,21 @@ class Pretraining:
         save_bundle(output, model.state_dict(), self.card(scores))
         save_baselines(output, fit_baselines(self.slices()))
 
-    def card(self, scores: dict[str, Score]) -> dict[str, Any]:
+    def card(self, scores: dict[str, Score]) -> Card:
         """What these weights are, for people and for the loader."""
-        return {
+        content = {
             "title": self.preset.title,
             "intended_use": "Demonstration of the workflow on synthetic phantoms. Not for patients.",
             "words": list(WORDS),
             "training_data": f"{self.plan.slices} phantom slices, generator version {GENERATOR_VERSION}",
-            GENERATOR: GENERATOR_VERSION,
+            "phantom_generator": GENERATOR_VERSION,
             "plan": asdict(self.plan),
             "preset": self.preset.model_dump(mode="json"),
             "test": {name: asdict(score) for name, score in scores.items()},
             "libraries": {"torch": torch.__version__},
             "token_ids": self.token_ids(),
         }
+        return Card.model_validate(content)
 
     def run(self, output: Path) -> None:
         """Everything, in order; a run that was interrupted goes on where it was."""

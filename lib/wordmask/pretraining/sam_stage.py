@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Frame, labels_in_frame
 from wordmask.encoders.sam import decode_prompts, preprocess
 from wordmask.learning.losses import mask_loss
 from wordmask.phantoms.words import LABELS
 from wordmask.pretraining.loop import Schedule, train
-from wordmask.pretraining.phantom_data import PhantomSlices, augment, labels_in_frame
+from wordmask.pretraining.phantom_data import PhantomSlices, augment
 
 BATCH = 16
 ENCODER_RATE, HEAD_RATE = 6e-4, 2e-3

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from wordmask.errors import WeightsError
 from wordmask.files import replace_file, sync
+from wordmask.weights.card import Card
 
 if TYPE_CHECKING:  # what only lists versions need not wait for torch
     from torch import Tensor, nn
 
 BUNDLED = "bundled/"  # the prefix of folders that ship with the package
-LEARNED = "learned"  # in the card: every word that was learned from labels, by this version or those before it
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
@@ -33,22 +33,22 @@ class Bundle:
 
     name: str
     tensors: dict[str, Tensor]
-    card: dict[str, Any] = field(default_factory=dict)
+    card: Card = field(default_factory=Card)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The words these weights were trained on."""
-        return tuple(self.card.get("words", ()))
+        return self.card.words
 
     @property
     def learned(self) -> tuple[str, ...]:
         """Those of them that were learned from labelled cases after the preset's own training."""
-        return tuple(self.card.get(LEARNED, ()))
+        return self.card.learned
 
     @property
     def token_ids(self) -> tuple[int, ...]:
         """Rows of the tiny text table."""
-        return tuple(self.card.get("token_ids", ()))
+        return self.card.token_ids
 
     def only(self, prefixes: tuple[str, ...]) -> Bundle:
         """The part whose names begin with one of these."""
@@ -94,25 +94,17 @@ def load_bundle(location: str | Path) -> Bundle:
     return Bundle(folder.name, tensors, card)
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> Card:
     """What a bundle says of itself; numbers that are none (NaN, Infinity) are None, as no answer in JSON may hold them.
 
     WeightsError: there is no card, or it is damaged.
     """
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        return Card.model_validate(json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None))
     except FileNotFoundError as error:
         raise _lacking(folder, CARD) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
         raise _damaged(folder, error) from error
-    lists = {"words": str, LEARNED: str, "token_ids": int}
-    if not isinstance(card, dict) or not all(_is_list_of(kind, card.get(name, [])) for name, kind in lists.items()):
-        raise _damaged(folder, TypeError())
-    return card
-
-
-def _is_list_of(kind: type, value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _lacking(folder: Path, name: str) -> WeightsError:
@@ -129,7 +121,7 @@ def bundle_folder(location: str | Path) -> Path:
     return Path(str(files("wordmask") / text)) if text.startswith(BUNDLED) else Path(text)
 
 
-def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
+def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
     """Write both files to the disk; tensors: a state dict, or the part of it that was trained.
 
     Killed at any moment, a folder that has weights has the card that belongs to them.
@@ -138,7 +130,7 @@ def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: dict[str, Any
     """
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / WEIGHTS) as weights_part, replace_file(folder / CARD) as card_part:
-        card_part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        card_part.write_text(json.dumps(card.as_json(), indent=1) + "\n", encoding="utf-8")
         _save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, weights_part)
         for part in (card_part, weights_part):
             sync(part)

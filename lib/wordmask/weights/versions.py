@@ -18,19 +18,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from wordmask.errors import RequestError, WeightsError
 from wordmask.files import replace_file, replace_text, sha256_of, sync
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import CARD, WEIGHTS, read_card
 
 logger = logging.getLogger(__name__)
 
 CURRENT = "current.json"
-DIGEST = "weights_sha256"  # in the card: of the file of weights, as it was published
 PATIENCE = 60.0  # seconds to wait for another process that publishes or rolls back
 _STAGED = ".staged-"
 _BLOCK = 1 << 20
@@ -41,7 +40,7 @@ class VersionInfo:
     """One published version; card: what its training wrote, empty when it cannot be read; served: whether requests get it now."""
 
     number: int
-    card: dict[str, Any]
+    card: Card
     served: bool
 
 
@@ -89,7 +88,7 @@ class ModelStore:
     def versions(self) -> list[VersionInfo]:
         """Every published version, oldest first, the damaged ones too."""
         serving = self.served()
-        return [VersionInfo(number, self._card(number) or {}, number == serving) for number in self._numbers()]
+        return [VersionInfo(number, self._card(number), number == serving) for number in self._numbers()]
 
     def current(self) -> int | None:
         """Which version is meant to serve; see `served`."""
@@ -217,11 +216,12 @@ class ModelStore:
                 logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
             return _Current((None, *numbers))
 
-    def _card(self, number: int) -> dict[str, Any] | None:
+    def _card(self, number: int) -> Card:
+        """An empty one when it cannot be read."""
         try:
             return read_card(self.folder(number))
         except WeightsError:
-            return None
+            return Card()
 
     def _state(self, number: int) -> tuple[int, ...]:
         return (*_state(self.folder(number) / WEIGHTS), *_state(self.folder(number) / CARD))
@@ -233,7 +233,7 @@ class ModelStore:
             known = self._sound.get(number)
             if known is not None and known[0] == state:
                 return known[1]
-            published = (self._card(number) or {}).get(DIGEST)
+            published = self._card(number).weights_sha256
             sound = published is not None and published == weights_digest(self.folder(number))
             if not sound:
                 logger.warning("Version %d of the model %s is damaged or missing and is not used.", number, self.path.name)
@@ -259,8 +259,8 @@ def _seal(folder: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was published.") from error
-    text = json.dumps({**card, DIGEST: sha256_of(folder / WEIGHTS)}, indent=1) + "\n"
-    (folder / CARD).write_text(text, encoding="utf-8")
+    sealed = card.model_copy(update={"weights_sha256": sha256_of(folder / WEIGHTS)})
+    (folder / CARD).write_text(json.dumps(sealed.as_json(), indent=1) + "\n", encoding="utf-8")
     for path in (*folder.rglob("*"), folder):
         sync(path)
 

@@ -88,7 +88,7 @@ def _model(served: ServedModel) -> dict[str, Any]:
         "unknown_words": preset.unknown_words,
         "version": served.version,
         "versions": [
-            {"number": version.number, "served": version.served, "card": version.card} for version in served.store.versions()
+            {"number": version.number, "served": version.served, "card": version.card.as_json()} for version in served.store.versions()
         ],
     }
 

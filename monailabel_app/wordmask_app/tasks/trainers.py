@@ -34,7 +34,7 @@ from wordmask_app.jobs.requests import switch
 from wordmask_app.tasks.labelled import labelled_cases
 
 if TYPE_CHECKING:
-    from wordmask.learning.finetuning.run import Report, TrainingProgress, TrainingReport
+    from wordmask.learning.training import Report, TrainingProgress, TrainingReport
 
 logger = logging.getLogger(__name__)
 

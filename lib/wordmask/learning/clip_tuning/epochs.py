@@ -24,6 +24,7 @@ from wordmask.files import replace_file
 from wordmask.learning.clip_tuning.batches import Bytes, epoch_batches
 from wordmask.learning.clip_tuning.dhn_nce import dhn_nce, info_nce
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
+from wordmask.learning.seeds import step_seed
 from wordmask.progress import CancelToken
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def tune(
         losses = []
         for step, rows in enumerate(batches):
             cancel.check()
-            torch.manual_seed((recipe.seed * 1_000_003 + epoch) * 1_000_003 + step)  # a text tower may have dropout
+            torch.manual_seed(step_seed(step_seed(recipe.seed, epoch), step))  # a text tower may have dropout
             with torch.autocast(device.type, dtype=half, enabled=device.type == "cuda"):
                 image = image_embeddings(clip, data.pixels(rows, device))
                 text = clip.encode_text([data.captions[row] for row in rows])

@@ -12,9 +12,7 @@ import shutil
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +22,23 @@ from torch import Tensor
 
 from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.tiny_tokenizer import token_ids_of
-from wordmask.errors import OutOfMemoryError, RequestError
-from wordmask.inference.memory import is_out_of_memory
+from wordmask.errors import RequestError
+from wordmask.inference.memory import explain_out_of_memory
 from wordmask.learning.captions import CaptionList, ImageCaption
 from wordmask.learning.clip_tuning.batches import Bytes, stored_pictures
 from wordmask.learning.clip_tuning.epochs import TuningPairs, image_embeddings, tune, unit_pixels
 from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.clip_tuning.retrieval import BATCH, ROUNDS, Retrieval, retrieval
-from wordmask.learning.finetuning.run import Report, TrainingProgress
 from wordmask.learning.splitting import judging_groups
+from wordmask.learning.training import Check, Report, TrainingProgress, fill_card, find_start, publish_if_better
 from wordmask.models.base import choose_device
 from wordmask.models.clip_sam import with_rows
 from wordmask.models.presets import Preset, load_preset
-from wordmask.pretraining.clip_stage import ClipWithScores
+from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
-from wordmask.weights.checkpoint import LEARNED, bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.card import Card
+from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
 from wordmask.weights.versions import ModelStore, weights_digest
 
 MODEL = "medclip_samv2"
@@ -102,14 +101,9 @@ def tune_clip(
     removed when a version is published. Raises RequestError, VolumeError, WeightsError, DiskFullError, OutOfMemoryError with what to do,
     CancelledError.
     """
-    try:
+    advice = f"use fewer pairs per step (batch is {asked.recipe.batch})"
+    with explain_out_of_memory(f"There is not enough memory for this tuning; {advice}."):
         return _Tuning(pairs, asked, store, run_folder, report, cancel or CancelToken()).run()
-    except BaseException as error:
-        if is_out_of_memory(error):
-            raise OutOfMemoryError(
-                f"There is not enough memory for this tuning; use fewer pairs per step (batch is {asked.recipe.batch})."
-            ) from None
-        raise
 
 
 class _Tuning:
@@ -156,15 +150,24 @@ class _Tuning:
             shutil.rmtree(folder, ignore_errors=True)
         cut = sum(bool(tokens[-1]) for tokens in said)
         seconds = round(time.monotonic() - self.began, 1)
-        return TuneReport(number, parent, message, before, after, len(self.learned), self.short, cut, seconds, fit)
+        return TuneReport(
+            version=number,
+            parent=parent,
+            message=message,
+            before=before,
+            after=after,
+            training_pairs=len(self.learned),
+            short=self.short,
+            cut=cut,
+            seconds=seconds,
+            presence=fit,
+        )
 
     def _parent(self) -> int | None:
-        number = self.store.served() if self.asked.start is None else self.asked.start or None
+        number = find_start(self.store, self.asked.start)
         if number is None:
             return None
-        if not self.store.folder(number).is_dir():
-            raise RequestError(f"There is no version {number} of {MODEL} to go on from.")
-        trained = read_card(self.store.folder(number)).get("preset")
+        trained = read_card(self.store.folder(number)).preset
         if trained != self.asked.preset:
             raise RequestError(f"Version {number} was trained from the preset {trained!r}; tune that preset, or start from 0.")
         return number
@@ -196,28 +199,26 @@ class _Tuning:
         image = embedded(model.clip, pictures, self.held, self.cancel)
         text = _texts(model.clip, [self.pairs[row].caption for row in self.held])
         found = retrieval(image, text, [said[row] for row in self.held], [self._shown[row] for row in self.held])
-        words = self._card_of_preset().get("words", [])
+        words = self._card_of_preset().words
         if self.preset.presence is None or not words:
             return found, None
         return found, image[:MOST_FITTED] @ _texts(model.clip, words).T
 
-    def _card_of_preset(self) -> dict[str, Any]:
-        return {} if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
+    def _card_of_preset(self) -> Card:
+        return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
 
     def _decide(
         self, model: ClipWithScores, parent: int | None, before: Retrieval | None, after: Retrieval | None, fit: PresenceFit | None
     ) -> tuple[int | None, str]:
-        better = before is not None and after is not None and after.top1 > before.top1
-        number = None
-        if better or self.asked.force:
-            self.cancel.check()
-            card = self._card(model, parent, before, after, fit)
-            number = self.store.publish(lambda folder: save_bundle(folder, self._changed(model), card))
-        told = f"Version {number} is published and serves" if number else "Nothing was published, for retrieval did not rise"
-        if before is None or after is None:
-            return number, f"{told}, without a check."
-        rise = f"retrieval, top 1, {after.top1:.3f} against {before.top1:.3f} before, on {after.pairs} held-out pairs"
-        return number, f"{told}: {rise}."
+        check = None
+        if before is not None and after is not None:
+            figures = f"retrieval, top 1, {after.top1:.3f} against {before.top1:.3f} before, on {after.pairs} held-out pairs"
+            check = Check(after.top1, before.top1, figures)
+
+        def write(folder: Path) -> None:
+            save_bundle(folder, self._changed(model), self._card(model, parent, before, after, fit))
+
+        return publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
 
     def _changed(self, model: ClipWithScores) -> dict[str, Tensor]:
         """What differs from the preset's own weights, whatever version this tuning started from."""
@@ -227,27 +228,25 @@ class _Tuning:
 
     def _card(
         self, model: ClipWithScores, parent: int | None, before: Retrieval | None, after: Retrieval | None, fit: PresenceFit | None
-    ) -> dict[str, Any]:
-        base = self._card_of_preset()
-        ids = getattr(model.clip.tokenizer, "token_ids", ())
-        return {
-            "title": f"{self.preset.title}, CLIP tuned on captions",
-            "model": MODEL,
-            "preset": self.asked.preset,
-            "parent": parent,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "recipe": self.asked.recipe.model_dump(mode="json"),
-            "training_pairs": len(self.learned),
-            "training_groups": len({self.pairs[row].group for row in self.learned}),
-            "retrieval": {"batch": BATCH, "rounds": ROUNDS, **{name: None if found is None else found.summary() for name, found in
-                          (("before", before), ("after", after))}},
-            "presence": None if fit is None else asdict(fit),
-            "words": base.get("words", []),
-            LEARNED: [],
-            "token_ids": list(ids),
-            "forced": self.asked.force,
-            "libraries": {name: version(name) for name in LIBRARIES},
-        }  # fmt: skip
+    ) -> Card:
+        sides = {"before": before, "after": after}
+        scores = {side: None if found is None else found.summary() for side, found in sides.items()}
+        return fill_card(
+            model=MODEL,
+            preset=self.asked.preset,
+            parent=parent,
+            recipe=self.asked.recipe,
+            forced=self.asked.force,
+            libraries=LIBRARIES,
+            title=f"{self.preset.title}, CLIP tuned on captions",
+            training_pairs=len(self.learned),
+            training_groups=len({self.pairs[row].group for row in self.learned}),
+            retrieval={"batch": BATCH, "rounds": ROUNDS, **scores},
+            presence=None if fit is None else asdict(fit),
+            words=self._card_of_preset().words,
+            learned=(),
+            token_ids=tuple(getattr(model.clip.tokenizer, "token_ids", ())),
+        )
 
 
 def start_clip(preset: Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:

@@ -21,8 +21,9 @@ from wordmask.learning.evaluation.papers import Protocol, Run, require_folders
 from wordmask.learning.evaluation.run import Evaluation, evaluate
 from wordmask.learning.evaluation.statistics import METRICS, Metric, overall
 from wordmask.learning.evaluation.tables import NAMES
-from wordmask.learning.finetuning.run import TrainingProgress, TrainingRequest, train_model
+from wordmask.learning.finetuning.run import TrainingRequest, train_model
 from wordmask.learning.recipes import Recipe, load_recipe
+from wordmask.learning.training import TrainingProgress
 from wordmask.models.base import load_segmenter
 from wordmask.weights.versions import ModelStore
 

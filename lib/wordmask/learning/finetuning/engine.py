@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 from wordmask.learning.finetuning.pairs import EpochSampler, PairRow, TrainingPairs
 from wordmask.learning.finetuning.ranks import Ranks, RunningStatistics, Share
 from wordmask.learning.finetuning.trainee import Trainee
+from wordmask.learning.losses import GRADIENT_LIMIT
 from wordmask.learning.recipes import Recipe
+from wordmask.learning.seeds import step_seed
 from wordmask.progress import CancelToken
 
 logger = logging.getLogger(__name__)
 
-GRADIENT_LIMIT = 1.0
 LOWEST_RATE = 0.01  # of the peak, at the end
 
 
@@ -124,7 +125,7 @@ class _Step:
         if rows:
             with torch.autocast(engine.state.device.type, dtype=torch.bfloat16, enabled=engine.amp):
                 step = epoch * self.steps_per_epoch + first + self.ranks.number
-                loss = engine.network(rows, seed=self.seed * 1_000_003 + step)["loss"]
+                loss = engine.network(rows, seed=step_seed(self.seed, step))["loss"]
             (loss / self.accumulate).backward()
         done = min(first + self.ranks.count, self.steps_per_epoch)
         self.statistics.join(done - first)

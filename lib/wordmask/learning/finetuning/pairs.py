@@ -24,9 +24,9 @@ from wordmask.inference.cache import CacheKey, FeatureCache
 from wordmask.inference.request import choose_window
 from wordmask.learning.cases import LabelledVolume
 from wordmask.learning.recipes import Recipe
+from wordmask.learning.seeds import step_generator
 from wordmask.learning.views import View, make_view
 from wordmask.models.base import Segmenter, SliceKey
-from wordmask.pretraining.loop import step_generator
 from wordmask.progress import CancelToken
 
 REPEATED_VIEWS = 2  # of a slice that only repeats old words

@@ -20,31 +20,30 @@ from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Modality, Volume
 from wordmask.errors import WordMaskError
 from wordmask.learning.cases import Case, LabelledVolume, cases_from_json
-from wordmask.phantoms import GENERATOR_VERSION
+from wordmask.phantoms import GENERATOR_VERSION, SLICE_SIZE
 from wordmask.phantoms.body import ct_slices
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import PICTURE_WORDS, WORDS, label_values
-from wordmask.pretraining.phantom_data import SLICE_SIZE
+from wordmask.weights.card import Card
 
 logger = logging.getLogger(__name__)
 
 CASES = "cases.json"  # beside a version's weights: where its cases lie
-GENERATOR = "phantom_generator"  # in the card of weights that were trained on phantoms: of which version
 REPEAT_SEED, CHECK_SEED = 700_001, 700_002  # neither is a seed of the pre-training or of the sample data
 CT_SLICES, PICTURES = 40, 4
 MOST_CASES = 40  # of earlier versions, chosen by the digests of their names
 PIXEL_MM, SLICE_MM = 2.4, 5.0
 
 
-def phantom_cases(card: dict[str, Any], learning: Collection[str], seed: int, share: float = 1.0) -> list[LabelledVolume]:
+def phantom_cases(card: Card, learning: Collection[str], seed: int, share: float = 1.0) -> list[LabelledVolume]:
     """Phantoms of the words that weights were trained on, none of a word that is being learned from labels: these say what it means now.
 
     card: of the weights; empty when they did not come from phantoms. share: of the usual number of slices and pictures.
     """
-    if card.get(GENERATOR) != GENERATOR_VERSION:
+    if card.phantom_generator != GENERATOR_VERSION:
         return []
-    words = [word for word in WORDS if word in card.get("words", ()) and word not in learning]
+    words = [word for word in WORDS if word in card.words and word not in learning]
     random, slices, pictures = Random(seed), max(1, round(CT_SLICES * share)), max(1, round(PICTURES * share))
     hounsfield, labels = ct_slices(slices, SLICE_SIZE, random)
     made = [_labelled(hounsfield.round().numpy().astype(np.int16), labels.numpy(), "CT", f"phantom_ct_{seed}", words)]

@@ -2,25 +2,22 @@
 
 Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published before the very end, so a
 training that is killed leaves what serves untouched. Several processes may call `train_model` with the same arguments, each with a device
-and a run folder of its own (`training.ranks`): the first one validates and publishes, and all return its report.
+and a run folder of its own (`finetuning.ranks`): the first one validates and publishes, and all return its report.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
+from wordmask.errors import RequestError, WordMaskError
 from wordmask.inference.cache import FeatureCache
-from wordmask.inference.memory import is_out_of_memory
+from wordmask.inference.memory import explain_out_of_memory
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.finetuning.engine import Epoch, run_epochs
@@ -30,10 +27,12 @@ from wordmask.learning.finetuning.replay import CHECK_SEED, REPEAT_SEED, earlier
 from wordmask.learning.finetuning.trainee import Trainee, start_trainee
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.splitting import split_cases
+from wordmask.learning.training import Check, Report, TrainingProgress, TrainingReport, fill_card, find_start, publish_if_better
 from wordmask.models.base import choose_device, load_segmenter
 from wordmask.models.presets import load_preset
 from wordmask.progress import CancelToken
-from wordmask.weights.checkpoint import LEARNED, bundle_folder, read_card, save_bundle
+from wordmask.weights.card import Card
+from wordmask.weights.checkpoint import bundle_folder, read_card, save_bundle
 from wordmask.weights.versions import ModelStore, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -41,48 +40,6 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 4 << 30
 CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what became of the bundled words
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far a training is. stage: for people; done, total: of the stage; the rest as soon as it is known."""
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    loss: float | None = None
-    dice: float | None = None
-    dice_before: float | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """What came of a training. version: its number when it was published; dice, dice_before: word -> mean on the validation cases.
-
-    kept, kept_before: the same of words of the bundled weights, on phantoms that trained nothing; empty for other weights.
-    start_sha256: of the file of weights that it started from, None when the preset has no trained ones.
-    """
-
-    version: int | None
-    parent: int | None
-    message: str
-    mean: float | None
-    mean_before: float | None
-    dice: dict[str, float]
-    dice_before: dict[str, float]
-    epochs: int
-    seconds: float
-    training_cases: list[str]
-    validation_cases: list[str]
-    skipped: list[str] = field(default_factory=list)
-    kept: dict[str, float] = field(default_factory=dict)
-    kept_before: dict[str, float] = field(default_factory=dict)
-    start_sha256: str | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -98,9 +55,6 @@ class TrainingRequest:
     device: str = "auto"
     start: int | None = None
     force: bool = False
-
-
-Report = Callable[[TrainingProgress], None]
 
 
 def train_model(
@@ -119,14 +73,9 @@ def train_model(
     """
     began = time.monotonic()
     cancel = cancel or CancelToken()
-    try:
+    advice = f"use fewer pairs per step (batch is {asked.recipe.batch}) or fewer views"
+    with explain_out_of_memory(f"There is not enough memory for this training; {advice}."):
         return _Training(asked, store, run_folder, report, cancel, began).run(cases)
-    except BaseException as error:
-        if is_out_of_memory(error):
-            raise OutOfMemoryError(
-                f"There is not enough memory for this training; use fewer pairs per step (batch is {asked.recipe.batch}) or fewer views."
-            ) from None
-        raise
 
 
 @dataclass
@@ -137,7 +86,7 @@ class _Training:
     report: Report
     cancel: CancelToken
     began: float
-    parent_card: dict[str, Any] = field(default_factory=dict)
+    parent_card: Card = field(default_factory=Card)
     cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
     words: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -147,9 +96,9 @@ class _Training:
     ranks: Ranks = field(default_factory=Ranks)
 
     def run(self, cases: Sequence[Case]) -> TrainingReport:
-        recipe, parent = self.asked.recipe, self._parent()
+        recipe, parent = self.asked.recipe, find_start(self.store, self.asked.start)
         start = None if parent is None else self.store.folder(parent)
-        self.parent_card, self.start_sha256 = {} if start is None else read_card(start), self._digest(start)
+        self.parent_card, self.start_sha256 = Card() if start is None else read_card(start), self._digest(start)
         earlier = earlier_cases(start, {case.name for case in cases})
         self.cases, again = [*cases, *earlier], {case.name for case in earlier}
         training, judging = self._split(self.cases)
@@ -188,21 +137,14 @@ class _Training:
 
         return self.ranks.told(conclude)
 
-    def _parent(self) -> int | None:
-        if self.asked.start is None:
-            return self.store.served()
-        if self.asked.start and not (self.store.folder(self.asked.start)).is_dir():
-            raise RequestError(f"There is no version {self.asked.start} of {self.asked.model} to go on from.")
-        return self.asked.start or None
-
     def _digest(self, start: Path | None) -> str | None:
         base = load_preset(self.asked.model, self.asked.preset).weights
         folder = start or (None if base is None else bundle_folder(base))
         return None if folder is None else weights_digest(folder)
 
     def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-        known = [self.parent_card.get(name, []) for name in ("training_cases", "validation_cases")]
-        return split_cases(cases, self.asked.recipe.validation, learned=known[0], judging=known[1])
+        card = self.parent_card
+        return split_cases(cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases)
 
     def _read(self, cases: Sequence[Case]) -> tuple[list[LabelledVolume], list[str]]:
         read, skipped = [], []
@@ -230,8 +172,8 @@ class _Training:
     def _phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
         """Of the words that the preset's weights know and nobody has labelled yet."""
         base = load_preset(self.asked.model, self.asked.preset).weights
-        card = {} if base is None else read_card(bundle_folder(base))
-        return phantom_cases(card, {*self.words, *self.parent_card.get(LEARNED, [])}, seed, share)
+        card = Card() if base is None else read_card(bundle_folder(base))
+        return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
 
     def _scores_of(
         self, serving: int | None, judges: Sequence[LabelledVolume], held: Sequence[LabelledVolume], cache: FeatureCache
@@ -249,52 +191,58 @@ class _Training:
         learned: Sequence[LabelledVolume], judges: Sequence[LabelledVolume],
     ) -> TrainingReport:  # fmt: skip
         names = [[case.case.name for case in side] for side in (learned, judges)]
-        better = bool(judges) and after.mean > before.mean
-        number, used = None, "the weights of the preset" if serving is None else f"version {serving}"
+        used = "the weights of the preset" if serving is None else f"version {serving}"
         figures = f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation cases"
-        if better or self.asked.force:
-            self.cancel.check()
-            card = self._card(trainee, parent, before, after, names, epochs)
-            number = self.store.publish(lambda folder: self._write(folder, trainee, card))
-        told = f"Version {number} is published and serves" if number else "Nothing was published, for the training did not help"
-        told += f": {figures}." if judges else ", without a check."
-        if self.kept.dice:
-            told += f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before {self.kept_before.mean:.3f}."
-        return TrainingReport(
-            number, parent, told, after.mean if judges else None, before.mean if judges else None, after.words(), before.words(), epochs,
-            round(time.monotonic() - self.began, 1), names[0], names[1], self.skipped, self.kept.words(), self.kept_before.words(),
-            self.start_sha256,
-        )  # fmt: skip
+        check = Check(after.mean, before.mean, figures) if judges else None
 
-    def _write(self, folder: Path, trainee: Trainee, card: dict[str, Any]) -> None:
-        save_bundle(folder, trainee.state(), card)
-        write_cases(folder, self.cases)
+        def write(folder: Path) -> None:
+            save_bundle(folder, trainee.state(), self._card(trainee, parent, before, after, names, epochs))
+            write_cases(folder, self.cases)
+
+        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
+        if self.kept.dice:
+            message += f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before {self.kept_before.mean:.3f}."
+        return TrainingReport(
+            version=number,
+            parent=parent,
+            message=message,
+            mean=after.mean if judges else None,
+            mean_before=before.mean if judges else None,
+            dice=after.words(),
+            dice_before=before.words(),
+            epochs=epochs,
+            seconds=round(time.monotonic() - self.began, 1),
+            training_cases=names[0],
+            validation_cases=names[1],
+            skipped=self.skipped,
+            kept=self.kept.words(),
+            kept_before=self.kept_before.words(),
+            start_sha256=self.start_sha256,
+        )
 
     def _card(
         self, trainee: Trainee, parent: int | None, before: ValidationScore, after: ValidationScore, names: list[list[str]], epochs: int
-    ) -> dict[str, Any]:
+    ) -> Card:
         base = load_preset(self.asked.model, self.asked.preset).weights
-        earlier = [self.parent_card.get(side, []) for side in ("training_cases", "validation_cases")]
-        return {
+        return fill_card(
+            model=self.asked.model,
+            preset=self.asked.preset,
+            parent=parent,
+            recipe=self.asked.recipe,
+            forced=self.asked.force,
+            libraries=LIBRARIES,
+            start_sha256=self.start_sha256,
+            base=None if base is None else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).title},
+            epochs=epochs,
+            training_cases=sorted({*self.parent_card.training_cases, *names[0]}),
+            validation_cases=sorted({*self.parent_card.validation_cases, *names[1]}),
+            validation_dice=after.words(),
+            validation_dice_before=before.words(),
+            kept_dice=self.kept.words(),
+            kept_dice_before=self.kept_before.words(),
+            learned=sorted({*self.parent_card.learned, *self.words}),
             **trainee.card(),
-            "model": self.asked.model,
-            "preset": self.asked.preset,
-            "parent": parent,
-            "start_sha256": self.start_sha256,
-            "base": None if base is None else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).get("title")},
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "recipe": self.asked.recipe.model_dump(mode="json"),
-            "epochs": epochs,
-            "training_cases": sorted({*earlier[0], *names[0]}),
-            "validation_cases": sorted({*earlier[1], *names[1]}),
-            "validation_dice": after.words(),
-            "validation_dice_before": before.words(),
-            "kept_dice": self.kept.words(),
-            "kept_dice_before": self.kept_before.words(),
-            LEARNED: sorted({*self.parent_card.get(LEARNED, []), *self.words}),
-            "forced": self.asked.force,
-            "libraries": {name: version(name) for name in LIBRARIES},
-        }
+        )
 
     def _tell(self, stage: str, done: int = 0, total: int = 0, *, before: ValidationScore | None = None) -> None:
         mean = before.mean if before is not None and before.dice else None

@@ -24,7 +24,7 @@ from wordmask.learning.losses import mask_loss
 from wordmask.learning.recipes import Recipe
 from wordmask.models.base import PromptFeatures, SliceFeatures
 from wordmask.models.presets import Preset
-from wordmask.models.simple_vilmedsam.model import DECODER, LORA, DecoderInputs, SimpleViLMedSAM
+from wordmask.models.simple_vilmedsam.model import LORA, DecoderInputs, SimpleViLMedSAM
 from wordmask.words.prompts import parse_prompts
 from wordmask.words.vocabulary import load_vocabulary
 
@@ -131,7 +131,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         """words, the decoder's form and, for tiny, token_ids."""
         form = self.model.preset.decoder
         learned = sorted(self.model.trained_words | set(self.words))
-        card: dict[str, Any] = {"words": learned, DECODER: {"ipp": form.ipp, "bid": form.bid, "refiner": form.refiner}}
+        card: dict[str, Any] = {"words": learned, "decoder": {"ipp": form.ipp, "bid": form.bid, "refiner": form.refiner}}
         if isinstance(self.model.clip.tokenizer, TinyTokenizer):
             card["token_ids"] = list(self.model.clip.tokenizer.token_ids)
         return card

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wordmask.data.letterbox import labels_in_frame
 from wordmask.inference.request import choose_window, make_view
 from wordmask.learning.weak.pseudo_labels import SliceLabels
 from wordmask.models.medclip_samv2_weak.model import square_frame
 from wordmask.models.presets import Preset
-from wordmask.pretraining.phantom_data import labels_in_frame
 from wordmask.words.prompts import Prompt
 
 CHUNK = 16  # slices in memory at a time

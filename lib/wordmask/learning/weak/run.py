@@ -11,21 +11,17 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
-from wordmask.inference.cache import FeatureCache
-from wordmask.inference.memory import is_out_of_memory
+from wordmask.inference.memory import explain_out_of_memory
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import ValidationScore, validate
-from wordmask.learning.finetuning.run import Report, TrainingProgress, TrainingReport
 from wordmask.learning.splitting import split_cases
+from wordmask.learning.training import Check, Report, TrainingProgress, TrainingReport, fill_card, publish_if_better
 from wordmask.learning.views import opposite_word
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, label_image
@@ -35,6 +31,7 @@ from wordmask.models.base import Segmenter, choose_device, load_segmenter
 from wordmask.models.medclip_samv2_weak.network import NetworkPlan, require_nnunet
 from wordmask.models.presets import Preset, load_preset
 from wordmask.progress import CancelToken
+from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import read_card, save_bundle
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
@@ -42,7 +39,6 @@ from wordmask.words.prompts import Prompt, parse_prompts
 logger = logging.getLogger(__name__)
 
 MODEL = "medclip_samv2_weak"
-CACHE_BYTES = 1 << 30
 MOST_WORDS = 254  # label values are bytes
 LIBRARIES = ("torch", "nnunetv2", "dynamic_network_architectures")
 
@@ -75,12 +71,8 @@ def train_weakly(
     cannot be read is reported and left out.
     """
     require_nnunet()
-    try:
+    with explain_out_of_memory("There is not enough memory for this training; use smaller images or a smaller preset."):
         return _WeakTraining(asked, store, run_folder, report, cancel or CancelToken(), time.monotonic()).run(images)
-    except BaseException as error:
-        if is_out_of_memory(error):
-            raise OutOfMemoryError("There is not enough memory for this training; use smaller images or a smaller preset.") from None
-        raise
 
 
 @dataclass
@@ -119,7 +111,7 @@ class _WeakTraining:
         """The version of the teacher that serves in the same app, where it is of this preset: a tuned CLIP draws the masks, too."""
         store = ModelStore(self.store.path.parent / str(preset.teacher))
         number = store.served()
-        if number is None or read_card(store.folder(number)).get("preset") != preset.name:
+        if number is None or read_card(store.folder(number)).preset != preset.name:
             return None, None
         return number, store.folder(number)
 
@@ -134,10 +126,9 @@ class _WeakTraining:
         if not images:
             raise RequestError("There is no image to learn from; add some first.")
         serving = self.store.served()
-        card = {} if serving is None else read_card(self.store.folder(serving))
-        known = {side: card.get(f"{side}_cases", []) for side in ("training", "validation")}
+        card = Card() if serving is None else read_card(self.store.folder(serving))
         cases = [replace(image.case, name=image.name, group=image.patient) for image in images if image.case]
-        _, judging = split_cases(cases, self.asked.recipe.validation, learned=known["training"], judging=known["validation"])
+        _, judging = split_cases(cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases)
         held = {case.group for case in judging}
         return [image for image in images if image.patient not in held], judging
 
@@ -153,7 +144,7 @@ class _WeakTraining:
             )
 
     def _label(self, images: Sequence[WeakImage], words: Sequence[Prompt], teacher: Segmenter) -> list[SliceLabels]:
-        pipeline = VolumeSegmenter(teacher, cache=FeatureCache(CACHE_BYTES))
+        pipeline = VolumeSegmenter(teacher)
         folder = self.run_folder / "labels"
         folder.mkdir(parents=True)
         labelled = []
@@ -196,28 +187,40 @@ class _WeakTraining:
                 found.append(replace(read, masks=masks))
         return found
 
-    def _decide(self, teacher: Segmenter, tensors: dict[str, Tensor], card: dict[str, Any], judges: list[LabelledVolume]) -> TrainingReport:
+    def _decide(self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]) -> TrainingReport:
         """Publish what is better than everything that there was, or what nobody can judge."""
         rivals = self._rivals(teacher, judges)
         rival = max(rivals, key=lambda name: rivals[name].mean)
         after, before = self._scores(self._loaded(self.run_folder / "candidate"), judges), rivals[rival]
-        number = None
-        if not judges or after.mean > before.mean or self.asked.force:
-            self.cancel.check()
-            card |= {
-                "validation_cases": sorted(case.case.name for case in judges),
-                "validation_dice": after.words(),
-                "validation_dice_before": before.words(),
-            }
-            number = self.store.publish(lambda folder: save_bundle(folder, tensors, card))
-        told = f"Version {number} is published and serves" if number else "Nothing was published, for the training did not help"
+        names = [case.case.name for case in judges]
         figures = f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {rival} on {len(judges)} labelled cases"
-        unchecked = "it was checked by nobody, for no labelled case was held out. Look at its masks before you rely on them"
+        check = Check(after.mean, before.mean, figures) if judges else None
+        measured = {
+            "validation_cases": tuple(sorted(names)),
+            "validation_dice": after.words(),
+            "validation_dice_before": before.words(),
+        }
+
+        def write(folder: Path) -> None:
+            save_bundle(folder, tensors, card.model_copy(update=measured))
+
+        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force or not judges)
+        if not judges:
+            message += " No labelled case was held out: look at its masks before you rely on them."
         return TrainingReport(
-            number, None, f"{told}: {figures if judges else unchecked}.", after.mean if judges else None, before.mean if judges else None,
-            after.words(), before.words(), self.asked.recipe.epochs, round(time.monotonic() - self.began, 1), card["training_cases"],
-            [case.case.name for case in judges], self.skipped,
-        )  # fmt: skip
+            version=number,
+            parent=None,
+            message=message,
+            mean=after.mean if judges else None,
+            mean_before=before.mean if judges else None,
+            dice=after.words(),
+            dice_before=before.words(),
+            epochs=self.asked.recipe.epochs,
+            seconds=round(time.monotonic() - self.began, 1),
+            training_cases=list(card.training_cases),
+            validation_cases=names,
+            skipped=self.skipped,
+        )
 
     def _rivals(self, teacher: Segmenter, judges: Sequence[LabelledVolume]) -> dict[str, ValidationScore]:
         """What has to be beaten, by its name for people."""
@@ -236,28 +239,27 @@ class _WeakTraining:
 
     def _card(
         self, network: NetworkPlan, tensors: dict[str, Tensor], labelled: Sequence[SliceLabels], words: Sequence[Prompt]
-    ) -> dict[str, Any]:
+    ) -> Card:
         recipe = self.asked.recipe
-        return {
-            "title": "nnU-Net on zero-shot masks",
-            "model": MODEL,
-            "preset": self.asked.preset,
-            "parent": None,
-            "teacher_version": self.teacher_version,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "words": self.words,
-            "never_found": sorted({prompt.key for prompt in words} - {*self.words}),
-            "network": network.model_dump(mode="json"),
-            "side": recipe.side,
-            "members": 1 + max(int(name.split(".")[1]) for name in tensors),
-            "threshold": recipe.threshold,
-            "recipe": recipe.model_dump(mode="json"),
-            "training_cases": sorted(one.image.name for one in labelled),
-            "validation_cases": [],
-            "labelled_by_a_person": sorted(one.image.name for one in labelled if one.image.case),
-            "forced": self.asked.force,
-            "libraries": {name: version(name) for name in LIBRARIES},
-        }
+        return fill_card(
+            model=MODEL,
+            preset=self.asked.preset,
+            parent=None,
+            recipe=recipe,
+            forced=self.asked.force,
+            libraries=LIBRARIES,
+            title="nnU-Net on zero-shot masks",
+            teacher_version=self.teacher_version,
+            words=self.words,
+            never_found=sorted({prompt.key for prompt in words} - {*self.words}),
+            network=network.model_dump(mode="json"),
+            side=recipe.side,
+            members=1 + max(int(name.split(".")[1]) for name in tensors),
+            threshold=recipe.threshold,
+            training_cases=sorted(one.image.name for one in labelled),
+            validation_cases=(),
+            labelled_by_a_person=sorted(one.image.name for one in labelled if one.image.case),
+        )
 
     def _why(self) -> str:
         return f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""

@@ -49,7 +49,7 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         """
         bundles = [load_bundle(location).only(USED) for location in (preset.weights, weights) if location is not None]
         token_ids = bundles[-1].token_ids if bundles else ()
-        if weights is not None and not (bundles[-1].card.get("presence") or {}).get("holds", False):
+        if weights is not None and not (bundles[-1].card.presence and bundles[-1].card.presence.holds):
             preset = preset.model_copy(update={"presence": None})
         words = bundles[0].words if preset.weights is not None else ()
         model = cls(preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam), trained_words=words)

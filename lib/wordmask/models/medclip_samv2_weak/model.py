@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -54,12 +54,13 @@ class MedCLIPSAMv2Weak(Segmenter):
     def from_bundle(cls, preset: Preset, bundle: Bundle) -> Self:
         """As `from_preset`, of a bundle in memory."""
         plan, card = read_plan(bundle.card), bundle.card
-        side, members, threshold = (_number(card, name) for name in ("side", "members", "threshold"))
+        if card.side is None or card.members is None or card.threshold is None:
+            raise WeightsError(f"The card of the weights {bundle.name!r} lacks side, members or threshold; train them again.")
         if plan.outputs != 1 + len(bundle.words):
             raise WeightsError(f"The weights {bundle.name!r} have {plan.outputs - 1} channels for {len(bundle.words)} words; train anew.")
-        ensemble = Ensemble(plan, int(members))
+        ensemble = Ensemble(plan, card.members)
         ensemble.load(bundle.tensors)
-        return cls(preset.model_copy(update={"threshold": threshold}), ensemble, bundle.words, int(side))
+        return cls(preset.model_copy(update={"threshold": card.threshold}), ensemble, bundle.words, card.side)
 
     @property
     def fingerprint(self) -> str:
@@ -104,11 +105,3 @@ def square_frame(size: tuple[int, int], side: int) -> Frame:
 def entropy(probability: Tensor) -> Tensor:
     """Of "here or not", in nats: 0..ln 2, exactly 0 at 0 and 1. Any shape."""
     return torch.special.entr(probability) + torch.special.entr(1 - probability)
-
-
-def _number(card: dict[str, Any], name: str) -> float:
-    """WeightsError: the card lacks it."""
-    value = card.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise WeightsError(f"The card of these weights has no usable {name}, so they cannot be used; train them anew.")
-    return value

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wordmask.environment.packages import BrokenEnvironmentError
 from wordmask.errors import WeightsError
+from wordmask.weights.card import Card
 
 NETWORKS, LAYERS = "dynamic_network_architectures.", "torch.nn."  # where a class may come from that a card names
 
@@ -80,10 +81,10 @@ def as_members(networks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {f"members.{number}.{name}": tensor for number, own in enumerate(networks) for name, tensor in own.items()}
 
 
-def read_plan(card: Mapping[str, Any]) -> NetworkPlan:
+def read_plan(card: Card) -> NetworkPlan:
     """What a card says under ``network``; WeightsError: nothing usable."""
     try:
-        return NetworkPlan.model_validate(card.get("network"))
+        return NetworkPlan.model_validate(card.network)
     except ValidationError as error:
         raise WeightsError("The weights do not say which network they are of, so they cannot be used; train them anew.") from error
 

@@ -44,7 +44,6 @@ from wordmask.words.prompts import Prompt
 __all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
 
 
-DECODER = "decoder"  # in a version's card: how its decoder's form differs from the preset's
 LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's encoder
 
 
@@ -114,7 +113,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new one where there is none yet.
         """
         bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
-        learned = bundles[-1].card.get(DECODER, {}) if bundles else {}
+        learned = bundles[-1].card.decoder if bundles else {}
         changes = {**(learned if fresh is None else fresh), **({"refiner": True} if refiner else {})}
         form = preset.decoder.model_copy(update=changes)
         if fresh is not None:
