@@ -50,17 +50,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": (*LIBRARY, "wordmask", "pretraining", "app.serving"),
 }
 
-# (file, package that it may not import, but does): each of them waits to be mended. One that is mended leaves this list.
-KNOWN_EXCEPTIONS: frozenset[tuple[str, str]] = frozenset(
-    {
-        ("lib/wordmask/learning/clip_tuning/run.py", "pretraining"),
-        ("lib/wordmask/learning/finetuning/pairs.py", "pretraining"),
-        ("lib/wordmask/learning/finetuning/replay.py", "pretraining"),
-        ("lib/wordmask/learning/weak/raw_dataset.py", "pretraining"),
-    }
-)
-
-
 @dataclass(frozen=True)
 class Arrow:
     """One import. file: from the repository's folder; source, target: packages."""

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from tests.arrows import KNOWN_EXCEPTIONS, MAY_IMPORT, Arrow, arrows_of, package_of, read_arrows
-
-
-def forbidden() -> list[Arrow]:
-    return [arrow for arrow in read_arrows() if not arrow.is_allowed]
+from tests.arrows import MAY_IMPORT, arrows_of, package_of, read_arrows
 
 
 def test_every_import_is_in_the_table():
-    wrong = [arrow for arrow in forbidden() if (arrow.file, arrow.target) not in KNOWN_EXCEPTIONS]
+    wrong = [arrow for arrow in read_arrows() if not arrow.is_allowed]
     assert not wrong, "\n".join(f"{arrow}, which the table in tests/arrows.py does not allow" for arrow in wrong)
-
-
-def test_every_known_exception_is_still_needed():
-    gone = KNOWN_EXCEPTIONS - {(arrow.file, arrow.target) for arrow in forbidden()}
-    assert not gone, f"Mended, so take it out of KNOWN_EXCEPTIONS in tests/arrows.py: {sorted(gone)}"
 
 
 def test_the_table_has_no_circle():
