@@ -28,10 +28,10 @@ def test_a_card_on_disk_is_written_again_as_it_was(path):
 def test_a_version_of_a_finetuning_says_what_it_was_trained_on():
     card = read(CARDS, "finetuning")
     assert (card.model, card.preset, card.parent, card.forced) == ("simple_vilmedsam", "tiny", None, True)
-    assert card.learned == ("heart spine",)
-    assert {"heart spine", "liver"} <= {*card.words}
+    assert card.learned == ("Heart-Spine",)
+    assert {"Heart-Spine", "liver"} <= {*card.words}
     assert sorted(card.training_cases + card.validation_cases) == ["picture_0", "picture_1"]
-    assert card.validation_dice.keys() == {"heart spine"}
+    assert card.validation_dice.keys() == {"Heart-Spine"}
     assert card.decoder == {"ipp": True, "bid": "code", "refiner": True}
 
 
