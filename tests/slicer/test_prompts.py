@@ -7,9 +7,9 @@ import json
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from WordMaskLib import prompts
-from WordMaskLib.answers import ModelInfo, Suggestion
-from WordMaskLib.errors import PromptError
+from WordMaskLib.client import prompts
+from WordMaskLib.client.answers import ModelInfo, Suggestion
+from WordMaskLib.client.errors import PromptError
 
 from wordmask.errors import PromptError as LibraryError
 from wordmask.words import prompts as library

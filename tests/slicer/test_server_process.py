@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tests.slicer.fault_server import a_closed_port, fault_server, health, is_a_sentence, says, says_json, silent
 from tests.slicer.real_server import REPOSITORY, Running
-from WordMaskLib import errors
-from WordMaskLib.addresses import ServerAddress, repair_address
-from WordMaskLib.answers import Health
-from WordMaskLib.server_process import (
+from WordMaskLib.client import errors
+from WordMaskLib.client.addresses import ServerAddress, repair_address
+from WordMaskLib.client.answers import Health
+from WordMaskLib.server.server_process import (
     LocalServer,
     ServerEnvironment,
     find_environment,
@@ -304,7 +304,7 @@ def test_a_server_is_waited_for_and_ends_with_all_that_it_started(tmp_path):
 
 
 def test_a_server_that_does_not_listen_to_the_wish_to_stop_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("WordMaskLib.server_process.STOP_SECONDS", 0.5)
+    monkeypatch.setattr("WordMaskLib.server.server_process.STOP_SECONDS", 0.5)
     script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(SMALL_SERVER)
     with a_small_server(tmp_path, script) as server:
         process = server._process
