@@ -185,7 +185,7 @@ class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:  # noqa: N802
-        """All of them."""
+        """Run every test of this class in an empty scene."""
         self.setUp()
         self.test_without_a_server()
         self.setUp()

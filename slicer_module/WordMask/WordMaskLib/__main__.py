@@ -73,14 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not output.name.endswith(ENDING):
         parser.error(f"the output is a file with the ending {ENDING}, not {output.name}")
     from .client.errors import ClientError
-    from .scene.geometry import SegmentsError
 
     if not options.image.is_file():
         return _sorry(f"There is no file {options.image.name}.")
     try:
         token = os.environ.get("WORDMASK_TOKEN", "")
         lines = segment_file(options.image, options.words, output, options.server, model=options.model, token=token)
-    except (ClientError, SegmentsError) as error:
+    except ClientError as error:
         return _sorry(str(error))
     print("\n".join(lines))  # noqa: T201 - the answer of a command
     return 0

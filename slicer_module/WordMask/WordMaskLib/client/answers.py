@@ -144,7 +144,7 @@ class Code:
 
     @classmethod
     def from_json(cls, found: Any) -> Code | None:
-        """None for null."""
+        """Read a code from JSON; None where the server says null."""
         return None if found is None else cls(text_in(found, "scheme"), text_in(found, "value"), text_in(found, "meaning"))
 
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong between Slicer and a server. Each message is one sentence that a clinician can act on.
+"""Everything that can go wrong between Slicer, its scene and a server. Each message is one sentence that a clinician can act on.
 
     ClientError
     ├── AddressError                what was typed is no address
@@ -15,7 +15,9 @@
     │   └── IncompatibleServerError it is WordMask, too old or too new for this module
     ├── TransferCancelledError      the person asked to stop
     ├── LocalFileError              a file or folder of this machine cannot be read or written
-    └── ServerStartError            a server on this machine cannot be started, or died
+    ├── ServerStartError            a server on this machine cannot be started, or died
+    └── SegmentsError               something cannot be done with what is in the scene, which is as it was
+        └── GeometryError           two images do not lie on one grid, or a grid cannot be used
 
 Knows nothing else of the package. No message holds a token or the name of a Python exception.
 """
@@ -30,7 +32,7 @@ LONGEST_SENTENCE = 500  # characters of what a server says that are shown
 
 
 class ClientError(Exception):
-    """Base of all errors of the module's plain Python layer; ``str(error)`` is the sentence to show."""
+    """Base of all errors of the module; ``str(error)`` is the sentence to show."""
 
 
 class AddressError(ClientError):
@@ -97,6 +99,14 @@ class ServerStartError(ClientError):
     """A server on this machine cannot be started, or it stopped by itself."""
 
 
+class SegmentsError(ClientError):
+    """Something cannot be done with what is in the scene; the scene is as it was."""
+
+
+class GeometryError(SegmentsError):
+    """Two images do not lie on one grid, or a grid cannot be used."""
+
+
 class Address(Protocol):
     """What a sentence needs to know of an address."""
 
@@ -107,10 +117,6 @@ class Address(Protocol):
     @property
     def is_encrypted(self) -> bool:
         """Whether it begins with https."""
-
-
-# Qt's QNetworkReply.NetworkError -> kind of failure, so that `network_error` gives Qt's transport the sentences that ours gives.
-QT_FAILURES = {1: "refused", 2: "closed", 3: "unknown host", 4: "timeout", 5: "cancelled", 6: "certificate", 7: "network", 10: "redirects"}
 
 
 def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> ClientError:

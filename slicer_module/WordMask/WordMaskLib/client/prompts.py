@@ -1,4 +1,4 @@
-"""The text box: words out of what is typed, completion, history, names of segments, and hints beside a word.
+"""The text box: words out of what is typed, completion, history, and hints beside a word.
 
 Reads text exactly as `wordmask.words.prompts` does on the server (a test compares them), so that what is shown is what is asked for. Knows
 the vocabulary only by the server's suggestions; no Qt, no scene. Positions in a text count its characters, as Qt does for all letters
@@ -114,18 +114,6 @@ def read_history(kept: object, *, limit: int = MOST_REMEMBERED) -> list[str]:
     for text in reversed(texts):
         history = remember(history, text, limit=limit) if isinstance(text, str) else history
     return history
-
-
-def unique_name(wanted: str, taken: Iterable[str]) -> str:
-    """``wanted``, or "liver (2)" and so on when a segment has that name, in any case."""
-    others = {name.casefold() for name in taken}
-    found = re.fullmatch(r"(.*?) \(([0-9]{1,6})\)", wanted, flags=re.DOTALL)
-    stem, number = (found.group(1), int(found.group(2))) if found else (wanted, 1)
-    name = wanted
-    while name.casefold() in others:
-        number += 1
-        name = f"{stem} ({number})"
-    return name
 
 
 def find_suggestion(word: str, suggestions: Iterable[Suggestion]) -> Suggestion | None:

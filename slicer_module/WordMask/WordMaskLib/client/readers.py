@@ -128,7 +128,7 @@ class FileReader(AnswerReader[T]):
 
     @property
     def takes_files(self) -> bool:
-        """Yes."""
+        """Whether the answer is written into a file: always."""
         return True
 
     def abort(self) -> None:

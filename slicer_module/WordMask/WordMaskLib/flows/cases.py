@@ -16,8 +16,8 @@ import slicer
 import vtk
 
 from ..client.addresses import ServerAddress
-from ..client.errors import LocalFileError
-from ..scene.geometry import PICTURE_SUFFIXES, SegmentsError, as_matrix
+from ..client.errors import LocalFileError, SegmentsError
+from ..scene.geometry import PICTURE_SUFFIXES, as_matrix
 
 CASE = "WordMask.image"  # attributes of volume nodes
 SERVER = "WordMask.server"

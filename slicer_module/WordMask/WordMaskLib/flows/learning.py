@@ -13,10 +13,10 @@ from typing import Any
 from ..client import calls
 from ..client.addresses import ServerAddress
 from ..client.answers import DatastoreImage
-from ..client.errors import ClientError, TransferCancelledError
+from ..client.errors import ClientError, SegmentsError, TransferCancelledError
 from ..client.job_answers import JobResult, NextCase, TrainingState
 from ..scene.export import ExportedLabels, OverlapError, check_volume, export_labels, export_volume
-from ..scene.geometry import SegmentsError, is_picture
+from ..scene.geometry import is_picture
 from ..scene.masks import cropped_mask
 from ..scene.segments import edited_segments, own_segment, segmentation_of
 from .cases import case_of, content_id, mark, open_case, open_volume_of, show_volume

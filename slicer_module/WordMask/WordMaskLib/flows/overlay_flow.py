@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..client.addresses import ServerAddress
-from ..client.errors import BadAnswerError
+from ..client.errors import BadAnswerError, SegmentsError
 from ..client.job_answers import JobResult
 from ..client.prompts import split_words
-from ..scene.geometry import SegmentsError
 from ..scene.overlay import SlicePosition, load_overlay, most_uncertain_slice
 from .flows import Flow, temporary_folder
 from .segmenting import finish_job, look_around, shake_hands, start_on

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 
+from ..client.errors import SegmentsError
 from ..client.job_answers import WordStatistics
-from ..scene.geometry import SegmentsError, Slicing, grid_of, is_picture, to_world
+from ..scene.geometry import Slicing, grid_of, is_picture, to_world
 from ..scene.masks import Cropped, cropped_mask, digest
 from ..scene.overlay import SlicePosition
 from ..scene.segments import own_segment

@@ -13,9 +13,9 @@ import slicer
 
 from ..client.answers import ModelInfo, Suggestion
 from ..client.client import Handshake
+from ..client.errors import SegmentsError
 from ..client.job_answers import JobResult, WordStatistics
 from ..client.prompts import find_suggestion, known_entries, same_text
-from ..scene.geometry import SegmentsError
 from ..scene.masks import BINARY
 from ..scene.segments import Imported, UndoHistory, segmentation_of, word_of
 from .results_table import ResultRow, result_rows

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from ..client.calls import Call
 from ..client.errors import ClientError, TransferCancelledError
-from ..scene.geometry import SegmentsError
 from .flows import Flow, Pause, Question, Report, cancelled
 
 
@@ -109,7 +108,7 @@ class Task:
             self._tell(Outcome(end.value))
         except TransferCancelledError as stopped:
             self._tell(Outcome(error=str(stopped), cancelled=True))
-        except (ClientError, SegmentsError) as failure:
+        except ClientError as failure:
             self._tell(Outcome(error=str(failure)))
         except Exception as defect:
             logging.getLogger("WordMask").exception("A step failed that should not")

@@ -19,7 +19,6 @@ from ..flows.flows import Flow, Question, Report
 from ..flows.messages import question_text, stage_text
 from ..flows.session import Session
 from ..flows.tasks import Outcome, Task
-from ..scene.geometry import SegmentsError
 from .qt_transport import QtTransport
 from .settings import Settings
 
@@ -102,7 +101,7 @@ class Panel:
         self._message("")
         try:
             transport, flow = self.transport(), make_flow()
-        except (ClientError, SegmentsError) as error:
+        except ClientError as error:
             self.complain(str(error))
             return
         self._task = Task(flow, transport, later, end=lambda outcome: self._on_end(outcome, done), report=self._on_report, ask=self._on_ask)

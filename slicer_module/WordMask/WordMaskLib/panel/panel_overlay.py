@@ -6,11 +6,11 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from ..client.errors import SegmentsError
 from ..client.prompts import same_text
 from ..flows.overlay_flow import ShownOverlay, request_overlay
 from ..flows.results_table import jump_to
 from ..flows.session import present
-from ..scene.geometry import SegmentsError
 from ..scene.overlay import COLORS, VOLUME, remove_overlay, show_overlay
 from ..scene.segments import word_of
 from .panel import Panel, Section

@@ -7,9 +7,9 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from ..client.errors import SegmentsError
 from ..flows.messages import millilitres_text
 from ..flows.results_table import ResultRow, jump_to
-from ..scene.geometry import SegmentsError
 from ..scene.masks import SURFACE
 from ..scene.segments import show_3d
 from .panel import Panel, Section

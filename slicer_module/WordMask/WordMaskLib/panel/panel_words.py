@@ -9,14 +9,14 @@ from slicer.i18n import tr as _
 
 from ..client import calls
 from ..client.answers import Suggestion
-from ..client.errors import PromptError
+from ..client.errors import PromptError, SegmentsError
 from ..client.prompts import find_suggestion, same_text, split_words, word_hints
 from ..flows.flows import Flow
 from ..flows.messages import segmented_text
 from ..flows.segmenting import Segmented, segment, slice_in_view
 from ..flows.session import target_segmentation
 from ..flows.tasks import Outcome
-from ..scene.geometry import SegmentsError, is_picture
+from ..scene.geometry import is_picture
 from ..scene.modality import modality_of
 from .completion import WordCompleter
 from .panel import Panel, Section, slice_nodes

@@ -18,7 +18,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from .geometry import GeometryError, Grid, SegmentsError, as_matrix, grid_of, is_picture
+from ..client.errors import GeometryError, SegmentsError
+from .geometry import Grid, as_matrix, grid_of, is_picture
 from .image_reading import file_grid
 from .masks import mask_of
 from .terminology import OWNER, QUERY, keeps_given_name, tag, text_key

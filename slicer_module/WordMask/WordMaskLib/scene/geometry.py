@@ -17,6 +17,8 @@ import numpy as np
 import slicer
 import vtk
 
+from ..client.errors import GeometryError, SegmentsError
+
 TOLERANCE = 0.01  # of a voxel: NIfTI keeps 32 bits of each number, which is far below that, and half a voxel is far above
 STRAIGHT = 1e-3  # direction cosines: beyond this a grid is sheared, which no label map format keeps
 TIE = 1e-6  # axes closer to a tie than this (45 degrees) are told apart by their order, so that rounding cannot decide
@@ -28,14 +30,6 @@ PLANES = {  # patient axes (LPS: 0 left, 1 posterior, 2 superior) across the sli
     "coronal": 1,  # anterior to posterior
     "sagittal": 0,  # right to left
 }
-
-
-class SegmentsError(Exception):
-    """Something cannot be done with what is in the scene; the message is one sentence, and the scene is as it was."""
-
-
-class GeometryError(SegmentsError):
-    """Two things do not lie on one grid, or a grid cannot be used."""
 
 
 @dataclass(frozen=True)

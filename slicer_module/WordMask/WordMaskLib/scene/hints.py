@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import slicer
 
-from .geometry import GeometryError, SegmentsError, grid_of, to_voxels
+from ..client.errors import GeometryError, SegmentsError
+from .geometry import grid_of, to_voxels
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import slicer
 
-from .geometry import GeometryError, Grid, SegmentsError, grid_of, is_picture
+from ..client.errors import GeometryError, SegmentsError
+from .geometry import Grid, grid_of, is_picture
 
-RESULT_SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 _PIECE, _TURN = 1 << 20, 1 << 25  # bytes: read at once, and until others have a turn
 _NIFTI_HEADER = 348  # bytes; the number also stands at its start, and tells the byte order
 _SPACE_SIGNS = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superior": 1, "inferior": -1}

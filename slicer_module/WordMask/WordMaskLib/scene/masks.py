@@ -13,7 +13,8 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from .geometry import TOLERANCE, Grid, SegmentsError, as_array, as_matrix, grid_of
+from ..client.errors import SegmentsError
+from .geometry import TOLERANCE, Grid, as_array, as_matrix, grid_of
 
 BINARY = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()

@@ -14,8 +14,9 @@ import numpy as np
 import slicer
 import vtk
 
+from ..client.errors import SegmentsError
 from .export import check_volume
-from .geometry import SegmentsError, grid_of, is_picture, to_world
+from .geometry import grid_of, is_picture, to_world
 from .image_reading import check_whole, read_on_grid
 
 KIND = "WordMask.overlay"  # attributes of the node

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .geometry import SegmentsError, Slicing, grid_of, is_picture
+from ..client.errors import SegmentsError
+from .geometry import Slicing, grid_of, is_picture
 from .image_reading import check_whole, read_on_grid
 from .masks import Cropped, crop
 from .terminology import Word, text_key

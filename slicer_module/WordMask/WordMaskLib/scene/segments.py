@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import slicer
 
+from ..client.errors import GeometryError, SegmentsError
 from .export import check_volume
-from .geometry import GeometryError, SegmentsError, grid_of
+from .geometry import grid_of
 from .masks import BINARY, Cropped, crop, cropped_mask, digest, image_of, place_of, uncrop
 from .result_reading import Found, SliceRange, check_words, found_words
 from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag, text_key

@@ -15,7 +15,7 @@ import slicer
 import vtk
 
 from ..client.answers import Code, Suggestion
-from .geometry import SegmentsError
+from ..client.errors import SegmentsError
 
 CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"  # Slicer's own; the codes need no loaded list
 REGION_CONTEXT = "Anatomic codes - DICOM master list"

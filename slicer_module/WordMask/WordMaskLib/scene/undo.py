@@ -14,7 +14,7 @@ from typing import Any
 
 import slicer
 
-from .geometry import SegmentsError
+from ..client.errors import SegmentsError
 from .masks import BINARY, layer_array
 
 REFERENCE_GEOMETRY = "Reference image geometry"  # the conversion parameter's name

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from ..client.addresses import DEFAULT_PORT, ServerAddress
 from ..client.answers import Health
-from ..client.client import Handshake, WordMaskClient, is_another
+from ..client.client import WordMaskClient, is_another
 from ..client.errors import AccessDeniedError, ClientError, ServerStartError
 from ..client.transport import RetryPolicy
 from .environments import ServerEnvironment, find_environment
@@ -31,7 +31,6 @@ __all__ = [
     "ServerEnvironment",
     "StartState",
     "find_environment",
-    "find_running_server",
     "free_port",
     "judge_start",
     "likely_addresses",
@@ -99,16 +98,6 @@ def likely_addresses(remembered: Iterable[ServerAddress] = ()) -> list[ServerAdd
     """Where a server on this machine may run already: the local ones that were used before, then MONAI Label's own port."""
     local = [address for address in remembered if address.is_local]
     return list(dict.fromkeys([*local, ServerAddress("http", HOST, DEFAULT_PORT)]))
-
-
-def find_running_server(addresses: Sequence[ServerAddress], token: str | None = None, *, timeout: float = 2.0) -> Handshake | None:
-    """The first of the addresses at which a WordMask server answers that can be used, None when none does."""
-    for address in addresses:
-        try:
-            return WordMaskClient(address, token, timeout=timeout, retry=RetryPolicy(attempts=1)).handshake()
-        except ClientError:
-            continue
-    return None
 
 
 @dataclass(frozen=True)
