@@ -18,14 +18,14 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
-from WordMaskLib import sample_data
-from WordMaskLib.addresses import ServerAddress, repair_address
-from WordMaskLib.client import WordMaskClient
-from WordMaskLib.errors import ClientError
-from WordMaskLib.flows import Flow, run_waiting
-from WordMaskLib.parameters import WordMaskParameterNode
-from WordMaskLib.segmenting import Segmented, connect, segment
-from WordMaskLib.session import ServerState, Session
+from WordMaskLib.client.addresses import ServerAddress, repair_address
+from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.client.errors import ClientError
+from WordMaskLib.flows.flows import Flow, run_waiting
+from WordMaskLib.flows.segmenting import Segmented, connect, segment
+from WordMaskLib.flows.session import ServerState, Session
+from WordMaskLib.scene import sample_data
+from WordMaskLib.scene.parameters import WordMaskParameterNode
 
 
 class WordMask(ScriptedLoadableModule):  # type: ignore[misc]
@@ -58,7 +58,7 @@ class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         return connect(self.session, _address(address), model)
 
     def segment(self, address: str | ServerAddress, volume: Any, text: str, segmentation: Any = None, **options: Any) -> Flow[Segmented]:
-        """Flow: segment an open volume by words; arguments as of `WordMaskLib.segmenting.segment`."""
+        """Flow: segment an open volume by words; arguments as of `WordMaskLib.flows.segmenting.segment`."""
         return segment(self.session, _address(address), volume, text, segmentation, **options)
 
     def segmentAndWait(self, client: WordMaskClient, volume: Any, text: str, segmentation: Any | None = None, **options: Any) -> Segmented:  # noqa: N802 - Slicer's way
@@ -86,17 +86,17 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
     def setup(self) -> None:
         """Build the panel."""
         import qt  # the only place outside of the panel's files; the Logic is used without Qt, too
-        from WordMaskLib.panel import Panel
-        from WordMaskLib.panel_cases import CasesSection
-        from WordMaskLib.panel_local import LocalSection
-        from WordMaskLib.panel_overlay import OverlaySection
-        from WordMaskLib.panel_results import ResultsSection
-        from WordMaskLib.panel_scene import SceneSection
-        from WordMaskLib.panel_server import ServerSection
-        from WordMaskLib.panel_training import TrainingSection
-        from WordMaskLib.panel_words import WordsSection
-        from WordMaskLib.qt_transport import QtTransport
-        from WordMaskLib.settings import Settings
+        from WordMaskLib.panel.panel import Panel
+        from WordMaskLib.panel.panel_cases import CasesSection
+        from WordMaskLib.panel.panel_local import LocalSection
+        from WordMaskLib.panel.panel_overlay import OverlaySection
+        from WordMaskLib.panel.panel_results import ResultsSection
+        from WordMaskLib.panel.panel_scene import SceneSection
+        from WordMaskLib.panel.panel_server import ServerSection
+        from WordMaskLib.panel.panel_training import TrainingSection
+        from WordMaskLib.panel.panel_words import WordsSection
+        from WordMaskLib.panel.qt_transport import QtTransport
+        from WordMaskLib.panel.settings import Settings
 
         ScriptedLoadableModuleWidget.setup(self)
         loaded = slicer.util.loadUI(self.resourcePath("UI/WordMask.ui"))
@@ -185,7 +185,7 @@ class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:  # noqa: N802
-        """All of them."""
+        """Run every test of this class in an empty scene."""
         self.setUp()
         self.test_without_a_server()
         self.setUp()

@@ -32,10 +32,10 @@ ORGANS = (((150, 250, 180), (70, 120, 100)), ((160, 280, 380), (30, 40, 40)), ((
 TICK = 2  # ms
 FROZEN = 0.2  # s without an answer that a person notices
 SLICERS_OWN = {  # thin wrappers of one call of Slicer's each, whose time is not ours
-    "export._write_volume": "vtkMRMLStorageNode.WriteData",
-    "image_reading._read": "vtkMRMLStorageNode.ReadData",
-    "segments._convert": "vtkSlicerSegmentationsModuleLogic.CreateRepresentationForOneSegment",
-    "segmenting.show_3d": "vtkMRMLSegmentationNode.CreateClosedSurfaceRepresentation",
+    "scene.export._write_volume": "vtkMRMLStorageNode.WriteData",
+    "scene.image_reading._read": "vtkMRMLStorageNode.ReadData",
+    "scene.segments._convert": "vtkSlicerSegmentationsModuleLogic.CreateRepresentationForOneSegment",
+    "flows.segmenting.show_3d": "vtkMRMLSegmentationNode.CreateClosedSurfaceRepresentation",
 }
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(1800)]
@@ -47,7 +47,7 @@ class SlicersCalls:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.seconds, self.longest = 0.0, dict.fromkeys(SLICERS_OWN.values(), 0.0)
         for place, call in SLICERS_OWN.items():
-            patch.setattr(f"WordMaskLib.{place}", self._timed(resolve_name(f"WordMaskLib.{place.replace('.', ':')}"), call))
+            patch.setattr(f"WordMaskLib.{place}", self._timed(resolve_name(f"WordMaskLib.{place}"), call))
 
     def _timed(self, wrapped: Callable[..., Any], call: str) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:

@@ -34,9 +34,9 @@ def open_panel(address: str, token: str = "", *, timeout: float = PATIENCE, stor
     """The module's Widget as a person sees it after typing the address; nothing was asked yet."""
     install_qt()
     module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
-    from WordMaskLib.qt_transport import QtTransport
-    from WordMaskLib.settings import Settings
-    from WordMaskLib.transport import RetryPolicy
+    from WordMaskLib.client.transport import RetryPolicy
+    from WordMaskLib.panel.qt_transport import QtTransport
+    from WordMaskLib.panel.settings import Settings
 
     widget = module.WordMaskWidget()
     widget.settings = Settings(store or MemoryStore())

@@ -31,8 +31,8 @@ from tests.slicer.person import click, message, open_panel, until, write  # noqa
 from tests.slicer.real_server import MODEL, REPOSITORY, copy_of_app  # noqa: E402
 from tests.slicer.scenes import paint, slicers_mask  # noqa: E402
 from tests.slicer.studio import Views, arrange, panel_picture, qt, save_small  # noqa: E402
-from WordMaskLib import calls  # noqa: E402
-from WordMaskLib.server_process import LocalServer, find_environment, free_port, server_command  # noqa: E402
+from WordMaskLib.client import calls  # noqa: E402
+from WordMaskLib.server.server_process import LocalServer, find_environment, free_port, server_command  # noqa: E402
 
 from wordmask.demo.client import AppClient  # noqa: E402
 

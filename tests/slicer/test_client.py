@@ -16,9 +16,9 @@ import SimpleITK as sitk
 from tests.slicer.fault_server import is_a_sentence
 from tests.slicer.person import until
 from tests.slicer.real_server import CT, MODEL, PATIENCE, PICTURE, Running
-from WordMaskLib import calls, errors
-from WordMaskLib.client import CancelToken, WordMaskClient
-from WordMaskLib.transport import RetryPolicy
+from WordMaskLib.client import calls, errors
+from WordMaskLib.client.client import CancelToken, WordMaskClient
+from WordMaskLib.client.transport import RetryPolicy
 
 from wordmask import __version__
 from wordmask.words.prompts import load_vocabulary
@@ -279,7 +279,7 @@ def test_a_training_is_started_watched_and_stopped(server, tmp_path, request):
 
 
 def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path, qt):
-    from WordMaskLib.qt_transport import QtTransport  # needs qt
+    from WordMaskLib.panel.qt_transport import QtTransport  # needs qt
 
     transport = QtTransport(server.client.address, server.token, timeout=PATIENCE)
 

@@ -34,10 +34,10 @@ from tests.slicer.fault_server import (
     silent,
     trickles,
 )
-from WordMaskLib import calls, errors
-from WordMaskLib.answers import Health
-from WordMaskLib.client import WordMaskClient
-from WordMaskLib.transport import RetryPolicy
+from WordMaskLib.client import calls, errors
+from WordMaskLib.client.answers import Health
+from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.client.transport import RetryPolicy
 
 ONCE = RetryPolicy(attempts=1)
 

@@ -40,9 +40,9 @@ from tests.slicer.fault_server import (
     sends,
     silent,
 )
-from WordMaskLib import calls, errors
-from WordMaskLib.client import CancelToken, WordMaskClient
-from WordMaskLib.transport import RetryPolicy
+from WordMaskLib.client import calls, errors
+from WordMaskLib.client.client import CancelToken, WordMaskClient
+from WordMaskLib.client.transport import RetryPolicy
 
 ONCE = RetryPolicy(attempts=1)
 QUICK = RetryPolicy(attempts=3, first_wait=0.05, patience=0.5)

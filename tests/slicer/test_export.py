@@ -23,9 +23,9 @@ from tests.slicer.scenes import (
     scene_state,
     write_file,
 )
-from WordMaskLib.answers import Code
-from WordMaskLib.export import OverlapError, check_volume, export_labels, export_volume
-from WordMaskLib.segments import GeometryError, SegmentsError, Word, import_labels, own_segment
+from WordMaskLib.client.answers import Code
+from WordMaskLib.scene.export import OverlapError, check_volume, export_labels, export_volume
+from WordMaskLib.scene.segments import GeometryError, SegmentsError, Word, import_labels, own_segment
 
 from wordmask.data.volumes import read_volume
 from wordmask.learning.cases import Case, words_of

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from PIL import Image
-from WordMaskLib import sample_data
+from WordMaskLib.scene import sample_data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRY = REPOSITORY / "slicer_module" / "WordMask.json"

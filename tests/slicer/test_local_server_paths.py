@@ -48,7 +48,8 @@ def an_environment(a_folder: Path) -> Path:
 @pytest.fixture
 def a_panel(a_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """With a PATH that leads to nothing, and the folder for models where the person's data would be."""
-    from WordMaskLib import local_server, panel_local, server_process
+    from WordMaskLib.panel import panel_local
+    from WordMaskLib.server import local_server, server_process
 
     (a_folder / "no programs").mkdir()
     monkeypatch.setenv("PATH", str(a_folder / "no programs"))

@@ -17,11 +17,11 @@ from tests.slicer import harness
 from tests.slicer.fault_server import a_closed_port, fault_server, hangs_up, is_a_sentence, says
 from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, scene_state, segment_state, slicers_mask
-from WordMaskLib import calls, errors
 from WordMaskLib.__main__ import main
-from WordMaskLib.client import WordMaskClient
-from WordMaskLib.flows import Flow, Pause, Question, Report, run_waiting
-from WordMaskLib.tasks import Outcome, Task
+from WordMaskLib.client import calls, errors
+from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.flows.flows import Flow, Pause, Question, Report, run_waiting
+from WordMaskLib.flows.tasks import Outcome, Task
 
 module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
 STUDY = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"

@@ -14,15 +14,30 @@ from PIL import Image
 EXTENSION = Path(__file__).parents[2] / "slicer_module"
 MODULE = EXTENSION / "WordMask"
 LIBRARY = MODULE / "WordMaskLib"
-FILES = sorted(LIBRARY.glob("*.py"))
+FILES = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in sorted(LIBRARY.rglob("*.py"))}
 
 QT = {"qt", "ctk", "PythonQt", "PySide6", "PyQt5", "PySide2"}
-MRML = {"slicer", "vtk"}
+MRML = {"slicer", "vtk", "SampleData"}
 NETWORK = {"http", "urllib", "socket", "ssl", "requests", "asyncio", "subprocess"}
 GONE = {"cgi", "imp", "distutils", "asyncore", "asynchat", "smtpd", "telnetlib", "pipes", "crypt", "audioop"}  # by Python 3.13
 STANDARD = set(sys.stdlib_module_names) - GONE
-PURE_ROOTS = ("__init__", "client", "prompts", "server_process")
-MRML_ROOTS = ("segments", "export", "overlay", "hints", "findings")
+ALLOWED = {  # layer -> the other layers that it may import
+    "client": set(),
+    "scene": {"client"},
+    "flows": {"client", "scene"},
+    "server": {"client"},
+    "panel": {"client", "scene", "flows", "server"},
+    "__main__": {"client", "scene", "flows"},
+}
+OUTSIDE = {  # file or layer -> the packages that it may import
+    "client": STANDARD,
+    "scene": {*MRML, "numpy", *STANDARD} - NETWORK,
+    "flows": {*MRML, "numpy", *STANDARD} - NETWORK,
+    "server": STANDARD,
+    "server.local_server": {*QT, "slicer", *STANDARD},  # the one that the window starts
+    "panel": {*QT, *MRML, "numpy", *STANDARD},
+    "__main__": {*MRML, *STANDARD},
+}
 
 
 def _set(name: str) -> list[str]:
@@ -32,34 +47,31 @@ def _set(name: str) -> list[str]:
     return entries.replace("${MODULE_NAME}", "WordMask").split()
 
 
-def _imports(path: Path) -> tuple[set[str], set[str]]:
-    """(top names of other packages, files of this one) that a file imports, also inside of functions."""
+def _layer(file: str) -> str:
+    """The folder of a file of ours, or its name where it lies in none."""
+    return file.split(".")[0]
+
+
+def _imports(file: str) -> tuple[set[str], set[str]]:
+    """(top names of other packages, layers of this one) that a file imports, also inside of functions."""
     others, own = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    package = ["WordMaskLib", *file.split(".")[:-1]]
+    for node in ast.walk(ast.parse(FILES[file].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            others |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("WordMaskLib")):
-            module = (node.module or "").removeprefix("WordMaskLib").strip(".")
-            own |= {module.split(".")[0]} if module else {alias.name for alias in node.names}
+            modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            others.add((node.module or "").split(".")[0])
-    return others - {"WordMaskLib"}, own & {path.stem for path in FILES}
-
-
-IMPORTS = {path.stem: _imports(path) for path in FILES}
-QT_FILES = {name for name, (others, _) in IMPORTS.items() if others & QT or name.startswith(("panel", "qt_"))}
-
-
-def _all_behind(*names: str) -> dict[str, set[str]]:
-    """Every file of ours that importing these brings in -> what else each imports."""
-    found: dict[str, set[str]] = {}
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = IMPORTS[name][0]
-            waiting += IMPORTS[name][1]
-    return found
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            modules = [f"{module}.{alias.name}" for alias in node.names] if module == "WordMaskLib" else [module]
+        else:
+            continue
+        for module in modules:
+            top, _, rest = module.partition(".")
+            if top == "WordMaskLib":
+                own.add(_layer(rest))
+            else:
+                others.add(top)
+    return others, own & set(ALLOWED)
 
 
 def test_the_list_of_scripts_is_the_files_on_disk() -> None:
@@ -105,22 +117,19 @@ def test_annotations_are_not_evaluated() -> None:
     assert [name for name, source in sources.items() if source.strip() and not postponed.search(source)] == []
 
 
-def test_plain_python_needs_the_standard_library_alone() -> None:
-    for root in PURE_ROOTS:
-        for name, others in _all_behind(root).items():
-            assert others <= STANDARD, f"{root} brings in {name}"
+def test_every_file_lies_in_a_layer() -> None:
+    assert {_layer(file) for file in FILES} == {"__init__", *ALLOWED}
 
 
-def test_what_knows_mrml_needs_neither_qt_nor_a_server() -> None:
-    for root in MRML_ROOTS:
-        behind = _all_behind(root)
-        assert behind[root] & {"slicer"}, root
-        for name, others in behind.items():
-            assert others <= {*MRML, "numpy", *STANDARD} - NETWORK, f"{root} brings in {name}"
+def test_every_layer_imports_only_layers_that_it_may_know() -> None:
+    for file in FILES:
+        layer = _layer(file)
+        assert _imports(file)[1] <= {layer, *ALLOWED.get(layer, set())}, file
 
 
-def test_only_files_of_the_window_know_files_of_the_window() -> None:
-    assert [name for name in sorted(set(IMPORTS) - QT_FILES) if IMPORTS[name][1] & QT_FILES] == []
+def test_every_layer_imports_only_packages_that_it_may_know() -> None:
+    for file in FILES:
+        assert _imports(file)[0] <= OUTSIDE.get(file, OUTSIDE.get(_layer(file), STANDARD)), file
 
 
 def test_nothing_of_the_folder_is_left_of_a_developers_machine() -> None:

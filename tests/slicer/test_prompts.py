@@ -7,9 +7,9 @@ import json
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from WordMaskLib import prompts
-from WordMaskLib.answers import ModelInfo, Suggestion
-from WordMaskLib.errors import PromptError
+from WordMaskLib.client import prompts
+from WordMaskLib.client.answers import ModelInfo, Suggestion
+from WordMaskLib.client.errors import PromptError
 
 from wordmask.errors import PromptError as LibraryError
 from wordmask.words import prompts as library
@@ -175,30 +175,6 @@ def test_whatever_settings_hold_becomes_a_history(kept, becomes):
 
 
 # --- names of segments -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("wanted", "taken", "becomes"),
-    [
-        ("liver", [], "liver"),
-        ("liver", ["spleen"], "liver"),
-        ("liver", ["liver"], "liver (2)"),
-        ("liver", ["Liver", "liver (2)"], "liver (3)"),
-        ("liver (2)", ["liver (2)"], "liver (3)"),
-        ("liver (2)", ["liver"], "liver (2)"),
-        ("", [""], " (2)"),
-    ],
-)
-def test_a_segment_gets_a_name_that_no_other_has(wanted, taken, becomes):
-    assert prompts.unique_name(wanted, taken) == becomes
-
-
-@given(st.lists(st.sampled_from(["a", "A", "a (2)", "b", "a (3)", "a (x)"]), max_size=12))
-def test_names_given_one_after_the_other_are_all_different(wanted):
-    given_names: list[str] = []
-    for name in wanted:
-        given_names.append(prompts.unique_name(name, given_names))
-    assert len({name.casefold() for name in given_names}) == len(given_names)
 
 
 # --- hints -----------------------------------------------------------------------------------------------------------------------------

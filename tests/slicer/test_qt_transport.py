@@ -33,9 +33,9 @@ from tests.slicer.fault_server import (
     trickles,
 )
 from tests.slicer.person import PATIENCE, until
-from WordMaskLib import calls, errors
-from WordMaskLib.addresses import repair_address
-from WordMaskLib.transport import RetryPolicy
+from WordMaskLib.client import calls, errors
+from WordMaskLib.client.addresses import repair_address
+from WordMaskLib.client.transport import RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("qt")
 
@@ -61,7 +61,7 @@ def send(transport: Any, call: calls.Call[Any]) -> tuple[Ending, Any]:
 
 def a_transport(url: str, **options: Any) -> Any:
     """Qt's own."""
-    from WordMaskLib.qt_transport import QtTransport  # needs qt
+    from WordMaskLib.panel.qt_transport import QtTransport  # needs qt
 
     return QtTransport(repair_address(url), **{"retry": RetryPolicy(attempts=1), "timeout": PATIENCE, **options})
 

@@ -13,7 +13,7 @@ import pytest
 import slicer
 from PIL import Image
 from tests.slicer import harness
-from WordMaskLib import sample_data
+from WordMaskLib.scene import sample_data
 
 
 class SampleDataLogic:

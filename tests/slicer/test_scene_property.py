@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.slicer import harness
 from tests.slicer.scenes import BINARY, add_segmentation, add_volume, affine, box, scene_state, segment_state, slicers_mask, write_file
 from vtk.util.numpy_support import vtk_to_numpy
-from WordMaskLib.answers import Code
-from WordMaskLib.segments import SegmentsError, UndoHistory, Word, import_labels, own_segment
+from WordMaskLib.client.answers import Code
+from WordMaskLib.scene.segments import SegmentsError, UndoHistory, Word, import_labels, own_segment
 
 SHAPE = (4, 5, 6)
 VOCABULARY = {"liver": (221, 130, 101), "left kidney": (212, 126, 151), "spleen": None, "polyp": (9, 8, 7)}

@@ -26,10 +26,10 @@ from tests.slicer.scenes import (
     slicers_mask,
     write_file,
 )
-from WordMaskLib import segments
-from WordMaskLib.answers import Code
-from WordMaskLib.segments import GeometryError, SegmentsError, SliceRange, UndoHistory, Word, import_labels
-from WordMaskLib.terminology import tag
+from WordMaskLib.client.answers import Code
+from WordMaskLib.scene import segments
+from WordMaskLib.scene.segments import GeometryError, SegmentsError, SliceRange, UndoHistory, Word, import_labels
+from WordMaskLib.scene.terminology import tag
 
 LIVER = Word("liver", 1, (221, 130, 101), Code("SCT", "10200004", "Liver"))
 RIGHT_KIDNEY = Word("right kidney", 2, (185, 65, 110), Code("SCT", "64033007", "Kidney"), Code("SCT", "24028007", "Right"))
@@ -328,7 +328,7 @@ GRIDS = {
 @pytest.mark.parametrize("transform", ["none", "linear", "bent"])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_ball_that_a_server_marks_by_position_lies_there_in_the_scene(grid: str, transform: str, tmp_path: Path) -> None:
-    from WordMaskLib.export import export_volume
+    from WordMaskLib.scene.export import export_volume
 
     values = np.random.default_rng(3).integers(-1000, 1000, SHAPE).astype(np.int16)
     volume = add_volume(values, GRIDS[grid])

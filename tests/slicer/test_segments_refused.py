@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import slicer
 from tests.slicer.scenes import SHAPE, add_segmentation, add_transform, add_volume, affine, box, labels_of, scene_state, write_file
-from WordMaskLib import segments
-from WordMaskLib.answers import Code
-from WordMaskLib.segments import GeometryError, SegmentsError, Word, import_labels
+from WordMaskLib.client.answers import Code
+from WordMaskLib.scene import segments
+from WordMaskLib.scene.segments import GeometryError, SegmentsError, Word, import_labels
 
 LIVER = Word("liver", 1, (221, 130, 101), Code("SCT", "10200004", "Liver"))
 WORDS = [LIVER, Word("right kidney", 2, (185, 65, 110)), Word("spleen", 3)]

@@ -12,16 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.slicer.fault_server import a_closed_port, fault_server, health, is_a_sentence, says, says_json, silent
+from tests.slicer.fault_server import a_closed_port, is_a_sentence
 from tests.slicer.real_server import REPOSITORY, Running
-from WordMaskLib import errors
-from WordMaskLib.addresses import ServerAddress, repair_address
-from WordMaskLib.answers import Health
-from WordMaskLib.server_process import (
+from WordMaskLib.client import errors
+from WordMaskLib.client.addresses import repair_address
+from WordMaskLib.client.answers import Health
+from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.server.server_process import (
     LocalServer,
     ServerEnvironment,
     find_environment,
-    find_running_server,
     free_port,
     judge_start,
     likely_addresses,
@@ -173,15 +173,6 @@ def test_a_port_that_is_taken_is_not_chosen():
         pass
 
 
-def test_a_running_server_is_found_among_others_and_dead_addresses():
-    with fault_server(says("<html>")) as page, fault_server(silent) as mute, fault_server(says_json(health())) as ours:
-        addresses = [ServerAddress("http", "127.0.0.1", a_closed_port()), *(repair_address(it.url) for it in (page, mute, ours))]
-        found = find_running_server(addresses, timeout=2.0)
-        assert found is not None
-        assert found.address == addresses[-1]
-        assert find_running_server(addresses[:2], timeout=2.0) is None
-
-
 def test_servers_are_looked_for_on_this_machine_alone():
     remembered = [repair_address(text) for text in ("127.0.0.1:8123", "example.org", "localhost:8000", "127.0.0.1:8123")]
     assert [str(address) for address in likely_addresses(remembered)] == [
@@ -224,7 +215,11 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
     ("log", "code", "words"),
     [
         (f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n", 3, "Another server runs from this app"),
-        (f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.environment.packages.BrokenEnvironmentError: numpy 2 is in\r\n", 1, "numpy 2 is in."),
+        (
+            f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.environment.packages.BrokenEnvironmentError: numpy 2 is installed\r\n",
+            1,
+            "numpy 2 is installed.",
+        ),
         ("\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n", 2, "Port 8000 is taken; name another one."),
         ("INFO: loading\nwordmask: The folder x cannot be read\nINFO: over", 2, "The folder x cannot be read."),
         ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),
@@ -304,7 +299,7 @@ def test_a_server_is_waited_for_and_ends_with_all_that_it_started(tmp_path):
 
 
 def test_a_server_that_does_not_listen_to_the_wish_to_stop_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("WordMaskLib.server_process.STOP_SECONDS", 0.5)
+    monkeypatch.setattr("WordMaskLib.server.server_process.STOP_SECONDS", 0.5)
     script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(SMALL_SERVER)
     with a_small_server(tmp_path, script) as server:
         process = server._process
@@ -348,10 +343,9 @@ def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
 @pytest.mark.server
 def test_a_real_server_is_started_found_and_judged(server: Running):
     assert server.process.state().phase == "up"  # it asks for a token, so it is there
-    found = find_running_server([server.process.address], server.token, timeout=10)
-    assert found is not None
-    assert found.version == __version__
-    assert find_running_server([server.process.address], timeout=10) is None  # not without a token
+    assert WordMaskClient(server.process.address, server.token, timeout=10).handshake().version == __version__
+    with pytest.raises(errors.AccessDeniedError):
+        WordMaskClient(server.process.address, timeout=10).handshake()
     assert free_port(server.process.address.port) != server.process.address.port
     assert f"WordMask is ready at {server.url}" in server.process.log_end()
     assert "\x1b" not in server.process.log_end()

@@ -10,8 +10,9 @@ import pytest
 import slicer
 from tests.slicer.scenes import add_volume, affine, write_file
 from tests.slicer.views import SliceView, ThreeDView, four_up, save_png
-from WordMaskLib import findings, overlay, segments
-from WordMaskLib.segments import Word, import_labels
+from WordMaskLib.flows import results_table
+from WordMaskLib.scene import overlay, segments
+from WordMaskLib.scene.segments import Word, import_labels
 
 pytestmark = pytest.mark.usefixtures("rendering")
 
@@ -102,8 +103,8 @@ def test_a_segment_that_leaves_a_shared_image_is_drawn_right(a_slice_view: Slice
 def test_jumping_to_a_finding_shows_it(a_slice_view: SliceView, a_result: Any, a_ct: Any) -> None:
     a_slice_view.node.SetSliceOffset(-45)
     assert not _reddish(a_slice_view.picture()).any()
-    row = findings.findings(["liver"], a_result.segmentation, a_ct, {}, "axial")[0]
-    findings.jump_to(row.largest.position)
+    row = results_table.result_rows(["liver"], a_result.segmentation, a_ct, {}, "axial")[0]
+    results_table.jump_to(row.largest.position)
     assert _reddish(a_slice_view.picture()).any()
 
 

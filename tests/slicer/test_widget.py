@@ -15,7 +15,7 @@ from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, REPOSITORY, Running
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
 from tests.slicer.views import SliceView
-from WordMaskLib.geometry import to_world
+from WordMaskLib.scene.geometry import to_world
 
 pytestmark = pytest.mark.server
 
@@ -55,7 +55,7 @@ def ask_for(widget: Any, words: str) -> None:
 
 
 def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_panel: Any, a_ct: Any) -> None:
-    from WordMaskLib.panel_server import TOOL_TIP  # needs qt
+    from WordMaskLib.panel.panel_server import TOOL_TIP  # needs qt
 
     box = a_panel.ui.modelBox
     assert [box.itemText(number) for number in range(box.count())] == ["Simple-ViLMedSAM, tiny", "MedCLIP-SAMv2, tiny"]

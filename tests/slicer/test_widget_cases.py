@@ -11,9 +11,9 @@ from tests.slicer.fault_server import fault_server, says_json
 from tests.slicer.person import click, open_panel, routes, until_done
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, write_file
-from WordMaskLib.cases import mark
-from WordMaskLib.segments import import_labels
-from WordMaskLib.terminology import Word
+from WordMaskLib.flows.cases import mark
+from WordMaskLib.scene.segments import import_labels
+from WordMaskLib.scene.terminology import Word
 
 SHAPE = (6, 7, 8)
 

@@ -31,7 +31,7 @@ from tests.slicer.fault_server import (
 from tests.slicer.person import LIVER, MODEL, click, message, open_panel, routes, table, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, labels_of, scene_state, segment_state, write_file
-from WordMaskLib.geometry import to_world
+from WordMaskLib.scene.geometry import to_world
 
 SHAPE = (6, 7, 8)
 STAGES = ("health", "models", "vocabulary", "start", "job", "result")
@@ -321,6 +321,6 @@ def test_hints_that_the_server_does_not_give_are_no_fault(a_scene: Any) -> None:
         assert widget.ui.modelBox.itemText(0) == MODEL["title"]
         write(widget.ui.wordsLine, "unknown thing")
         until(lambda: any("q=unknown" in request.line for request in server.requests))
-        until(lambda: not widget.panel._aside)
+        until(lambda: not widget.panel._background)
         assert message(widget) == "The server is ready."
         assert not widget.ui.hintLabel.isVisible()

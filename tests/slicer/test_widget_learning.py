@@ -303,7 +303,7 @@ def version(number: int, *, served: bool = False) -> dict[str, Any]:
 @pytest.fixture
 def watched_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings are asked about more often than those of a real server need it."""
-    monkeypatch.setattr("WordMaskLib.learning.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("WordMaskLib.flows.learning.WATCH_SECONDS", 0.05)
 
 
 def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_be_chosen(a_scene: Any, watched_often: None) -> None:
@@ -389,8 +389,8 @@ def test_a_training_that_is_refused_or_a_server_that_vanishes_meanwhile_is_a_sen
 
 def test_corrections_that_were_not_submitted_are_asked_about_before_a_training(a_scene: Any, tmp_path: Path) -> None:
     volume, segmentation = a_scene
-    from WordMaskLib.segments import import_labels
-    from WordMaskLib.terminology import Word
+    from WordMaskLib.scene.segments import import_labels
+    from WordMaskLib.scene.terminology import Word
 
     slicer.mrmlScene.RemoveNode(segmentation)
     path = write_file(tmp_path / "answer.nii.gz", box(SHAPE, (0, 3), (0, 4), (0, 4)).astype(np.uint8), affine())

@@ -61,7 +61,8 @@ def an_environment(folder: Path, mode: str = "works") -> Path:
 @pytest.fixture
 def a_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Open, with nothing chosen; the usual port of a server is one at which nobody listens."""
-    from WordMaskLib import local_server, panel_local, server_process
+    from WordMaskLib.panel import panel_local
+    from WordMaskLib.server import local_server, server_process
 
     monkeypatch.setattr(panel_local, "likely_addresses", lambda remembered: list(remembered))
     monkeypatch.setattr(local_server, "free_port", lambda: server_process.free_port(0))

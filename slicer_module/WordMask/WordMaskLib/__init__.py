@@ -1,17 +1,12 @@
-"""What the WordMask module is made of, in three layers: plain Python, MRML (`segments`), and Qt (the Widget alone, outside of here).
+"""What the WordMask module is made of, in five layers; each knows those above it in this list, and `server` only the client.
 
-Plain Python needs nothing but the standard library and runs on Python 3.9 to 3.12:
+    client  requests to a server, its answers, and the words that are typed; needs nothing but the standard library
+    scene   volumes, segments, overlays and files in Slicer's scene: MRML, without Qt
+    flows   work that takes time, as generators that drive client and scene; without Qt
+    server  a server on this computer: where it is installed, how it starts and stops, why it stopped
+    panel   the window: Qt widgets, settings, and requests in Qt's event loop
 
-    addresses        repairs what was typed as the address of a server
-    errors           one tree; every message is one sentence
-    answers          what a server says, checked and with types; job_answers: of work that takes time
-    calls            every request as plain data, and how to read its answer: for `urllib`-like and for Qt's transport alike
-    multipart        streamed `multipart/form-data`, both ways
-    readers, files   answers in pieces as they come, and files that are whole or not there
-    wire, transport  sockets with patience, and one request over them
-    client           all of it in one object that waits for its answers
-    prompts          the text box: words, completion, history, hints
-    server_process   a server on this machine: command, port, start and stop; environments: where it is installed; server_log: why it died
+Everything runs on Python 3.9 to 3.12. Import from the file that has the name: `from WordMaskLib.scene.segments import Word`.
 """  # noqa: N999 - Slicer's names
 
 from __future__ import annotations

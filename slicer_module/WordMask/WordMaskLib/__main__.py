@@ -33,13 +33,13 @@ def segment_file(image: Path, words: str, output: Path, server: str, *, model: s
 
     ClientError, SegmentsError: a sentence, and no output.
     """
-    from .cases import open_case
-    from .client import WordMaskClient
-    from .errors import LocalFileError
-    from .flows import Report, run_waiting
-    from .segmenting import segment
-    from .sentences import not_found_text, stage_text
-    from .session import Session
+    from .client.client import WordMaskClient
+    from .client.errors import LocalFileError
+    from .flows.cases import open_case
+    from .flows.flows import Report, run_waiting
+    from .flows.messages import not_found_text, stage_text
+    from .flows.segmenting import segment
+    from .flows.session import Session
 
     def report(step: Report) -> None:
         print(f"\r{stage_text(step):<60}", end="", file=sys.stderr, flush=True)  # noqa: T201 - a command's progress
@@ -72,15 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = options.output or options.image.with_name(options.image.name.split(".")[0] + ENDING)
     if not output.name.endswith(ENDING):
         parser.error(f"the output is a file with the ending {ENDING}, not {output.name}")
-    from .errors import ClientError
-    from .geometry import SegmentsError
+    from .client.errors import ClientError
 
     if not options.image.is_file():
         return _sorry(f"There is no file {options.image.name}.")
     try:
         token = os.environ.get("WORDMASK_TOKEN", "")
         lines = segment_file(options.image, options.words, output, options.server, model=options.model, token=token)
-    except (ClientError, SegmentsError) as error:
+    except ClientError as error:
         return _sorry(str(error))
     print("\n".join(lines))  # noqa: T201 - the answer of a command
     return 0

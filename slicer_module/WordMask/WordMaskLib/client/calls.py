@@ -1,0 +1,223 @@
+"""Every request that the module sends, as plain data: what goes out, and how its answer is read.
+
+    call = calls.start_job("simple_vilmedsam", ["liver"], image="ct_trunk")
+    client.run(call)                                       # waits
+    call.url(address), call.headers(token), call.body(), call.reader(address)     # for Qt's transport, which does not wait
+
+Knows routes and parameters; not sockets.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
+
+from .. import __version__
+from .addresses import ServerAddress
+from .answers import DatastoreImage, Health, ModelInfo, ServerInfo, Suggestion, images_from_json, nothing, rows_of, text_of
+from .errors import AddressError, ClientError
+from .job_answers import JobResult, JobStatus, NextCase, TrainingState
+from .multipart import FilePart, Form, TextPart, safe_file_name
+from .readers import ENDINGS, AnswerReader, FileReader, JsonReader, ResultReader
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Words = str | Sequence[str]  # as typed, with commas, or one by one
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request. safe_to_repeat: sending it twice does what sending it once does, so a broken connection is tried again."""
+
+    method: str
+    path: str
+    reader: Callable[[ServerAddress], AnswerReader[T]]
+    query: tuple[tuple[str, str], ...] = ()
+    form: Form | None = None
+    json: Mapping[str, Any] | None = None
+    safe_to_repeat: bool = False
+
+    def url(self, address: ServerAddress) -> str:
+        """The whole URL."""
+        return address.url(self.path, self.query)
+
+    def headers(self, token: str | None = None) -> dict[str, str]:
+        """All headers but Host and Content-Length; AddressError: the token cannot be one."""
+        found = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"WordMask-Slicer/{__version__}"}
+        if token:
+            found["Authorization"] = f"Bearer {checked_token(token)}"
+        if self.form is not None:
+            found["Content-Type"] = self.form.content_type
+        elif self.json is not None:
+            found["Content-Type"] = "application/json"
+        return found
+
+    def body(self) -> bytes | None:
+        """The JSON that is sent; None where there is none, or a form."""
+        return None if self.json is None else json.dumps(self.json).encode()
+
+
+def checked_token(token: str) -> str:
+    """A bearer token as it may stand in a header; AddressError, which does not repeat it."""
+    token = token.strip()
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,16384}", token):
+        raise AddressError("The token has characters that no token has; copy it again, without quotes, spaces and line breaks.")
+    return token
+
+
+def info() -> Call[ServerInfo]:
+    """What any MONAI Label server says of itself."""
+    return _get("/info/", ServerInfo.from_json)
+
+
+def health() -> Call[Health]:
+    """What a WordMask server says of itself; the first question to ask."""
+    return _get("/wordmask/health", Health.from_json)
+
+
+def models() -> Call[tuple[ModelInfo, ...]]:
+    """Models, what they can do, and their versions."""
+    return _get("/wordmask/models", rows_of("models", ModelInfo.from_json))
+
+
+def vocabulary(typed: str = "", model: str = "", limit: int = 20) -> Call[tuple[Suggestion, ...]]:
+    """Suggestions for the beginning of a word or a misspelt one, best first; limit: at most 500, typed: its first 200 characters."""
+    query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + ([("model", _name(model))] if model else [])
+    return _get("/wordmask/vocabulary", rows_of("words", Suggestion.from_json), query)
+
+
+def start_job(
+    model: str, words: Words | None, *, image: str = "", file: Path | None = None, options: Mapping[str, Any] | None = None
+) -> Call[JobStatus]:
+    """Queue a segmentation of an image of the server, or of a file. words: None for the server's own default words.
+
+    options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``, ``result_extension``, ``points``,
+    ``box``, ``scribbles`` and others that docs/server.md names. ClientError: neither or both of image and file, or a strange file.
+    """
+    if bool(image) == (file is not None):
+        raise ClientError("A request is about an image of the server or about a file: choose one of them.")
+    params = {**(options or {}), **({} if words is None else {"prompt": words if isinstance(words, str) else list(words)})}
+    query = [("model", _name(model)), *([("image", image)] if image else [])]
+    return Call("POST", "/wordmask/jobs", _json(JobStatus.from_json), tuple(query), _form(params, "file", file, None))
+
+
+def job(job_id: str) -> Call[JobStatus]:
+    """How far a job is."""
+    return _get(f"/wordmask/jobs/{_name(job_id)}", JobStatus.from_json)
+
+
+def cancel_job(job_id: str) -> Call[JobStatus]:
+    """Ask a job to stop; a running one is cancelled a moment later."""
+    return Call("DELETE", f"/wordmask/jobs/{_name(job_id)}", _json(JobStatus.from_json), safe_to_repeat=True)
+
+
+def job_result(job_id: str, folder: Path, stem: str = "") -> Call[JobResult]:
+    """What a job made; the file is put into ``folder`` as ``stem`` (else the job's id) with the ending of its format."""
+    name = stem or _name(job_id)
+    return Call(
+        "GET",
+        f"/wordmask/jobs/{_name(job_id)}/result",
+        lambda address: ResultReader(address, folder, name, JobResult.from_json),
+        safe_to_repeat=True,
+    )
+
+
+def images() -> Call[tuple[DatastoreImage, ...]]:
+    """Every case of the server's datastore."""
+    return _get("/datastore/", images_from_json, [("output", "all")])
+
+
+def image_file(image: str, folder: Path, stem: str = "") -> Call[Path]:
+    """The file of a case, put into ``folder`` as ``stem`` (else a safe form of its id) with the ending of its format."""
+    name = stem or safe_file_name(image)
+    query = (("image", image),)
+    return Call("GET", "/datastore/image", lambda address: FileReader(address, folder, name, _itself), query, safe_to_repeat=True)
+
+
+def upload_image(image: str, file: Path, info: Mapping[str, Any] | None = None) -> Call[str]:
+    """Put a file into the datastore under the id ``image``, which is answered. An image of that id is replaced, its labels stay."""
+    form = _form(info or {}, "file", file, "image")
+    return Call("PUT", "/datastore/image", _json(text_of("image")), (("image", image),), form)
+
+
+def submit_label(
+    image: str, file: Path, names: Mapping[str, int], *, tag: str = "final", codes: Mapping[str, Any] | None = None
+) -> Call[str]:
+    """Keep a label map of an image, the final one is learned from. names: word -> value in the file; a word without a voxel is absent.
+
+    codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color": [...], "code": {...}}.
+    ClientError: no name, a value below 1, or one value for two words.
+    """
+    values = list(names.values())
+    if not names or any(type(value) is not int or value < 1 for value in values) or len(set(values)) != len(values):
+        raise ClientError("A label map is submitted with a name for each of its values, and every name needs a value of its own above 0.")
+    rows = [{**(codes or {}).get(word, {}), "name": word, "idx": value} for word, value in names.items()]
+    form = _form({"label_info": rows}, "label", file, "label")
+    return Call("PUT", "/datastore/label", _json(text_of("label")), (("image", image), ("tag", tag)), form)
+
+
+def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call[None]:
+    """Learn from all final labels, in the background. options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers."""
+    return Call("POST", f"/train/{_name(model)}", _json(nothing), json=dict(options or {}))
+
+
+def training(model: str = "") -> Call[TrainingState]:
+    """How far a training is, or how the last one ended."""
+    return _get("/wordmask/training", TrainingState.from_json, [("model", _name(model))] if model else [])
+
+
+def stop_training() -> Call[None]:
+    """End the training that runs, if one does; what serves stays as it is."""
+    return Call("DELETE", "/train/", _json(nothing))
+
+
+def next_case(strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()) -> Call[NextCase]:
+    """The case to label next, with why and a preview job. strategy: first, random, uncertainty, diversity, hybrid; skip: ids."""
+    query = [("strategy", strategy), *([("model", _name(model))] if model else []), *([("words", words)] if words else [])]
+    return Call("POST", "/wordmask/next", _json(NextCase.from_json), (*query, *(("skip", case) for case in skip)))
+
+
+def rollback(model: str, to: int | None = None) -> Call[str]:
+    """Let the version before serve again, or version ``to`` (0: the preset's own weights); answers the version that serves."""
+    query = () if to is None else (("to", str(to)),)
+    return Call("POST", f"/wordmask/models/{_name(model)}/rollback", _json(text_of("version")), query)
+
+
+def _get(path: str, parse: Callable[[Any], T], query: Sequence[tuple[str, str]] = ()) -> Call[T]:
+    return Call("GET", path, _json(parse), tuple(query), safe_to_repeat=True)
+
+
+def _itself(path: Path) -> Path:
+    return path
+
+
+def _json(parse: Callable[[Any], T]) -> Callable[[ServerAddress], AnswerReader[T]]:
+    return lambda address: JsonReader(address, parse)
+
+
+def _name(given: str) -> str:
+    """A model's name or a job's id, as part of a path; ClientError for what could lead to another route."""
+    if not re.fullmatch(r"[\w.-]{1,200}", given) or not given.strip("."):
+        raise ClientError(f"{given[:40]!r} is no name of a model or a job; choose one that the server has.")
+    return quote(given, safe="")
+
+
+def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str | None) -> Form:
+    """``params`` as JSON, and a file. called: its name for the server without ending; None: its own.
+
+    MONAI Label takes everything after the first dot of a name for its ending, so "CT 1.5.nii.gz" must not be sent as it is.
+    """
+    text = TextPart("params", json.dumps(params), "application/json")
+    if file is None:
+        return Form((text,))
+    path = Path(file)
+    ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
+    if ending is None:
+        raise ClientError(f"{path.name!r} is no image file that a server takes; save it as NIfTI (.nii.gz), NRRD, or PNG.")
+    name = called or safe_file_name(path.name[: -len(ending)])
+    return Form((text, FilePart(field, path, f"{name}{ending}")))

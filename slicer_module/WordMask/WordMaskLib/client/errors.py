@@ -1,0 +1,173 @@
+"""Everything that can go wrong between Slicer, its scene and a server. Each message is one sentence that a clinician can act on.
+
+    ClientError
+    ├── AddressError                what was typed is no address
+    ├── PromptError                 the typed words cannot be used
+    ├── ServerUnreachableError      nobody answers: server down, name unknown
+    │   ├── ServerTimeoutError      it is there, and says nothing for too long
+    │   └── EncryptionError         certificate not trusted, or no TLS where it was asked for
+    ├── ConnectionLostError         the connection broke in the middle
+    ├── ServerAnswerError           the server refused; ``status`` of HTTP, ``sentence``
+    │   ├── AccessDeniedError       401, 403
+    │   └── ServerBusyError         429; ``retry_after`` in seconds
+    ├── BadAnswerError              something answers, but not what WordMask answers
+    ├── NotAWordMaskServerError     it is another server
+    │   └── IncompatibleServerError it is WordMask, too old or too new for this module
+    ├── TransferCancelledError      the person asked to stop
+    ├── LocalFileError              a file or folder of this machine cannot be read or written
+    ├── ServerStartError            a server on this machine cannot be started, or died
+    └── SegmentsError               something cannot be done with what is in the scene, which is as it was
+        └── GeometryError           two images do not lie on one grid, or a grid cannot be used
+
+Knows nothing else of the package. No message holds a token or the name of a Python exception.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+START_COMMAND = "wordmask serve --studies FOLDER"
+LONGEST_SENTENCE = 500  # characters of what a server says that are shown
+
+
+class ClientError(Exception):
+    """Base of all errors of the module; ``str(error)`` is the sentence to show."""
+
+
+class AddressError(ClientError):
+    """What was typed cannot be the address of a server."""
+
+
+class PromptError(ClientError):
+    """The typed words cannot be used."""
+
+
+class ServerUnreachableError(ClientError):
+    """Nobody answers at the address."""
+
+
+class ServerTimeoutError(ServerUnreachableError):
+    """The server said nothing for too long."""
+
+
+class EncryptionError(ServerUnreachableError):
+    """The certificate is not trusted, or one side speaks TLS and the other does not."""
+
+
+class ConnectionLostError(ClientError):
+    """The connection broke in the middle of a request or an answer."""
+
+
+class ServerAnswerError(ClientError):
+    """The server refused a request, or failed at it. status: of HTTP; sentence: what it said, also the message."""
+
+    def __init__(self, status: int, sentence: str, *, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.retry_after = status, sentence, retry_after
+
+
+class AccessDeniedError(ServerAnswerError):
+    """The server wants a token, another one, or an account that may do more."""
+
+
+class ServerBusyError(ServerAnswerError):
+    """The server has too much to do; ``retry_after``: seconds until there should be room, None when it did not say."""
+
+
+class BadAnswerError(ClientError):
+    """Something answers at the address, but not what a WordMask server answers."""
+
+
+class NotAWordMaskServerError(ClientError):
+    """The server at the address is another one."""
+
+
+class IncompatibleServerError(NotAWordMaskServerError):
+    """The server is WordMask, but too old or too new for this module."""
+
+
+class TransferCancelledError(ClientError):
+    """Stopped, because somebody asked for it; no half of a file is left."""
+
+
+class LocalFileError(ClientError):
+    """A file or a folder of this machine cannot be read or written."""
+
+
+class ServerStartError(ClientError):
+    """A server on this machine cannot be started, or it stopped by itself."""
+
+
+class SegmentsError(ClientError):
+    """Something cannot be done with what is in the scene; the scene is as it was."""
+
+
+class GeometryError(SegmentsError):
+    """Two images do not lie on one grid, or a grid cannot be used."""
+
+
+class Address(Protocol):
+    """What a sentence needs to know of an address."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it begins with https."""
+
+
+def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> ClientError:
+    """The error for a failure without an answer.
+
+    kind: refused, closed, unknown host, timeout, cancelled, certificate, no tls, tls, redirects, else "network"; seconds: waited for.
+    """
+    if kind == "refused":
+        return ServerUnreachableError(f"No server at {address}; {_remedy(address)}.")
+    if kind == "unknown host":
+        return ServerUnreachableError(f"No machine has the name in {address}; check the spelling, and that the network is connected.")
+    if kind == "timeout":
+        told = f" for {seconds:.0f} s" if seconds >= 1 else ""
+        return ServerTimeoutError(f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or start it anew.")
+    if kind == "cancelled":
+        return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
+    if kind == "certificate":
+        return EncryptionError(
+            f"The certificate of {address} is not trusted, so nothing was sent; "
+            "ask for the file of its certificate authority and choose it in the settings."
+        )
+    if kind == "no tls":
+        return EncryptionError(f"The server at {address} does not use encryption; try the address with http:// in place of https://.")
+    if kind == "tls":
+        return EncryptionError(f"No encrypted connection to {address} could be made; ask who runs the server about its TLS settings.")
+    if kind == "closed":
+        hint = "" if address.is_encrypted else " (if it uses encryption, its address begins with https://)"
+        return ConnectionLostError(f"The connection to {address} was closed before the answer was complete; try again{hint}.")
+    if kind == "redirects":
+        return BadAnswerError(f"{address} sends requests round in a circle; check the address, or ask the person who runs the server.")
+    return ServerUnreachableError(f"{address} cannot be reached over the network; {_remedy(address)}.")
+
+
+def not_understood(address: object, what: str) -> BadAnswerError:
+    """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
+    return BadAnswerError(f"What answers at {address} is no WordMask server, or something stands in between: {what}.")
+
+
+def as_sentence(text: object) -> str:
+    """What a server said as one sentence to show; empty when it is none (a page, a trace, not a text at all)."""
+    if not isinstance(text, str):
+        return ""
+    line = " ".join("".join(" " if ord(character) < 32 else character for character in text).split())
+    if not line or re.search(r"<\s*/?\s*[a-zA-Z!]|Traceback \(most recent", line):
+        return ""
+    if len(line) > LONGEST_SENTENCE:
+        line = line[:LONGEST_SENTENCE].rstrip() + "…"
+    return line if line[-1] in ".!?…" else f"{line}."
+
+
+def _remedy(address: Address) -> str:
+    if address.is_local:
+        return f"start it with: {START_COMMAND}"
+    return "check the address, or ask the person who runs it whether it is started"

@@ -1,0 +1,274 @@
+"""How answers are read, in pieces as they come: JSON into objects, files into a folder that the caller names, refusals into errors.
+
+The same readers serve a transport that waits and Qt's, which does not: `begin` with status and headers, `feed` with what came, `finish`
+at the end for the answer, and `abort` whenever it ends otherwise, also by an error of `begin` or `feed`. Nothing is left of a file that
+did not come whole, and a file never has the name that the server gave it. Knows HTTP's words; not sockets.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from .addresses import ServerAddress
+from .errors import (
+    AccessDeniedError,
+    BadAnswerError,
+    ServerAnswerError,
+    ServerBusyError,
+    as_sentence,
+    network_error,
+    not_understood,
+)
+from .files import FileInProgress
+from .multipart import MultipartError, MultipartParser, file_name_in, header
+
+LARGEST_JSON = 64 << 20  # bytes
+LARGEST_REFUSAL = 1 << 20
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")  # of files that servers send
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class AnswerReader(Generic[T_co]):
+    """Reads one answer; use once. A refusal (status 400 and above) becomes the error of its kind in `finish`."""
+
+    def __init__(self, address: ServerAddress) -> None:
+        self.address = address
+        self._status, self._reason = 0, ""
+        self._headers: Mapping[str, str] = {}
+        self._refusal = bytearray()
+        self._received = 0
+
+    def begin(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
+        """The head of the answer; BadAnswerError, LocalFileError."""
+        self._status, self._reason, self._headers = status, reason, headers
+        if not self.is_refusal:
+            if header(headers, "content-encoding").lower() not in ("", "identity"):
+                raise not_understood(self.address, "it sends compressed answers that were not asked for")
+            self._start()
+
+    def feed(self, data: bytes) -> None:
+        """More of the body; BadAnswerError, LocalFileError."""
+        self._received += len(data)
+        if not self.is_refusal:
+            self._take(data)
+        elif len(self._refusal) < LARGEST_REFUSAL:
+            self._refusal += data
+
+    def finish(self) -> T_co:
+        """The answer; ServerAnswerError and its kinds for a refusal, ConnectionLostError, BadAnswerError, LocalFileError."""
+        if self.is_refusal:
+            raise refusal(self.address, self._status, self._reason, self._headers, bytes(self._refusal))
+        try:
+            length = header(self._headers, "content-length")
+            if re.fullmatch(r"[0-9]{1,18}", length) and self._received < int(length):
+                raise network_error("closed", self.address)
+            return self._made()
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Leave nothing behind; more than once does no harm."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server did not do what it was asked for."""
+        return not 200 <= self._status < 300
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether the answer may be long."""
+        return False
+
+    def _start(self) -> None:
+        pass
+
+    def _take(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _made(self) -> T_co:
+        raise NotImplementedError
+
+    def _not_understood(self, what: str) -> BadAnswerError:
+        return not_understood(self.address, what)
+
+
+class JsonReader(AnswerReader[T]):
+    """An answer in JSON. parse: makes an object of it, ValueError when it is not what was expected."""
+
+    def __init__(self, address: ServerAddress, parse: Callable[[Any], T]) -> None:
+        super().__init__(address)
+        self._parse = parse
+        self._body = bytearray()
+
+    def _take(self, data: bytes) -> None:
+        if len(self._body) + len(data) > LARGEST_JSON:
+            raise self._not_understood(f"its answer is longer than {LARGEST_JSON >> 20} MB")
+        self._body += data
+
+    def _made(self) -> T:
+        return parsed(self.address, bytes(self._body), self._parse)
+
+
+class FileReader(AnswerReader[T]):
+    """A file, alone. folder: where it is put; stem: its name without ending, safe letters only; made: makes the answer of its path."""
+
+    def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Path], T]) -> None:
+        super().__init__(address)
+        self._file = FileInProgress(folder, stem)
+        self._done = made
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether the answer is written into a file: always."""
+        return True
+
+    def abort(self) -> None:
+        """Remove what came of the file."""
+        self._file.remove()
+
+    def _start(self) -> None:
+        if header(self._headers, "content-type").lower().startswith(("text/html", "application/json")):
+            raise self._not_understood("it sends a page in place of a file")
+        if not header(self._headers, "content-length") and "chunked" not in header(self._headers, "transfer-encoding").lower():
+            raise self._not_understood("it does not say how long its file is, so a half of it would go unnoticed")
+        self._file.open(self._ending(file_name_in(header(self._headers, "content-disposition"))))
+
+    def _take(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def _made(self) -> T:
+        if not self._file.size:
+            raise self._not_understood("its file is empty")
+        answer = self._done(self._file.path)  # before the file gets its name: what cannot be understood leaves nothing
+        self._file.keep()
+        return answer
+
+    def _ending(self, name: str) -> str:
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+        if ending is None:
+            raise self._not_understood("it sends a file of an unknown kind")
+        return ending
+
+
+class ResultReader(FileReader[T]):
+    """A file with JSON beside it, in multipart/form-data as infer answers. made: makes the answer of JSON and path, or ValueError."""
+
+    def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Any, Path], T]) -> None:
+        super().__init__(address, folder, stem, lambda path: parsed(address, bytes(self._params), lambda found: made(found, path)))
+        self._params = bytearray()
+        self._part: str | None = None
+        self._parser: MultipartParser | None = None
+
+    def _start(self) -> None:
+        kind = header(self._headers, "content-type")
+        if not kind.lower().startswith("multipart/"):
+            raise self._not_understood("it does not send a result with its file")
+        self._parser = self._understood(lambda: MultipartParser(kind, self))
+
+    def _take(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is not None:
+            self._understood(lambda: parser.feed(data))
+
+    def _made(self) -> T:
+        if self._parser is not None:
+            self._understood(self._parser.finish)
+        if not self._file.is_open or not self._params:
+            raise self._not_understood("a part of its result is missing")
+        return super()._made()
+
+    def start(self, name: str, file_name: str | None) -> None:
+        """A part begins: the parser's business, as are `write` and `end`."""
+        self._part = name
+        if name == "image":
+            if self._file.is_open:
+                raise self._not_understood("it sends more than one file")
+            self._file.open(self._ending(file_name or ""))
+
+    def write(self, content: bytes) -> None:
+        """More of a part."""
+        if self._part == "image":
+            self._file.write(content)
+        elif self._part == "params":
+            if len(self._params) + len(content) > LARGEST_JSON:
+                raise self._not_understood(f"its answer is longer than {LARGEST_JSON >> 20} MB")
+            self._params += content
+
+    def end(self) -> None:
+        """A part is complete."""
+        self._part = None
+
+    def _understood(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except MultipartError as error:
+            raise self._not_understood(str(error)) from None
+
+
+def parsed(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
+    """An object of a JSON body; BadAnswerError."""
+    try:
+        found = json.loads(body, parse_constant=lambda _: None)  # NaN is no JSON, and nothing to show
+    except (ValueError, RecursionError):
+        is_page = body.lstrip()[:1] == b"<"
+        raise not_understood(address, "it sends a web page" if is_page else "its answer cannot be read") from None
+    try:
+        return parse(found)
+    except (ValueError, RecursionError) as error:
+        raise not_understood(address, f"its answer has no usable {str(error)[:40] or 'content'!r}") from None
+
+
+def refusal(address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes) -> ServerAnswerError:
+    """The error for a status that is no success; its sentence is the server's own where that is one."""
+    told = _told(body)
+    if status == 401:
+        return AccessDeniedError(status, f"The server at {address} asks for a valid token; get a new one and enter it in the settings.")
+    if status == 403:
+        reason = f" ({told.rstrip('.')})" if told else ""
+        return AccessDeniedError(status, f"Your account may not do this at {address}{reason}; ask the person who runs the server.")
+    after = retry_after(header(headers, "retry-after"))
+    if status == 429:
+        return ServerBusyError(status, told or f"The server at {address} has too much to do; try again in a moment.", retry_after=after)
+    if status in (502, 503, 504) and not told:
+        told = f"The server at {address} is not ready, or a proxy in front of it does not reach it ({status}); try again in a moment."
+    if status == 404 and told == "Not Found.":
+        told = f"The server at {address} does not offer this; it may be another version of WordMask, or another server."
+    if 300 <= status < 400:
+        told = f"The server at {address} sends requests to another address; ask the person who runs it which one to use."
+    if not told:
+        code = f"{status} {as_sentence(reason).rstrip('.')}".strip()
+        told = f"The server at {address} could not do this ({code}); its log says why."
+    return ServerAnswerError(status, told, retry_after=after)
+
+
+def retry_after(text: str) -> float | None:
+    """Seconds of a Retry-After header, which has a number or a date; None when it has neither."""
+    if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]*)?\s*", text):
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    return max(0.0, when - time.time())
+
+
+def _told(body: bytes) -> str:
+    """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the parameters."""
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ""
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        place = detail[0].get("loc")
+        name = place[-1] if isinstance(place, list) and place else "a parameter"
+        return as_sentence(f"The server cannot use {name}: {detail[0].get('msg')}")
+    return as_sentence(detail)

@@ -1,0 +1,127 @@
+"""Work that takes time, cut into steps: a *flow* is a generator that yields what it waits for, and is sent what came of it.
+
+    def flow():
+        job = yield calls.start_job("simple_vilmedsam", ["liver"], file=path)     # a request; its error is raised here
+        yield Report("computing", 3, 40)                                          # how far it is
+        yield Pause(0.3)                                                          # let others work
+        agreed = yield Question("replace_edited", ("liver",))                     # a person answers yes or no
+        return job
+
+The Widget drives flows from its event loop (`tasks`), scripts and tests with `run_waiting`. Knows no Qt and no scene.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from ..client.calls import Call
+from ..client.client import WordMaskClient
+from ..client.errors import ClientError, LocalFileError, TransferCancelledError
+
+T = TypeVar("T")
+Flow = Generator[Any, Any, T]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Go on after so many seconds; 0: when what is waiting has had its turn."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far the work is. stage: a name that `messages` translates; done of total: bytes or slices, total 0 when not known.
+
+    waiting: jobs before this one; seconds_left: a rough guess; can_cancel: nothing of the scene is changed yet.
+    """
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    waiting: int | None = None
+    seconds_left: float | None = None
+    can_cancel: bool = True
+
+    def with_bytes(self, done: int, total: int | None) -> Report:
+        """The same stage with how much was sent or received."""
+        return replace(self, done=done, total=total or 0)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something that only a person can decide, yes or no. kind: a name that `messages` translates; names: what it is about."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+
+
+def cancelled() -> TransferCancelledError:
+    """What is raised in a flow when somebody asks it to stop."""
+    return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
+
+
+def in_turns(steps: Generator[None, None, T]) -> Flow[T]:
+    """Work in pieces, as a flow: what is waiting has its turn before each of them."""
+    while True:
+        yield Pause()
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the files of one flow, gone after it; LocalFileError."""
+    try:
+        folder = TemporaryDirectory(prefix="wordmask-")
+    except OSError:
+        raise LocalFileError("No temporary folder can be made; is the disk full?") from None
+    with folder as path:
+        yield Path(path)
+
+
+def run_waiting(
+    flow: Flow[T],
+    client: WordMaskClient,
+    *,
+    report: Callable[[Report], None] | None = None,
+    answer: Callable[[Question], bool] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Drive a flow to its end and return what it returns; for scripts and tests. answer: no to everything when None.
+
+    Control-C stops the flow as its Cancel button does in Slicer.
+    """
+    reply: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            step = flow.send(reply) if error is None else flow.throw(error)
+            reply = error = None
+            try:
+                if isinstance(step, Call):
+                    reply = client.run(step)
+                elif isinstance(step, Pause):
+                    sleep(step.seconds)
+                elif isinstance(step, Question):
+                    reply = answer is not None and answer(step)
+                elif report is not None:
+                    report(step)
+            except ClientError as failure:
+                error = failure
+            except KeyboardInterrupt:
+                error = cancelled()
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        flow.close()

@@ -1,0 +1,150 @@
+"""A flow that runs beside everything else: each of its steps ends at the event loop, so the window never freezes.
+
+Knows flows, a transport and a timer, which are given to it; neither Qt nor what the steps are about.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..client.calls import Call
+from ..client.errors import ClientError, TransferCancelledError
+from .flows import Flow, Pause, Question, Report, cancelled
+
+
+class Sending(Protocol):
+    """A request that is on its way."""
+
+    def abort(self) -> None:
+        """Stop it; nobody is told afterwards, and nothing is left of a file."""
+
+
+class Transport(Protocol):
+    """Sends requests without waiting."""
+
+    def send(
+        self,
+        call: Call[Any],
+        done: Callable[[Any], None],
+        failed: Callable[[ClientError], None],
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Sending:
+        """One of ``done`` and ``failed`` is called once, later."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a flow ended. value: what it returned; error: the sentence to show, empty when it went well; cancelled: a person stopped it."""
+
+    value: Any = None
+    error: str = ""
+    cancelled: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came to its end."""
+        return not self.error
+
+
+class Task:
+    """One run of a flow. end: told once how it ended; report: how far it is; ask: gets a question and what to call with the answer."""
+
+    def __init__(
+        self,
+        flow: Flow[Any],
+        transport: Transport,
+        later: Callable[[float, Callable[[], None]], None],
+        *,
+        end: Callable[[Outcome], None],
+        report: Callable[[Report], None] | None = None,
+        ask: Callable[[Question, Callable[[bool], None]], None] | None = None,
+    ) -> None:
+        self._flow, self._transport, self._later = flow, transport, later
+        self._end, self._report, self._ask = end, report, ask
+        self._last = Report("")
+        self._sending: Sending | None = None
+        self._turn = 0  # what comes of an earlier step, after this one was left, is not heard
+        self._told = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its end was not told yet."""
+        return not self._told
+
+    def start(self) -> Task:
+        """Begin at the next turn of the event loop."""
+        turn = self._next_turn()
+        self._later(0.0, lambda: self._continue(turn))
+        return self
+
+    def cancel(self) -> bool:
+        """Stop, and tell so at once; False when it is too late for that. The flow may still tell the server."""
+        if self._told or not self._last.can_cancel:
+            return False
+        self._next_turn()
+        self._abort()
+        self._tell(Outcome(error=str(cancelled()), cancelled=True))
+        self._advance(error=cancelled())
+        return True
+
+    def _continue(self, turn: int, reply: Any = None, error: BaseException | None = None) -> None:
+        if turn == self._turn:
+            self._sending = None
+            self._advance(reply, error)
+
+    def _advance(self, reply: Any = None, error: BaseException | None = None) -> None:
+        """Go from step to step until one has to be waited for."""
+        try:
+            step = self._flow.send(reply) if error is None else self._flow.throw(error)
+            while isinstance(step, Report):
+                self._last = step
+                self._show(step)
+                step = self._flow.send(None)
+            self._wait_for(step)
+        except StopIteration as end:
+            self._tell(Outcome(end.value))
+        except TransferCancelledError as stopped:
+            self._tell(Outcome(error=str(stopped), cancelled=True))
+        except ClientError as failure:
+            self._tell(Outcome(error=str(failure)))
+        except Exception as defect:
+            logging.getLogger("WordMask").exception("A step failed that should not")
+            name = type(defect).__name__
+            self._tell(Outcome(error=f"Something went wrong that should not ({name}); the Python console has the details."))
+
+    def _wait_for(self, step: Any) -> None:
+        turn = self._next_turn()
+        if isinstance(step, Call):
+            self._sending = self._transport.send(
+                step,
+                lambda answer: self._continue(turn, answer),
+                lambda failure: self._continue(turn, error=failure),
+                lambda done, total: self._show(self._last.with_bytes(done, total)) if turn == self._turn else None,
+            )
+        elif isinstance(step, Pause):
+            self._later(step.seconds, lambda: self._continue(turn))
+        elif isinstance(step, Question) and self._ask is not None and not self._told:
+            self._ask(step, lambda agreed: self._continue(turn, agreed))
+        else:
+            self._later(0.0, lambda: self._continue(turn, False))
+
+    def _show(self, report: Report) -> None:
+        if self._report is not None and not self._told:
+            self._report(report)
+
+    def _tell(self, outcome: Outcome) -> None:
+        if not self._told:
+            self._told = True
+            self._end(outcome)
+
+    def _abort(self) -> None:
+        if self._sending is not None:
+            self._sending.abort()
+            self._sending = None
+
+    def _next_turn(self) -> int:
+        self._turn += 1
+        return self._turn

@@ -1,0 +1,92 @@
+"""The panel and the scene's parameter node say the same, so that a saved scene brings back volume, segmentation, points, words and model.
+
+Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list of models is the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import slicer.util
+
+from ..scene.parameters import WordMaskParameterNode
+from .panel import Panel, Section
+from .panel_server import ServerSection
+
+_SELECTORS = {"inputVolume": "volumeSelector", "segmentation": "segmentationSelector", "hint": "markupsSelector"}
+
+
+class SceneSection(Section):
+    """What is chosen and typed, kept in the scene."""
+
+    def __init__(self, panel: Panel, server_section: ServerSection) -> None:
+        super().__init__(panel)
+        self._server_section = server_section
+        self._node: WordMaskParameterNode | None = None
+        self._agreeing = False
+        for name in _SELECTORS.values():
+            getattr(self.ui, name).currentNodeChanged.connect(self._on_changed)
+        self.ui.wordsLine.textChanged.connect(self._on_changed)
+
+    def follow(self, node: WordMaskParameterNode | None) -> None:
+        """Show what ``node`` remembers and keep in it what is chosen from now on; None: keep nothing."""
+        self._node = node
+        self.show()
+        self._keep()
+
+    def show(self) -> None:
+        """Bring the panel in line with the node. A scene without volume, words or model says nothing about them: they stay as they are."""
+        node = self._node
+        if node is None or self._agreeing:
+            return
+        with self._agreement():
+            for parameter, name in _SELECTORS.items():
+                wanted, selector = getattr(node, parameter), getattr(self.ui, name)
+                if selector.currentNode() is not wanted and (wanted is not None or parameter != "inputVolume"):
+                    selector.setCurrentNode(wanted)
+            if node.words and node.words != self._words:
+                self.ui.wordsLine.setText(node.words)
+            if node.model:
+                self._server_section.prefer(node.model)
+
+    def connected(self) -> None:
+        """The server has a model that is asked from now on."""
+        if self._node is not None and self.session.model is not None:
+            self._node.model = self.session.model.name
+
+    def close(self) -> None:
+        """The module ends; the scene stays."""
+        self._node = None
+
+    @property
+    def _words(self) -> str:
+        return str(self.ui.wordsLine.property("text"))
+
+    def _on_changed(self, *_args: Any) -> None:
+        self._keep()
+
+    def _keep(self) -> None:
+        """Bring the node in line with the panel."""
+        node = self._node
+        if node is None or self._agreeing:
+            return
+        with self._agreement(), slicer.util.NodeModify(node):
+            for parameter, name in _SELECTORS.items():
+                chosen = getattr(self.ui, name).currentNode()
+                if getattr(node, parameter) is not chosen:
+                    setattr(node, parameter, chosen)
+            if node.words != self._words:
+                node.words = self._words
+            if self.session.model is not None and not node.model:  # another one may have been asked for just now: see `connected`
+                node.model = self.session.model.name
+
+    @contextmanager
+    def _agreement(self) -> Iterator[None]:
+        """One after the other is set: what the later ones still have must not be taken over meanwhile."""
+        self._agreeing = True
+        try:
+            yield
+        finally:
+            self._agreeing = False

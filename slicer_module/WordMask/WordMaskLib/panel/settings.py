@@ -1,0 +1,51 @@
+"""What is remembered from one start of Slicer to the next. A token is not: settings are a plain file.
+
+Knows what is kept under which name; where, is the store's business (Slicer's QSettings, a plain object in tests).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ..client.addresses import EXAMPLE
+from ..client.prompts import read_history, remember
+
+
+class Store(Protocol):
+    """What QSettings offers."""
+
+    def value(self, key: str) -> Any:
+        """What is kept; None when nothing is."""
+
+    def setValue(self, key: str, value: Any) -> None:  # noqa: N802 - Qt's name
+        """Keep a text or a list of texts."""
+
+
+class Settings:
+    """Texts and lists of texts, whatever the file holds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def address(self) -> str:
+        """Of the server that was used last."""
+        return self.text("address") or EXAMPLE
+
+    @property
+    def history(self) -> list[str]:
+        """Texts that were asked for, the newest first."""
+        return read_history(self._store.value("WordMask/history"))
+
+    def remember_words(self, text: str) -> None:
+        """Put a text in front of the history."""
+        self._store.setValue("WordMask/history", remember(self.history, text))
+
+    def text(self, name: str) -> str:
+        """One of: address, model, certificate, environment, studies."""
+        value = self._store.value(f"WordMask/{name}")
+        return value if isinstance(value, str) else ""
+
+    def keep(self, name: str, text: str) -> None:
+        """Remember a text."""
+        self._store.setValue(f"WordMask/{name}", text)

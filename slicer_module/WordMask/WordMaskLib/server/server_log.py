@@ -1,0 +1,75 @@
+"""What the log of a server means to a person: the sentence to show when it dies.
+
+Knows the words of `wordmask serve`, MONAI Label, uvicorn and Python; not processes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..client.errors import as_sentence
+
+_REFUSED = 2  # how `wordmask` ends after it has said what is wrong
+_SEE_LOG = r"the log .*says why"
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_KNOWN: tuple[tuple[str, str], ...] = (  # the first pattern that is found; what follows is the sentence, {0} the pattern's group
+    (r"address already in use|\[Errno (?:48|98|10048)\]", "Another program uses the port; start the server again, with another port."),
+    (r"APP Directory (?:.*?)([^\s/\\]+) NOT Found", "The app folder {0!r} is not there; choose the folder monailabel_app of WordMask."),
+    (
+        r"No module named ['\"]?wordmask",
+        "WordMask is not installed in the chosen environment; choose the one in which it is, or run: pip install -e . in its folder.",
+    ),
+    (r"No such command ['\"]?serve", "The WordMask of the chosen environment is too old to be started from here; update it."),
+    (
+        r"No module named ['\"]?monailabel",
+        "MONAI Label is not installed in the chosen environment; choose the one in which WordMask was installed.",
+    ),
+    (r"No module named ['\"]?([\w.]+)", "The chosen environment lacks the package {0!r}; install WordMask anew in it."),
+    (r"No space left on device|Disk quota exceeded", "The disk is full, so the server cannot start; free some space."),
+    (
+        r"CUDA out of memory|CUDA error: out of memory",
+        "The graphics card has too little free memory; close what else uses it, or use the CPU.",
+    ),
+    (
+        r"MemoryError|DefaultCPUAllocator|Cannot allocate memory",
+        "This machine has too little free memory for the server; close other programs, or use a smaller preset.",
+    ),
+    (r"PermissionError: .*?([^/\\'\"]+)['\"]?$", "The server may not use {0!r}; choose folders that you may write to."),
+)
+
+
+def plain_log(text: str) -> str:
+    """A log without the terminal's colours and with one kind of line end."""
+    return _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def reason_in(log: str, exit_code: int | None = None) -> str:
+    """The sentence that says why a server stopped, by its log; empty when the log does not say. exit_code: None when not known.
+
+    Sentences of WordMask are shown as they are, what is known of MONAI Label and the system is translated; nothing else is.
+    """
+    text = plain_log(log)
+    raised = re.findall(r"^wordmask[\w.]*\.\w+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
+    if raised:
+        return as_sentence(raised[-1])
+    printed = re.findall(r"^wordmask: (.+)$", text, flags=re.MULTILINE)
+    if printed and exit_code in (_REFUSED, None) and not re.search(_SEE_LOG, printed[-1]):  # else it is a warning
+        return as_sentence(printed[-1])
+    for pattern, sentence in _KNOWN:
+        found = re.search(pattern, text, flags=re.MULTILINE)
+        if found:
+            return sentence.format(*found.groups())
+    return ""
+
+
+def why_it_stopped(log: str, exit_code: int | None = None) -> str:
+    """One sentence for a server that stopped by itself, whatever its log says. exit_code: negative for a signal, None when not known."""
+    known = reason_in(log, exit_code)
+    if known:
+        return known
+    if exit_code in (-9, 137):
+        return "The server was ended by the system, mostly for want of memory; close other programs, or use a smaller preset."
+    if exit_code in (-15, 143, -2, 130):
+        return "The server was stopped from outside; start it again when it is needed."
+    code = "" if exit_code is None else f" with the code {exit_code}"
+    return f"The server stopped{code} without a reason that is known here; its log, shown below, has the details."
