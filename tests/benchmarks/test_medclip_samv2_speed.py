@@ -2,7 +2,7 @@
 sizes, random weights, ratios within one run.
 
 SAM ViT-H, as published, would hide the rest: its encoder, which no flow can leave out, costs six times as much as ViT-B's. What SAM draws
-with random weights is noise around its threshold, and is not compared (tests/unit/test_sam.py does that for equal prompts).
+with random weights is noise around its threshold, and is not compared (tests/unit/encoders/test_sam.py does that for equal prompts).
 """
 
 from __future__ import annotations

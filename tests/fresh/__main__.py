@@ -19,7 +19,7 @@ INSTALLING, USING = "Two commands", "Five minutes"  # sections of the README
 READY = "is ready at"  # what `wordmask serve` prints when it answers
 # In place of all tests, which take longer than the rest together and run elsewhere: some of the library, some of the command, and some
 # that want Qt, for which a bare machine has no libraries: they have to say so.
-SAMPLE = "tests/unit/test_prompts.py tests/unit/test_volumes.py tests/unit/test_cli.py tests/slicer/test_qt_transport.py"
+SAMPLE = "tests/unit/words/test_prompts.py tests/unit/data/test_volumes.py tests/unit/cli/test_cli.py tests/slicer/test_qt_transport.py"
 LOUD_SKIP = "apt-get install"
 MINUTES = 15  # for one command; an installation over a slow line takes longest
 DICE_TOLERANCE = 0.005

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.unit.small_volumes import WORDS, organs
-from tests.unit.stub_segmenters import PromptFreeStub, stub_preset
+from tests.support.small_volumes import WORDS, organs
+from tests.support.stub_segmenters import PromptFreeStub, stub_preset
 
 from wordmask.errors import OutOfMemoryError
 from wordmask.inference.memory import is_out_of_memory, with_smaller_batches

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.unit.stub_segmenters import WEAK_PLAN, WEAK_WORDS, random_medclip_samv2_weak
-from tests.unit.weak_images import draw_image
+from tests.support.stub_segmenters import WEAK_PLAN, WEAK_WORDS, random_medclip_samv2_weak
+from tests.support.weak_images import draw_image
 
 from wordmask.environment.packages import BrokenEnvironmentError
 from wordmask.errors import RequestError, UntrainedError, WeightsError

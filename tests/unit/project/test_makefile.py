@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NEEDED = ("make", "bash", "env", "grep", "sed", "mkdir", "touch", "rm")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from tests.unit.labelled_pictures import WORD, write_case
+from tests.support.labelled_pictures import WORD, write_case
 
 from wordmask.errors import RequestError, VolumeError
 from wordmask.learning.captions import captions_of_cases, names_cases, read_caption_list, read_pictures

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.public_files import biomed_config, make_biomed_folder, registered, write_sam
-from tests.unit.small_volumes import a_volume
+from tests.support.small_volumes import a_volume
 from transformers import BertConfig
 
 from wordmask.encoders.sam import SamConfig

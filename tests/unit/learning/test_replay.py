@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.unit.labelled_pictures import WORD, write_case
+from tests.support.labelled_pictures import WORD, write_case
 
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.finetuning.pairs import EpochSampler, TrainingPairs

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
-from tests.unit.weak_images import WORD, draw_image
+from tests.support.weak_images import WORD, draw_image
 
 from wordmask.errors import VolumeError
 from wordmask.inference.pipeline import VolumeSegmenter

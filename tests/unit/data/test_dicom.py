@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from tests.unit.dicom_writer import SERIES, write_dicom, write_series
+from tests.support.dicom_writer import SERIES, write_dicom, write_series
 
 from wordmask.data.volumes import read_volume
 from wordmask.errors import VolumeError

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from tests.unit.stub_segmenters import (
+from tests.support.stub_segmenters import (
     PromptFreeStub,
     WordDependentStub,
     random_medclip_samv2,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.labelled_pictures import WORD, write_case
+from tests.support.labelled_pictures import WORD, write_case
 
 from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.pipeline import VolumeSegmenter

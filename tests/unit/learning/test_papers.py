@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydantic import ValidationError
-from tests.unit.labelled_pictures import disc
+from tests.support.labelled_pictures import disc
 
 from wordmask.cli import main
 from wordmask.errors import RequestError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from tests.unit.labelled_pictures import WORD, write_case
+from tests.support.labelled_pictures import WORD, write_case
 
 from wordmask.cli import main
 from wordmask.data.geometry import Geometry
@@ -33,7 +33,7 @@ from wordmask.weights.checkpoint import load_bundle, read_card, save_bundle
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
+SAMPLES = Path(__file__).resolve().parents[3] / "sample_data"
 UNIT = (1.0, 1.0, 1.0)
 
 

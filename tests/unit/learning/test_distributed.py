@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from monailabel.datastore.local import LocalDatastore
-from tests.unit.labelled_pictures import WORD, write_case
+from tests.support.labelled_pictures import WORD, write_case
 from torch.utils.data import Sampler
 
 from wordmask.demo.client import free_port

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from tests.fresh.readme import PYTHON, Command, read_commands, read_dice, read_packages
 
-README_FILE = Path(__file__).parents[2] / "README.md"
+README_FILE = Path(__file__).parents[3] / "README.md"
 README = """# Tool
 
 On Debian: `apt-get install -y git make python3`, in a clone; later perhaps `apt-get install gcc`.

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from tests.public_files import biomed_config, make_biomed_folder
-from tests.unit.captioned_pictures import write_pairs
-from tests.unit.labelled_pictures import write_case
+from tests.support.captioned_pictures import write_pairs
+from tests.support.labelled_pictures import write_case
 from transformers import BertConfig
 
 from wordmask.cli import main

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.small_volumes import organs, segment
-from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, stub_preset
+from tests.support.small_volumes import organs, segment
+from tests.support.stub_segmenters import PromptFreeStub, WordDependentStub, stub_preset
 
 from wordmask.data.geometry import Geometry, Plane, slicing_for
 from wordmask.errors import RequestError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from tests.unit.stub_segmenters import random_medclip_samv2
+from tests.support.stub_segmenters import random_medclip_samv2
 
 from wordmask.data.letterbox import Frame
 from wordmask.data.volumes import read_volume
@@ -23,7 +23,7 @@ from wordmask.models.sam_prompts import NOTHING, fuse, hinted, prompts_of_object
 from wordmask.words.prompt_sets import sentences
 from wordmask.words.prompts import parse_prompts
 
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
+SAMPLES = Path(__file__).resolve().parents[3] / "sample_data"
 KEYS = (SliceKey("0" * 64, "axial", 4), SliceKey("0" * 64, "axial", 5))
 
 

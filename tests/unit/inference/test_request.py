@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from tests.unit.small_volumes import a_ct, a_volume, organs, segment
-from tests.unit.stub_segmenters import PromptFreeStub, WordDependentStub, stub_preset
+from tests.support.small_volumes import a_ct, a_volume, organs, segment
+from tests.support.stub_segmenters import PromptFreeStub, WordDependentStub, stub_preset
 
 from wordmask.data.volumes import Volume
 from wordmask.errors import PromptError, RequestError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tests.unit.labelled_pictures import WORD, disc, write_case
+from tests.support.labelled_pictures import WORD, disc, write_case
 
 from wordmask.errors import VolumeError, WordMaskError
 from wordmask.learning.cases import Case, cases_from_folder, cases_from_json, words_of

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tests.unit.small_volumes import GREY, WORDS, a_volume, organs, segment
-from tests.unit.stub_segmenters import LEVELS, PromptFreeStub, WordDependentStub, random_tiny, stub_preset
+from tests.support.small_volumes import GREY, WORDS, a_volume, organs, segment
+from tests.support.stub_segmenters import LEVELS, PromptFreeStub, WordDependentStub, random_tiny, stub_preset
 
 from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.labelled_pictures import disc
-from tests.unit.small_volumes import a_volume, organs
-from tests.unit.stub_segmenters import PromptFreeStub, random_tiny, stub_preset
+from tests.support.labelled_pictures import disc
+from tests.support.small_volumes import a_volume, organs
+from tests.support.stub_segmenters import PromptFreeStub, random_tiny, stub_preset
 
 from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError, RequestError

@@ -14,7 +14,7 @@ import torch
 from monailabel.datastore.local import LocalDatastore
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from safetensors.torch import load_file
-from tests.unit.weak_images import WORD, draw_image
+from tests.support.weak_images import WORD, draw_image
 
 from wordmask.cli import main
 from wordmask.errors import CancelledError, RequestError, TrainingError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tests.unit.stub_segmenters import LEVELS, stub_preset
+from tests.support.stub_segmenters import LEVELS, stub_preset
 
 from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tests.unit.dicom_writer import write_series
+from tests.support.dicom_writer import write_series
 
 from wordmask.data.volumes import read_volume, write_label_map
 from wordmask.errors import TooLargeError, VolumeError
