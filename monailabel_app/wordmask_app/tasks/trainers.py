@@ -30,7 +30,7 @@ from wordmask.learning.recipes import Recipe, load_recipe, recipe_names
 from wordmask.learning.weak.pseudo_labels import WeakImage
 from wordmask.learning.weak.recipe import WeakRecipe, load_weak_recipe, weak_recipe_names
 from wordmask.weights.versions import ModelStore
-from wordmask_app.jobs.requests import switch
+from wordmask_app.jobs.requests import read_words, switch
 from wordmask_app.tasks.labelled import labelled_cases
 
 if TYPE_CHECKING:
@@ -199,7 +199,8 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
 class WeakTrain(WordMaskTrain):
     """Learn words from every image of the datastore, labelled or not: nnU-Net on the zero-shot masks, as `wordmask train-weak`.
 
-    request: as of `WordMaskTrain` but ``start`` and ``multi_gpu``; ``prompt``: the words, else those of the submitted labels.
+    request: as of `WordMaskTrain` but ``start`` and ``multi_gpu``; ``words`` (or ``prompt``): what to learn, else the words of the
+    submitted labels.
     """
 
     what = "Learn from zero-shot masks of all images, labelled or not"
@@ -212,15 +213,15 @@ class WeakTrain(WordMaskTrain):
         return weak_recipe_names()
 
     def options(self) -> dict[str, Any]:
-        """The words."""
-        return {"prompt": ""}
+        """What to learn; empty: the words of the submitted labels."""
+        return {"words": ""}
 
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[WeakImage]:
         """Every image, with its final label where there is one. RequestError: there are no words."""
         cases = {case.name: case for case in self._begin(request, datastore)}
-        request["prompt"] = request.get("prompt") or sorted({word for case in cases.values() for word in case.words})
-        if not request["prompt"]:
-            raise RequestError('Nothing says what to learn: name the words in prompt, such as "liver, spleen", or submit named labels.')
+        request["words"] = read_words(request) or sorted({word for case in cases.values() for word in case.words})
+        if not request["words"]:
+            raise RequestError('Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.')
         return [
             WeakImage(name, Path(datastore.get_image_uri(name)), str(datastore.get_image_info(name).get("group", "")), cases.get(name))
             for name in sorted(datastore.list_images())
@@ -236,7 +237,7 @@ class WeakTrain(WordMaskTrain):
         from wordmask.learning.weak.run import WeakRequest, train_weakly
 
         recipe = load_weak_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_WEAK_RECIPE if name in asked})
-        request = WeakRequest(asked["prompt"], self.preset, recipe, asked["device"], switch(asked, "force", default=False))
+        request = WeakRequest(asked["words"], self.preset, recipe, asked["device"], switch(asked, "force", default=False))
         return train_weakly(cases, request, self.store, run_folder=run_folder, report=tell)
 
 

@@ -169,9 +169,9 @@ def test_the_servers_task_says_what_is_missing_or_cannot_be(tmp_path):
     datastore.add_image(image.name, str(image.path), {})
     task = WeakTrain(MODEL, "tiny", "cpu", ModelStore(tmp_path / MODEL))
     for request, sentence in (
-        ({}, "name the words in prompt"),
-        ({"prompt": WORD, "recipe": "tiny"}, "Recipes: paper, small, smoke"),
-        ({"prompt": WORD, "epochs": 0}, "'epochs'"),
+        ({}, "give words, such as"),
+        ({"words": WORD, "recipe": "tiny"}, "Recipes: paper, small, smoke"),
+        ({"words": WORD, "epochs": 0}, "'epochs'"),
         ({"prompt": "flurbinator"}, "cannot draw masks of 'flurbinator'"),
     ):
         with pytest.raises(SystemExit, match=sentence):
