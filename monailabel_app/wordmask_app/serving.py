@@ -75,6 +75,9 @@ def serve(options: ServerOptions, *, ready: Callable[[], None], warn: Callable[[
         WordMaskError: a model or its weights cannot be used.
     """
     AppSettings.from_conf(options.conf)
+    for name, value in (("--host", options.host), ("--studies", options.studies)):
+        if not value.strip():  # an empty host would let every machine in, an empty folder name would be the current folder
+            raise RequestError(f"{name} is empty; give it a value, or leave it out.")
     if (options.keyfile is None) != (options.certfile is None):
         raise RequestError("For https the server needs both --ssl-keyfile and --ssl-certfile, and only one was given.")
     for file in (options.keyfile, options.certfile):

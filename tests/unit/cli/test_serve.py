@@ -47,6 +47,11 @@ def test_a_taken_port_is_named(capsys, tmp_path, studies):
     assert not (tmp_path / "app").exists()
 
 
+@pytest.mark.parametrize("option", ["--host", "--studies"])
+def test_an_empty_value_is_not_taken_for_everything(capsys, option):
+    assert f"{option} is empty" in refusal(capsys, option, " ")
+
+
 def test_a_host_that_is_elsewhere_is_refused(capsys, tmp_path, studies):
     assert "is not an address of this machine" in refusal(capsys, "--studies", studies, "--host", "no.such.host.invalid")
 
