@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +15,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from tests.support.servers import REPOSITORY, SAMPLES, serving
+from tests.support.servers import PATIENCE, REPOSITORY, SAMPLES, eventually, serving
 
 from wordmask.demo.client import AppClient, free_port
 
@@ -76,5 +77,8 @@ def test_monai_label_lists_the_app_and_copies_one_that_works(environment, tmp_pa
     shutil.copy(SAMPLES / "studies" / "dermoscopy_1.png", studies)
     port = free_port()
     arguments = ("--studies", str(studies), "--app", str(tmp_path / "wordmask"), "--port", str(port), "--conf", f"models={MODEL}")
-    with serving(tmp_path, *arguments, python=python(environment)):
+    with serving(tmp_path, *arguments, python=python(environment), ignored=True) as (server, lines):
         assert set(AppClient(f"http://127.0.0.1:{port}").info()["models"]) == {MODEL}
+        server.send_signal(signal.SIGINT)
+        assert server.wait(PATIENCE) == 0
+    eventually(lambda: lines[-1] == "WordMask has stopped.\n")

@@ -21,6 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = REPOSITORY / "sample_data"
 MODEL = "simple_vilmedsam"
 MADE_BY_SERVERS = ("logs", "model", "spool", "bin", "lib", "__pycache__")
+IGNORE_INTERRUPTS = (
+    *(sys.executable, "-c"),
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])",
+)
 PATIENCE = 240.0  # seconds, after which something hangs and is not only slow
 
 
@@ -81,15 +85,19 @@ def eventually(condition: Callable[[], bool], *, every: float = 0.05) -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str, python: Path = Path(sys.executable)) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output; folder: becomes its current one."""
+def serving(
+    folder: Path, *arguments: str, python: Path = Path(sys.executable), ignored: bool = False
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output; folder: becomes its current one; ignored: SIGINT is when
+    it starts, as in the background of a script.
+    """
     nowhere = folder / "no python here"
     nowhere.mkdir()
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MONAI_LABEL")}
     if python != Path(sys.executable):
         variables.pop("PYTHONPATH", None)  # another environment has its own packages
     server = subprocess.Popen(
-        [str(python), "-m", "wordmask.cli", "serve", *arguments],
+        [*(IGNORE_INTERRUPTS if ignored else ()), str(python), "-m", "wordmask.cli", "serve", *arguments],
         cwd=folder,
         env={**variables, "PATH": str(nowhere)},
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -34,10 +35,9 @@ def serve(
     settings = dict(split_setting(text) for text in conf or ())
     options = ServerOptions(app or default_app(), studies, host, port, settings, ssl_keyfile, ssl_certfile)
     messages().print("The server is starting; its first start takes longest.")
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # which does not come where SIGINT is ignored, as in the background of a script
         serve(options, ready=lambda: typer.echo(f"WordMask is ready at {options.url} (Ctrl-C ends it)."), warn=_warn)
-    except KeyboardInterrupt:
-        typer.echo("WordMask has stopped.")
+    typer.echo("WordMask has stopped.")
 
 
 def split_setting(text: str) -> tuple[str, str]:
