@@ -88,8 +88,9 @@ def eventually(condition: Callable[[], bool], *, every: float = 0.05) -> None:
 def serving(
     folder: Path, *arguments: str, python: Path = Path(sys.executable), ignored: bool = False
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output; folder: becomes its current one; ignored: SIGINT is when
-    it starts, as in the background of a script.
+    """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output.
+
+    folder: becomes its current one; ignored: SIGINT is ignored when it starts, as in the background of a script.
     """
     nowhere = folder / "no python here"
     nowhere.mkdir()
