@@ -37,7 +37,7 @@ help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 # torch and torchvision come first and, for the CPU build, from one index alone, so that their builds cannot mix. Then sam2, which is
-# built from its source with torch: pip would fetch a second torch for that (15 GB in /tmp) if it did not take the one that is there.
+# built from its source with torch: pip would fetch a second torch for that (16 GB in /tmp) if it did not take the one that is there.
 # .ready is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(FITS)' 2>/dev/null || { printf '%s\n' $(NO_PYTHON) >&2; exit 1; }
@@ -71,7 +71,7 @@ lint: $(READY) ## ruff, mypy, and whether every pin installs on every supported 
 	$(BIN)/mypy
 	$(BIN)/python -m tests.pins
 
-fresh: ## the README's commands, word for word, on a bare Debian machine (needs root and mmdebstrap; about 10 minutes)
+fresh: ## the README's commands, word for word, on a bare Debian machine (needs root and mmdebstrap; about 5 minutes and 11 GB)
 	$(PYTHON) -m tests.fresh $(ARGS)
 
 bench: $(READY) ## the table of ratios

@@ -13,11 +13,9 @@ from wordmask.cli.consoles import messages
 from wordmask.errors import RequestError
 from wordmask.weights.app_folder import default_app
 
-STUDIES = "studies"
-
 
 def serve(
-    studies: Annotated[str, typer.Option(help="folder with your images, or the address of a DICOMweb server")] = STUDIES,
+    studies: Annotated[str, typer.Option(help="folder with your images, or the address of a DICOMweb server")] = "studies",
     app: Annotated[
         Path | None, typer.Option(help="folder for trained models and logs, made when it is missing; else monailabel_app here, or your own")
     ] = None,

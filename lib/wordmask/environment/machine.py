@@ -17,10 +17,12 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-OLDEST, TOO_NEW = (3, 11), (3, 13)  # as requires-python in pyproject.toml
+from packaging.specifiers import SpecifierSet
+
 IMPORTED = ("numpy", "SimpleITK", "torch", "torchvision", "monai", "open_clip", "monailabel")
 PACKAGE_OF_LIBRARY = {  # by Debian's names; what a minimal installation lacks
     "libgomp.so.1": "libgomp1",
@@ -33,10 +35,11 @@ PACKAGE_OF_LIBRARY = {  # by Debian's names; what a minimal installation lacks
 
 def find_python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str | None:
     """A sentence when this Python is older or newer than the packages that WordMask needs."""
-    if OLDEST <= version[:2] < TOO_NEW:
+    found = ".".join(map(str, version))
+    if found in SpecifierSet(metadata.metadata("wordmask")["Requires-Python"]):  # of pyproject.toml
         return None
     return (
-        f"This is Python {'.'.join(map(str, version[:3]))}, and WordMask needs 3.11 or 3.12, because numpy 1.26 is not built for others;"
+        f"This is Python {found}, and WordMask needs 3.11 or 3.12, because numpy 1.26 is not built for others;"
         " install one of these (for example `uv python install 3.12`) and make the environment with it."
     )
 

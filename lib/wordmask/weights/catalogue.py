@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO, Literal, Self
 
 import yaml
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
 
 from wordmask.errors import WeightsError
@@ -90,13 +90,7 @@ def cache_folder() -> Path:
     """Where weights are kept: ``WORDMASK_WEIGHTS`` when it is set, else ``wordmask/weights`` in the user's cache folder."""
     if chosen := os.environ.get("WORDMASK_WEIGHTS"):
         return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "wordmask" / "weights"
+    return user_cache_path("wordmask", appauthor=False, opinion=False) / "weights"
 
 
 def weights_path(name: str) -> Path:

@@ -11,6 +11,7 @@ import email.utils
 import json
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -36,7 +37,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class AnswerReader(Generic[T_co]):
+class AnswerReader(ABC, Generic[T_co]):
     """Reads one answer; use once. A refusal (status 400 and above) becomes the error of its kind in `finish`."""
 
     def __init__(self, address: ServerAddress) -> None:
@@ -91,11 +92,11 @@ class AnswerReader(Generic[T_co]):
     def _start(self) -> None:
         pass
 
-    def _take(self, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _take(self, data: bytes) -> None: ...
 
-    def _made(self) -> T_co:
-        raise NotImplementedError
+    @abstractmethod
+    def _made(self) -> T_co: ...
 
     def _not_understood(self, what: str) -> BadAnswerError:
         return not_understood(self.address, what)
