@@ -68,6 +68,7 @@ test: $(READY) ## all tests but the slow ones and the benchmarks; the skipped ar
 
 lint: $(READY) ## ruff, mypy, and whether every pin installs on every supported Python
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.pins
 

@@ -1,4 +1,7 @@
-"""The list of packages, which pyproject.toml cannot say: they come from three folders. Everything else is in pyproject.toml."""
+"""The list of packages, which pyproject.toml cannot say: they come from three folders.
+
+Everything else is in pyproject.toml.
+"""
 
 from setuptools import find_packages, setup
 

@@ -1,1 +1,4 @@
-"""The configurations of WordMask, installed as the package ``wordmask.configs``; `wordmask.resources` reads them."""
+"""The configurations of WordMask, installed as the package ``wordmask.configs``.
+
+`wordmask.resources` reads them.
+"""

@@ -1,6 +1,8 @@
-"""What MONAI Label loads: it runs this file as a loose module and looks for one subclass of MONAILabelApp in it.
+"""What MONAI Label loads: it runs this file as a loose module and looks for one subclass of MONAILabelApp in
+it.
 
-Everything else is in the installed package wordmask_app, imported absolutely: relative imports fail in a loose module.
+Everything else is in the installed package wordmask_app, imported absolutely: relative imports fail in a
+loose module.
 """
 
 from wordmask_app.app import WordMaskApp

@@ -1,7 +1,9 @@
 """Make the sample studies and their true labels: ``python sample_data/make_samples.py``.
 
-The seeds are not used by any training or calibration, and the samples are never looked at for any choice. Same seeds, same generator
-version: same files. Writes studies/ (images, flat), truth/ (label maps of the same stem) and index.json beside this script.
+The seeds are not used by any training or calibration, and the samples are never looked at for any choice.
+Same seeds, same generator
+version: same files. Writes studies/ (images, flat), truth/ (label maps of the same stem) and index.json
+beside this script.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ def write_volume(stem: str, suffix: str, heights: tuple[float, float], seed: int
     hounsfield, labels = ct_volume(SLICES, SIZE, heights, Random(seed))
     spacing = (PIXEL_MM, PIXEL_MM, round((heights[1] - heights[0]) * BODY_MM / (SLICES - 1), 3))
     origin = (-SIZE * PIXEL_MM / 2, -SIZE * PIXEL_MM / 2, -1000.0)
-    for folder, array in (("studies", hounsfield.round().numpy().astype(np.int16)), ("truth", labels.numpy())):
+    for folder, array in (
+        ("studies", hounsfield.round().numpy().astype(np.int16)),
+        ("truth", labels.numpy()),
+    ):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array[::-1]))
         image.SetSpacing(spacing)
         image.SetOrigin(origin)
@@ -57,7 +62,11 @@ def write_picture(kind: str, number: int, seed: int) -> dict[str, object]:
 def case(image: str, truth: str, modality: str, seed: int, labels: Tensor) -> dict[str, object]:
     """The index entry: the label values of each word that is there, and the words that are not."""
     values = set(labels.unique().tolist())
-    present = {word: [v for v in label_values(word) if v in values] for word in WORDS if values & set(label_values(word))}
+    present = {
+        word: [v for v in label_values(word) if v in values]
+        for word in WORDS
+        if values & set(label_values(word))
+    }
     absent = [word for word in WORDS if word not in present]
     return {
         "image": f"studies/{image}",

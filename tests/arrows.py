@@ -21,8 +21,8 @@ MODELS = (*PARTS, "encoders", "models")
 LIBRARY = (*MODELS, "phantoms", "inference", "learning")
 SERVER = (*MODELS, "inference", "app.settings", "app.hardening")
 
-# Package -> what it may import, each row naming rows above it only. `wordmask` is the front door, lib/wordmask/__init__.py; a name with
-# a dot is of the app. words, data and weights do not know each other.
+# Package -> what it may import, each row naming rows above it only. `wordmask` is the front door,
+# lib/wordmask/__init__.py; a name with a dot is of the app. words, data and weights do not know each other.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": ("errors",),
@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "app.app": (*SERVER, "learning", "wordmask", "app.jobs", "app.tasks", "app.http"),
     "cli": (*LIBRARY, "wordmask", "pretraining", "app.serving"),
 }
+
 
 @dataclass(frozen=True)
 class Arrow:
@@ -82,12 +83,17 @@ def read_arrows() -> tuple[Arrow, ...]:
 
 def arrows_of(text: str, source: str, file: str) -> list[Arrow]:
     """The arrows of one file that belongs to ``source``."""
-    lines = {(node.lineno, package_of(module)) for node in ast.walk(ast.parse(text)) for module in _modules(node)}
+    lines = {
+        (node.lineno, package_of(module)) for node in ast.walk(ast.parse(text)) for module in _modules(node)
+    }
     return [Arrow(file, line, source, target) for line, target in sorted(lines) if target != source]
 
 
 def _modules(node: ast.AST) -> Iterator[str]:
-    """Our modules that a node imports; one that names something of a package's ``__init__`` counts as that package."""
+    """Our modules that a node imports.
+
+    One that names something of a package's ``__init__`` counts as that package.
+    """
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -99,9 +105,15 @@ def _modules(node: ast.AST) -> Iterator[str]:
 
 
 def package_of(module: str) -> str:
-    """`wordmask.data.volumes` -> data, `wordmask_app.http.routes` -> app.http, `wordmask.__version__` -> wordmask."""
+    """`wordmask.data.volumes` -> data, `wordmask_app.http.routes` -> app.http, `wordmask.__version__` ->
+    wordmask.
+    """
     root, *parts = module.split(".")
-    inside = parts and ((ROOTS[root] / parts[0]).is_dir() or (ROOTS[root] / f"{parts[0]}.py").is_file()) and parts[0] != "__init__"
+    inside = (
+        parts
+        and ((ROOTS[root] / parts[0]).is_dir() or (ROOTS[root] / f"{parts[0]}.py").is_file())
+        and parts[0] != "__init__"
+    )
     if root == "wordmask":
         return parts[0] if inside else "wordmask"
     return f"app.{parts[0]}" if inside else "app"

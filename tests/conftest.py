@@ -12,7 +12,8 @@ from tests.slicer import libraries
 
 REAL_DATA = "WORDMASK_REAL_DATA"
 
-# A server that is started once for several files. pytest-xdist's own marker for this, xdist_group, has no effect with pytest 9.2.
+# A server that is started once for several files. pytest-xdist's own marker for this, xdist_group, has no
+# effect with pytest 9.2.
 SHARED_SERVERS = {
     "a_server": ("integration/test_faults.py", "integration/test_server.py"),
     "a_learning_server": ("integration/test_active_learning.py", "integration/test_training.py"),
@@ -22,7 +23,8 @@ SHARED_SERVERS = {
     ),
 }
 
-# Of several workers each has one core, and so has every process that its tests start. torch reads this when it is imported.
+# Of several workers each has one core, and so has every process that its tests start. torch reads this when
+# it is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,7 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A user's own weights or Hugging Face settings must not decide whether a test passes, and no test may download from a hub.
+    # A user's own weights or Hugging Face settings must not decide whether a test passes, and no test may
+    # download from a hub.
     os.environ.pop("WORDMASK_WEIGHTS", None)
     # Examples may take long on a busy machine; the time-out of the whole test stays.
     hypothesis.settings.register_profile("wordmask", deadline=None)
@@ -43,7 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several workers: one runs all tests of a file, so that no fixture is made twice, and all files that share a server."""
+    """With several workers: one runs all tests of a file, so that no fixture is made twice, and all files
+    that share a server.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class ByServerOrFile(LoadFileScheduling):
@@ -55,11 +60,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _benchmarks_asked_for(config: pytest.Config) -> bool:
-    return "benchmark" in config.option.markexpr or any("benchmarks" in argument for argument in config.invocation_params.args)
+    return "benchmark" in config.option.markexpr or any(
+        "benchmarks" in argument for argument in config.invocation_params.args
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip, with a reason that the summary lists, what was not asked for or cannot run here; nothing is deselected in silence."""
+    """Skip, with a reason that the summary lists, what was not asked for or cannot run here.
+
+    Nothing is deselected in silence.
+    """
     reasons = {}
     if not config.option.slow and "slow" not in config.option.markexpr:
         reasons["slow"] = "slow: run it with `make test ARGS=--slow`"
@@ -79,10 +89,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say it loudly when checks were left out because this machine lacks what they need, and what to do about it."""
+    """Say it loudly when checks were left out because this machine lacks what they need, and what to do about
+    it.
+    """
     loud = {
         "real_data:": ("tests on real images were NOT run", f"set {REAL_DATA} to their folder"),
-        "libraries:": ("tests of the Slicer module were NOT run, because libraries are missing", f"on Debian: {libraries.INSTALL}"),
+        "libraries:": (
+            "tests of the Slicer module were NOT run, because libraries are missing",
+            f"on Debian: {libraries.INSTALL}",
+        ),
     }
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     for reason, (left_out, remedy) in loud.items():

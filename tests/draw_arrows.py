@@ -1,6 +1,9 @@
-"""``python -m tests.draw_arrows``: draw docs/images/packages.png from the imports of the code, and print the table of tests/arrows.py.
+"""``python -m tests.draw_arrows``.
 
-The table comes as Markdown, for docs/architecture.md. The picture leaves out what a longer way along other arrows shows too.
+Draw docs/images/packages.png from the imports of the code, and print the table of tests/arrows.py.
+
+The table comes as Markdown, for docs/architecture.md. The picture leaves out what a longer way along other
+arrows shows too.
 """
 
 from __future__ import annotations
@@ -56,7 +59,10 @@ def below(package: str, arrows: dict[str, set[str]]) -> set[str]:
 
 def without_detours(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
     """The arrows that no longer way along others shows."""
-    return {source: targets - set().union(*(below(target, arrows) for target in targets)) for source, targets in arrows.items()}
+    return {
+        source: targets - set().union(*(below(target, arrows) for target in targets))
+        for source, targets in arrows.items()
+    }
 
 
 def color_of(package: str) -> str:
@@ -70,7 +76,9 @@ def draw_box(axes: Axes, place: tuple[float, float], text: str, color: str, widt
     """A box with its name, round its place."""
     corner = (place[0] - width / 2, place[1] - HEIGHT / 2)
     shape = "round,pad=0,rounding_size=0.09"
-    axes.add_patch(FancyBboxPatch(corner, width, HEIGHT, boxstyle=shape, facecolor=color, edgecolor=INK, zorder=2))
+    axes.add_patch(
+        FancyBboxPatch(corner, width, HEIGHT, boxstyle=shape, facecolor=color, edgecolor=INK, zorder=2)
+    )
     axes.text(*place, text, ha="center", va="center", fontsize=11.5, color=INK, zorder=3)
 
 
@@ -91,9 +99,15 @@ def draw() -> None:
     for package, place in PLACES.items():
         draw_box(axes, place, package.removeprefix("app."), color_of(package))
     draw_box(axes, (3, 0.1), f"{'    '.join(BASE)}    (used everywhere)", GROUND, width=6 + WIDTH)
-    legend = {"wordmask, the library": LIBRARY, "wordmask, what people run": TOOLS, "wordmask_app, the server": APP}
+    legend = {
+        "wordmask, the library": LIBRARY,
+        "wordmask, what people run": TOOLS,
+        "wordmask_app, the server": APP,
+    }
     axes.legend(
-        handles=[Patch(facecolor=color, edgecolor=INK, label=text) for text, color in legend.items()], loc="upper left", frameon=False
+        handles=[Patch(facecolor=color, edgecolor=INK, label=text) for text, color in legend.items()],
+        loc="upper left",
+        frameon=False,
     )
     axes.set(xlim=(-0.5, 6.5), ylim=(-0.2, 8.4))
     axes.axis("off")
@@ -104,10 +118,21 @@ def table() -> str:
     """The table as Markdown, the highest package first."""
     rows = []
     for package, lower in reversed(MAY_IMPORT.items()):
-        names = ["the ground" if lower[: len(BASE)] == BASE else "", *(f"`{other}`" for other in lower if other not in BASE)]
+        names = [
+            "the ground" if lower[: len(BASE)] == BASE else "",
+            *(f"`{other}`" for other in lower if other not in BASE),
+        ]
         allowed = names if package not in BASE else [f"`{other}`" for other in lower]
         rows.append(f"| `{package}` | {', '.join(filter(None, allowed)) or 'nothing of ours'} |")
-    return "\n".join(["| package | may import |", "|---|---|", *rows, "", f"The ground: {', '.join(f'`{name}`' for name in BASE)}."])
+    return "\n".join(
+        [
+            "| package | may import |",
+            "|---|---|",
+            *rows,
+            "",
+            f"The ground: {', '.join(f'`{name}`' for name in BASE)}.",
+        ]
+    )
 
 
 if __name__ == "__main__":

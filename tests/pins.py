@@ -1,7 +1,8 @@
-"""Does every pin of constraints.txt install on every supported Python, and is what is installed what was pinned? `make lint` asks.
+"""Does every pin of constraints.txt install on every supported Python, and is what is installed what was
+pinned? `make lint` asks.
 
-Reads the metadata of the installed packages, so it needs no network. Knows: constraints.txt and pyproject.toml, which says what is
-supported.
+Reads the metadata of the installed packages, so it needs no network. Knows: constraints.txt and
+pyproject.toml, which says what is supported.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-HAS_ITS_OWN_PINS = "torch"  # which GPU packages it brings depends on its build, and it pins their versions itself
+HAS_ITS_OWN_PINS = (
+    "torch"  # which GPU packages it brings depends on its build, and it pins their versions itself
+)
 
 Installed = Mapping[str, metadata.Distribution]
 
@@ -35,7 +38,10 @@ def read_first_releases(requires_python: str) -> list[str]:
 
 
 def read_installed(path: Sequence[str]) -> Installed:
-    """Canonical name -> distribution, for those found in the folders of path; the first one wins, as in an import."""
+    """Canonical name -> distribution, for those found in the folders of path.
+
+    The first one wins, as in an import.
+    """
     found: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions(path=list(path)):
         found.setdefault(canonicalize_name(distribution.metadata["Name"]), distribution)
@@ -43,20 +49,29 @@ def read_installed(path: Sequence[str]) -> Installed:
 
 
 def find_problems(pins: Iterable[Requirement], pythons: Iterable[str], installed: Installed) -> Iterator[str]:
-    """One sentence per pin that is not installed as pinned, or that does not install on one of the pythons."""
+    """One sentence per pin that is not installed as pinned, or not installable on one of the pythons."""
     for pin in pins:
         if pin.marker is not None and not pin.marker.evaluate():
             continue
         distribution = installed.get(canonicalize_name(pin.name))
         if distribution is None:
-            yield f"{pin.name} is pinned but not installed: if nothing needs it any more, delete its line; else install the pins."
+            yield (
+                f"{pin.name} is pinned but not installed: if nothing needs it any more, delete its line; "
+                "else install the pins."
+            )
             continue
         if distribution.version not in pin.specifier:
-            yield f"{pin.name} {distribution.version} is installed, but the pin is {pin.specifier}: install the pins and lint again."
+            yield (
+                f"{pin.name} {distribution.version} is installed, but the pin is {pin.specifier}: install "
+                "the pins and lint again."
+            )
             continue
         needs = SpecifierSet(distribution.metadata.get("Requires-Python", ""))
         for python in (python for python in pythons if python not in needs):
-            yield f"{pin.name} {pin.specifier} does not install on Python {python}, because it needs {needs}: pin an older release."
+            yield (
+                f"{pin.name} {pin.specifier} does not install on Python {python}, because it needs {needs}: "
+                "pin an older release."
+            )
 
 
 def find_unpinned(pins: Iterable[Requirement], project: Requirement, installed: Installed) -> Iterator[str]:

@@ -1,7 +1,9 @@
-"""Files in the formats in which BiomedCLIP and SAM are published, with random numbers in them, and a catalogue that takes them.
+"""Files in the formats in which BiomedCLIP and SAM are published, with random numbers in them, and a
+catalogue that takes them.
 
-Nothing is downloaded: BERT's tokenizer is made of a few words and of letters, architectures come from open_clip, timm, transformers and
-segment_anything. So the code that loads public weights can be run where there are none.
+Nothing is downloaded: BERT's tokenizer is made of a few words and of letters, architectures come from
+open_clip, timm, transformers and segment_anything. So the code that loads public weights can be run where
+there are none.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class Public(NamedTuple):
 
 
 def biomed_config(trunk: str = TRUNK, size: int = 224, embed_dim: int = 512) -> dict[str, Any]:
-    """As in BiomedCLIP's open_clip_config.json; trunk: timm's name of the vision tower, size: pixels along a side of its pictures."""
+    """As in BiomedCLIP's open_clip_config.json.
+
+    trunk: timm's name of the vision tower, size: pixels along a side of its pictures.
+    """
     vision = {
         "timm_model_name": trunk,
         "timm_model_pretrained": False,
@@ -56,17 +61,31 @@ def biomed_config(trunk: str = TRUNK, size: int = 224, embed_dim: int = 512) -> 
         "context_length": CONTEXT,
     }
     pixels = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
-    return {"model_cfg": {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": pixels}
+    return {
+        "model_cfg": {"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": pixels,
+    }
 
 
 def make_biomed_folder(
-    folder: Path, texts: Sequence[str], config: dict[str, Any] | None = None, bert: BertConfig | None = None, *, ship_bert: bool = True
+    folder: Path,
+    texts: Sequence[str],
+    config: dict[str, Any] | None = None,
+    bert: BertConfig | None = None,
+    *,
+    ship_bert: bool = True,
 ) -> Public:
-    """Write BiomedCLIP's files with weights from torch's current seed into ``folder``, which is made; its size when nothing else is said.
+    """Write BiomedCLIP's files with weights from torch's current seed into ``folder``, which is made.
 
-    texts: whose words are tokens of their own, as those of clinicians are in PubMedBERT's vocabulary; ship_bert: with config.json.
+    Its size when nothing else is said.
+
+    texts: whose words are tokens of their own, as those of clinicians are in PubMedBERT's vocabulary;
+    ship_bert: with config.json.
     """
-    config, bert = config or biomed_config(), bert or BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config, bert = (
+        config or biomed_config(),
+        bert or BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+    )
     folder.mkdir(parents=True)
     _write_tokenizer(folder, texts, bert.vocab_size)
     bert.save_pretrained(folder)
@@ -77,7 +96,9 @@ def make_biomed_folder(
         (folder / "config.json").unlink()
     for name, weight in model.visual.trunk.blocks.named_parameters():
         if name.endswith("qkv.weight"):
-            weight.data.mul_(3)  # timm starts at 0.02, where attention is nearly uniform and every patch matters the same
+            weight.data.mul_(
+                3
+            )  # timm starts at 0.02, where attention is nearly uniform and every patch matters the same
     # the published file is an older torch file in which BERT's position numbers still count as weights
     positions = {"text.transformer.embeddings.position_ids": torch.arange(bert.max_position_embeddings)[None]}
     torch.save({**model.state_dict(), **positions}, folder / "open_clip_pytorch_model.bin")
@@ -86,7 +107,10 @@ def make_biomed_folder(
 
 
 def _write_tokenizer(folder: Path, texts: Sequence[str], rows: int) -> None:
-    """All the files that BiomedCLIP's page has of it. rows: of the table of tokens; other words are spelt, as far as letters fit in."""
+    """All the files that BiomedCLIP's page has of it.
+
+    rows: of the table of tokens; other words are spelt, as far as letters fit in.
+    """
     words = sorted({word for text in texts for word in text.lower().split()} - set(ascii_lowercase))
     letters = [start + letter for letter in ascii_lowercase for start in ("", "##")]
     vocabulary = [*SPECIAL, *words, *letters][:rows]
@@ -97,7 +121,8 @@ def _write_tokenizer(folder: Path, texts: Sequence[str], rows: int) -> None:
 
 
 def write_sam(path: Path, kind: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Write a checkpoint of segment_anything's vit_b or vit_h with weights from torch's current seed, and return that model.
+    """Write a checkpoint of segment_anything's vit_b or vit_h with weights from torch's current seed, and
+    return that model.
 
     Positions, which segment_anything starts at 0, are random, too. The published files are in float32.
     """
@@ -112,9 +137,11 @@ def write_sam(path: Path, kind: str, dtype: torch.dtype = torch.float32) -> nn.M
 
 @contextmanager
 def registered(folder: Path, **files: Path) -> Iterator[None]:
-    """`wordmask weights import NAME FILE` for each of ``files`` into ``folder``, which is WORDMASK_WEIGHTS as long as this lasts.
+    """`wordmask weights import NAME FILE` for each of ``files`` into ``folder``, which is WORDMASK_WEIGHTS as
+    long as this lasts.
 
-    The catalogue is the one that ships, but with size and digest of these files: of the published ones it would refuse them.
+    The catalogue is the one that ships, but with size and digest of these files: of the published ones it
+    would refuse them.
     """
     shipped = weights.catalogue()
     entries = dict(shipped)

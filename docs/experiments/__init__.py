@@ -1,1 +1,1 @@
-"""Experiments on real images; docs/experiments.md says what came of them, and which command makes each table."""
+"""Experiments on real images; docs/experiments.md has the results and the commands."""

@@ -1,8 +1,10 @@
-"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give, at tiny size.
+"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give, at
+tiny size.
 
     python -m docs.experiments.ablation breast --seeds 1 2 3
 
-Every variant starts with a random decoder on the encoders that ship, and learns from the same cases for the same number of steps.
+Every variant starts with a random decoder on the encoders that ship, and learns from the same cases for the
+same number of steps.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 
 CASES, LORA_RANK = 50, 8
-CHANGES = {"fresh_decoder": True, "refiner": False, "replay": 0.0, "epochs": 2, "validate_every": 2, "views": 2}  # 80 steps
+CHANGES = {
+    "fresh_decoder": True,
+    "refiner": False,
+    "replay": 0.0,
+    "epochs": 2,
+    "validate_every": 2,
+    "views": 2,
+}  # 80 steps
 
 
 def main() -> None:
@@ -36,8 +45,13 @@ def main() -> None:
     for seed, lora, ipp, bid in product(asked.seeds, (False, True), (False, True), (False, True)):
         key = {"task": asked.task, "seed": seed, "lora": lora, "ipp": ipp, "bid": bid}
         if not results.has(**key):
-            model, seconds, _ = learn(pool, CASES, seed, **{**CHANGES, "ipp": ipp, "bid": bid, "lora_rank": LORA_RANK * lora})
-            results.add({**key, "seconds": round(seconds)}, scores_of(validate(model, tests, None if lora else cache), tests))
+            model, seconds, _ = learn(
+                pool, CASES, seed, **{**CHANGES, "ipp": ipp, "bid": bid, "lora_rank": LORA_RANK * lora}
+            )
+            results.add(
+                {**key, "seconds": round(seconds)},
+                scores_of(validate(model, tests, None if lora else cache), tests),
+            )
 
 
 if __name__ == "__main__":

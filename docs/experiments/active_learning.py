@@ -1,6 +1,7 @@
-"""Simulated active learning: a person labels what a strategy chooses, and the model is trained anew after every round.
+"""Simulated active learning: a person labels what a strategy chooses, and the model is trained anew after
+every round.
 
-    python -m docs.experiments.active_learning breast --strategies random uncertainty hybrid --seeds 1 2 3
+python -m docs.experiments.active_learning breast --strategies random uncertainty hybrid --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -32,25 +33,40 @@ CHANGES = {"epochs": 2, "replay": 0.0, "views": 12}  # 80 steps
 class Simulation:
     """One strategy with one seed: all start with the same cases."""
 
-    def __init__(self, pool: Pool, strategy: str, seed: int, tests: Sequence[LabelledVolume], cache: FeatureCache) -> None:
+    def __init__(
+        self, pool: Pool, strategy: str, seed: int, tests: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> None:
         self.pool, self.strategy, self.seed, self.tests, self.cache = pool, strategy, seed, tests, cache
         drawn = pool.draw(CANDIDATES, seed)
         self.labelled, self.unlabelled = drawn[:START], drawn[START:]
 
     def run(self, results: Results, first: Segmenter | None) -> Segmenter:
-        """Train, judge, choose, label, and again. first: what was trained on the cases to start with, which is returned."""
+        """Train, judge, choose, label, and again.
+
+        first: what was trained on the cases to start with, which is returned.
+        """
         first = first or self.train()
         for number in range(ROUNDS + 1):
             model = self.train() if number else first
-            key = {"task": self.pool.task.name, "strategy": self.strategy, "seed": self.seed, "cases": len(self.labelled)}
+            key = {
+                "task": self.pool.task.name,
+                "strategy": self.strategy,
+                "seed": self.seed,
+                "cases": len(self.labelled),
+            }
             names = [case.name for case in self.labelled[-PER_ROUND:]]
-            results.add({**key, "chosen": names}, scores_of(validate(model, self.tests, self.cache), self.tests))
+            results.add(
+                {**key, "chosen": names}, scores_of(validate(model, self.tests, self.cache), self.tests)
+            )
             if number < ROUNDS:
                 self.label(model)
         return first
 
     def train(self) -> Segmenter:
-        """On everything labelled, from the weights that ship; all cases teach, none judges: the number of steps is fixed."""
+        """On everything labelled, from the weights that ship.
+
+        All cases teach, none judges: the number of steps is fixed.
+        """
         recipe = load_recipe("quick", seed=self.seed, **CHANGES)
         with tempfile.TemporaryDirectory() as folder:
             store = ModelStore(Path(folder) / "store")
@@ -62,11 +78,16 @@ class Simulation:
     def label(self, model: Segmenter) -> None:
         """Take the next cases one by one, as `choose` says, with the scores of the model of this round."""
         blind = self.strategy == "random"
-        candidates = {case.name: CaseScore.unscored(case.name) if blind else self.score(model, case) for case in self.unlabelled}
+        candidates = {
+            case.name: CaseScore.unscored(case.name) if blind else self.score(model, case)
+            for case in self.unlabelled
+        }
         known = [] if blind else [self.place(model, case) for case in self.labelled]
         for turn in range(PER_ROUND):
             offered = [candidates[case.name] for case in self.unlabelled]
-            name = choose(self.strategy, offered, known, seed=1000 * self.seed + 10 * len(self.labelled) + turn).case
+            name = choose(
+                self.strategy, offered, known, seed=1000 * self.seed + 10 * len(self.labelled) + turn
+            ).case
             chosen = next(case for case in self.unlabelled if case.name == name)
             self.unlabelled.remove(chosen)
             self.labelled.append(chosen)
@@ -80,7 +101,9 @@ class Simulation:
     def place(self, model: Segmenter, case: Case) -> CaseScore:
         """Where a labelled case lies in CLIP's features."""
         read = case.read()
-        return CaseScore.unscored(case.name, embed_case(model, read.volume, list(read.prompts.values()), cache=self.cache))
+        return CaseScore.unscored(
+            case.name, embed_case(model, read.volume, list(read.prompts.values()), cache=self.cache)
+        )
 
 
 def main() -> None:

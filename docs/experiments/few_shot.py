@@ -1,6 +1,7 @@
-"""Few-shot curves: what so many labelled cases give, against MONAI's BasicUNet trained from scratch for the same processor time.
+"""Few-shot curves: what so many labelled cases give, against MONAI's BasicUNet trained from scratch for the
+same processor time.
 
-    python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
+python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ from wordmask.models.base import Segmenter, load_segmenter
 from wordmask.weights.versions import ModelStore
 
 MODEL, PRESET = "simple_vilmedsam", "tiny"
-CHANGES = {"epochs": 4, "validate_every": 1, "patience": 100}  # 160 steps whatever the number of cases; no early end
+CHANGES = {
+    "epochs": 4,
+    "validate_every": 1,
+    "patience": 100,
+}  # 160 steps whatever the number of cases; no early end
 
 
 def learn(pool: Pool, count: int, seed: int, **changes: object) -> tuple[Segmenter, float, int]:
-    """The model after a training on ``count`` cases, the processor seconds that it took, and how many cases only judged."""
+    """The model after a training on ``count`` cases, the processor seconds that it took, and how many cases
+    only judged.
+    """
     recipe = load_recipe("few_shot", seed=seed, **changes)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +65,16 @@ class Runs:
     def ours(self, count: int, seed: int) -> None:
         """Our model."""
         model, seconds, judges = learn(self.pool, count, seed, **{**CHANGES, **self.changes})
-        self._add({"cases": count, "seed": seed, "model": "wordmask", "seconds": round(seconds, 1), "judges": judges}, model)
+        self._add(
+            {
+                "cases": count,
+                "seed": seed,
+                "model": "wordmask",
+                "seconds": round(seconds, 1),
+                "judges": judges,
+            },
+            model,
+        )
 
     def unet(self, count: int, seed: int) -> None:
         """The baseline: the same cases to learn from and to judge by, for as long as ours took."""
@@ -66,9 +82,21 @@ class Runs:
         recipe = load_recipe("few_shot", seed=seed, **CHANGES)
         training, judging = split_cases(self.pool.draw(count, seed), recipe.validation)
         began = time.process_time()
-        net, epochs = train_unet(self.pool.task, read_all(training), read_all(judging), recipe, ours["seconds"])
+        net, epochs = train_unet(
+            self.pool.task, read_all(training), read_all(judging), recipe, ours["seconds"]
+        )
         seconds = round(time.process_time() - began, 1)
-        self._add({"cases": count, "seed": seed, "model": "unet", "seconds": seconds, "judges": len(judging), "epochs": epochs}, net)
+        self._add(
+            {
+                "cases": count,
+                "seed": seed,
+                "model": "unet",
+                "seconds": seconds,
+                "judges": len(judging),
+                "epochs": epochs,
+            },
+            net,
+        )
 
     def _add(self, key: dict[str, Any], model: Segmenter) -> None:
         scores = scores_of(validate(model, self.tests, self.cache), self.tests)
@@ -82,14 +110,24 @@ def main() -> None:
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 5, 10, 25, 50])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--models", nargs="+", choices=["wordmask", "unet"], default=["wordmask", "unet"])
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the recipe of our model")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the recipe of our model"
+    )
     parser.add_argument("--results", type=Path, default=Path("runs/experiments/few_shot.jsonl"))
-    parser.add_argument("--development", action="store_true", help="judge on a part of the cases to learn from, to make choices by")
+    parser.add_argument(
+        "--development",
+        action="store_true",
+        help="judge on a part of the cases to learn from, to make choices by",
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)  # processor time is then the time of one core, whatever else the machine does
     results = Results(asked.results)
     for name in asked.tasks:
-        runs = Runs(load_pool(name, development=asked.development), results, dict(text.split("=", 1) for text in asked.set))
+        runs = Runs(
+            load_pool(name, development=asked.development),
+            results,
+            dict(text.split("=", 1) for text in asked.set),
+        )
         if not results.has(task=name, cases=0):
             runs.untrained()
         for seed, count, model in product(asked.seeds, asked.counts, asked.models):

@@ -1,6 +1,7 @@
-"""What a training on a new word does to the old ones, with and without repeating them, and what a second training does to the first word.
+"""What a training on a new word does to the old ones, with and without repeating them, and what a second
+training does to the first word.
 
-    python -m docs.experiments.forgetting --seeds 1 2 3
+python -m docs.experiments.forgetting --seeds 1 2 3
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ ORDER = ("hippocampus", "breast")
 
 
 def main() -> None:
-    """Bundled weights, then one task, then the other; after each: the old words on the sample studies, and every task's test cases."""
+    """Bundled weights, then one task, then the other.
+
+    After each: the old words on the sample studies, and every task's test cases.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--replay", nargs="+", type=float, default=[0.0, 0.25])
@@ -46,16 +50,25 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     store = ModelStore(Path(folder) / "store")
                     bundled = load_segmenter(MODEL, device="cpu")
-                    record(results, {"seed": seed, "replay": replay, "after": "bundled"}, bundled, judged, cache)
+                    record(
+                        results, {"seed": seed, "replay": replay, "after": "bundled"}, bundled, judged, cache
+                    )
                     for name in ORDER:
-                        model = train(store, pools[name].draw(CASES, seed), seed, replay, Path(folder) / "run")
+                        model = train(
+                            store, pools[name].draw(CASES, seed), seed, replay, Path(folder) / "run"
+                        )
                         record(results, {"seed": seed, "replay": replay, "after": name}, model, judged, cache)
 
 
 def old_words() -> list[LabelledVolume]:
     """The sample studies without the word that the breast task teaches anew."""
     cases = [
-        Case(case.name, case.image, case.truth, {word: tuple(values) for word, values in case.words.items() if word != "breast tumor"})
+        Case(
+            case.name,
+            case.image,
+            case.truth,
+            {word: tuple(values) for word, values in case.words.items() if word != "breast tumor"},
+        )
         for case in load_samples(SAMPLES)
     ]
     return read_all([case for case in cases if case.words])
@@ -64,12 +77,20 @@ def old_words() -> list[LabelledVolume]:
 def train(store: ModelStore, cases: list[Case], seed: int, replay: float, run_folder: Path) -> Segmenter:
     """Go on from what serves."""
     recipe = load_recipe("few_shot", seed=seed, replay=replay, **CHANGES)
-    report = train_model(cases, TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True), store, run_folder=run_folder)
+    report = train_model(
+        cases, TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True), store, run_folder=run_folder
+    )
     assert report.version is not None
     return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
 
 
-def record(results: Results, key: dict, model: Segmenter, judged: dict[str, list[LabelledVolume]], cache: FeatureCache) -> None:
+def record(
+    results: Results,
+    key: dict,
+    model: Segmenter,
+    judged: dict[str, list[LabelledVolume]],
+    cache: FeatureCache,
+) -> None:
     """Dice of one model on everything."""
     scores = {name: scores_of(validate(model, cases, cache), cases)["dice"] for name, cases in judged.items()}
     results.add(key, scores)

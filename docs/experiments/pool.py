@@ -1,4 +1,5 @@
-"""The pool of real images as labelled cases, divided once into cases to learn from and test cases that nothing is chosen by.
+"""The pool of real images as labelled cases, divided once into cases to learn from and test cases that
+nothing is chosen by.
 
 ``WORDMASK_REAL_DATA`` names a folder with ``pool/index.json``; the images are not part of this repository.
 """
@@ -21,7 +22,10 @@ TEST_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Task:
-    """One word in one kind of image. unet_side: pixels of the square that the U-Net sees, near the images' own resolution."""
+    """One word in one kind of image.
+
+    unet_side: pixels of the square that the U-Net sees, near the images' own resolution.
+    """
 
     name: str
     folder: str
@@ -37,14 +41,20 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Pool:
-    """Cases of one task. Groups (patients, pairs of sides, blocks of neighbours) lie on one side of the division."""
+    """Cases of one task.
+
+    Groups (patients, pairs of sides, blocks of neighbours) lie on one side of the division.
+    """
 
     task: Task
     learn: list[Case]
     test: list[Case]
 
     def draw(self, count: int, seed: int) -> list[Case]:
-        """``count`` cases in random order, the first of which shows the word; a larger draw of one seed holds the smaller ones."""
+        """``count`` cases in random order, the first of which shows the word.
+
+        A larger draw of one seed holds the smaller ones.
+        """
         order = sorted(self.learn, key=lambda case: case.name)
         random.Random(seed).shuffle(order)
         first = next(number for number, case in enumerate(order) if case.words[self.task.word] != ABSENT)
@@ -55,13 +65,17 @@ ABSENT = (255,)  # a value that no label map of the pool has
 
 
 def load_pool(name: str, *, development: bool = False) -> Pool:
-    """development: the cases to learn from, divided once more, so that choices can be made without the test cases.
+    """development: the cases to learn from, divided once more, so that choices can be made without the test
+    cases.
 
     RequestError: the data are not there, or there is no such task.
     """
     root = os.environ.get("WORDMASK_REAL_DATA")
     if not root or not (Path(root) / "pool" / "index.json").is_file():
-        raise RequestError("Set WORDMASK_REAL_DATA to a folder with pool/index.json; docs/experiments.md says what lies in it.")
+        raise RequestError(
+            "Set WORDMASK_REAL_DATA to a folder with pool/index.json; docs/experiments.md says what lies in "
+            "it."
+        )
     if name not in TASKS:
         raise RequestError(f"There is no task {name!r}; tasks: {', '.join(TASKS)}.")
     task, pool = TASKS[name], Path(root) / "pool"

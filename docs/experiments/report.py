@@ -34,7 +34,7 @@ def table(heading: Row, rows: Iterable[Row]) -> str:
 
 
 def curve(records: list[dict[str, Any]], lines: dict[str, dict[str, Any]], path: Path, title: str) -> None:
-    """Mean Dice against the number of cases, one line per selection of ``lines``, with the range over seeds."""
+    """Mean Dice against the number of cases, one line per selection, with the range over seeds."""
     figure, axes = plt.subplots(figsize=(5.5, 3.8))
     for label, key in lines.items():
         own = [record for record in records if all(record.get(name) == value for name, value in key.items())]
@@ -42,11 +42,20 @@ def curve(records: list[dict[str, Any]], lines: dict[str, dict[str, Any]], path:
         values = [[record["dice"] for record in own if record["cases"] == count] for count in counts]
         if counts:
             (drawn,) = axes.plot(counts, [np.mean(found) for found in values], marker="o", label=label)
-            axes.fill_between(counts, [min(v) for v in values], [max(v) for v in values], color=drawn.get_color(), alpha=0.15)
+            axes.fill_between(
+                counts,
+                [min(v) for v in values],
+                [max(v) for v in values],
+                color=drawn.get_color(),
+                alpha=0.15,
+            )
     axes.set(xlabel="labelled cases", ylabel="mean Dice on the test cases", title=title)
     if max((record["cases"] for record in records), default=1) > 30:
         axes.set_xscale("log")
-        axes.set_xticks(ticks := sorted({record["cases"] for record in records if record["cases"]}), [str(tick) for tick in ticks])
+        axes.set_xticks(
+            ticks := sorted({record["cases"] for record in records if record["cases"]}),
+            [str(tick) for tick in ticks],
+        )
         axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
@@ -65,14 +74,24 @@ def few_shot(results: Results, pictures: Path) -> str:
             rows.append([
                 str(count), str(max(len(found) for found in of.values())),
                 *(spread(record["dice"] for record in of[name]) for name in of),
-                *(spread(record["specificity"] for record in of[name] if record["specificity"] is not None) for name in of),
+                *(spread(r["specificity"] for r in of[name] if r["specificity"] is not None) for name in of),
                 f"{np.mean([record['seconds'] for record in of['wordmask']]):.0f}",
             ])  # fmt: skip
-        heading = ["cases", "runs", "WordMask", "U-Net", "absent kept empty: WordMask", "U-Net", "processor seconds each"]
+        heading = [
+            "cases",
+            "runs",
+            "WordMask",
+            "U-Net",
+            "absent kept empty: WordMask",
+            "U-Net",
+            "processor seconds each",
+        ]
         tests = results.select(task=task)[0]["tests"]
         parts.append(f"**{task}**, {tests} test cases\n\n{table(heading, rows)}")
         lines = {"WordMask tiny": {"model": "wordmask"}, "U-Net from scratch, same time": {"model": "unet"}}
-        curve(results.select(task=task), lines, pictures / f"few_shot_{task}.png", f"{task}: few labelled cases")
+        curve(
+            results.select(task=task), lines, pictures / f"few_shot_{task}.png", f"{task}: few labelled cases"
+        )
     return "\n".join(parts)
 
 
@@ -85,7 +104,10 @@ def active_learning(results: Results, pictures: Path) -> str:
         rows = [
             [
                 str(count),
-                *(spread(found["dice"] for found in results.select(task=task, strategy=name, cases=count)) for name in strategies),
+                *(
+                    spread(found["dice"] for found in results.select(task=task, strategy=name, cases=count))
+                    for name in strategies
+                ),
             ]
             for count in sorted({record["cases"] for record in own})
         ]
@@ -100,7 +122,10 @@ def ablation(results: Results, pictures: Path) -> str:
     rows = []
     for lora, ipp, bid in sorted({(r["lora"], r["ipp"], r["bid"]) for r in results.records}):
         own = results.select(lora=lora, ipp=ipp, bid=bid)
-        name = " + ".join(part for part, there in (("LoRA", lora), ("IPP", ipp), ("BID", bid)) if there) or "none of them"
+        name = (
+            " + ".join(part for part, there in (("LoRA", lora), ("IPP", ipp), ("BID", bid)) if there)
+            or "none of them"
+        )
         specificity = spread(record["specificity"] for record in own if record["specificity"] is not None)
         rows.append([name, str(len(own)), spread(record["dice"] for record in own), specificity])
     return table(["parts", "runs", "Dice", "absent kept empty"], rows)
@@ -111,17 +136,37 @@ def forgetting(results: Results, pictures: Path) -> str:
     columns = ["samples", "hippocampus", "breast"]
     keys = dict.fromkeys((record["after"], record["replay"]) for record in results.records)
     rows = []
-    for after, replay in sorted(keys, key=lambda key: (["bundled", "hippocampus", "breast"].index(key[0]), key[1])):
+    for after, replay in sorted(
+        keys, key=lambda key: (["bundled", "hippocampus", "breast"].index(key[0]), key[1])
+    ):
         own = results.select(after=after, replay=replay)
-        rows.append([after, f"{replay:g}", str(len(own)), *(spread(record[name] for record in own) for name in columns)])
-    return table(["after training on", "replay", "runs", "bundled words (sample studies)", "hippocampus", "breast tumor"], rows)
+        rows.append(
+            [
+                after,
+                f"{replay:g}",
+                str(len(own)),
+                *(spread(record[name] for record in own) for name in columns),
+            ]
+        )
+    return table(
+        [
+            "after training on",
+            "replay",
+            "runs",
+            "bundled words (sample studies)",
+            "hippocampus",
+            "breast tumor",
+        ],
+        rows,
+    )
 
 
 def tune_clip(results: Results, pictures: Path) -> str:
     """One row per loss, the first one of the weights before."""
     names = ("image_to_text_top1", "image_to_text_top2", "text_to_image_top1", "text_to_image_top2")
     rows = []
-    for label, key, side in (("before", {"loss": "dhn_nce"}, "before"), ("DHN-NCE", {"loss": "dhn_nce"}, "after"),
+    for label, key, side in (
+ ("before", {"loss": "dhn_nce"}, "before"), ("DHN-NCE", {"loss": "dhn_nce"}, "after"),
                              ("InfoNCE", {"loss": "info_nce"}, "after")):  # fmt: skip
         own = results.select(**key)
         cells = [spread(record[side][name] for record in own) for name in names]
@@ -133,12 +178,29 @@ def tune_clip(results: Results, pictures: Path) -> str:
 def weak_supervision(results: Results, pictures: Path) -> str:
     """Rows are words on one kind of test images, columns the masks that taught and what came of them."""
     rows = []
-    for task, name, word in dict.fromkeys((record["task"], record["set"], record["word"]) for record in results.records):
+    for task, name, word in dict.fromkeys(
+        (record["task"], record["set"], record["word"]) for record in results.records
+    ):
         of = [results.select(task=task, set=name, word=word, model=model) for model in ("zero-shot", "weak")]
         dice = [spread(record["dice"] for record in found) for found in of]
-        empty = [spread(record["specificity"] for record in found if record["specificity"] is not None) for found in of]
+        empty = [
+            spread(record["specificity"] for record in found if record["specificity"] is not None)
+            for found in of
+        ]
         rows.append([task, name, str(of[0][0]["tests"]), word, *dice, *empty])
-    return table(["task", "test images", "number", "word", "zero-shot", "weak", "absent kept empty: zero-shot", "weak"], rows)
+    return table(
+        [
+            "task",
+            "test images",
+            "number",
+            "word",
+            "zero-shot",
+            "weak",
+            "absent kept empty: zero-shot",
+            "weak",
+        ],
+        rows,
+    )
 
 
 REPORTS: dict[str, Callable[[Results, Path], str]] = {

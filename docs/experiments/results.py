@@ -1,4 +1,6 @@
-"""Results of experiments, a line of JSON each, so that an experiment that was interrupted goes on where it was."""
+"""Results of experiments, a line of JSON each, so that an experiment that was interrupted goes on where it
+was.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Results:
 
     def select(self, **key: Any) -> list[dict[str, Any]]:
         """The records that agree with all of ``key``."""
-        return [record for record in self.records if all(record.get(name) == value for name, value in key.items())]
+        return [
+            record for record in self.records if all(record.get(name) == value for name, value in key.items())
+        ]
 
     def add(self, key: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
         """Keep a record, and print it."""
@@ -41,8 +45,11 @@ class Results:
 
 
 def scores_of(found: ValidationScore, cases: Sequence[LabelledVolume]) -> dict[str, Any]:
-    """dice: mean over cases that show the word; dice_all: over all (an absent word counts 1 when nothing was marked, else 0);
-    specificity: share of the cases without it where nothing was marked, None without such cases."""
+    """dice: mean over cases that show the word.
+
+    dice_all: over all (an absent word counts 1 when nothing was marked, else 0); specificity: share of the
+    cases without it where nothing was marked, None without such cases.
+    """
     shows = {(case.case.name, word): bool(mask.any()) for case in cases for word, mask in case.masks.items()}
     there = [score for key, score in found.dice.items() if shows[key]]
     absent = [score for key, score in found.dice.items() if not shows[key]]

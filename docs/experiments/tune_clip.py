@@ -1,8 +1,10 @@
-"""DHN-NCE against InfoNCE: what a tuning of the tiny CLIP on captions of drawings gives at equal steps, judged by retrieval.
+"""DHN-NCE against InfoNCE: what a tuning of the tiny CLIP on captions of drawings gives at equal steps,
+judged by retrieval.
 
     python -m docs.experiments.tune_clip --seeds 1 2 3
 
-Every seed draws its own pictures, which no pretraining has used, and trains both losses on the same pairs in the same order.
+Every seed draws its own pictures, which no pretraining has used, and trains both losses on the same pairs in
+the same order.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, make_slices
 from wordmask.weights.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
-FIRST_SEED, DEVELOPMENT_SEED = 810_000, 820_000  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020
+FIRST_SEED, DEVELOPMENT_SEED = (
+    810_000,
+    820_000,
+)  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020
 PAIRS = 1800
 CHANGES = {"held_out": 0.3}  # 540 pairs to judge by
 LOSSES = ("dhn_nce", "info_nce")
@@ -42,12 +47,17 @@ LARGE = 0.08  # of the picture
 
 
 def drawn_pairs(folder: Path, seed: int) -> CaptionList:
-    """Pictures of all kinds, and captions that name what is drawn: the three largest things, or size and place of a lesion."""
+    """Pictures of all kinds, and captions that name what is drawn.
+
+    The three largest things, or size and place of a lesion.
+    """
     drawn = make_slices(PAIRS, seed)
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "caption"])
-        for number, (image, labels, kind) in enumerate(zip(drawn.images, drawn.labels, drawn.kinds, strict=True)):
+        for number, (image, labels, kind) in enumerate(
+            zip(drawn.images, drawn.labels, drawn.kinds, strict=True)
+        ):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
             writer.writerow([f"{number}.png", f"{KINDS[int(kind)]} showing {described(labels.numpy())}"])
     return read_caption_list(folder / "pairs.csv", least_characters=20)
@@ -76,22 +86,37 @@ def run(loss: str, seed: int, first: int, changes: dict[str, str], results: Resu
         pairs = drawn_pairs(folder, first + seed)
         began = time.process_time()
         store = ModelStore(folder / "store")
-        report = tune_clip(pairs, TuneRequest("tiny", recipe, "cpu", start=0, force=True), store, run_folder=folder / "run")
+        report = tune_clip(
+            pairs, TuneRequest("tiny", recipe, "cpu", start=0, force=True), store, run_folder=folder / "run"
+        )
         seconds = round(time.process_time() - began, 1)
         dice = {"before": masks_of(None), "after": masks_of(store.folder(report.version or 1))}
     assert report.before is not None
     assert report.after is not None
     assert report.presence is not None
-    found = {"before": report.before.summary(), "after": report.after.summary(), "dice": dice, "presence": report.presence.agreement}
+    found = {
+        "before": report.before.summary(),
+        "after": report.after.summary(),
+        "dice": dice,
+        "presence": report.presence.agreement,
+    }
     distinct = len({pair.caption for pair in pairs.pairs})
     told = {"captions": distinct, "cut": report.cut, "training": report.training_pairs, "seconds": seconds}
     results.add({"loss": loss, "seed": seed, "changes": changes}, {**found, **told})
 
 
 def masks_of(weights: Path | None) -> float:
-    """Mean Dice of the lesions of the sample pictures, by the whole of MedCLIP-SAMv2: a word alone, where captions were learned."""
+    """Mean Dice of the lesions of the sample pictures, by the whole of MedCLIP-SAMv2.
+
+    A word alone, where captions were learned.
+    """
     cases = [
-        Case(case.name, case.image, case.truth, {word: values for word, values in case.words.items() if word in LESIONS})
+        Case(
+            case.name,
+            case.image,
+            case.truth,
+            {word: values for word, values in case.words.items() if word in LESIONS},
+        )
         for case in load_samples(SAMPLES)
     ]
     model = load_segmenter(MODEL, device="cpu", weights=weights)
@@ -103,13 +128,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the recipe, for both losses")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the recipe, for both losses"
+    )
     parser.add_argument("--results", type=Path, default=Path("runs/experiments/tune_clip.jsonl"))
-    parser.add_argument("--development", action="store_true", help="on other pictures, to choose the recipe by")
+    parser.add_argument(
+        "--development", action="store_true", help="on other pictures, to choose the recipe by"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(asked.results)
-    first, changes = DEVELOPMENT_SEED if asked.development else FIRST_SEED, dict(text.split("=", 1) for text in asked.set)
+    first, changes = (
+        DEVELOPMENT_SEED if asked.development else FIRST_SEED,
+        dict(text.split("=", 1) for text in asked.set),
+    )
     for seed, loss in product(asked.seeds, asked.losses):
         if not results.has(loss=loss, seed=seed, changes=changes):
             run(loss, seed, first, changes, results)

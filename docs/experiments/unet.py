@@ -1,5 +1,5 @@
-"""The baseline: MONAI's BasicUNet from scratch, behind the same contracts as our models, so that slices, views, validation and test are
-the very same code.
+"""The baseline: MONAI's BasicUNet from scratch, behind the same contracts as our models, so that slices,
+views, validation and test are the very same code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from wordmask.learning.finetuning.pairs import PairRow, TrainingPairs
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.losses import mask_loss
 from wordmask.learning.recipes import Recipe
-from wordmask.models.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.models.base import (
+    Hints,
+    PromptFeatures,
+    Segmenter,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
 from wordmask.models.presets import Preset, load_preset
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
@@ -59,18 +67,28 @@ class UNetSegmenter(Segmenter):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         """The slices' grey values in the net's square."""
         frame = self.frame((slices.shape[-2], slices.shape[-1]))
-        return SliceFeatures(tuple(keys), {"pixels": frame.to_model(slices).mean(1, keepdim=True)}, {"net": frame})
+        return SliceFeatures(
+            tuple(keys), {"pixels": frame.to_model(slices).mean(1, keepdim=True)}, {"net": frame}
+        )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         """Nothing: the net has one word."""
-        return PromptFeatures(tuple(prompts), {"text": torch.zeros(len(prompts), 1)}, torch.ones(len(prompts), dtype=torch.bool))
+        return PromptFeatures(
+            tuple(prompts), {"text": torch.zeros(len(prompts), 1)}, torch.ones(len(prompts), dtype=torch.bool)
+        )
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         """See `Segmenter.forward`."""
         pairs = all_pairs(len(slices), len(prompts)) if pairs is None else pairs
-        return SegmenterOutput(self.net(slices.tensors["pixels"][pairs[:, 0]].float())[:, 0], slices.frames["net"])
+        return SegmenterOutput(
+            self.net(slices.tensors["pixels"][pairs[:, 0]].float())[:, 0], slices.frames["net"]
+        )
 
 
 class UNetTrainee(Trainee):
@@ -116,21 +134,34 @@ class UNetTrainee(Trainee):
         return {}
 
 
-def train_unet(task: Task, learned: Sequence[Any], judges: Sequence[Any], recipe: Recipe, seconds: float) -> tuple[Segmenter, int]:
-    """Train from scratch for ``seconds`` of processor time on the same slices, views and judges; the net and how many epochs it ran."""
+def train_unet(
+    task: Task, learned: Sequence[Any], judges: Sequence[Any], recipe: Recipe, seconds: float
+) -> tuple[Segmenter, int]:
+    """Train from scratch for ``seconds`` of processor time on the same slices, views and judges.
+
+    The net and how many epochs it ran.
+    """
     torch.manual_seed(recipe.seed)
-    trainee = UNetTrainee(UNetSegmenter(load_preset("simple_vilmedsam", "tiny").model_copy(update={"presence": None}), task.unet_side))
+    trainee = UNetTrainee(
+        UNetSegmenter(
+            load_preset("simple_vilmedsam", "tiny").model_copy(update={"presence": None}), task.unet_side
+        )
+    )
     cache = FeatureCache(4 << 30)
     data = TrainingPairs(learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame)
     data.encode(lambda done, total: None)
     began = time.process_time()
     for step in range(TIMED_STEPS):
-        trainee([data.row(data.present[n % len(data.present)], 0) for n in range(recipe.batch)], seed=step)["loss"].backward()
+        trainee([data.row(data.present[n % len(data.present)], 0) for n in range(recipe.batch)], seed=step)[
+            "loss"
+        ].backward()
     per_step = (time.process_time() - began) / TIMED_STEPS
     trainee = UNetTrainee(UNetSegmenter(trainee.segmenter.preset, task.unet_side))
     steps = recipe.steps_per_epoch or 1
     epochs = max(2, round((seconds - per_step * TIMED_STEPS) / per_step / steps))
-    every = max(1, round(epochs / (recipe.epochs / recipe.validate_every)))  # as many looks at the judges as ours had
+    every = max(
+        1, round(epochs / (recipe.epochs / recipe.validate_every))
+    )  # as many looks at the judges as ours had
     longer = recipe.model_copy(update={"epochs": epochs, "validate_every": every, "patience": epochs})
     own = FeatureCache(1 << 30)
     outcome = run_epochs(

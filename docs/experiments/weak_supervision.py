@@ -1,8 +1,11 @@
-"""What nnU-Net makes of the zero-shot masks of MedCLIP-SAMv2 that it is trained on: Dice of both on untouched drawings and on the samples.
+"""What nnU-Net makes of the zero-shot masks of MedCLIP-SAMv2 that it is trained on.
+
+Dice of both on untouched drawings and on the samples.
 
     python -m docs.experiments.weak_supervision lesions xray --seeds 1
 
-Lesions: pictures with one or none, which tiny draws well. X-rays: it finds the things, and often misses one lung, or draws a blocky heart.
+Lesions: pictures with one or none, which tiny draws well. X-rays: it finds the things, and often misses one
+lung, or draws a blocky heart.
 """
 
 from __future__ import annotations
@@ -71,10 +74,14 @@ def samples(task: Task) -> list[LabelledVolume]:
     """The sample pictures of the same kinds."""
     found = [case for case in load_samples(SAMPLES) if case.modality in task.kinds]
     words = [{word: case.words.get(word, NOWHERE) for word in task.words} for case in found]
-    return [Case(case.name, case.image, case.truth, own).read() for case, own in zip(found, words, strict=True)]
+    return [
+        Case(case.name, case.image, case.truth, own).read() for case, own in zip(found, words, strict=True)
+    ]
 
 
-def measure(results: Results, key: dict[str, Any], model: Segmenter, sets: dict[str, Sequence[LabelledVolume]]) -> None:
+def measure(
+    results: Results, key: dict[str, Any], model: Segmenter, sets: dict[str, Sequence[LabelledVolume]]
+) -> None:
     """One record per set and word, and one for all words."""
     for name, cases in sets.items():
         found = validate(model, cases)
@@ -84,9 +91,14 @@ def measure(results: Results, key: dict[str, Any], model: Segmenter, sets: dict[
         results.add({**key, "set": name, "word": "all"}, scores_of(found, cases))
 
 
-def learn(task: Task, seed: int, root: Path, recipe: str, changes: dict[str, str]) -> tuple[Segmenter, float, int]:
+def learn(
+    task: Task, seed: int, root: Path, recipe: str, changes: dict[str, str]
+) -> tuple[Segmenter, float, int]:
     """The pupil, the minutes that it took, and how many images it learned from."""
-    images = [WeakImage(case.name, case.image) for case in draw(task, LEARN, LEARN_SEED + 10_000 * seed, root / "learn")]
+    images = [
+        WeakImage(case.name, case.image)
+        for case in draw(task, LEARN, LEARN_SEED + 10_000 * seed, root / "learn")
+    ]
     store = ModelStore(root / MODEL)
     asked = WeakRequest(task.words, PRESET, load_weak_recipe(recipe, seed=seed, **changes), "cpu")
     report = train_weakly(images, asked, store, run_folder=root / "run")
@@ -103,7 +115,11 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the recipe")
     parser.add_argument("--results", type=Path, default=Path("runs/experiments/weak_supervision.jsonl"))
-    parser.add_argument("--development", action="store_true", help="judge on other drawings than the test's, to make choices by")
+    parser.add_argument(
+        "--development",
+        action="store_true",
+        help="judge on other drawings than the test's, to make choices by",
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(asked.results)
@@ -112,18 +128,27 @@ def main() -> None:
             run(name, asked, results, dict(text.split("=", 1) for text in asked.set), Path(folder))
 
 
-def run(name: str, asked: argparse.Namespace, results: Results, changes: dict[str, str], folder: Path) -> None:
+def run(
+    name: str, asked: argparse.Namespace, results: Results, changes: dict[str, str], folder: Path
+) -> None:
     """What the results lack of one task."""
     task = TASKS[name]
     test = draw(task, TEST, DEVELOPMENT_SEED if asked.development else TEST_SEED, folder / "test")
-    sets = {"drawings": [case.read() for case in test]} | ({} if asked.development else {"samples": samples(task)})
+    sets = {"drawings": [case.read() for case in test]} | (
+        {} if asked.development else {"samples": samples(task)}
+    )
     if not results.has(task=name, model="zero-shot"):
         zero_shot = load_segmenter(TEACHER, preset=PRESET, device="cpu")
         measure(results, {"task": name, "model": "zero-shot", "seed": 0}, zero_shot, sets)
     for seed in asked.seeds:
         if not results.has(task=name, model="weak", seed=seed):
             pupil, minutes, images = learn(task, seed, folder / str(seed), asked.recipe, changes)
-            measure(results, {"task": name, "model": "weak", "seed": seed, "images": images, "minutes": minutes}, pupil, sets)
+            measure(
+                results,
+                {"task": name, "model": "weak", "seed": seed, "images": images, "minutes": minutes},
+                pupil,
+                sets,
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""MedCLIP-SAMv2 without any training of its own, against Simple-ViLMedSAM, on the sample studies: Dice per kind of image and word.
+"""MedCLIP-SAMv2 without any training of its own, against Simple-ViLMedSAM, on the sample studies.
+
+Dice per kind of image and word.
 
     python -m docs.experiments.zero_shot
 
-``--development`` tries ways to divide a map on other phantoms; the tiny preset was chosen by it, and by nothing else.
+``--development`` tries ways to divide a map on other phantoms; the tiny preset was chosen by it, and by
+nothing else.
 """
 
 from __future__ import annotations
@@ -33,7 +36,10 @@ DEVELOPMENT_SHARE = 0.5  # 20 slices of CT and 2 pictures of each kind
 PUBLISHED = ZeroShotPreset()  # two means; one box around the largest object
 TRIED = {
     "two means": PUBLISHED,
-    **{f"fixed {limit}": ZeroShotPreset(split="fixed", threshold=limit) for limit in (0.3, 0.5, 0.6, 0.7, 0.8)},
+    **{
+        f"fixed {limit}": ZeroShotPreset(split="fixed", threshold=limit)
+        for limit in (0.3, 0.5, 0.6, 0.7, 0.8)
+    },
     "fixed 0.7, points": ZeroShotPreset(split="fixed", threshold=0.7, prompts="points"),
     "fixed 0.7, both": ZeroShotPreset(split="fixed", threshold=0.7, prompts="both"),
     "fixed 0.7, mean of three": ZeroShotPreset(split="fixed", threshold=0.7, fusion="mean"),
@@ -49,7 +55,15 @@ def zero_shot(settings: ZeroShotPreset) -> MedCLIPSAMv2:
 def sample_cases() -> list[tuple[str, LabelledVolume]]:
     """(kind of image, case) of the sample studies."""
     return [
-        (sample.modality, Case(sample.name, sample.image, sample.truth, {**sample.words, **dict.fromkeys(sample.absent, (255,))}).read())
+        (
+            sample.modality,
+            Case(
+                sample.name,
+                sample.image,
+                sample.truth,
+                {**sample.words, **dict.fromkeys(sample.absent, (255,))},
+            ).read(),
+        )
         for sample in load_samples(SAMPLES)
     ]
 
@@ -62,7 +76,9 @@ def development_cases() -> list[tuple[str, LabelledVolume]]:
     return [(case.case.name.split("_")[1], case) for case in cases]
 
 
-def measure(name: str, segmenter: Segmenter, cases: Sequence[tuple[str, LabelledVolume]], results: Results) -> None:
+def measure(
+    name: str, segmenter: Segmenter, cases: Sequence[tuple[str, LabelledVolume]], results: Results
+) -> None:
     """Dice of every word of every case that shows it, and whether those that are absent stay empty."""
     pipeline = VolumeSegmenter(segmenter)
     for kind, case in cases:
@@ -77,11 +93,21 @@ def measure(name: str, segmenter: Segmenter, cases: Sequence[tuple[str, Labelled
 
 
 def report(results: Results, names: Sequence[str]) -> str:
-    """Mean over cases per kind and word, the mean over these rows, and the share of absent words that stayed empty."""
+    """Mean over cases per kind and word, the mean over these rows, and the share of absent words that stayed
+    empty.
+    """
     rows = sorted({(record["kind"], record["word"]) for record in results.select(shown=True)})
-    cells = [[np.mean([r["score"] for r in results.select(model=n, kind=k, word=w, shown=True)]) for n in names] for k, w in rows]
-    empty = [np.mean([record["score"] for record in results.select(model=name, shown=False)]) for name in names]
-    lines = [[kind, word, *(f"{value:.3f}" for value in line)] for (kind, word), line in zip(rows, cells, strict=True)]
+    cells = [
+        [np.mean([r["score"] for r in results.select(model=n, kind=k, word=w, shown=True)]) for n in names]
+        for k, w in rows
+    ]
+    empty = [
+        np.mean([record["score"] for record in results.select(model=name, shown=False)]) for name in names
+    ]
+    lines = [
+        [kind, word, *(f"{value:.3f}" for value in line)]
+        for (kind, word), line in zip(rows, cells, strict=True)
+    ]
     lines.append(["**all**", "mean over the rows", *(f"{value:.3f}" for value in np.mean(cells, axis=0))])
     lines.append(["", "absent words kept empty", *(f"{value:.3f}" for value in empty)])
     return table(["image", "word", *names], lines)
@@ -89,12 +115,22 @@ def report(results: Results, names: Sequence[str]) -> str:
 
 def main() -> None:
     """From the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--development", action="store_true", help="try ways to make prompts, on phantoms that are not reported")
-    parser.add_argument("--results", type=Path, default=Path("runs/experiments"), help="folder of the result files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--development",
+        action="store_true",
+        help="try ways to make prompts, on phantoms that are not reported",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("runs/experiments"), help="folder of the result files"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    results = Results(chosen.results / ("zero_shot_development.jsonl" if chosen.development else "zero_shot.jsonl"))
+    results = Results(
+        chosen.results / ("zero_shot_development.jsonl" if chosen.development else "zero_shot.jsonl")
+    )
     if chosen.development:
         cases = development_cases()
         models: dict[str, Segmenter] = {name: zero_shot(settings) for name, settings in TRIED.items()}

@@ -1,6 +1,9 @@
-"""Everything that can go wrong because of what a user gave us; each message is one sentence that a clinician can act on.
+"""Everything that can go wrong because of what a user gave us.
 
-Knows nothing else of the package. The command line turns these into exit status 2, the server into a 4xx answer.
+Each message is one sentence that a clinician can act on.
+
+Knows nothing else of the package. The command line turns these into exit status 2, the server into a 4xx
+answer.
 """
 
 

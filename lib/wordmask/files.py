@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, also when a process is killed or the disk is full.
 
-The one policy for everything that is written for later: beside its place under a hidden name, then renamed. Knows files only.
+The one policy for everything that is written for later: beside its place under a hidden name, then renamed.
+Knows files only.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ _BLOCK = 1 << 22
 
 @contextmanager
 def replace_file(path: Path, *, ending: str = PART, durable: bool = True) -> Iterator[Path]:
-    """A hidden file beside ``path`` to write to; it takes the place of ``path`` when the block ends without an error.
+    """A hidden file beside ``path`` to write to.
 
-    A reader sees the old file or the new one. When the block or the disk fails, ``path`` stays as it was and nothing is left.
+    It takes the place of ``path`` when the block ends without an error.
+
+    A reader sees the old file or the new one. When the block or the disk fails, ``path`` stays as it was and
+    nothing is left.
 
     Args:
         path: the file that is to be there at the end; its folder must exist.
@@ -50,13 +54,18 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of `replace_file` in a folder that nobody else writes to at the moment."""
+    """Remove what killed processes left of `replace_file` in a folder that nobody else writes to at the
+    moment.
+    """
     for part in folder.glob(f"{PREFIX}*{PART}"):
         part.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk. Windows can do so for files only."""
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Windows can do so for files only.
+    """
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

@@ -11,7 +11,10 @@ from wordmask.errors import CancelledError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is. done, total: slices, each counted once per pass over the volume; stage: what is going on, for people."""
+    """How far a request is. done, total.
+
+    slices, each counted once per pass over the volume; stage: what is going on, for people.
+    """
 
     done: int
     total: int
@@ -41,9 +44,13 @@ class CancelToken:
 
 
 class ProgressMeter:
-    """Counts slices over all passes of one request, reports when the count or the stage changes, and stops when asked to."""
+    """Counts slices over all passes of one request, reports when the count or the stage changes, and stops
+    when asked to.
+    """
 
-    def __init__(self, total: int, words: int, report: Callable[[Progress], None] | None, cancel: CancelToken | None) -> None:
+    def __init__(
+        self, total: int, words: int, report: Callable[[Progress], None] | None, cancel: CancelToken | None
+    ) -> None:
         self.total, self.words = total, words
         self._report, self._cancel = report, cancel
         self._last: Progress | None = None
@@ -62,7 +69,9 @@ class ProgressMeter:
         """``fraction`` (0..1) of the chunk is done. Raises CancelledError when somebody asked to stop."""
         if self._cancel is not None and self._cancel.cancelled:
             raise CancelledError("The request was cancelled; nothing was written.")
-        self._done = max(self._done, self._before + int(self._chunk * fraction))  # two steps of one chunk both start at 0
+        self._done = max(
+            self._done, self._before + int(self._chunk * fraction)
+        )  # two steps of one chunk both start at 0
         progress = Progress(self._done, self.total, self.stage, self.words)
         if self._report is not None and progress != self._last:
             self._report(progress)

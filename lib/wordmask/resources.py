@@ -29,9 +29,16 @@ def read_config(*parts: str) -> str:
 
 
 def config_names(*parts: str) -> list[str]:
-    """Names of the YAML files of a configuration folder, without their ending, in alphabetical order; none when there is no such folder."""
+    """Names of the YAML files of a configuration folder, without their ending, in alphabetical order.
+
+    None when there is no such folder.
+    """
     folder = configs(*parts)
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")) if folder.is_dir() else []
+    return (
+        sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+        if folder.is_dir()
+        else []
+    )
 
 
 def suggest(name: object, known: Iterable[str]) -> str:

@@ -51,7 +51,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         self.chosen = AppSettings.from_conf(conf or {})
         self.runtime = runtime_for(Path(app_dir), self.chosen)
         self.next_case = CaseChooser(self.runtime, self.chosen.default_words)
-        known = settings.MONAI_LABEL_DATASTORE_FILE_EXT  # read when the datastore is made, in the constructor below
+        known = (
+            settings.MONAI_LABEL_DATASTORE_FILE_EXT
+        )  # read when the datastore is made, in the constructor below
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(dict.fromkeys([*known, *IMAGE_PATTERNS]))
         super().__init__(
             app_dir=app_dir,
@@ -61,14 +63,21 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
             description="Type a word, get a mask: text-prompted segmentation of volumes and pictures",
             version=__version__,
         )
-        self._auto_update_scoring = False  # else MONAI Label queues a scoring at every start and every question
+        self._auto_update_scoring = (
+            False  # else MONAI Label queues a scoring at every start and every question
+        )
 
     def init_datastore(self) -> Datastore:
-        """A folder that takes only ids for ids; a warning for images that hide each other. Remote stores are MONAI Label's own."""
+        """A folder that takes only ids for ids; a warning for images that hide each other.
+
+        Remote stores are MONAI Label's own.
+        """
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
         for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
-            logger.warning("%s have one id, so only one of them can be used; rename the others.", " and ".join(names))
+            logger.warning(
+                "%s have one id, so only one of them can be used; rename the others.", " and ".join(names)
+            )
         return GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -77,8 +86,12 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """One task per configured model; the weights are loaded when the server starts, or by the first request elsewhere."""
-        return {name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models}
+        """One task per configured model; the weights are loaded when the server starts, or by the first
+        request elsewhere.
+        """
+        return {
+            name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models
+        }
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task per configured model that can be trained."""
@@ -114,14 +127,20 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         return cast(WordMaskInfer, self._infers[self.runtime.find_model(model).name])
 
     def check_request(self, model: str, params: Mapping[str, Any]) -> InferRequest:
-        """What was asked of a model, checked against what it can do; UnknownModelError, PromptError, RequestError."""
+        """What was asked of a model, checked against what it can do.
+
+        UnknownModelError, PromptError, RequestError.
+        """
         return self.task(model).check_request(params)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Segment an image of the datastore at once: what MONAI Label's batch inference calls, in a process of its own.
+        """Segment an image of the datastore at once.
 
-        Replaces MONAI Label's own, which reads any path that the request names as image. ``image``: an id of the datastore;
-        ``save_label``: keep the result as a label under ``label_tag``; the rest: `wordmask_app.jobs.requests`.
+        What MONAI Label's batch inference calls, in a process of its own.
+
+        Replaces MONAI Label's own, which reads any path that the request names as image. ``image``: an id of
+        the datastore; ``save_label``: keep the result as a label under ``label_tag``; the rest:
+        `wordmask_app.jobs.requests`.
         """
         task = self.task(request.get("model"))
         tag = safe_tag(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
@@ -132,7 +151,10 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         return {"label": label, "tag": tag, "file": file, "params": params}
 
     def keep_label(self, image: str, result: JobResult, tag: str) -> str:
-        """Save a result as a label of its image, with the names of its values as MONAI Label keeps them. Returns its id."""
+        """Save a result as a label of its image, with the names of its values as MONAI Label keeps them.
+
+        Returns its id.
+        """
         fields = result.fields
         names = LabelTable.from_names(fields["label_names"]).to_label_info()
         info = {"model": fields["model"], "params": fields, "label_info": names}
@@ -149,4 +171,7 @@ def _refuse_workers() -> None:
     if multiprocessing.parent_process() is None:
         return
     os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again
-    raise RequestError("WordMask runs in one server process, which holds its jobs, cache and models; start it without --workers.")
+    raise RequestError(
+        "WordMask runs in one server process, which holds its jobs, cache and models; start it without "
+        "--workers."
+    )

@@ -1,8 +1,8 @@
 """Starts the server in this interpreter: ``wordmask serve``.
 
-MONAI Label's own start is a shell script that calls whatever ``python`` is on the PATH and passes its arguments unquoted, so that
-folders with a blank in their name are torn apart. Here every wrong input is one sentence, before anything slow is imported.
-Knows MONAI Label's start-up and uvicorn; not models.
+MONAI Label's own start is a shell script that calls whatever ``python`` is on the PATH and passes its
+arguments unquoted, so that folders with a blank in their name are torn apart. Here every wrong input is one
+sentence, before anything slow is imported. Knows MONAI Label's start-up and uvicorn; not models.
 """
 
 from __future__ import annotations
@@ -29,8 +29,16 @@ from wordmask_app.settings import AppSettings
 
 logger = logging.getLogger(__name__)
 
-APP_FILES = ("README.md", "requirements.txt", "LICENSE", "model/.gitignore", "main.py")  # the one that makes it an app is last
-INSTALLED_APP = "monailabel/sample-apps/wordmask"  # where MONAI Label looks for apps, below the environment's folder
+APP_FILES = (
+    "README.md",
+    "requirements.txt",
+    "LICENSE",
+    "model/.gitignore",
+    "main.py",
+)  # the one that makes it an app is last
+INSTALLED_APP = (
+    "monailabel/sample-apps/wordmask"  # where MONAI Label looks for apps, below the environment's folder
+)
 SHUTDOWN_SECONDS = 5  # that open connections get to end
 REMOTE = ("http://", "https://")
 
@@ -58,7 +66,9 @@ class ServerOptions:
     @property
     def url(self) -> str:
         """The address to open on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            self.host, f"[{self.host}]" if ":" in self.host else self.host
+        )
         return f"{'https' if self.keyfile else 'http'}://{host}:{self.port}"
 
 
@@ -76,13 +86,19 @@ def serve(options: ServerOptions, *, ready: Callable[[], None], warn: Callable[[
     """
     AppSettings.from_conf(options.conf)
     for name, value in (("--host", options.host), ("--studies", options.studies)):
-        if not value.strip():  # an empty host would let every machine in, an empty folder name would be the current folder
+        if (
+            not value.strip()
+        ):  # an empty host would let every machine in, an empty folder name would be the current folder
             raise RequestError(f"{name} is empty; give it a value, or leave it out.")
     if (options.keyfile is None) != (options.certfile is None):
-        raise RequestError("For https the server needs both --ssl-keyfile and --ssl-certfile, and only one was given.")
+        raise RequestError(
+            "For https the server needs both --ssl-keyfile and --ssl-certfile, and only one was given."
+        )
     for file in (options.keyfile, options.certfile):
         if file is not None and not file.is_file():
-            raise RequestError(f"There is no file {file} for https; check the names after --ssl-keyfile and --ssl-certfile.")
+            raise RequestError(
+                f"There is no file {file} for https; check the names after --ssl-keyfile and --ssl-certfile."
+            )
     with claim_port(options.host, options.port) as listener, end_children():
         prepare_app(options.app)
         if not options.studies.startswith(REMOTE) and (sentence := check_studies(Path(options.studies))):
@@ -98,11 +114,17 @@ def claim_port(host: str, port: int) -> Iterator[socket.socket]:
         RequestError: the port is taken or needs rights, or the host is not an address of this machine.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except OSError:
-        raise RequestError(f"{host!r} is not an address of this machine; start the server with --host 127.0.0.1.") from None
+        raise RequestError(
+            f"{host!r} is not an address of this machine; start the server with --host 127.0.0.1."
+        ) from None
     with socket.socket(family, kind, protocol) as listener:
-        if sys.platform != "win32":  # there the option would let two servers share a port; elsewhere one can start again at once
+        if (
+            sys.platform != "win32"
+        ):  # there the option would let two servers share a port; elsewhere one can start again at once
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
@@ -113,14 +135,19 @@ def claim_port(host: str, port: int) -> Iterator[socket.socket]:
 
 def _why_not_bound(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"Port {port} is taken by another program; stop that one, or start this server with another --port."
+        return (
+            f"Port {port} is taken by another program; stop that one, or start this server with another "
+            "--port."
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"This account may not use port {port}; start the server with a --port above 1023."
     return f"The server cannot listen on {host} ({error.strerror}); start it with --host 127.0.0.1."
 
 
 def prepare_app(folder: Path) -> None:
-    """Make sure that the folder is an app that this account can write to; a missing or empty folder becomes one.
+    """Make sure that the folder is an app that this account can write to.
+
+    A missing or empty folder becomes one.
 
     Raises:
         RequestError: the folder is something else, or cannot be written to.
@@ -139,7 +166,8 @@ def prepare_app(folder: Path) -> None:
             pass
     except OSError as error:
         raise RequestError(
-            f"The app folder {folder} cannot be written to ({error.strerror}), and trained models and logs are kept there;"
+            f"The app folder {folder} cannot be written to ({error.strerror}), and trained models and logs "
+            "are kept there;"
             " name a folder of your own with --app."
         ) from None
 
@@ -174,27 +202,36 @@ def check_studies(folder: Path) -> str | None:
         RequestError: the folder is missing, or this account cannot read it or write labels to it.
     """
     if not folder.exists():
-        raise RequestError(f"There is no studies folder {folder}; name the folder that holds your images with --studies.")
+        raise RequestError(
+            f"There is no studies folder {folder}; name the folder that holds your images with --studies."
+        )
     if not folder.is_dir():
-        raise RequestError(f"The studies folder {folder} is a file; name the folder that holds it with --studies.")
+        raise RequestError(
+            f"The studies folder {folder} is a file; name the folder that holds it with --studies."
+        )
     for right, verb in ((os.R_OK | os.X_OK, "read"), (os.W_OK, "write to")):
         if not os.access(folder, right):
             raise RequestError(
-                f"This account may not {verb} the studies folder {folder}, where the server lists images and keeps labels;"
+                f"This account may not {verb} the studies folder {folder}, where the server lists images and "
+                "keeps labels;"
                 " change its rights, or name another folder with --studies."
             )
     from wordmask_app.hardening.images import IMAGE_PATTERNS  # imports MONAI Label, which takes seconds
 
     if any(path for pattern in IMAGE_PATTERNS for path in folder.glob(pattern)):
         return None
-    return f"The studies folder {folder} has no images yet; copy some into it ({', '.join(IMAGE_PATTERNS)}), the server will find them."
+    return (
+        f"The studies folder {folder} has no images yet; copy some into it ({', '.join(IMAGE_PATTERNS)}), "
+        "the server will find them."
+    )
 
 
 @contextlib.contextmanager
 def end_children() -> Iterator[None]:
     """End every process that was started inside the block, asked first and killed if it does not obey.
 
-    SIGTERM is turned into KeyboardInterrupt inside the block, because it would end this process before its children otherwise.
+    SIGTERM is turned into KeyboardInterrupt inside the block, because it would end this process before its
+    children otherwise.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -225,7 +262,9 @@ def _run(options: ServerOptions, listener: socket.socket, ready: Callable[[], No
 
     start = Main()
     studies = options.studies if options.studies.startswith(REMOTE) else str(Path(options.studies).resolve())
-    arguments = start.args_parser().parse_args(["start_server", "--app", str(options.app.resolve()), "--studies", studies])
+    arguments = start.args_parser().parse_args(
+        ["start_server", "--app", str(options.app.resolve()), "--studies", studies]
+    )
     arguments.port, arguments.conf = options.port, list(options.conf.items())
     os.environ.setdefault("PATH", os.defpath)  # MONAI Label appends to it
     start.start_server_init_settings(arguments)
@@ -233,7 +272,8 @@ def _run(options: ServerOptions, listener: socket.socket, ready: Callable[[], No
 
     from monailabel.interfaces.utils.app import app_instance
 
-    app_instance().runtime.start()  # here and not in uvicorn's start-up, which would answer an error with a stack trace
+    # here and not in uvicorn's start-up, which would answer an error with a stack trace
+    app_instance().runtime.start()
     config = uvicorn.Config(
         "monailabel.app:app",
         host=options.host,
@@ -244,7 +284,10 @@ def _run(options: ServerOptions, listener: socket.socket, ready: Callable[[], No
         ssl_keyfile=options.keyfile,
         ssl_certfile=options.certfile,
     )
-    Path(log_config).unlink()  # it has been read; MONAI Label makes it among the temporary files, where nobody else would remove it
+    Path(
+        log_config
+        # it has been read; MONAI Label makes it among the temporary files, where nobody else would remove it
+    ).unlink()
     server = Server(config)
     server.run(sockets=[listener])
     if not server.started:

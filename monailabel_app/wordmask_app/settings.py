@@ -17,7 +17,13 @@ from wordmask.words.prompts import Prompt, parse_prompts
 
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 
-_TEXTS = {"models": "simple_vilmedsam, medclip_samv2", "preset": "tiny", "words": "liver, spleen", "device": "auto", "cache_dir": ""}
+_TEXTS = {
+    "models": "simple_vilmedsam, medclip_samv2",
+    "preset": "tiny",
+    "words": "liver, spleen",
+    "device": "auto",
+    "cache_dir": "",
+}
 _NUMBERS = {  # name -> (default, least, most, unit)
     "cache_mb": (1024, 0, 10**7, "megabytes"),
     "cache_disk_mb": (10240, 1, 10**8, "megabytes"),
@@ -34,12 +40,20 @@ _NUMBERS = {  # name -> (default, least, most, unit)
 class AppSettings:
     """The server's configuration, checked.
 
-    models: names of infer tasks, in the order given; preset: the same for all; device: ``auto``, ``cpu``, ``cuda:0``;
-    default_words: what a request without ``words`` asks for.
-    cache_mb: megabytes that the kept features may take in memory, per model; cache_dir: also keep them there, up to cache_disk_mb.
-    queue: jobs that may wait; job_minutes: after which a running one is stopped; keep_minutes, results_mb: how long and how much of
-        what was computed is kept for clients to fetch; upload_mb: largest request, and half of what uploads that wait may take.
-    megavoxels: largest volume, in millions.
+    Attributes:
+        models: names of infer tasks, in the order given.
+        preset: the same for all models.
+        device: ``auto``, ``cpu`` or ``cuda:0``.
+        default_words: what a request without ``words`` asks for.
+        cache_dir: folder that also keeps image features; None: memory only.
+        cache_mb: megabytes that the kept features may take in memory, per model.
+        cache_disk_mb: megabytes that they may take in ``cache_dir``.
+        queue: jobs that may wait.
+        job_minutes: after which a running job is stopped.
+        keep_minutes: how long results are kept for clients to fetch.
+        results_mb: megabytes of results that are kept.
+        upload_mb: largest request, and half of what uploads that wait may take.
+        megavoxels: largest volume, in millions of voxels.
     """
 
     models: tuple[str, ...]
@@ -58,7 +72,10 @@ class AppSettings:
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> AppSettings:
-        """conf: as MONAI Label hands it over. RequestError, PromptError: a sentence about the setting that is wrong."""
+        """conf: as MONAI Label hands it over.
+
+        RequestError, PromptError: a sentence about the setting that is wrong.
+        """
         _refuse_unknown(conf)
         text = {name: str(conf.get(name, default)) for name, default in _TEXTS.items()}
         models = tuple(dict.fromkeys(re.findall(r"[^\s,;]+", text["models"])))
@@ -67,7 +84,8 @@ class AppSettings:
         words = tuple(parse_prompts(text["words"]))
         if len(words) > MOST_DEFAULT_WORDS:
             raise RequestError(
-                f"--conf words has {len(words)} words, at most {MOST_DEFAULT_WORDS} are allowed; requests may ask for others."
+                f"--conf words has {len(words)} words, at most {MOST_DEFAULT_WORDS} are allowed; requests "
+                "may ask for others."
             )
         return cls(
             models=models,
@@ -91,5 +109,7 @@ def _whole_number(name: str, conf: Mapping[str, str]) -> int:
     default, least, most, unit = _NUMBERS[name]
     given = str(conf.get(name, default))
     if not re.fullmatch(r"[0-9]{1,9}", given) or not least <= int(given) <= most:
-        raise RequestError(f"--conf {name} is a whole number of {unit} from {least} to {most}, not {given[:40]!r}.")
+        raise RequestError(
+            f"--conf {name} is a whole number of {unit} from {least} to {most}, not {given[:40]!r}."
+        )
     return int(given)

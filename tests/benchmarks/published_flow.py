@@ -1,7 +1,9 @@
-"""M2IB as it was published, written plainly from methods.md 0.5 and 5.1: what ours is compared with, in speed and in numbers.
+"""M2IB as it was published, written plainly from methods.md 0.5 and 5.1.
 
-One (slice, word) pair at a time. The bottleneck hangs in the encoder as a hook, so every step runs the whole of it; autograd
-does the rest. Uses nothing of `wordmask`: an open_clip model is enough.
+What ours is compared with, in speed and in numbers.
+
+One (slice, word) pair at a time. The bottleneck hangs in the encoder as a hook, so every step runs the whole
+of it; autograd does the rest. Uses nothing of `wordmask`: an open_clip model is enough.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ StepNoise = Callable[[int], Tensor]  # step, from 0 -> [replicas, tokens, width]
 
 
 class Bottleneck:
-    """A forward hook for one transformer block: mixes noise into what the block returns, and remembers the nats that pass."""
+    """A forward hook for one transformer block.
+
+    Mixes noise into what the block returns, and remembers the nats that pass.
+    """
 
     def __init__(self, noise: StepNoise) -> None:
         self.noise, self.step = noise, -1  # the first pass only looks at the hidden state
@@ -38,20 +43,35 @@ def published_map(
     model: Any, blocks: nn.ModuleList, pixels: Tensor, text: Tensor, *,
     layer: int, beta: float, steps: int, noise: StepNoise, replicas: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Image and text forward at every step, gradients to every weight that asks for them (as published: all). [g * g], nats.
+    """Image and text forward at every step, gradients to every weight that asks for them (as published: all).
 
-    model: an open_clip model; blocks: of its vision transformer; pixels: [1, 3, S, S], normalised; text: tokens [1, length];
+    [g * g], nats.
+
+    model: an open_clip model; blocks: of its vision transformer; pixels: [1, 3, S, S], normalised; text:
+    tokens [1, length];
     replicas: copies of both in the batch, of which each has noise of its own
     """
     tokens = text.expand(replicas, -1)
-    return _fit(model, blocks[layer], pixels, lambda: functional.normalize(model.encode_text(tokens), dim=-1), beta, steps, noise, replicas)
+    return _fit(
+        model,
+        blocks[layer],
+        pixels,
+        lambda: functional.normalize(model.encode_text(tokens), dim=-1),
+        beta,
+        steps,
+        noise,
+        replicas,
+    )
 
 
 def published_map_text_once(
     model: Any, blocks: nn.ModuleList, pixels: Tensor, text: Tensor, *,
     layer: int, beta: float, steps: int, noise: StepNoise, replicas: int = 1,
 ) -> Tensor:  # fmt: skip
-    """As `published_map`, for a text that is encoded already, [1, E]; freeze the weights to leave out their gradients."""
+    """As `published_map`, for a text that is encoded already, [1, E].
+
+    Freeze the weights to leave out their gradients.
+    """
     return _fit(model, blocks[layer], pixels, lambda: text, beta, steps, noise, replicas)
 
 
@@ -69,7 +89,10 @@ def _fit(
         for _ in range(steps):
             adam.zero_grad()
             image = model.encode_image(batch)
-            loss = beta * bottleneck.nats.mean() - functional.cosine_similarity(image, encode_text(), eps=1e-6).mean()
+            loss = (
+                beta * bottleneck.nats.mean()
+                - functional.cosine_similarity(image, encode_text(), eps=1e-6).mean()
+            )
             loss.backward()
             adam.step()
         return bottleneck.nats.detach()[:, 1:].sum(-1).mean(0)

@@ -1,6 +1,9 @@
-"""MedCLIP-SAMv2's zero-shot flow as it was published, after the map: written plainly from methods.md 2.1, steps 2 to 6.
+"""MedCLIP-SAMv2's zero-shot flow as it was published, after the map.
 
-One (slice, word) pair at a time; every pair has a k-means and a SAM encoder of its own. Uses nothing of `wordmask`.
+Written plainly from methods.md 2.1, steps 2 to 6.
+
+One (slice, word) pair at a time; every pair has a k-means and a SAM encoder of its own. Uses nothing of
+`wordmask`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ Mask = NDArray[np.bool_]
 def saliency_picture(nats: Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
     """[H, W], 8 bits. nats: [g * g]; size: of the slice, which is not cropped."""
     grid = round(len(nats) ** 0.5)
-    saliency = functional.interpolate(nats.reshape(1, 1, grid, grid), (SIDE, SIDE), mode="bilinear")[0, 0].numpy()
+    saliency = functional.interpolate(nats.reshape(1, 1, grid, grid), (SIDE, SIDE), mode="bilinear")[
+        0, 0
+    ].numpy()
     saliency = (saliency - saliency.min()) / (saliency.max() - saliency.min())
     return np.rint(nearest(saliency, size) * 255).astype(np.uint8)
 
@@ -45,10 +50,14 @@ def drawn_mask(predictor: SamPredictor, colours: NDArray[np.uint8], coarse: Mask
     """[H, W]: what SAM draws in the box around ``coarse``. colours: [H, W, 3]."""
     rows, columns = coarse.any(1).nonzero()[0], coarse.any(0).nonzero()[0]
     height, width = coarse.shape
-    box = torch.tensor([[columns[0], rows[0], min(columns[-1] + 1, width - 1), min(rows[-1] + 1, height - 1)]])
+    box = torch.tensor(
+        [[columns[0], rows[0], min(columns[-1] + 1, width - 1), min(rows[-1] + 1, height - 1)]]
+    )
     predictor.set_image(colours)
     boxes = predictor.transform.apply_boxes_torch(box, coarse.shape)
-    masks, _, _ = predictor.predict_torch(point_coords=None, point_labels=None, boxes=boxes, multimask_output=False)
+    masks, _, _ = predictor.predict_torch(
+        point_coords=None, point_labels=None, boxes=boxes, multimask_output=False
+    )
     return largest_part(masks[0, 0].numpy())
 
 

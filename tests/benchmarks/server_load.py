@@ -1,9 +1,11 @@
-"""A server under load: how fast it answers while it computes, how much it does, and whether it grows or loses anything.
+"""A server under load: how fast it answers while it computes, how much it does, and whether it grows or loses
+anything.
 
     python tests/benchmarks/server_load.py [--requests 300] [--seconds 20]
 
-Starts `monailabel start_server` on a copy of the sample studies with the bundled tiny model. Exit status 1 when a bound is broken:
-a median above 100 ms, growth above 10 % after the first 50 requests, or a lost request.
+Starts `monailabel start_server` on a copy of the sample studies with the bundled tiny model. Exit status 1
+when a bound is broken: a median above 100 ms, growth above 10 % after the first 50 requests, or a lost
+request.
 """
 
 from __future__ import annotations
@@ -35,7 +37,15 @@ from tests.support.servers import MODEL, copy_app, copy_studies, server_on
 from wordmask.demo.client import AppClient, Server, ServerError
 
 CT = "ct_trunk"
-WORDS = ("liver", "spleen, heart", "lung", "liver, spleen, left kidney", "polyp", "skin lesion", "no such thing")
+WORDS = (
+    "liver",
+    "spleen, heart",
+    "lung",
+    "liver, spleen, left kidney",
+    "polyp",
+    "skin lesion",
+    "no such thing",
+)
 MEDIAN_BOUND, GROWTH_BOUND, WARM = 0.100, 0.10, 50  # seconds, share, requests
 console = Console()
 
@@ -90,7 +100,9 @@ def unknown_volumes(folder: Path) -> Iterator[bytes]:
         yield path.read_bytes()
 
 
-def measure_latency(client: AppClient, volumes: Iterator[bytes], seconds: float) -> tuple[list[Latency], list[float]]:
+def measure_latency(
+    client: AppClient, volumes: Iterator[bytes], seconds: float
+) -> tuple[list[Latency], list[float]]:
     """Latencies idle, while jobs run, and while infers run; and the seconds of each infer."""
     infers: list[float] = []
     watched = client.start_job(MODEL, CT, {"words": "liver"})["id"]
@@ -98,12 +110,18 @@ def measure_latency(client: AppClient, volumes: Iterator[bytes], seconds: float)
     def jobs(length: float) -> None:
         end = time.monotonic() + length
         while time.monotonic() < end:
-            client.wait(client.start_job(MODEL, params={"words": "liver, spleen"}, upload=("new.nii", next(volumes)))["id"])
+            client.wait(
+                client.start_job(MODEL, params={"words": "liver, spleen"}, upload=("new.nii", next(volumes)))[
+                    "id"
+                ]
+            )
 
     def infer(length: float) -> None:
         end = time.monotonic() + length
         while time.monotonic() < end:
-            infers.append(client.infer(MODEL, "", {"words": "liver, spleen"}, upload=("new.nii", next(volumes))).seconds)
+            infers.append(
+                client.infer(MODEL, "", {"words": "liver, spleen"}, upload=("new.nii", next(volumes))).seconds
+            )
 
     found = []
     for during, load in (("nothing", time.sleep), ("jobs", jobs), ("infer", infer)):
@@ -113,7 +131,10 @@ def measure_latency(client: AppClient, volumes: Iterator[bytes], seconds: float)
 
 
 class Soak:
-    """Requests of every kind, one after the other and some at a time; counts what was asked and what was lost."""
+    """Requests of every kind, one after the other and some at a time.
+
+    Counts what was asked and what was lost.
+    """
 
     def __init__(self, client: AppClient, volumes: Iterator[bytes], images: list[str]) -> None:
         self.client, self.volumes, self.images = client, volumes, images
@@ -123,7 +144,9 @@ class Soak:
 
     def step(self) -> None:
         """One request, brought to its end."""
-        kind = self.random.choice(["job", "job", "infer", "infer", "upload", "cancel", "wrong", "map", "save"])
+        kind = self.random.choice(
+            ["job", "job", "infer", "infer", "upload", "cancel", "wrong", "map", "save"]
+        )
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
         self.asked += 1
         if not getattr(self, kind)(self.random.choice(self.images), {"words": self.random.choice(WORDS)}):
@@ -133,13 +156,18 @@ class Soak:
         return self._fetched(self.client.start_job(MODEL, image, params)["id"])
 
     def upload(self, image: str, params: dict[str, str]) -> bool:
-        return self._fetched(self.client.start_job(MODEL, params=params, upload=("new.nii", next(self.volumes)))["id"])
+        return self._fetched(
+            self.client.start_job(MODEL, params=params, upload=("new.nii", next(self.volumes)))["id"]
+        )
 
     def infer(self, image: str, params: dict[str, str]) -> bool:
         return self.client.infer(MODEL, image, params | {"result_extension": ".nrrd"}).file is not None
 
     def map(self, image: str, params: dict[str, str]) -> bool:
-        return self.client.infer(MODEL, image, {"words": "liver", "output_volume": "probability"}).file is not None
+        return (
+            self.client.infer(MODEL, image, {"words": "liver", "output_volume": "probability"}).file
+            is not None
+        )
 
     def save(self, image: str, params: dict[str, str]) -> bool:
         return self.client.infer(MODEL, image, {**params, "save_label": True}).file is not None
@@ -176,19 +204,33 @@ def soak(server: Server, mixed: Soak, requests_in_all: int) -> tuple[list[float]
     return memory, mixed.asked / (time.perf_counter() - started)
 
 
-def report(latencies: list[Latency], infers: list[float], mixed: Soak, memory: list[float], rate: float) -> bool:
+def report(
+    latencies: list[Latency], infers: list[float], mixed: Soak, memory: list[float], rate: float
+) -> bool:
     """Print the tables; whether every bound holds."""
     table = Table("route", "while the server does", "median ms", "99th percentile ms", "answers")
     for found in latencies:
         route = "/info/" if found.route == "/info/" else "/wordmask/jobs/{id}"
-        table.add_row(route, found.during, f"{1e3 * found.median:.1f}", f"{1e3 * found.percentile_99:.1f}", str(len(found.seconds)))
+        table.add_row(
+            route,
+            found.during,
+            f"{1e3 * found.median:.1f}",
+            f"{1e3 * found.percentile_99:.1f}",
+            str(len(found.seconds)),
+        )
     console.print(f"{os.cpu_count()} cores, {platform.machine()}, no GPU is used", table)
     before, warm, after = memory[0], memory[1], memory[-1]
     growth = after / warm - 1
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(mixed.kinds.items()))
-    console.print(f"Infer of a volume of 40 slices that is new to the cache, two words: {statistics.median(infers):.2f} s (median)")
+    console.print(
+        "Infer of a volume of 40 slices that is new to the cache, two words: "
+        f"{statistics.median(infers):.2f} s (median)"
+    )
     console.print(f"{mixed.asked} mixed requests ({kinds}): {rate:.2f} per second, lost: {mixed.lost}")
-    console.print(f"Memory: {before:.0f} MB before, {warm:.0f} MB after {WARM} requests, {after:.0f} MB at the end ({growth:+.1%})")
+    console.print(
+        f"Memory: {before:.0f} MB before, {warm:.0f} MB after {WARM} requests, {after:.0f} MB at the end "
+        f"({growth:+.1%})"
+    )
     slow = [found for found in latencies if found.median > MEDIAN_BOUND]
     return not slow and growth <= GROWTH_BOUND and mixed.lost == 0
 

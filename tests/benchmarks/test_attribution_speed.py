@@ -1,4 +1,7 @@
-"""How much faster our bottleneck is than the published flow: BiomedCLIP's size, random weights, ratios within one run."""
+"""How much faster our bottleneck is than the published flow.
+
+BiomedCLIP's size, random weights, ratios within one run.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,25 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 
 
 class FullLengthTokenizer:
-    """Token ids that fill all 256 places of BiomedCLIP's text tower, as in the published flow; what they say does not matter."""
+    """Token ids that fill all 256 places of BiomedCLIP's text tower, as in the published flow.
+
+    What they say does not matter.
+    """
 
     def __call__(self, texts: list[str]) -> Tensor:
-        rows = [torch.randint(1000, 30000, (CONTEXT,), generator=torch.Generator().manual_seed(len(text))) for text in texts]
+        rows = [
+            torch.randint(1000, 30000, (CONTEXT,), generator=torch.Generator().manual_seed(len(text)))
+            for text in texts
+        ]
         return torch.stack(rows)
 
 
 @pytest.fixture(scope="module")
 def a_biomedclip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
-    """Its architecture with random weights, scaled so that attention tells tokens apart; 196 million parameters."""
+    """Its architecture with random weights, scaled so that attention tells tokens apart.
+
+    196 million parameters.
+    """
     folder: Path = tmp_path_factory.mktemp("text_tower")
     BertConfig().save_pretrained(folder)
     torch.manual_seed(0)
@@ -60,7 +72,9 @@ def a_biomedclip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
     )
     for name, weight in model.visual.trunk.blocks.named_parameters():
         if name.endswith("qkv.weight"):
-            weight.data.mul_(3)  # timm starts at 0.02, where attention is nearly uniform and every patch matters the same
+            weight.data.mul_(
+                3
+            )  # timm starts at 0.02, where attention is nearly uniform and every patch matters the same
     return ClipEncoder(model, FullLengthTokenizer()).eval()
 
 
@@ -77,9 +91,13 @@ class Job:
 
     def ours(self, slices: range) -> Tensor:
         text = self.clip.encode_text(WORDS)
-        hidden = torch.cat([self.clip.head(pixels, LAYER) for pixels in self.pixels[list(slices)].split(PAIR_BATCH)])
+        hidden = torch.cat(
+            [self.clip.head(pixels, LAYER) for pixels in self.pixels[list(slices)].split(PAIR_BATCH)]
+        )
         names = {"slice_keys": slices, "words": WORDS, "pair_batch": PAIR_BATCH}
-        maps = attribution_maps(self.clip, hidden, text, learning_rate=1.0, replicas=1, noise=self.noise, **names, **FIT)
+        maps = attribution_maps(
+            self.clip, hidden, text, learning_rate=1.0, replicas=1, noise=self.noise, **names, **FIT
+        )
         return maps.flatten(2).flatten(0, 1)
 
     def published(self, pair: int) -> Tensor:
@@ -91,7 +109,13 @@ class Job:
     def _one(self, pair: int) -> dict[str, Any]:
         model, key = self.clip.model, self.key(pair)
         blocks, pixels = model.visual.trunk.blocks, self.pixels[[key[0]]]
-        return {"model": model, "blocks": blocks, "pixels": pixels, "noise": lambda step: self.noise([key], step)[0], **FIT}
+        return {
+            "model": model,
+            "blocks": blocks,
+            "pixels": pixels,
+            "noise": lambda step: self.noise([key], step)[0],
+            **FIT,
+        }
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +139,25 @@ def test_the_bottleneck_is_ten_times_faster_than_the_published_flow_and_draws_th
             ours.add(range(first, first + half * len(WORDS)), lambda slices=slices: a_job.ours(slices))
             texts = clip.encode_text(WORDS)
         pairs = [first + 3, first + 18]
-        text_once.add(pairs, lambda pairs=pairs, texts=texts: [a_job.text_once(pair, texts) for pair in pairs])
+        text_once.add(
+            pairs, lambda pairs=pairs, texts=texts: [a_job.text_once(pair, texts) for pair in pairs]
+        )
     with capsys.disabled():
-        print(f"\nM2IB at BiomedCLIP size, {SLICES} slices x {len(WORDS)} words, {torch.get_num_threads()} threads")
+        print(
+            f"\nM2IB at BiomedCLIP size, {SLICES} slices x {len(WORDS)} words, {torch.get_num_threads()} "
+            "threads"
+        )
         print(ours.row("ours, with encoders", ours))
-        print(published.row("published flow", ours), f"correlation {least_correlation(ours, published):.5f}", sep=", ")
-        print(text_once.row("frozen, text once", ours), f"correlation {least_correlation(ours, text_once):.5f}", sep=", ")
+        print(
+            published.row("published flow", ours),
+            f"correlation {least_correlation(ours, published):.5f}",
+            sep=", ",
+        )
+        print(
+            text_once.row("frozen, text once", ours),
+            f"correlation {least_correlation(ours, text_once):.5f}",
+            sep=", ",
+        )
     maps = torch.stack(list(ours.maps.values()))
     assert len(maps) == 64
     assert (maps.std(1) / maps.mean(1)).min() > 0.05  # there is something in the maps to correlate

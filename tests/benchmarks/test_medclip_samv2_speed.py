@@ -1,8 +1,10 @@
-"""How much faster our MedCLIP-SAMv2 is than the published flow, and that it marks the same: BiomedCLIP and SAM ViT-B of the published
-sizes, random weights, ratios within one run.
+"""How much faster our MedCLIP-SAMv2 is than the published flow, and that it marks the same.
 
-SAM ViT-H, as published, would hide the rest: its encoder, which no flow can leave out, costs six times as much as ViT-B's. What SAM draws
-with random weights is noise around its threshold, and is not compared (tests/unit/encoders/test_sam.py does that for equal prompts).
+BiomedCLIP and SAM ViT-B of the published sizes, random weights, ratios within one run.
+
+SAM ViT-H, as published, would hide the rest: its encoder, which no flow can leave out, costs six times as
+much as ViT-B's. What SAM draws with random weights is noise around its threshold, and is not compared
+(tests/unit/encoders/test_sam.py does that for equal prompts).
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from numpy.typing import NDArray
 from segment_anything import SamPredictor
 from tests.benchmarks.measured import Measured, least_correlation
 from tests.benchmarks.published_flow import published_map, published_map_text_once
-from tests.benchmarks.published_medclip_samv2 import Mask, coarse_mask, drawn_mask, largest_part, nearest, saliency_picture, two_clusters
+from tests.benchmarks.published_medclip_samv2 import (
+    Mask,
+    coarse_mask,
+    drawn_mask,
+    largest_part,
+    nearest,
+    saliency_picture,
+    two_clusters,
+)
 from tests.public_files import make_biomed_folder, registered, unpadded, write_sam
 from torch import Tensor
 from torch.nn import functional
@@ -35,7 +45,10 @@ from wordmask.models.noise import keyed_noise
 
 SLICES, ROUNDS, SIZE = 8, 2, 224
 TEXTS = (  # as long as the published ones, and used as typed
-    "A CT image of the abdomen showing the liver as a large and smooth organ with an even texture below the diaphragm",
+    (
+        "A CT image of the abdomen showing the liver as a large and smooth organ with an even texture "
+        "below the diaphragm"
+    ),
     "A brain MR image showing an irregular mass that is brighter than the tissue around it",
 )
 EIGHT_BITS = 255
@@ -57,9 +70,13 @@ def a_model(tmp_path_factory: pytest.TempPathFactory) -> MedCLIPSAMv2:
 
 @pytest.fixture(scope="module")
 def a_view() -> View:
-    """Slices of blobs that use all of the 8 bits of a published picture, so that both ways see the same numbers."""
+    """Slices of blobs that use all of the 8 bits of a published picture, so that both ways see the same
+    numbers.
+    """
     blobs = torch.rand(SLICES, 1, 14, 14, generator=torch.Generator().manual_seed(1))
-    grey = functional.interpolate(1.4 * blobs - 0.2, scale_factor=SIZE // 14, mode="bicubic").clamp(0, 1)[:, 0]
+    grey = functional.interpolate(1.4 * blobs - 0.2, scale_factor=SIZE // 14, mode="bicubic").clamp(0, 1)[
+        :, 0
+    ]
     geometry = Geometry((SIZE, SIZE, SLICES), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     volume = Volume((EIGHT_BITS * grey).round().numpy().astype(np.int16), geometry, "MR", "blobs")
     return make_view(volume, plane="axial", slices=None, skip_air=True)
@@ -70,7 +87,9 @@ class SamClock:
 
     def __init__(self, model: MedCLIPSAMv2) -> None:
         self.seconds = self.began = 0.0
-        model.sam.image_encoder.register_forward_pre_hook(lambda *_: setattr(self, "began", time.process_time()))
+        model.sam.image_encoder.register_forward_pre_hook(
+            lambda *_: setattr(self, "began", time.process_time())
+        )
         model.sam.image_encoder.register_forward_hook(self._stop)
 
     def _stop(self, *_: object) -> None:
@@ -96,12 +115,20 @@ class Job:
     def ours(self, first: int, last: int) -> list[Tensor]:
         """Maps of all pairs of these slices, [SIZE * SIZE] in 0..1."""
         keep = ("attribution",)
-        result = self.pipeline.segment(self.view.volume, list(TEXTS), plane="axial", slices=(first, last), keep=keep)
+        result = self.pipeline.segment(
+            self.view.volume, list(TEXTS), plane="axial", slices=(first, last), keep=keep
+        )
         cut = [self.view.slicing.cut(of_text) for of_text in result.maps["attribution"].values()]
-        return [torch.from_numpy(of_text[index].ravel()) for index in range(first, last + 1) for of_text in cut]
+        return [
+            torch.from_numpy(of_text[index].ravel()) for index in range(first, last + 1) for of_text in cut
+        ]
 
     def published(self, pair: int, *, padded: bool = False) -> Tensor:
-        """Likewise of one pair. padded: the text fills all places, as open_clip's tokenizer would have it and the released code has not."""
+        """Likewise of one pair.
+
+        padded: the text fills all places, as open_clip's tokenizer would have it and the released code has
+        not.
+        """
         ids = self.model.clip.tokenizer([TEXTS[pair % len(TEXTS)]])
         return self._drawn(pair, published_map(text=ids if padded else unpadded(ids), **self._fit(pair)))
 
@@ -144,7 +171,10 @@ def scatter(values: NDArray[np.float64], bright: Mask) -> float:
 
 @dataclass
 class Splits:
-    """The exact division of published pictures beside k-means: share of pixels on the same side, and the ratio of their sums of squares."""
+    """The exact division of published pictures beside k-means.
+
+    Share of pixels on the same side, and the ratio of their sums of squares.
+    """
 
     same: float = 1.0
     ratio: float = 0.0
@@ -173,7 +203,10 @@ def test_a_pair_is_faster_than_in_the_published_flow_and_is_marked_alike(a_model
         texts = a_model.clip.encode_text(TEXTS)
         text_once.add([pair + 1], lambda pair=pair, texts=texts: [job.text_once(pair + 1, texts)])
         clock.taken()
-        ours.add(range(len(TEXTS) * first, len(TEXTS) * (first + part)), lambda first=first: job.ours(first, first + part - 1))
+        ours.add(
+            range(len(TEXTS) * first, len(TEXTS) * (first + part)),
+            lambda first=first: job.ours(first, first + part - 1),
+        )
         sam["ours"] += clock.taken()
     rough, splits = [], Splits()
     for pair, saliency in {**published.maps, **text_once.maps}.items():
@@ -181,14 +214,26 @@ def test_a_pair_is_faster_than_in_the_published_flow_and_is_marked_alike(a_model
         own = largest_part(coarse_masks(ours.maps[pair].reshape(1, SIZE, SIZE))[0].numpy())
         rough.append(dice(own, job.coarse[pair]))
     with capsys.disabled():
-        print(f"\nMedCLIP-SAMv2 at BiomedCLIP and SAM ViT-B size, {SLICES} slices x {len(TEXTS)} texts, {torch.get_num_threads()} threads")
+        print(
+            f"\nMedCLIP-SAMv2 at BiomedCLIP and SAM ViT-B size, {SLICES} slices x {len(TEXTS)} texts, "
+            f"{torch.get_num_threads()} threads"
+        )
         print(ours.row("ours", ours), f"SAM's encoder {sam['ours'] / ours.processor:.0%}", sep=", ")
-        for name, way in {"published flow": published, "text of 256 tokens": padded, "frozen, text once": text_once}.items():
+        for name, way in {
+            "published flow": published,
+            "text of 256 tokens": padded,
+            "frozen, text once": text_once,
+        }.items():
             print(way.row(name, ours), f"correlation {least_correlation(ours, way):.5f}", sep=", ")
         print(f"  SAM's encoder takes {sam['published'] / published.processor:.0%} of the published flow")
-        print(f"  k-means and the exact split: {splits.same:.2%} of pixels alike; sum of squares {splits.ratio:.6f} of that of k-means")
+        print(
+            f"  k-means and the exact split: {splits.same:.2%} of pixels alike; sum of squares "
+            f"{splits.ratio:.6f} of that of k-means"
+        )
         print(f"  Dice of the coarse masks of both flows at least {min(rough):.3f}")
     assert min(least_correlation(ours, way) for way in (published, padded, text_once)) >= 0.99
     assert splits.ratio <= 1 + 1e-9
     assert min(rough) >= 0.9
-    assert published.times(ours) >= 5  # of the 5.9 that the numbers of multiplications allow (docs/medclip_samv2_sizes.md)
+    assert (
+        published.times(ours) >= 5
+    )  # of the 5.9 that the numbers of multiplications allow (docs/medclip_samv2_sizes.md)

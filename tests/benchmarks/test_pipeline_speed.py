@@ -1,6 +1,9 @@
-"""How long words take on a volume with the tiny model, and how much memory: first word, next word, three words.
+"""How long words take on a volume with the tiny model, and how much memory.
 
-Ratios within one run; seconds and bytes are printed for the table and not asserted, for they belong to the machine.
+First word, next word, three words.
+
+Ratios within one run; seconds and bytes are printed for the table and not asserted, for they belong to the
+machine.
 """
 
 from __future__ import annotations
@@ -29,8 +32,15 @@ IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 @pytest.fixture(scope="module")
 def a_volume():
     hounsfield, _ = ct_volume(SLICES, SIZE, (0.1, 0.9), Random(800_001))
-    geometry = Geometry(size=(SIZE, SIZE, SLICES), spacing=(1.5, 1.5, 6.0), origin=(0.0, 0.0, 0.0), direction=IDENTITY)
-    return Volume(array=hounsfield.round().numpy().astype(np.int16)[::-1].copy(), geometry=geometry, modality="CT", name="phantom")
+    geometry = Geometry(
+        size=(SIZE, SIZE, SLICES), spacing=(1.5, 1.5, 6.0), origin=(0.0, 0.0, 0.0), direction=IDENTITY
+    )
+    return Volume(
+        array=hounsfield.round().numpy().astype(np.int16)[::-1].copy(),
+        geometry=geometry,
+        modality="CT",
+        name="phantom",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +60,16 @@ def seconds(action):
 def test_the_next_word_is_at_least_five_times_faster_than_the_first(a_segmenter, a_volume, capsys):
     pipeline = VolumeSegmenter(a_segmenter)
     first = seconds(lambda: pipeline.segment(a_volume, ["spleen"]))
-    following = [seconds(lambda word=word: pipeline.segment(a_volume, [word])) for word in ("heart", "stomach", "bladder")]
+    following = [
+        seconds(lambda word=word: pipeline.segment(a_volume, [word]))
+        for word in ("heart", "stomach", "bladder")
+    ]
     ratio = first / float(np.median(following))
     with capsys.disabled():
-        print(f"\nfirst word {first:.2f} s, next words {', '.join(f'{s:.2f}' for s in following)} s: {ratio:.1f} times faster (median)")
+        print(
+            f"\nfirst word {first:.2f} s, next words {', '.join(f'{s:.2f}' for s in following)} s: "
+            f"{ratio:.1f} times faster (median)"
+        )
     assert ratio >= 5
 
 
@@ -62,5 +78,8 @@ def test_three_words_on_sixty_four_slices(a_segmenter, a_volume, capsys):
     took = seconds(lambda: pipeline.segment(a_volume, list(WORDS)))
     gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     with capsys.disabled():
-        print(f"\n{SLICES} slices of {SIZE} x {SIZE}, {len(WORDS)} words: {took:.1f} s, {gigabytes:.2f} GB resident at most")
+        print(
+            f"\n{SLICES} slices of {SIZE} x {SIZE}, {len(WORDS)} words: {took:.1f} s, {gigabytes:.2f} GB "
+            "resident at most"
+        )
     assert gigabytes < 3

@@ -1,6 +1,9 @@
-"""What the Slicer module costs a person on a CT of 512 x 512 x 300: seconds of each stage, and how long the window does not answer.
+"""What the Slicer module costs a person on a CT of 512 x 512 x 300.
 
-The panel is driven under PySide6 against a server that answers at once, so what is measured is the module's and Slicer's own. The server
+Seconds of each stage, and how long the window does not answer.
+
+The panel is driven under PySide6 against a server that answers at once, so what is measured is the module's
+and Slicer's own. The server
 has a process of its own: in this one, its thread and Qt's slots would wait for each other.
 """
 
@@ -22,13 +25,25 @@ from tests.slicer import harness
 harness.install()
 
 from tests.slicer import qt_harness  # noqa: E402  needs the harness
-from tests.slicer.fault_server import MULTIPART, Script, fault_server, job_status, result_body, says, says_json  # noqa: E402
+from tests.slicer.fault_server import (  # noqa: E402
+    MULTIPART,
+    Script,
+    fault_server,
+    job_status,
+    result_body,
+    says,
+    says_json,
+)
 from tests.slicer.person import click, message, open_panel, routes, write  # noqa: E402
 from tests.slicer.scenes import add_volume, affine, write_file  # noqa: E402
 
 SHAPE = (300, 512, 512)
 WORDS = ("liver", "spleen", "left kidney")
-ORGANS = (((150, 250, 180), (70, 120, 100)), ((160, 280, 380), (30, 40, 40)), ((110, 300, 330), (30, 30, 25)))  # centres, radii
+ORGANS = (
+    ((150, 250, 180), (70, 120, 100)),
+    ((160, 280, 380), (30, 40, 40)),
+    ((110, 300, 330), (30, 30, 25)),
+)  # centres, radii
 TICK = 2  # ms
 FROZEN = 0.2  # s without an answer that a person notices
 SLICERS_OWN = {  # thin wrappers of one call of Slicer's each, whose time is not ours
@@ -61,7 +76,10 @@ class SlicersCalls:
 
 
 class Stages:
-    """seconds: of every stage; silent: of the longest time within it in which the event loop had no turn; ours: without Slicer's calls."""
+    """seconds: of every stage; silent.
+
+    Of the longest time within it in which the event loop had no turn; ours: without Slicer's calls.
+    """
 
     def __init__(self, panel: Any, slicers: SlicersCalls) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -82,7 +100,9 @@ class Stages:
         now = time.perf_counter()
         silent = now - self._turn
         self.silent[self._stage] = max(self.silent[self._stage], silent)
-        self.ours[self._stage] = max(self.ours[self._stage], silent - (self._slicers.seconds - self._slicers_before))
+        self.ours[self._stage] = max(
+            self.ours[self._stage], silent - (self._slicers.seconds - self._slicers_before)
+        )
         self._turn, self._slicers_before = now, self._slicers.seconds
 
     def close(self) -> None:
@@ -122,12 +142,30 @@ def an_instant_server(folder: Path) -> Script:
     grid = np.ogrid[tuple(slice(count) for count in SHAPE)]
     labels = np.zeros(SHAPE, np.uint8)
     for value, (centre, radii) in enumerate(ORGANS, start=1):
-        labels[sum(((axis - middle) / radius) ** 2 for axis, middle, radius in zip(grid, centre, radii, strict=True)) < 1] = value
+        labels[
+            sum(
+                ((axis - middle) / radius) ** 2
+                for axis, middle, radius in zip(grid, centre, radii, strict=True)
+            )
+            < 1
+        ] = value
     path = write_file(folder / "answer.nii.gz", labels, affine())
     names = {word: value for value, word in enumerate(WORDS, start=1)}
-    fields = {"label_names": names, "not_found": [], "plane": "axial", "model": "m", "version": "1", "statistics": {}, "warnings": []}
+    fields = {
+        "label_names": names,
+        "not_found": [],
+        "plane": "axial",
+        "model": "m",
+        "version": "1",
+        "statistics": {},
+        "warnings": [],
+    }
     result = says(result_body(path.read_bytes(), name="x.nii.gz", params=fields), Content_Type=MULTIPART)
-    return routes(start=says_json(job_status(), "202 Accepted"), job=says_json(job_status("done", done=10)), result=result)
+    return routes(
+        start=says_json(job_status(), "202 Accepted"),
+        job=says_json(job_status("done", done=10)),
+        result=result,
+    )
 
 
 def serve(folder: Path, connection: Connection) -> None:
@@ -141,7 +179,9 @@ def ask(widget: Any, slicers: SlicersCalls) -> Stages:
     stages = Stages(widget.panel, slicers)
     click(widget.ui.segmentButton)
     qt = qt_harness.install_qt()
-    loop = qt.QEventLoop()  # Qt's own, as in Slicer: turning it by hand would send one piece of the upload per turn
+    loop = (
+        qt.QEventLoop()
+    )  # Qt's own, as in Slicer: turning it by hand would send one piece of the upload per turn
     over = qt.QTimer(loop)
     over.timeout.connect(lambda *_: None if widget.panel.busy else loop.quit())
     over.start(50)
@@ -164,11 +204,29 @@ def test_no_stage_of_ours_freezes_the_window(a_ct, tmp_path, monkeypatch, capsys
     here.send("enough")
     server.join()
     with capsys.disabled():
-        print(f"\nCT of {SHAPE[2]} x {SHAPE[1]} x {SHAPE[0]}, {2 * np.prod(SHAPE) / 1e6:.0f} MB, {len(WORDS)} words, seconds:")
-        print("| stage | first time | longest silence | of it ours | again | longest silence | of it ours |\n|---|---|---|---|---|---|---|")
+        print(
+            f"\nCT of {SHAPE[2]} x {SHAPE[1]} x {SHAPE[0]}, {2 * np.prod(SHAPE) / 1e6:.0f} MB, {len(WORDS)} "
+            "words, seconds:"
+        )
+        print(
+            "| stage | first time | longest silence | of it ours | again | longest silence | of it ours "
+            "|\n|---|---|---|---|---|---|---|"
+        )
         for stage in [stage for stage in first.seconds if stage]:
-            cells = [figures[stage] for stages in (first, again) for figures in (stages.seconds, stages.silent, stages.ours)]
+            cells = [
+                figures[stage]
+                for stages in (first, again)
+                for figures in (stages.seconds, stages.silent, stages.ours)
+            ]
             print(f"| {stage} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
-        print("Longest calls of Slicer's: " + ", ".join(f"{call} {seconds:.2f}" for call, seconds in slicers.longest.items()))
-    frozen = [(stage, seconds) for stages in (first, again) for stage, seconds in stages.ours.items() if stage and seconds > FROZEN]
+        print(
+            "Longest calls of Slicer's: "
+            + ", ".join(f"{call} {seconds:.2f}" for call, seconds in slicers.longest.items())
+        )
+    frozen = [
+        (stage, seconds)
+        for stages in (first, again)
+        for stage, seconds in stages.ours.items()
+        if stage and seconds > FROZEN
+    ]
     assert not frozen

@@ -1,7 +1,9 @@
-"""`make fresh`: does what the README says work for somebody who has a bare Debian machine and the packages that it names, and nothing else?
+"""`make fresh`: does what the README says work for somebody who has a bare Debian machine and the packages
+that it names, and nothing else?
 
-Makes the machine, types the commands of the README's text into it, and says how long each took and which failed. Exits with 1 when
-one failed, and with 2 where a bare machine cannot be made; with --where-possible that is no failure.
+Makes the machine, types the commands of the README's text into it, and says how long each took and which
+failed. Exits with 1 when one failed, and with 2 where a bare machine cannot be made; with --where-possible
+that is no failure.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from tests.fresh.readme import PYTHON, Command, read_commands, read_dice, read_p
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTALLING, USING = "Two commands", "Five minutes"  # sections of the README
 READY = "is ready at"  # what `wordmask serve` prints when it answers
-# In place of all tests, which take longer than the rest together and run elsewhere: some of the library, some of the command, and some
-# that want Qt, for which a bare machine has no libraries: they have to say so.
-SAMPLE = "tests/unit/words/test_prompts.py tests/unit/data/test_volumes.py tests/unit/cli/test_cli.py tests/slicer/test_qt_transport.py"
+# In place of all tests, which take longer than the rest together and run elsewhere: some of the library, some
+# of the command, and some that want Qt, for which a bare machine has no libraries: they have to say so.
+SAMPLE = (
+    "tests/unit/words/test_prompts.py tests/unit/data/test_volumes.py tests/unit/cli/test_cli.py "
+    "tests/slicer/test_qt_transport.py"
+)
 LOUD_SKIP = "apt-get install"
 MINUTES = 15  # for one command; an installation over a slow line takes longest
 DICE_TOLERANCE = 0.005
@@ -32,8 +37,12 @@ class Visit:
     machine: BareMachine
     promised_dice: float
     shell_state: list[str] = field(default_factory=list)
-    server: tuple[str, Running, set[Path]] | None = None  # what was typed, what runs, and what was in /tmp before
-    rows: list[tuple[float, str, str]] = field(default_factory=list)  # seconds, what was typed, what was wrong or ""
+    server: tuple[str, Running, set[Path]] | None = (
+        None  # what was typed, what runs, and what was in /tmp before
+    )
+    rows: list[tuple[float, str, str]] = field(
+        default_factory=list
+    )  # seconds, what was typed, what was wrong or ""
 
     @property
     def failed(self) -> bool:
@@ -44,7 +53,9 @@ class Visit:
         """Type the commands; a server among them runs until the last one, and is then ended."""
         for command in commands:
             if command.has_a_placeholder:
-                print(f"\nLeft out, because the reader is to replace a word in it: {command.text}", flush=True)
+                print(
+                    f"\nLeft out, because the reader is to replace a word in it: {command.text}", flush=True
+                )
             elif command.is_a_server:
                 if not self._leave_running(command):
                     break  # those that follow ask the server
@@ -67,13 +78,20 @@ class Visit:
 
     def _start(self, command: Command) -> Running:
         typed = "python -" if command.language == PYTHON else command.text
-        return self.machine.start("\n".join(["set -e", *self.shell_state, typed]), command.text if command.language == PYTHON else None)
+        return self.machine.start(
+            "\n".join(["set -e", *self.shell_state, typed]),
+            command.text if command.language == PYTHON else None,
+        )
 
     def _broken_promise(self, command: Command, output: str) -> str:
         """What a command that ended well did not do all the same, or nothing."""
         if command.text.startswith("make demo"):
             dice = read_dice(output)
-            return "" if abs(dice - self.promised_dice) <= DICE_TOLERANCE else f"Dice {dice}, the README says {self.promised_dice}"
+            return (
+                ""
+                if abs(dice - self.promised_dice) <= DICE_TOLERANCE
+                else f"Dice {dice}, the README says {self.promised_dice}"
+            )
         if command.text.startswith("make test"):
             return "" if LOUD_SKIP in output else "the test that wants Qt does not say what to install"
         return ""
@@ -97,15 +115,24 @@ class Visit:
         print(f"\n^C   ({title})", flush=True)
         begin = time.monotonic()
         running.press_ctrl_c()
-        left = [*self.machine.wait_until_quiet(60).values(), *map(str, self.machine.temporary_files() - before)]
+        left = [
+            *self.machine.wait_until_quiet(60).values(),
+            *map(str, self.machine.temporary_files() - before),
+        ]
         self.rows.append((time.monotonic() - begin, f"Ctrl-C on {title}", f"it left {left}" if left else ""))
 
     def report(self) -> None:
         """Minutes and seconds per command, and what was wrong."""
         print("\n  time  command")
         for seconds, title, wrong in self.rows:
-            print(f"{seconds // 60:3.0f}:{seconds % 60:02.0f}  {title.partition(' #')[0].strip()}{wrong and f'   FAILED: {wrong}'}")
-        print(f"{sum(seconds for seconds, _, _ in self.rows) / 60:.1f} minutes in all; .venv has {self.machine.gigabytes('.venv'):.1f} GB")
+            print(
+                f"{seconds // 60:3.0f}:{seconds % 60:02.0f}  "
+                f"{title.partition(' #')[0].strip()}{wrong and f'   FAILED: {wrong}'}"
+            )
+        print(
+            f"{sum(seconds for seconds, _, _ in self.rows) / 60:.1f} minutes in all; .venv has "
+            f"{self.machine.gigabytes('.venv'):.1f} GB"
+        )
 
 
 def main() -> int:

@@ -1,4 +1,6 @@
-"""A bare Debian machine in a folder: made by mmdebstrap, entered by chroot as an ordinary user with an empty environment.
+"""A bare Debian machine in a folder.
+
+Made by mmdebstrap, entered by chroot as an ordinary user with an empty environment.
 
 Knows: Debian, mounts and processes. Does not know what is typed into the machine.
 """
@@ -28,11 +30,13 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": str(HOME),
-    # The one thing that the machine takes from where it stands: whom to trust. Networks such as those of hospitals sign TLS themselves,
-    # and pip believes only the certificates that it brings, unless it is told otherwise.
+    # The one thing that the machine takes from where it stands: whom to trust. Networks such as those of
+    # hospitals sign TLS themselves, and pip believes only the certificates that it brings, unless it is told
+    # otherwise.
     "PIP_CERT": str(CERTIFICATES),
 }
-# Every command has mounts of its own, so they are gone when its processes are, whatever happens to this script.
+# Every command has mounts of its own, so they are gone when its processes are, whatever happens to this
+# script.
 ENTER = """
 mount -t proc proc "$0/proc"
 mount --rbind /sys "$0/sys"
@@ -58,8 +62,14 @@ def missing_tools() -> str | None:
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
         return f"A bare machine needs {', '.join(lacking)}: apt-get install mmdebstrap util-linux git."
-    if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode != 0:
-        return "A bare machine needs mounts and a network of its own, and they are not permitted here (unshare --mount --net)."
+    if (
+        subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode
+        != 0
+    ):
+        return (
+            "A bare machine needs mounts and a network of its own, and they are not permitted here (unshare "
+            "--mount --net)."
+        )
     return None
 
 
@@ -71,7 +81,16 @@ class Running:
         enter = "set -e" + ENTER.format(environment=environment, user=USER)
         enter_network = ["nsenter", f"--net={network}"] if network else []
         self.process = subprocess.Popen(
-            [*enter_network, "unshare", "--mount", "bash", "-c", enter, str(root), f"cd {shlex.quote(str(CHECKOUT))}\n{command}"],
+            [
+                *enter_network,
+                "unshare",
+                "--mount",
+                "bash",
+                "-c",
+                enter,
+                str(root),
+                f"cd {shlex.quote(str(CHECKOUT))}\n{command}",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -101,7 +120,10 @@ class Running:
             return text in self.output
 
     def wait(self, seconds: float) -> int:
-        """Wait for its end and return its exit status; whoever is too slow is ended and returns that of `timeout`, 124."""
+        """Wait for its end and return its exit status.
+
+        Whoever is too slow is ended and returns that of `timeout`, 124.
+        """
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -133,7 +155,9 @@ class Running:
 
 
 class BareMachine:
-    """A folder with Debian's smallest system, the packages that were asked for, and a repository's last commit."""
+    """A folder with Debian's smallest system, the packages that were asked for, and a repository's last
+    commit.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -146,7 +170,9 @@ class BareMachine:
         with tempfile.TemporaryDirectory(prefix="bare_machine_", ignore_cleanup_errors=True) as folder:
             machine = cls(Path(folder).resolve() / "root")
             include = f"--include={','.join(packages)}"
-            subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", include, SUITE, machine.root], check=True)
+            subprocess.run(
+                ["mmdebstrap", "--quiet", "--variant=minbase", include, SUITE, machine.root], check=True
+            )
             try:
                 machine._settle(repository)
                 yield machine
@@ -155,10 +181,15 @@ class BareMachine:
 
     def start(self, command: str, standard_input: str | None = None) -> Running:
         """Type a command in the checkout's folder."""
-        return Running(self.root, command, standard_input, f"/proc/{self._network.pid}/ns/net" if self._network else None)
+        return Running(
+            self.root, command, standard_input, f"/proc/{self._network.pid}/ns/net" if self._network else None
+        )
 
     def disconnect(self) -> None:
-        """Take the network away from all commands from now on: what is installed has to do without, and the machine's ports are its own."""
+        """Take the network away from all commands from now on.
+
+        What is installed has to do without, and the machine's ports are its own.
+        """
         command = ["unshare", "--net", sys.executable, "-c", LOOPBACK_ONLY]
         self._network = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._network.stdout is not None
@@ -171,7 +202,9 @@ class BareMachine:
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended meanwhile
                 if (process / "root").readlink() == self.root:
-                    found[int(process.name)] = (process / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+                    found[int(process.name)] = (
+                        (process / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+                    )
         return found
 
     def wait_until_quiet(self, seconds: float) -> dict[int, str]:
@@ -188,7 +221,9 @@ class BareMachine:
     def gigabytes(self, folder: str) -> float:
         """The size of a folder of the checkout on the disk."""
         path = self.root / CHECKOUT.relative_to("/") / folder
-        answer = subprocess.run(["du", "--summarize", "--block-size=1000000", path], capture_output=True, text=True, check=False)
+        answer = subprocess.run(
+            ["du", "--summarize", "--block-size=1000000", path], capture_output=True, text=True, check=False
+        )
         return int(answer.stdout.split()[0] if answer.stdout else 0) / 1000
 
     def end_processes(self) -> None:
@@ -208,13 +243,17 @@ class BareMachine:
             inside = self.root / CERTIFICATES.relative_to("/")
             inside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(CERTIFICATES, inside)
-        subprocess.run(["chroot", self.root, "useradd", "--create-home", "--shell=/bin/bash", USER], check=True)
+        subprocess.run(
+            ["chroot", self.root, "useradd", "--create-home", "--shell=/bin/bash", USER], check=True
+        )
         inside = self.root / CHECKOUT.relative_to("/")
         inside.mkdir()
-        # As a clone has them: only files that are committed. Git refuses folders of others, and to root everything belongs to others.
+        # As a clone has them: only files that are committed. Git refuses folders of others, and to root
+        # everything belongs to others.
         archive = ["git", "-c", "safe.directory=*", "-C", repository, "archive", "HEAD"]
         tree = subprocess.run(archive, stdout=subprocess.PIPE, check=True).stdout
         subprocess.run(["tar", "--extract", "--directory", inside], input=tree, check=True)
-        # `curl -s` alone ends well when the server answers with an error; this makes it fail, and leaves the command as it is written.
+        # `curl -s` alone ends well when the server answers with an error; this makes it fail, and leaves the
+        # command as it is written.
         (self.root / HOME.relative_to("/") / ".curlrc").write_text("fail-with-body\nshow-error\n")
         subprocess.run(["chroot", self.root, "chown", "--recursive", f"{USER}:{USER}", HOME], check=True)

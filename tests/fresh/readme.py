@@ -9,7 +9,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-SHELL, PYTHON = "", "python"  # the language of a block as its fence names it; a block without one is typed into a shell
+SHELL, PYTHON = (
+    "",
+    "python",
+)  # the language of a block as its fence names it; a block without one is typed into a shell
 SHELL_STATE = (".", "source", "export", "cd")  # commands that hold for those after them
 SERVERS = ("make serve", "wordmask serve", "monailabel start_server")
 PLACEHOLDER = re.compile(r"\b(FOLDER|FILE|ID)\b")  # words for the reader to replace
@@ -40,9 +43,16 @@ class Command:
 
 def read_commands(readme: str, section: str) -> list[Command]:
     """The commands of a section's blocks, in their order; ValueError when there is none."""
-    commands = [command for language, block in _blocks(_section(readme, section)) for command in _commands(language, block)]
+    commands = [
+        command
+        for language, block in _blocks(_section(readme, section))
+        for command in _commands(language, block)
+    ]
     if not commands:
-        raise ValueError(f"README.md has no command in its section {section!r}; name the sections that it has in tests/fresh.")
+        raise ValueError(
+            f"README.md has no command in its section {section!r}; name the sections that it has in "
+            "tests/fresh."
+        )
     return commands
 
 
@@ -81,4 +91,6 @@ def _commands(language: str, block: str) -> Iterator[Command]:
         yield Command(block, PYTHON)
     elif language == SHELL:
         lines = block.replace("\\\n", " ").splitlines()  # a command may go over several lines
-        yield from (Command(line.strip()) for line in lines if line.strip() and not line.strip().startswith("#"))
+        yield from (
+            Command(line.strip()) for line in lines if line.strip() and not line.strip().startswith("#")
+        )

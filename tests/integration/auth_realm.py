@@ -1,4 +1,7 @@
-"""A small realm on 127.0.0.1, as MONAI Label wants it of Keycloak: its public key, and signed tokens with roles."""
+"""A small realm on 127.0.0.1, as MONAI Label wants it of Keycloak.
+
+Its public key, and signed tokens with roles.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,11 @@ def running_realm() -> Iterator[Realm]:
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked_for_routes = self.path.endswith("openid-configuration")
-            found = {"token_endpoint": f"{realm.url}/token"} if asked_for_routes else {"public_key": realm.public_key()}
+            found = (
+                {"token_endpoint": f"{realm.url}/token"}
+                if asked_for_routes
+                else {"public_key": realm.public_key()}
+            )
             self._send(found)
 
         def do_POST(self) -> None:

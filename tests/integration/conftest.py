@@ -1,4 +1,5 @@
-"""The server in two forms: a real process with the bundled model, and MONAI Label's routes in this process over a stub model.
+"""The server in two forms: a real process with the bundled model, and MONAI Label's routes in this process
+over a stub model.
 
 The stub needs no weights, and its answer is known for every voxel.
 """
@@ -32,7 +33,15 @@ from wordmask.data.letterbox import Frame
 from wordmask.demo.client import parse_answer
 from wordmask.encoders.clip import ClipConfig
 from wordmask.encoders.sam import SamConfig
-from wordmask.models.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.models.base import (
+    Hints,
+    PromptFeatures,
+    Segmenter,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
 from wordmask.models.presets import BottleneckPreset, Preset
 from wordmask.words.prompts import Prompt
 from wordmask_app.app import WordMaskApp
@@ -44,7 +53,10 @@ from wordmask_app.tasks import scoring
 
 @pytest.fixture(scope="session")
 def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """`monailabel start_server` with the bundled tiny model on the CPU, as a user starts it; stopped at the end of the run."""
+    """`monailabel start_server` with the bundled tiny model on the CPU, as a user starts it.
+
+    Stopped at the end of the run.
+    """
     folder = tmp_path_factory.mktemp("server")
     copy_app(folder)
     (copy_studies(folder) / "broken.nii.gz").write_bytes(b"this is no volume")
@@ -57,13 +69,17 @@ def a_learning_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lear
     """A server with three pictures and a file that cannot be read."""
     folder = tmp_path_factory.mktemp("learning")
     copy_app(folder)
-    (copy_studies(folder, *(case.image.name for case in pictures())) / f"{BROKEN}.nii.gz").write_bytes(b"this is no volume")
+    (copy_studies(folder, *(case.image.name for case in pictures())) / f"{BROKEN}.nii.gz").write_bytes(
+        b"this is no volume"
+    )
     with server_on(folder) as server:
         yield LearningServer(server)
 
 
 class BrightnessSegmenter(Segmenter):
-    """Marks the bright half for words with an odd number of letters, the dark half for others, and nothing for "polyp"."""
+    """Marks the bright half for words with an odd number of letters, the dark half for others, and nothing
+    for "polyp".
+    """
 
     name = "simple_vilmedsam"
 
@@ -95,14 +111,24 @@ class BrightnessSegmenter(Segmenter):
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         size = (slices.shape[-2], slices.shape[-1])
-        return SliceFeatures(tuple(keys), {"grey": slices.mean(1)}, {"sam": Frame(size, size, (1.0, 1.0), (0.0, 0.0))})
+        return SliceFeatures(
+            tuple(keys), {"grey": slices.mean(1)}, {"sam": Frame(size, size, (1.0, 1.0), (0.0, 0.0))}
+        )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        sign = [0.0 if prompt.word == "polyp" else 1.0 if len(prompt.word) % 2 else -1.0 for prompt in prompts]
-        return PromptFeatures(tuple(prompts), {"sign": torch.tensor(sign)}, torch.ones(len(prompts), dtype=torch.bool))
+        sign = [
+            0.0 if prompt.word == "polyp" else 1.0 if len(prompt.word) % 2 else -1.0 for prompt in prompts
+        ]
+        return PromptFeatures(
+            tuple(prompts), {"sign": torch.tensor(sign)}, torch.ones(len(prompts), dtype=torch.bool)
+        )
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         self.busy.set()
         assert self.go_on.wait(PATIENCE)
@@ -114,7 +140,9 @@ class BrightnessSegmenter(Segmenter):
 
 @dataclass(frozen=True)
 class StubServer:
-    """Routes over the stub model. voxels: [k, j, i] of image "ct", above 0 where bright; scratch: for temporary files.
+    """Routes over the stub model.
+
+    voxels: [k, j, i] of image "ct", above 0 where bright; scratch: for temporary files.
 
     begun: what the scoring processes were asked for that a server would have started; here none is.
     """
@@ -126,7 +154,9 @@ class StubServer:
     voxels: NDArray[np.int16]
     begun: list[dict[str, Any]]
 
-    def post(self, image: str, params: Any, *, model: str = "simple_vilmedsam", **more: Any) -> httpx.Response:
+    def post(
+        self, image: str, params: Any, *, model: str = "simple_vilmedsam", **more: Any
+    ) -> httpx.Response:
         """POST /infer; params: JSON text, or what becomes it."""
         query = {"image": image} | more.pop("query", {})
         return self.http.post(f"/infer/{model}", params=query, data={"params": params}, **more)
@@ -144,7 +174,9 @@ class StubServer:
 
     def wait_until_busy(self) -> None:
         """Until the model has begun a batch."""
-        assert cast(BrightnessSegmenter, self.app.runtime.models["simple_vilmedsam"].load()).busy.wait(PATIENCE)
+        assert cast(BrightnessSegmenter, self.app.runtime.models["simple_vilmedsam"].load()).busy.wait(
+            PATIENCE
+        )
 
     def start(self, image: str, params: Any, **more: Any) -> httpx.Response:
         """POST /wordmask/jobs; params: JSON text, or what becomes it."""
@@ -170,7 +202,10 @@ class StubServer:
 
 @pytest.fixture
 def a_stub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubServer]:
-    """The app as the server holds it, with its own temporary folder; words of an odd number of letters mark the bright voxels."""
+    """The app as the server holds it, with its own temporary folder.
+
+    Words of an odd number of letters mark the bright voxels.
+    """
     scratch, studies, app_dir = tmp_path / "scratch", tmp_path / "studies", tmp_path / "app"
     scratch.mkdir()
     app_dir.mkdir()
@@ -188,7 +223,11 @@ def a_stub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         monkeypatch.setattr(settings, name, value)
     monkeypatch.setattr(served_model, "load_segmenter", lambda *_, **__: BrightnessSegmenter())
     begun: list[dict[str, Any]] = []
-    monkeypatch.setattr(scoring, "AsyncTask", SimpleNamespace(run=lambda kind, request, params: begun.append({**request, **params})))
+    monkeypatch.setattr(
+        scoring,
+        "AsyncTask",
+        SimpleNamespace(run=lambda kind, request, params: begun.append({**request, **params})),
+    )
     app = WordMaskApp(str(app_dir), str(studies), settings.MONAI_LABEL_APP_CONF)
     monkeypatch.setitem(apps, f"{app_dir}{studies}", app)
     from monailabel.app import app as http  # here: it reads the settings when it is imported
@@ -201,7 +240,10 @@ def a_stub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def write_studies(folder: Path) -> NDArray[np.int16]:
-    """A CT-like oblique volume with a bright block in three formats, two pictures, a broken file. Returns the voxels."""
+    """A CT-like oblique volume with a bright block in three formats, two pictures, a broken file.
+
+    Returns the voxels.
+    """
     folder.mkdir()
     voxels = np.full((6, 10, 12), -1000, dtype=np.int16)
     voxels[1:5, 2:8, :6] = 400

@@ -1,4 +1,7 @@
-"""Which case comes next, asked of a server: over MONAI Label's route and ours, with scores, without, and while they are stale."""
+"""Which case comes next, asked of a server.
+
+Over MONAI Label's route and ours, with scores, without, and while they are stale.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,9 @@ def test_a_case_that_cannot_be_read_is_reported_and_skipped(a_stub_server):
 def test_monai_labels_route_makes_the_same_choice(a_stub_server, strategy):
     score_all(a_stub_server)
     ours = ask(a_stub_server, strategy=strategy, words="liver")
-    theirs = a_stub_server.http.post(f"/activelearning/{strategy}", json={"words": "liver", "client_id": "reader-1"}).json()
+    theirs = a_stub_server.http.post(
+        f"/activelearning/{strategy}", json={"words": "liver", "client_id": "reader-1"}
+    ).json()
     assert (theirs["id"], theirs["reason"]) == (ours["case"], ours["reason"])
     assert theirs["weight"] == (1.0 if ours["score"] is None else ours["score"]["uncertainty"])
 
@@ -90,7 +95,9 @@ def test_a_question_begins_a_scoring_where_scores_are_missing_or_stale(a_stub_se
     ask(a_stub_server, strategy="first")
     assert a_stub_server.begun == []
     ask(a_stub_server, strategy="hybrid", words="liver, spleen")
-    assert a_stub_server.begun == [{"method": "active_learning", "model": MODEL, "words": ["liver", "spleen"]}]
+    assert a_stub_server.begun == [
+        {"method": "active_learning", "model": MODEL, "words": ["liver", "spleen"]}
+    ]
     score_all(a_stub_server)
     assert not ask(a_stub_server, strategy="hybrid", words="liver")["scores"]["stale"]
     assert len(a_stub_server.begun) == 1
@@ -104,7 +111,11 @@ def test_a_question_begins_a_scoring_where_scores_are_missing_or_stale(a_stub_se
 def test_scores_are_refreshed_once_when_another_version_serves(a_stub_server):
     engines = a_stub_server.app.runtime.models
     watch, store = ScoreWatch(engines), engines[MODEL].store
-    store.publish(lambda folder: shutil.copytree(bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True))
+    store.publish(
+        lambda folder: shutil.copytree(
+            bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True
+        )
+    )
     watch.look(MODEL)
     assert a_stub_server.begun == [], "nobody has asked for scores yet"
     score_all(a_stub_server)
@@ -128,7 +139,13 @@ def test_a_full_queue_costs_the_preview_and_not_the_case(a_stub_server):
 
 
 @pytest.mark.parametrize(
-    ("query", "status"), [({"strategy": "best"}, 400), ({"model": "nobody"}, 404), ({"words": ";"}, 400), ({"words": "x" * 9999}, 400)]
+    ("query", "status"),
+    [
+        ({"strategy": "best"}, 400),
+        ({"model": "nobody"}, 404),
+        ({"words": ";"}, 400),
+        ({"words": "x" * 9999}, 400),
+    ],
 )
 def test_a_question_that_cannot_be_meant_is_a_sentence(a_stub_server, query, status):
     answer = a_stub_server.http.post("/wordmask/next", params=query)
@@ -159,7 +176,8 @@ def test_a_damaged_file_of_scores_costs_a_warning(a_stub_server, caplog):
     assert score_all(a_stub_server)["scored"] == 5
 
 
-# --- a real server -----------------------------------------------------------------------------------------------------------------
+# --- a real server
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.server
@@ -178,7 +196,9 @@ def test_from_the_first_question_to_the_last_label(a_learning_server):
     assert client.wait(found["preview"]["id"])["state"] == "done"
     assert client.result(found["preview"]["id"]).fields["label_names"] == {WORD: 1}
     for strategy in ("first", "uncertainty", "diversity", "hybrid"):
-        theirs = requests.post(f"{client.url}/activelearning/{strategy}", json={"words": WORD}, timeout=60).json()
+        theirs = requests.post(
+            f"{client.url}/activelearning/{strategy}", json={"words": WORD}, timeout=60
+        ).json()
         assert theirs["id"] == client.next_case(strategy, words=WORD)["case"]
 
     learning.submit(by_name.pop(found["case"]))

@@ -39,7 +39,9 @@ def test_values_and_names_follow_the_words_of_this_request(a_stub_server):
 def test_the_label_map_lies_where_the_image_lies(a_stub_server):
     image = sitk.ReadImage(a_stub_server.studies / "ct.nii.gz")
     for extension in (".nii.gz", ".nii", ".nrrd"):
-        _, labels = a_stub_server.read(a_stub_server.post("ct", ask(words="liver", result_extension=extension)))
+        _, labels = a_stub_server.read(
+            a_stub_server.post("ct", ask(words="liver", result_extension=extension))
+        )
         assert labels.GetSize() == image.GetSize()
         for name in ("GetSpacing", "GetOrigin", "GetDirection"):
             assert getattr(labels, name)() == pytest.approx(getattr(image, name)(), abs=1e-6)
@@ -72,7 +74,9 @@ def test_info_lists_the_default_words_and_no_others_as_labels(a_stub_server):
 def test_every_image_format_of_the_studies_folder_is_served(a_stub_server):
     for image in ("scan", "series", "skin", "gut"):
         fields, labels = a_stub_server.read(a_stub_server.post(image, ask(words="liver")))
-        assert fields["statistics"]["liver"]["voxels"] == np.count_nonzero(sitk.GetArrayFromImage(labels)) > 0, image
+        assert (
+            fields["statistics"]["liver"]["voxels"] == np.count_nonzero(sitk.GetArrayFromImage(labels)) > 0
+        ), image
 
 
 def test_one_slice_can_be_asked_for(a_stub_server):
@@ -89,7 +93,9 @@ def test_the_label_map_has_the_type_that_was_asked_for(a_stub_server):
 
 
 def test_a_probability_volume_is_float_and_agrees_with_the_labels(a_stub_server):
-    _, probability = a_stub_server.read(a_stub_server.post("ct", ask(words="liver", output_volume="probability")))
+    _, probability = a_stub_server.read(
+        a_stub_server.post("ct", ask(words="liver", output_volume="probability"))
+    )
     values = sitk.GetArrayFromImage(probability)
     assert values.dtype == np.float32
     assert values.min() >= 0
@@ -155,7 +161,9 @@ def test_a_wrong_request_is_answered_400_with_one_sentence_and_leaves_nothing(a_
         assert list(a_stub_server.scratch.iterdir()) == [], params
 
 
-@pytest.mark.parametrize("params", [{"prompt": "heart"}, {"words": "heart", "prompt": "heart"}, {"words": "heart", "prompt": ""}])
+@pytest.mark.parametrize(
+    "params", [{"prompt": "heart"}, {"words": "heart", "prompt": "heart"}, {"words": "heart", "prompt": ""}]
+)
 def test_prompt_is_another_name_of_words(a_stub_server, params):
     fields, _ = a_stub_server.read(a_stub_server.post("ct", json.dumps(params)))
     assert fields["label_names"] == {"heart": 1}
@@ -193,18 +201,25 @@ def test_no_file_outside_the_studies_folder_can_be_named(a_stub_server):
         in_params = a_stub_server.post("ct", ask(words="liver", image=image, **claim))
         for answer in (named, in_params):
             assert answer.status_code == 400, (image, claim)
-            assert any(reason in answer.json()["detail"] for reason in ("not a path", "not in params")), (image, claim)
+            assert any(reason in answer.json()["detail"] for reason in ("not a path", "not in params")), (
+                image,
+                claim,
+            )
 
 
 def test_an_image_added_under_an_id_that_climbs_is_not_read(a_stub_server):
     with (a_stub_server.studies / "ct.nii.gz").open("rb") as file:
-        a_stub_server.http.put("/datastore/", params={"image": "../escaped"}, files={"file": ("x.nii.gz", file)})
+        a_stub_server.http.put(
+            "/datastore/", params={"image": "../escaped"}, files={"file": ("x.nii.gz", file)}
+        )
     assert a_stub_server.post("../escaped", ask(words="liver")).status_code == 400
 
 
 def test_an_uploaded_image_is_segmented_and_removed(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    response = a_stub_server.post("", ask(words="liver"), files={"file": ("patient 7.2026-01-02_series.nii.gz", content)})
+    response = a_stub_server.post(
+        "", ask(words="liver"), files={"file": ("patient 7.2026-01-02_series.nii.gz", content)}
+    )
     _, labels = a_stub_server.read(response)
     assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
     assert list(a_stub_server.scratch.iterdir()) == []
@@ -219,7 +234,9 @@ def test_an_uploaded_scribble_mask_is_refused_and_not_ignored(a_stub_server):
 
 def test_an_image_of_a_session_is_segmented(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    session = a_stub_server.http.put("/session/", files={"files": ("mine.nii.gz", content)}).json()["session_id"]
+    session = a_stub_server.http.put("/session/", files={"files": ("mine.nii.gz", content)}).json()[
+        "session_id"
+    ]
     _, labels = a_stub_server.read(a_stub_server.post("", ask(words="liver"), query={"session_id": session}))
     assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
 
@@ -241,7 +258,9 @@ def test_two_requests_at_the_same_time_do_not_mix(a_stub_server):
 
 
 def test_a_label_can_be_kept_on_the_server(a_stub_server):
-    fields, _ = a_stub_server.read(a_stub_server.post("ct", ask(words="heart", save_label=True, label_tag="original")))
+    fields, _ = a_stub_server.read(
+        a_stub_server.post("ct", ask(words="heart", save_label=True, label_tag="original"))
+    )
     kept = sitk.ReadImage(a_stub_server.studies / "labels" / "original" / "ct.nii.gz")
     assert_array_equal(sitk.GetArrayFromImage(kept), a_stub_server.voxels > 0)
     info = a_stub_server.http.get("/datastore/label/info", params={"label": "ct", "tag": "original"}).json()
@@ -253,7 +272,11 @@ def test_the_log_has_one_line_for_a_request(a_stub_server, caplog):
     with caplog.at_level(logging.INFO, logger="wordmask_app"):
         a_stub_server.post("ct", ask(words="liver"))
         a_stub_server.post("ct", ask(words=""))
-    lines = [record.getMessage() for record in caplog.records if record.name in ("wordmask_app.jobs.runtime", "wordmask_app.http.guards")]
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name in ("wordmask_app.jobs.runtime", "wordmask_app.http.guards")
+    ]
     assert len(lines) == 2
     assert "words='liver'" in lines[0]
     assert lines[0].endswith("outcome='ok'")
@@ -264,7 +287,10 @@ def test_the_log_has_one_line_for_a_request(a_stub_server, caplog):
 def test_images_that_share_an_id_are_reported(tmp_path: Path):
     for name in ("a.nii.gz", "a.png", "b.png", "c.tif", "c.tiff"):
         (tmp_path / name).touch()
-    assert same_stem(tmp_path, ["*.nii.gz", "*.png", "*.tif", "*.tiff"]) == [["a.nii.gz", "a.png"], ["c.tif", "c.tiff"]]
+    assert same_stem(tmp_path, ["*.nii.gz", "*.png", "*.tif", "*.tiff"]) == [
+        ["a.nii.gz", "a.png"],
+        ["c.tif", "c.tiff"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -294,7 +320,12 @@ def test_a_model_that_waits_for_its_first_training_is_listed_and_answers_with_a_
     runtime.start()
     try:
         (model,) = catalogue.models(runtime)["models"]
-        assert (model["ready"], model["trained_words"], model["hints"], model["version"]) == (False, [], [], "bundled")
+        assert (model["ready"], model["trained_words"], model["hints"], model["version"]) == (
+            False,
+            [],
+            [],
+            "bundled",
+        )
         assert model["training"] == {"recipes": ["small", "paper", "smoke"], "words": True}
         engine = runtime.models["medclip_samv2_weak"]
         assert [word["trained"] for word in catalogue.vocabulary(engine, "liv", 1)["words"]] == [None]

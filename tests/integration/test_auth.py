@@ -1,4 +1,7 @@
-"""MONAI Label's own authentication over every route of ours, and one server per app folder: real processes, a real realm, real TLS."""
+"""MONAI Label's own authentication over every route of ours, and one server per app folder.
+
+Real processes, a real realm, real TLS.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,11 @@ from wordmask_app.hardening.policies import POLICIES
 
 pytestmark = pytest.mark.server
 
-OURS = [key for key, policy in POLICIES.items() if policy.kind == "ours" or key[1] in ("/infer/{model}", "/reload")]
+OURS = [
+    key
+    for key, policy in POLICIES.items()
+    if policy.kind == "ours" or key[1] in ("/infer/{model}", "/reload")
+]
 UPLOADS = [key for key in POLICIES if key[0] == "PUT" and key[1].startswith("/datastore")]
 USER, ANNOTATOR, ADMIN = "monailabel-user", "monailabel-annotator", "monailabel-admin"
 
@@ -41,7 +48,13 @@ class Guarded:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         filled = path.replace("{name}", "simple_vilmedsam").replace("{model}", "simple_vilmedsam")
         query = {"image": "ct_chest", "label": "ct_chest", "tag": "final"}
-        return httpx.request(method, self.url + re.sub("{.*?}", "0123", filled), headers=headers, params=query, timeout=PATIENCE)
+        return httpx.request(
+            method,
+            self.url + re.sub("{.*?}", "0123", filled),
+            headers=headers,
+            params=query,
+            timeout=PATIENCE,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +88,20 @@ def test_a_user_may_segment_and_not_administrate(guarded):
     assert guarded.ask("GET", "/wordmask/health", token).json()["status"] == "ok"
     assert guarded.ask("POST", "/wordmask/jobs", token).status_code == 202
     assert guarded.ask("POST", "/infer/{model}", token).status_code == 200
-    for method, path in (("POST", "/wordmask/models/{name}/rollback"), ("POST", "/reload"), ("GET", "/logs/"), *UPLOADS):
+    for method, path in (
+        ("POST", "/wordmask/models/{name}/rollback"),
+        ("POST", "/reload"),
+        ("GET", "/logs/"),
+        *UPLOADS,
+    ):
         assert guarded.ask(method, path, token).status_code == 403, path
 
 
 def test_an_administrator_may_go_back_reload_and_read_the_log(guarded):
     token = guarded.realm.token(ADMIN)
-    assert guarded.ask("POST", "/wordmask/models/{name}/rollback", token).status_code == 400  # nothing to go back to, said in a sentence
+    assert (
+        guarded.ask("POST", "/wordmask/models/{name}/rollback", token).status_code == 400
+    )  # nothing to go back to, said in a sentence
     assert guarded.ask("POST", "/reload", token).status_code == 200
     assert guarded.ask("GET", "/logs/", token).status_code == 200
 
@@ -94,22 +114,41 @@ def test_another_server_on_the_same_app_folder_is_refused_and_the_first_goes_on(
 
 
 def test_several_server_processes_are_refused(tmp_path):
-    """Uvicorn's own supervisor kills workers that import for over 5 s and starts them anew, so a plain one stands for it here."""
+    """Uvicorn's own supervisor kills workers that import for over 5 s and starts them anew, so a plain one
+    stands for it here.
+    """
     supervisor = tmp_path / "supervisor.py"
     supervisor.write_text(
         "import multiprocessing, time\n"
         "def work():\n    from wordmask_app.app import _refuse_workers\n    _refuse_workers()\n"
-        "if __name__ == '__main__':\n    multiprocessing.get_context('spawn').Process(target=work).start()\n    time.sleep(600)\n"
+        "if __name__ == '__main__':\n    multiprocessing.get_context('spawn').Process(target=work).start()\n "
+        "   time.sleep(600)\n"
     )
     variables = {**os.environ, "PYTHONPATH": str(REPOSITORY / "monailabel_app")}
-    ended = subprocess.run([sys.executable, supervisor], capture_output=True, text=True, timeout=PATIENCE, env=variables, check=False)
+    ended = subprocess.run(
+        [sys.executable, supervisor],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=variables,
+        check=False,
+    )
     assert "WordMask runs in one server process" in ended.stderr
     assert ended.returncode == -signal.SIGTERM
 
 
 def start(app: Path, studies: Path) -> subprocess.CompletedProcess[str]:
     """A server that is expected to end by itself, with what it printed."""
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
+    command = [
+        sys.executable,
+        "-m",
+        "monailabel.main",
+        "start_server",
+        "--app",
+        str(app),
+        "--studies",
+        str(studies),
+    ]
     command += ["--host", "127.0.0.1", "--port", str(free_port()), "--conf", "device", "cpu"]
     together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run(command, **together, text=True, timeout=PATIENCE, check=False)

@@ -1,6 +1,9 @@
-"""What happens when something breaks: each row of the fault table of docs/server.md, on a real server process.
+"""What happens when something breaks.
 
-The first tests share the server of all, which has to live through them; the last ones fill and kill a server of their own.
+Each row of the fault table of docs/server.md, on a real server process.
+
+The first tests share the server of all, which has to live through them; the last ones fill and kill a server
+of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +27,15 @@ import numpy as np
 import pytest
 import requests
 import SimpleITK as sitk
-from tests.support.servers import MODEL, PATIENCE, RunningServer, copy_app, copy_studies, eventually, server_on
+from tests.support.servers import (
+    MODEL,
+    PATIENCE,
+    RunningServer,
+    copy_app,
+    copy_studies,
+    eventually,
+    server_on,
+)
 
 from wordmask.demo.client import AppClient, ServerAnswer, ServerError
 from wordmask.weights.checkpoint import WEIGHTS, bundle_folder
@@ -33,7 +44,10 @@ from wordmask.weights.versions import ModelStore
 pytestmark = pytest.mark.server
 
 CT, PICTURE = "ct_trunk", "dermoscopy_1"
-LONG = {"words": "liver, spleen, heart, lung", "plane": "sagittal"}  # of `a_new_volume`: half a minute on two cores
+LONG = {
+    "words": "liver, spleen, heart, lung",
+    "plane": "sagittal",
+}  # of `a_new_volume`: half a minute on two cores
 
 
 def labels_of(answer: ServerAnswer, folder: Path) -> np.ndarray[Any, Any]:
@@ -61,15 +75,21 @@ def uploads(server: RunningServer) -> list[Path]:
     return list((server.app / "spool").glob("upload-*"))
 
 
-# --- one server that lives through all of this --------------------------------------------------------------------------------------
+# --- one server that lives through all of this
+# --------------------------------------------------------------------------------------
 
 
 def test_a_client_that_goes_away_during_infer_cancels_its_job(a_server, tmp_path):
     def jobs() -> list[str]:
-        return [job["id"] for job in requests.get(f"{a_server.url}/wordmask/jobs", timeout=PATIENCE).json()["jobs"]]
+        return [
+            job["id"]
+            for job in requests.get(f"{a_server.url}/wordmask/jobs", timeout=PATIENCE).json()["jobs"]
+        ]
 
     before, files = jobs(), {"file": ("x.nii", a_new_volume(tmp_path, 1))}
-    asked = requests.Request("POST", f"{a_server.url}/infer/{MODEL}", data={"params": json.dumps(LONG)}, files=files).prepare()
+    asked = requests.Request(
+        "POST", f"{a_server.url}/infer/{MODEL}", data={"params": json.dumps(LONG)}, files=files
+    ).prepare()
     connection = http.client.HTTPConnection(a_server.url.removeprefix("http://"))
     connection.request("POST", asked.path_url, asked.body, dict(asked.headers))
     eventually(lambda: len(jobs()) > len(before))
@@ -82,7 +102,10 @@ def test_a_client_that_goes_away_during_infer_cancels_its_job(a_server, tmp_path
 def test_a_client_that_goes_away_during_an_upload_leaves_nothing(a_server):
     host, port = a_server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = "POST /wordmask/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000000\r\n\r\n"
+        head = (
+            "POST /wordmask/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; "
+            "boundary=b\r\nContent-Length: 5000000\r\n\r\n"
+        )
         part = '--b\r\nContent-Disposition: form-data; name="file"; filename="x.nii"\r\n\r\n'
         connection.sendall((head + part).encode() + bytes(100_000))
     assert a_server.client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
@@ -110,7 +133,9 @@ def test_two_clients_with_one_image_and_different_words_get_what_they_get_alone(
     questions = ["liver", "spleen, heart"]
     alone = [labels_of(client.infer(MODEL, CT, {"words": words}), tmp_path) for words in questions]
     with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda words: labels_of(client.infer(MODEL, CT, {"words": words}), tmp_path), questions))
+        together = list(
+            pool.map(lambda words: labels_of(client.infer(MODEL, CT, {"words": words}), tmp_path), questions)
+        )
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -183,7 +208,8 @@ def test_too_little_memory_is_a_sentence_and_the_server_lives(a_server, tmp_path
     assert client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file
 
 
-# --- a server that is filled, killed, and started again on what is broken ------------------------------------------------------------
+# --- a server that is filled, killed, and started again on what is broken
+# ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,7 +224,9 @@ class Doomed:
 def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doomed]:
     """A server with two studies that keeps its features on the disk."""
     folder = tmp_path_factory.mktemp("doomed")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     try:
         copy_app(folder)
         copy_studies(folder, f"{CT}.nii.gz", f"{PICTURE}.png")
@@ -211,7 +239,9 @@ def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doomed]:
 
 def put_label(url: str, content: bytes) -> requests.Response:
     files = {"label": ("label.nii.gz", content)}
-    return requests.put(f"{url}/datastore/label", params={"image": CT, "tag": "final"}, files=files, timeout=PATIENCE)
+    return requests.put(
+        f"{url}/datastore/label", params={"image": CT, "tag": "final"}, files=files, timeout=PATIENCE
+    )
 
 
 def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room(doomed):
@@ -228,7 +258,12 @@ def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room
     refusals = [
         requests.post(f"{url}/wordmask/jobs", files={"file": ("x.nii.gz", noise)}, timeout=PATIENCE),
         put_label(url, noise),
-        requests.put(f"{url}/datastore/image", params={"image": "x"}, files={"file": ("x.nii.gz", noise)}, timeout=PATIENCE),
+        requests.put(
+            f"{url}/datastore/image",
+            params={"image": "x"},
+            files={"file": ("x.nii.gz", noise)},
+            timeout=PATIENCE,
+        ),
         requests.post(f"{url}/infer/{MODEL}", params={"image": CT}, data=uncompressed, timeout=PATIENCE),
     ]
     assert [answer.status_code for answer in refusals] == [507] * 4
@@ -243,7 +278,10 @@ LABELS = [bytes([value]) * 2_000_000 for value in (1, 2)]
 
 @dataclass(frozen=True)
 class Restarted:
-    """job: that of the server before, which was killed; answer: its to `liver, spleen`; label: what it left as label of the CT."""
+    """job: that of the server before, which was killed.
+
+    answer: its to `liver, spleen`; label: what it left as label of the CT.
+    """
 
     server: RunningServer
     job: str
@@ -253,7 +291,10 @@ class Restarted:
 
 @pytest.fixture(scope="module")
 def restarted(doomed: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
-    """Killed while it computes and saves labels; before it starts again, its cache and its newest version are damaged."""
+    """Killed while it computes and saves labels.
+
+    Before it starts again, its cache and its newest version are damaged.
+    """
     server, scratch, saved = doomed.server, tmp_path_factory.mktemp("scratch"), threading.Semaphore(0)
     answer = server.client.infer(MODEL, CT, {"words": "liver, spleen"})
 
@@ -279,7 +320,11 @@ def restarted(doomed: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Itera
         content[len(content) // 2] ^= 255
         path.write_bytes(content)
     store = ModelStore(server.app / "model" / MODEL)
-    number = store.publish(lambda folder: shutil.copytree(bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True))
+    number = store.publish(
+        lambda folder: shutil.copytree(
+            bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True
+        )
+    )
     weights = store.folder(number) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
     with server_on(server.folder, cache_dir=str(server.folder / "cache")) as again:
@@ -298,7 +343,9 @@ def test_a_server_killed_while_it_saves_labels_keeps_the_old_one_or_the_new_one(
     assert restarted.label in LABELS
     found = restarted.server.client.info()["datastore"]
     assert (found["total"], found["completed"]) == (2, 1)
-    kept = requests.get(f"{restarted.server.url}/datastore/label", params={"label": CT, "tag": "final"}, timeout=PATIENCE)
+    kept = requests.get(
+        f"{restarted.server.url}/datastore/label", params={"label": CT, "tag": "final"}, timeout=PATIENCE
+    )
     assert kept.content == restarted.label
 
 

@@ -1,4 +1,6 @@
-"""Whatever comes over the wire, no answer is an error of the server that is not declared, and every refusal is a sentence."""
+"""Whatever comes over the wire, no answer is an error of the server that is not declared, and every refusal
+is a sentence.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,20 @@ from hypothesis import strategies as st
 from wordmask_app.hardening.policies import POLICIES
 
 DECLARED = (503, 507)  # no memory or no weights; the disk is full
-OURS = [(method, path) for (method, path), policy in POLICIES.items() if policy.kind == "ours" or path == "/infer/{model}"]
+OURS = [
+    (method, path)
+    for (method, path), policy in POLICIES.items()
+    if policy.kind == "ours" or path == "/infer/{model}"
+]
 
 # The same examples in every run: a failure in CI is one that can be repeated.
 bounded = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4))
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+)
 near_misses = st.fixed_dictionaries(
     {},
     optional={
@@ -46,7 +55,9 @@ def assert_answered(answer: Any) -> None:
     assert answer.status_code < 500 or answer.status_code in DECLARED, answer.text
     if answer.status_code >= 400:
         detail = answer.json()["detail"]
-        assert isinstance(detail, list) or detail.endswith("."), detail  # a list is FastAPI's own, on parameters of the address
+        assert isinstance(detail, list) or detail.endswith("."), (
+            detail
+        )  # a list is FastAPI's own, on parameters of the address
         assert "Traceback" not in answer.text
 
 
@@ -92,6 +103,8 @@ def test_what_is_said_of_an_upload_is_a_json_object_or_refused(a_stub_server, ro
     part = "label" if route.endswith("label") else "file"
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
     for params in ("[]", "{", "3", '"x"', '{"label_info": 3}', '{"a": "\\ud800"}', "[" * 5000):
-        answer = a_stub_server.http.put(route, params={"image": "ct"}, data={"params": params}, files={part: ("x.nii.gz", content)})
+        answer = a_stub_server.http.put(
+            route, params={"image": "ct"}, data={"params": params}, files={part: ("x.nii.gz", content)}
+        )
         assert_answered(answer)
         assert a_stub_server.http.get("/datastore/", params={"output": "all"}).status_code == 200, params[:80]

@@ -1,4 +1,6 @@
-"""The job routes over a model whose answer is known for every voxel, and that stands still when a test wants it to."""
+"""The job routes over a model whose answer is known for every voxel, and that stands still when a test wants
+it to.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_a_job_is_answered_at_once_and_its_result_is_what_infer_gives(a_stub_ser
 
 def test_a_volume_comes_with_the_job_and_is_removed_with_it(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    job = a_stub_server.start("", ask(words="liver"), files={"file": ("patient 7_2026.nii.gz", content)}).json()
+    job = a_stub_server.start(
+        "", ask(words="liver"), files={"file": ("patient 7_2026.nii.gz", content)}
+    ).json()
     assert a_stub_server.finished(job["id"])["state"] == "done"
     _, labels = a_stub_server.read(a_stub_server.http.get(f"/wordmask/jobs/{job['id']}/result"))
     assert_array_equal(sitk.GetArrayFromImage(labels), a_stub_server.voxels > 0)
@@ -57,7 +61,9 @@ def test_the_same_content_uploaded_twice_uses_the_kept_features(a_stub_server):
 
 def test_an_image_of_a_session_can_be_asked_for(a_stub_server):
     content = (a_stub_server.studies / "ct.nii.gz").read_bytes()
-    session = a_stub_server.http.put("/session/", files={"files": ("mine.nii.gz", content)}).json()["session_id"]
+    session = a_stub_server.http.put("/session/", files={"files": ("mine.nii.gz", content)}).json()[
+        "session_id"
+    ]
     job = a_stub_server.start("", ask(words="liver"), query={"session_id": session}).json()
     assert a_stub_server.finished(job["id"])["state"] == "done"
 
@@ -79,7 +85,10 @@ def test_a_full_queue_answers_429_and_says_how_long_to_wait(a_stub_server):
         a_stub_server.wait_until_busy()
         second = a_stub_server.start("ct", ask(words="heart")).json()
         assert second["waiting"] == 1
-        for refused in (a_stub_server.start("ct", ask(words="aorta")), a_stub_server.post("ct", ask(words="aorta"))):
+        for refused in (
+            a_stub_server.start("ct", ask(words="aorta")),
+            a_stub_server.post("ct", ask(words="aorta")),
+        ):
             assert refused.status_code == 429
             assert int(refused.headers["Retry-After"]) >= 1
     assert {a_stub_server.finished(job["id"])["state"] for job in (first, second)} == {"done"}
@@ -88,7 +97,9 @@ def test_a_full_queue_answers_429_and_says_how_long_to_wait(a_stub_server):
 def test_other_routes_answer_while_infer_computes(a_stub_server):
     answers = []
     with a_stub_server.held():
-        waiting = threading.Thread(target=lambda: answers.append(a_stub_server.post("ct", ask(words="liver"))))
+        waiting = threading.Thread(
+            target=lambda: answers.append(a_stub_server.post("ct", ask(words="liver")))
+        )
         waiting.start()
         a_stub_server.wait_until_busy()
         assert a_stub_server.http.get("/info/").status_code == 200

@@ -1,4 +1,6 @@
-"""`make learn-demo`, shortened: a word is taught, found where nobody labelled it, and forgotten when rolled back; failing is said."""
+"""`make learn-demo`, shortened: a word is taught, found where nobody labelled it, and forgotten when rolled
+back; failing is said.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 10, "views": 1, "rep
 
 def three_studies(folder: Path) -> Path:
     """Sample data of three studies: two to label, one untouched."""
-    chosen = [case for case in json.loads((SAMPLES / "index.json").read_text())["cases"] if case["modality"] == "CT"][:3]
+    chosen = [
+        case for case in json.loads((SAMPLES / "index.json").read_text())["cases"] if case["modality"] == "CT"
+    ][:3]
     for name in ("studies", "truth"):
         (folder / name).mkdir(parents=True)
     for case in chosen:
@@ -55,7 +59,9 @@ def test_the_first_two_studies_by_name_are_labelled_and_all_others_are_untouched
     assert [case.name for case in label] == ["ct_abdomen_pelvis", "ct_chest"]
     assert [case.name for case in untouched] == ["ct_chest_abdomen", "ct_trunk"]
     assert all(truth_of(case).any() for case in (*label, *untouched))
-    with pytest.raises(RequestError, match="3 studies that show liver, spleen, kidney are needed, and there are 2"):
+    with pytest.raises(
+        RequestError, match="3 studies that show liver, spleen, kidney are needed, and there are 2"
+    ):
         choose_cases(label)
 
 

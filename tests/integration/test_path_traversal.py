@@ -1,4 +1,5 @@
-"""Ways out of the studies folder: each is first shown on MONAI Label as it is, then tried on WordMask, which answers 4xx.
+"""Ways out of the studies folder: each is first shown on MONAI Label as it is, then tried on WordMask, which
+answers 4xx.
 
 As it is means: MONAI Label's own routers, and an app with one task that reads the image that it is given.
 """
@@ -72,7 +73,9 @@ def as_ours(a_stub_server, monkeypatch):
     """Put WordMask back in the place of the plain app."""
 
     def switch() -> TestClient:
-        monkeypatch.setitem(apps, f"{settings.MONAI_LABEL_APP_DIR}{settings.MONAI_LABEL_STUDIES}", a_stub_server.app)
+        monkeypatch.setitem(
+            apps, f"{settings.MONAI_LABEL_APP_DIR}{settings.MONAI_LABEL_STUDIES}", a_stub_server.app
+        )
         return a_stub_server.http
 
     return switch
@@ -82,7 +85,11 @@ def files_around(studies: Path) -> dict[Path, bytes]:
     """Every file beside the studies, with what is in it; logs and the spool of requests aside."""
     around = studies.parent
     inside = (studies, around / "app", around / "scratch")
-    return {p: p.read_bytes() for p in around.rglob("*") if p.is_file() and not any(p.is_relative_to(folder) for folder in inside)}
+    return {
+        p: p.read_bytes()
+        for p in around.rglob("*")
+        if p.is_file() and not any(p.is_relative_to(folder) for folder in inside)
+    }
 
 
 def assert_refused(answer: Any, studies: Path, before: dict[Path, bytes], case: str = "") -> None:
@@ -98,12 +105,16 @@ def test_params_cannot_name_a_file(a_stub_server, plain, as_ours, outside):
     assert SECRET.decode() in open_door.text, "the hole is there in MONAI Label"
     before = files_around(a_stub_server.studies)
     for route in ("/infer/simple_vilmedsam", "/wordmask/jobs"):
-        assert_refused(as_ours().post(route, params={"image": "ct"}, data=params), a_stub_server.studies, before)
+        assert_refused(
+            as_ours().post(route, params={"image": "ct"}, data=params), a_stub_server.studies, before
+        )
 
 
 def test_the_image_of_a_request_cannot_be_a_path(a_stub_server, plain, as_ours, outside):
     path = str(outside / "secret.nii.gz")
-    assert SECRET.decode() in plain.post("/infer/reader", params={"image": path}).text, "the hole is there in MONAI Label"
+    assert SECRET.decode() in plain.post("/infer/reader", params={"image": path}).text, (
+        "the hole is there in MONAI Label"
+    )
     before = files_around(a_stub_server.studies)
     for route in ("/infer/simple_vilmedsam", "/wordmask/jobs"):
         for image in (path, "../outside/secret", "ct/../../outside/secret.nii.gz"):
@@ -119,21 +130,36 @@ def test_an_image_cannot_be_added_outside(a_stub_server, plain, as_ours):
     before = files_around(a_stub_server.studies)
     for route in ("/datastore/", "/datastore/image"):
         for image in ("../planted", "/tmp/planted", "a/../../planted"):
-            assert_refused(as_ours().put(route, params={"image": image}, files=files), a_stub_server.studies, before)
+            assert_refused(
+                as_ours().put(route, params={"image": image}, files=files), a_stub_server.studies, before
+            )
 
 
 def test_a_label_cannot_be_saved_outside(a_stub_server, plain, as_ours):
     files = {"label": ("x.nii.gz", b"planted")}
-    assert plain.put("/datastore/label", params={"image": "ct", "tag": "../../planted"}, files=files).status_code == 200
+    assert (
+        plain.put("/datastore/label", params={"image": "ct", "tag": "../../planted"}, files=files).status_code
+        == 200
+    )
     planted = a_stub_server.studies.parent / "planted" / "ct.nii.gz"
     assert planted.read_bytes() == b"planted", "the hole is there in MONAI Label"
     planted.unlink()
     before = files_around(a_stub_server.studies)
-    for query in ({"image": "ct", "tag": "../../planted"}, {"image": "../ct", "tag": "final"}, {"image": "ct", "tag": "/tmp"}):
-        assert_refused(as_ours().put("/datastore/label", params=query, files=files), a_stub_server.studies, before)
+    for query in (
+        {"image": "ct", "tag": "../../planted"},
+        {"image": "../ct", "tag": "final"},
+        {"image": "ct", "tag": "/tmp"},
+    ):
+        assert_refused(
+            as_ours().put("/datastore/label", params=query, files=files), a_stub_server.studies, before
+        )
     saving = json.dumps({"prompt": "liver", "save_label": True, "label_tag": "../../planted"})
     for route in ("/infer/simple_vilmedsam", "/wordmask/jobs"):
-        assert_refused(as_ours().post(route, params={"image": "ct"}, data={"params": saving}), a_stub_server.studies, before)
+        assert_refused(
+            as_ours().post(route, params={"image": "ct"}, data={"params": saving}),
+            a_stub_server.studies,
+            before,
+        )
 
 
 ROUTES_OUT = [
@@ -183,9 +209,12 @@ def test_a_session_of_another_name_is_not_removed(a_stub_server, plain, as_ours,
     before = files_around(a_stub_server.studies)
     assert_refused(as_ours().delete("/session/..%2fvictim"), a_stub_server.studies, before)
     for route in ("/infer/simple_vilmedsam", "/wordmask/jobs"):
-        assert_refused(as_ours().post(route, params={"session_id": "../victim"}), a_stub_server.studies, before)
+        assert_refused(
+            as_ours().post(route, params={"session_id": "../victim"}), a_stub_server.studies, before
+        )
     assert victim.exists()
-    # A slash in the path does not reach MONAI Label's route, so only the query parameter of infer is a hole there.
+    # A slash in the path does not reach MONAI Label's route, so only the query parameter of infer is a hole
+    # there.
     plain.post("/infer/reader", params={"session_id": "../victim"})
     assert reached or not victim.exists(), "the hole is there in MONAI Label"
 
@@ -203,7 +232,11 @@ def test_an_archive_cannot_be_unpacked_outside(a_stub_server, plain, as_ours):
         path.unlink()
     before = files_around(a_stub_server.studies)
     for given in ("true", "1", "yes", "on", "TRUE"):
-        assert_refused(as_ours().put("/session/", params={"uncompress": given}, files=files), a_stub_server.studies, before)
+        assert_refused(
+            as_ours().put("/session/", params={"uncompress": given}, files=files),
+            a_stub_server.studies,
+            before,
+        )
     assert planted, "the hole is there in MONAI Label"
 
 

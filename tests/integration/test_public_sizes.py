@@ -1,6 +1,9 @@
-"""MedCLIP-SAMv2 at the published sizes: files of the published architectures with random numbers, imported, loaded, and used.
+"""MedCLIP-SAMv2 at the published sizes.
 
-What a mask means cannot be seen here, only that it is made, where it lies, and that it is the same every time. Minutes, and up to 8 GB of
+Files of the published architectures with random numbers, imported, loaded, and used.
+
+What a mask means cannot be seen here, only that it is made, where it lies, and that it is the same every
+time. Minutes, and up to 8 GB of
 memory: one model at a time, a few slices each.
 """
 
@@ -31,13 +34,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module", params=["vit_b", "vit_h"])
-def a_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MedCLIPSAMv2]:
+def a_model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MedCLIPSAMv2]:
     """Loaded by its preset; its files are gone afterwards, and at no time are those of both SAMs there."""
     folder, name = tmp_path_factory.mktemp(request.param), f"sam_{request.param}"
     torch.manual_seed(3)
     clip = make_biomed_folder(folder / "biomedclip", [WORD, SENTENCE]).path
     write_sam(folder / "sam.pth", request.param)
-    assert (folder / "sam.pth").stat().st_size == pytest.approx(PUBLISHED[name], rel=1e-3)  # the same tensors in the same precision
+    assert (folder / "sam.pth").stat().st_size == pytest.approx(
+        PUBLISHED[name], rel=1e-3
+    )  # the same tensors in the same precision
     with registered(folder / "weights", biomedclip=clip, **{name: folder / "sam.pth"}):
         for path in (folder / "sam.pth", *clip.iterdir()):
             path.unlink()
@@ -67,7 +74,9 @@ def test_the_catalogue_knows_the_sizes_of_the_published_files():
 
 def test_a_slice_of_a_volume_is_marked_on_the_grid_of_its_file(a_model, a_tilted_volume, tmp_path):
     segmenter = VolumeSegmenter(a_model)
-    result = segmenter.segment(a_tilted_volume, [WORD, SENTENCE], slices=(1, 1), keep=("probability", "attribution"))
+    result = segmenter.segment(
+        a_tilted_volume, [WORD, SENTENCE], slices=(1, 1), keep=("probability", "attribution")
+    )
     maps = [result.maps[name][word] for name in ("probability", "attribution") for word in (WORD, SENTENCE)]
     assert all(one.shape == (2, 60, 48) and np.isfinite(one).all() for one in maps)
     assert all(one[1].std() > 1e-3 and not one[0].any() for one in maps)
@@ -88,17 +97,23 @@ def test_a_slice_of_a_volume_is_marked_on_the_grid_of_its_file(a_model, a_tilted
 def test_a_picture_is_marked_the_same_every_time_and_as_a_person_says(a_model, a_picture):
     first = VolumeSegmenter(a_model)
     together = first.segment(a_picture, [WORD, SENTENCE], keep=("probability", "attribution")).maps
-    again = VolumeSegmenter(a_model).segment(a_picture, WORD, keep=("probability", "attribution")).maps  # features anew
+    again = (
+        VolumeSegmenter(a_model).segment(a_picture, WORD, keep=("probability", "attribution")).maps
+    )  # features anew
     for name in ("probability", "attribution"):
         assert together[name][WORD].shape == together[name][SENTENCE].shape == (1, 60, 80)
         np.testing.assert_array_equal(again[name][WORD], together[name][WORD])
     alone = again["probability"][WORD]
     box, point = VoxelHints(box=((5, 8, 0), (40, 30, 0))), VoxelHints(points=((60, 45, 0, True),))
     boxed, pointed = (
-        first.segment(a_picture, WORD, hints=hints, keep=("probability",)).maps["probability"][WORD] for hints in (box, point)
+        first.segment(a_picture, WORD, hints=hints, keep=("probability",)).maps["probability"][WORD]
+        for hints in (box, point)
     )
     assert np.isfinite([alone, boxed, pointed]).all()
-    assert min(np.abs(one - other).max() for one, other in ((alone, boxed), (alone, pointed), (boxed, pointed))) > 1e-3
+    assert (
+        min(np.abs(one - other).max() for one, other in ((alone, boxed), (alone, pointed), (boxed, pointed)))
+        > 1e-3
+    )
 
 
 def test_presence_is_not_judged_and_the_preset_says_so(a_model):

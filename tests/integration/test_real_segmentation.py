@@ -1,4 +1,7 @@
-"""The bundled model on real volumes: it says nothing useful about them, but must neither crash nor move them nor give NaN."""
+"""The bundled model on real volumes.
+
+It says nothing useful about them, but must neither crash nor move them nor give NaN.
+"""
 
 from __future__ import annotations
 

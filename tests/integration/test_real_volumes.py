@@ -1,4 +1,7 @@
-"""Geometry on the real volumes that WORDMASK_REAL_DATA names: what goes out lies where it came in, and nothing is NaN."""
+"""Geometry on the real volumes that WORDMASK_REAL_DATA names.
+
+What goes out lies where it came in, and nothing is NaN.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,11 @@ def test_a_real_label_map_keeps_the_geometry_of_its_image(real_data, real_cases,
     for plane in Plane:
         slicing = slicing_for(volume.geometry, plane)
         stack = slicing.cut(labels)
-        seen = to_unit_range(volume, slicing.cut(volume.array)[::7], load_windows()["soft_tissue"] if volume.modality == "CT" else None)
+        seen = to_unit_range(
+            volume,
+            slicing.cut(volume.array)[::7],
+            load_windows()["soft_tissue"] if volume.modality == "CT" else None,
+        )
         assert np.isfinite(seen).all()
         assert (seen.min(), seen.max()) >= (0, 0)
         assert seen.max() <= 1

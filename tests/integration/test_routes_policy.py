@@ -16,7 +16,9 @@ from tests.support.servers import REPOSITORY
 from wordmask_app.hardening.policies import POLICIES
 from wordmask_app.http.faults import fault_of
 
-AUTHENTICATION = {path for path in POLICIES if path[1].startswith("/auth/")}  # MONAI Label adds these when it is turned on
+AUTHENTICATION = {
+    path for path in POLICIES if path[1].startswith("/auth/")
+}  # MONAI Label adds these when it is turned on
 
 
 def routes_of(router: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -60,14 +62,25 @@ def test_what_is_refused_says_why(a_stub_server):
     refused = [key for key, policy in POLICIES.items() if policy.kind == "refused"]
     assert refused
     for method, path in refused:
-        answer = a_stub_server.http.request(method, re.sub(r"{\w+(:path)?}", "simple_vilmedsam", path), files={"file": ("x.pt", b"x")})
+        answer = a_stub_server.http.request(
+            method, re.sub(r"{\w+(:path)?}", "simple_vilmedsam", path), files={"file": ("x.pt", b"x")}
+        )
         assert answer.status_code == 403, (method, path)
         assert answer.json()["detail"].startswith("This route is not offered"), (method, path)
 
 
-@pytest.mark.parametrize("path", ["/batch/infer/simple_vilmedsam", "/train/", "/scoring/", "/activelearning/random"])
+@pytest.mark.parametrize(
+    "path", ["/batch/infer/simple_vilmedsam", "/train/", "/scoring/", "/activelearning/random"]
+)
 def test_a_background_task_takes_no_paths(a_stub_server, path):
-    bodies = ("{", "[1]", '{"label_tag": "../../x"}', '{"a": {"b": ["/etc/passwd"]}}', '{"images": ["../x"]}', "[" * 90_000)
+    bodies = (
+        "{",
+        "[1]",
+        '{"label_tag": "../../x"}',
+        '{"a": {"b": ["/etc/passwd"]}}',
+        '{"images": ["../x"]}',
+        "[" * 90_000,
+    )
     for body in bodies:
         answer = a_stub_server.http.post(path, content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400, (body[:80], answer.text)
@@ -75,8 +88,19 @@ def test_a_background_task_takes_no_paths(a_stub_server, path):
 
 
 def test_nothing_runs_in_the_event_loop_and_unknown_names_are_not_found(a_stub_server):
-    assert a_stub_server.http.post("/batch/infer/simple_vilmedsam", params={"run_sync": "true"}, json={}).status_code == 400
-    for path in ("/batch/infer/nobody", "/train/nobody", "/scoring/nobody", "/activelearning/nobody", "/model/nobody"):
+    assert (
+        a_stub_server.http.post(
+            "/batch/infer/simple_vilmedsam", params={"run_sync": "true"}, json={}
+        ).status_code
+        == 400
+    )
+    for path in (
+        "/batch/infer/nobody",
+        "/train/nobody",
+        "/scoring/nobody",
+        "/activelearning/nobody",
+        "/model/nobody",
+    ):
         method = "GET" if path.startswith("/model") else "POST"
         assert a_stub_server.http.request(method, path).status_code == 404
 
@@ -92,7 +116,9 @@ def test_errors_of_monai_label_do_not_name_its_folders(a_stub_server, monkeypatc
     answers = [
         a_stub_server.http.get("/logs/"),
         a_stub_server.http.get("/datastore/image", params={"image": "nobody"}),
-        a_stub_server.http.put("/datastore/label", params={"image": "nobody"}, files={"label": ("x.nii.gz", b"x")}),
+        a_stub_server.http.put(
+            "/datastore/label", params={"image": "nobody"}, files={"label": ("x.nii.gz", b"x")}
+        ),
         a_stub_server.http.get("/proxy/dicom/wado/studies"),
     ]
     for answer in answers:
@@ -114,7 +140,10 @@ def test_what_a_client_cannot_mean_is_a_sentence_and_not_a_failure(a_stub_server
         http.post("/batch/infer/simple_vilmedsam", json={"bundle_path": "tests"}),
         http.post("/batch/infer/simple_vilmedsam", json={"model": ["simple_vilmedsam"]}),
         http.post("/activelearning/random", json={"strategy": ["random"]}),
-        *(http.put("/datastore/image/info", params={"image": "ct"}, data={"info": info}) for info in ('{"a": NaN}', '{"a": "\\ud800"}')),
+        *(
+            http.put("/datastore/image/info", params={"image": "ct"}, data={"info": info})
+            for info in ('{"a": NaN}', '{"a": "\\ud800"}')
+        ),
     ]
     assert [answer.status_code for answer in answers] == [400] * len(answers)
     assert http.get("/datastore/", params={"output": "all"}).status_code == 200
@@ -124,7 +153,12 @@ def test_the_next_image_does_not_depend_on_what_clients_wrote(a_stub_server):
     for written in ("x", {"random": "x"}, {"random": {"ts": "x"}}, {"random": {"ts": 10**12}}):
         for image in a_stub_server.app.datastore().list_images():
             info = json.dumps({"strategy": written})
-            assert a_stub_server.http.put("/datastore/image/info", params={"image": image}, data={"info": info}).status_code == 200
+            assert (
+                a_stub_server.http.put(
+                    "/datastore/image/info", params={"image": image}, data={"info": info}
+                ).status_code
+                == 200
+            )
         for _ in range(3):
             assert a_stub_server.http.post("/activelearning/random", json={}).json()["id"], written
 
@@ -151,7 +185,9 @@ def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_its_length(a_
     from wordmask_app.http import guards
 
     guards.install(a_stub_server.http.app, upload_bytes=10_000)
-    announced = a_stub_server.http.put("/datastore/image", params={"image": "big"}, files={"file": ("big.nii", b"0" * 20_000)})
+    announced = a_stub_server.http.put(
+        "/datastore/image", params={"image": "big"}, files={"file": ("big.nii", b"0" * 20_000)}
+    )
 
     def in_pieces() -> Iterator[bytes]:
         yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="big.nii"\r\n\r\n'
@@ -160,7 +196,9 @@ def test_a_body_beyond_the_limit_is_refused_whether_or_not_it_says_its_length(a_
         yield b"\r\n--b--\r\n"
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    streamed = a_stub_server.http.put("/datastore/image", params={"image": "big"}, content=in_pieces(), headers=headers)
+    streamed = a_stub_server.http.put(
+        "/datastore/image", params={"image": "big"}, content=in_pieces(), headers=headers
+    )
     assert (announced.status_code, streamed.status_code) == (413, 413)
     assert not (a_stub_server.studies / "big.nii").exists()
 

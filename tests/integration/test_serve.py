@@ -1,4 +1,7 @@
-"""``wordmask serve`` as a user starts it: folders with blanks and umlauts, no ``python`` on the PATH, Ctrl-C."""
+"""``wordmask serve`` as a user starts it.
+
+Folders with blanks and umlauts, no ``python`` on the PATH, Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,25 @@ def test_it_serves_from_folders_with_blanks_and_ctrl_c_ends_it_and_its_training(
     for case in cases:
         shutil.copy(case.image, studies)
     port = free_port()
-    arguments = ("--studies", str(studies), "--app", str(folder / "App Ü"), "--port", str(port), "--conf", "models=simple_vilmedsam")
+    arguments = (
+        "--studies",
+        str(studies),
+        "--app",
+        str(folder / "App Ü"),
+        "--port",
+        str(port),
+        "--conf",
+        "models=simple_vilmedsam",
+    )
     with serving(folder, *arguments) as (server, lines):
-        assert f"WordMask is ready at http://127.0.0.1:{port} (Ctrl-C ends it).\n" in lines, (folder / "log").read_text()
+        assert f"WordMask is ready at http://127.0.0.1:{port} (Ctrl-C ends it).\n" in lines, (
+            folder / "log"
+        ).read_text()
         client = AppClient(f"http://127.0.0.1:{port}")
         assert set(client.info()["models"]) == {MODEL}
-        assert client.infer(MODEL, cases[0].name, {"words": "skin lesion"}).fields["label_names"] == {"skin lesion": 1}
+        assert client.infer(MODEL, cases[0].name, {"words": "skin lesion"}).fields["label_names"] == {
+            "skin lesion": 1
+        }
         for case in cases:
             client.submit_label(case.name, case.truth, {"skin lesion": case.words["skin lesion"][0]})
         client.start_training(MODEL, {"epochs": 1000})

@@ -35,7 +35,13 @@ def test_the_server_shows_its_models_and_the_default_words(a_server):
 
 def test_every_sample_study_is_in_the_datastore(a_server):
     total = a_server.client.info()["datastore"]["total"]
-    assert total == len([path for path in a_server.studies.iterdir() if path.is_file() and not path.name.startswith((".", "datastore"))])
+    assert total == len(
+        [
+            path
+            for path in a_server.studies.iterdir()
+            if path.is_file() and not path.name.startswith((".", "datastore"))
+        ]
+    )
 
 
 def test_a_word_gives_a_mask_in_the_geometry_of_the_volume(a_server, tmp_path):
@@ -46,7 +52,9 @@ def test_a_word_gives_a_mask_in_the_geometry_of_the_volume(a_server, tmp_path):
     assert labels.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-6)
     assert labels.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-6)
     counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=3)
-    assert [int(count) for count in counts[1:]] == [answer.fields["statistics"][word]["voxels"] for word in ("spleen", "liver")]
+    assert [int(count) for count in counts[1:]] == [
+        answer.fields["statistics"][word]["voxels"] for word in ("spleen", "liver")
+    ]
     assert counts[2] > 1000
 
 
@@ -59,14 +67,20 @@ def test_a_model_that_takes_hints_is_told_in_voxels_of_the_file_which_lung_is_me
         own = np.isin(truth, values[side])
         rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
         row, column = np.argwhere(own)[len(np.argwhere(own)) // 2].tolist()
-        hints = {"box": [[int(columns[0]), int(rows[0]), 0], [int(columns[-1]), int(rows[-1]), 0]], "points": [[column, row, 0]]}
+        hints = {
+            "box": [[int(columns[0]), int(rows[0]), 0], [int(columns[-1]), int(rows[-1]), 0]],
+            "points": [[column, row, 0]],
+        }
         answer = a_server.client.infer("medclip_samv2", XRAY, {"words": "lung", kind: hints[kind]})
         marked = sitk.GetArrayFromImage(image_of(answer, tmp_path)).reshape(truth.shape) > 0
         assert 2 * (marked & own).sum() / (marked.sum() + own.sum()) > 0.8, side
 
 
 def test_models_say_which_hints_and_prompt_sets_they_take(a_server):
-    known = {model["name"]: model for model in requests.get(f"{a_server.client.url}/wordmask/models", timeout=60).json()["models"]}
+    known = {
+        model["name"]: model
+        for model in requests.get(f"{a_server.client.url}/wordmask/models", timeout=60).json()["models"]
+    }
     assert known[MODEL]["hints"] == []
     assert known[MODEL]["prompt_sets"] == {}
     assert known["medclip_samv2"]["hints"] == ["box", "points"]
@@ -74,7 +88,10 @@ def test_models_say_which_hints_and_prompt_sets_they_take(a_server):
 
 
 def test_the_same_question_has_the_same_answer(a_server):
-    first, second = (a_server.client.infer(MODEL, PICTURE, {"words": "skin lesion", "result_extension": ".nii"}) for _ in range(2))
+    first, second = (
+        a_server.client.infer(MODEL, PICTURE, {"words": "skin lesion", "result_extension": ".nii"})
+        for _ in range(2)
+    )
     assert first.file == second.file
 
 
@@ -95,7 +112,10 @@ def test_monai_labels_own_client_is_served(a_server, tmp_path):
     client = client_of_monai_label(a_server.client.url, tmpdir=str(tmp_path))
     file, fields = client.infer(MODEL, PICTURE, {"words": "skin lesion"})
     assert fields["label_names"] == {"skin lesion": 1}
-    assert np.count_nonzero(sitk.GetArrayFromImage(sitk.ReadImage(file))) == fields["statistics"]["skin lesion"]["voxels"]
+    assert (
+        np.count_nonzero(sitk.GetArrayFromImage(sitk.ReadImage(file)))
+        == fields["statistics"]["skin lesion"]["voxels"]
+    )
 
 
 @pytest.mark.parametrize(

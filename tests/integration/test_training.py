@@ -1,4 +1,6 @@
-"""Trainings on a real server: one that is killed, stopped or lacks memory leaves what serves as it was, and the next one starts clean."""
+"""Trainings on a real server: one that is killed, stopped or lacks memory leaves what serves as it was, and
+the next one starts clean.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,12 @@ def test_a_lack_of_memory_is_a_sentence_that_reaches_the_client(learning):
     learning.wait(lambda state: state.get("stage") == "training")
     process = learning.process()
     _, most = process.rlimit(psutil.RLIMIT_AS)
-    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms // 2, most))  # from now on it gets nothing more
+    process.rlimit(
+        psutil.RLIMIT_AS, (process.memory_info().vms // 2, most)
+    )  # from now on it gets nothing more
     state = learning.wait(lambda state: state["state"] != "running")
-    assert (state["state"], "not enough memory for this training" in str(state["message"])) == ("failed", True), state
+    assert (state["state"], "not enough memory for this training" in str(state["message"])) == (
+        "failed",
+        True,
+    ), state
     check_served(learning, before)

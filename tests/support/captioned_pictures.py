@@ -1,4 +1,7 @@
-"""Small pictures that a caption can tell apart by the tint, the side and the brightness of a disc; and a list of them."""
+"""Small pictures that a caption can tell apart by the tint, the side and the brightness of a disc.
+
+And a list of them.
+"""
 
 from __future__ import annotations
 
@@ -23,5 +26,7 @@ def write_pairs(folder: Path, count: int) -> Path:
             shown = np.where(mask[..., None], picture * (1.0 if bright else 0.2), picture) * TINTS[tint]
             Image.fromarray(shown.astype(np.uint8)).save(folder / f"{number}.png")
             side = "left" if number % 2 else "right"
-            writer.writerow([f"{number}.png", f"{tint} picture, {'bright' if bright else 'dark'} disc at the {side}"])
+            writer.writerow(
+                [f"{number}.png", f"{tint} picture, {'bright' if bright else 'dark'} disc at the {side}"]
+            )
     return folder / "pairs.csv"

@@ -25,7 +25,10 @@ def write_dicom(
     color: bool = False,
     **tags: Any,
 ) -> None:
-    """pixels: [h, w], [frames, h, w] or, with color, [..., h, w, 3]; position: None leaves out the patient's frame."""
+    """pixels: [h, w], [frames, h, w] or, with color, [..., h, w, 3].
+
+    position: None leaves out the patient's frame.
+    """
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -54,9 +57,17 @@ def write_dicom(
     data.save_as(path, write_like_original=False)
 
 
-def write_series(folder: Path, volume: np.ndarray[Any, Any], *, positions: Sequence[Sequence[float]], **options: Any) -> None:
+def write_series(
+    folder: Path, volume: np.ndarray[Any, Any], *, positions: Sequence[Sequence[float]], **options: Any
+) -> None:
     """volume: [k, h, w]; positions: of each slice, LPS. The names of the files run against their order."""
     folder.mkdir(exist_ok=True)
     prefix = options.pop("prefix", "slice")
     for index, (pixels, position) in enumerate(zip(volume, positions, strict=True)):
-        write_dicom(folder / f"{prefix}{len(volume) - index:03}.dcm", pixels, position=position, InstanceNumber=index + 1, **options)
+        write_dicom(
+            folder / f"{prefix}{len(volume) - index:03}.dcm",
+            pixels,
+            position=position,
+            InstanceNumber=index + 1,
+            **options,
+        )

@@ -14,7 +14,10 @@ SIZE = (48, 56)
 
 
 def disc(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """A picture [h, w, 3] uint8 and where its disc is [h, w] bool; an odd seed has the disc at the left, an even one at the right."""
+    """A picture [h, w, 3] uint8 and where its disc is [h, w] bool.
+
+    An odd seed has the disc at the left, an even one at the right.
+    """
     random = np.random.default_rng(seed)
     ys, xs = np.mgrid[: size[0], : size[1]]
     centre = (random.uniform(0.35, 0.65) * size[0], (0.3 if seed % 2 else 0.7) * size[1])

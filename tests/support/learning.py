@@ -21,7 +21,14 @@ from wordmask_app.tasks.scoring import SCORES
 
 WORD = "polyp"
 BROKEN = "a_broken_one"  # an image that cannot be read, the first by name
-QUICK: dict[str, Any] = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 2, "views": 1, "replay": 0, "force": True}
+QUICK: dict[str, Any] = {
+    "recipe": "quick",
+    "epochs": 1,
+    "steps_per_epoch": 2,
+    "views": 1,
+    "replay": 0,
+    "force": True,
+}
 HOURS: dict[str, Any] = {**QUICK, "epochs": 10_000, "validate_every": 10_000}
 ENDED = ("done", "failed", "stopped")
 
@@ -60,7 +67,10 @@ class LearningServer:
             self.client.submit_label(case.name, case.truth, {WORD: case.words[WORD][0]})
 
     def start(self, params: dict[str, Any]) -> None:
-        """A training that has written its end may need a moment until its process is gone; until then another one is refused."""
+        """A training that has written its end may need a moment until its process is gone.
+
+        Until then another one is refused.
+        """
 
         def started() -> bool:
             try:
@@ -109,8 +119,13 @@ class LearningServer:
         return found[0]
 
     def served(self) -> tuple[str, np.ndarray]:
-        """The version that health names, and the answer to one request that is always the same: a probability for every pixel."""
-        answer = self.client.infer(MODEL, pictures()[0].name, {"words": "lung", "output_volume": "probability"})
+        """The version that health names, and the answer to one request that is always the same.
+
+        A probability for every pixel.
+        """
+        answer = self.client.infer(
+            MODEL, pictures()[0].name, {"words": "lung", "output_volume": "probability"}
+        )
         path = self.server.folder / "answer.nii.gz"
         path.write_bytes(answer.file or b"")
         version = self.client.health()["models"][0]["version"]

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def repeating(prepare: Callable[[], Callable[[], object]]) -> Iterator[None]:
-    """A copy of this process that prepares its work, has done it once and goes on with it. SIGKILL at the end."""
+    """A copy of this process that prepares its work, has done it once and goes on with it.
+
+    SIGKILL at the end.
+    """
     reading, writing = os.pipe()
     process_id = os.fork()
     if not process_id:

@@ -23,14 +23,19 @@ MODEL = "simple_vilmedsam"
 MADE_BY_SERVERS = ("logs", "model", "spool", "bin", "lib", "__pycache__")
 IGNORE_INTERRUPTS = (
     *(sys.executable, "-c"),
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])",
+    (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], "
+        "sys.argv[1:])"
+    ),
 )
 PATIENCE = 240.0  # seconds, after which something hangs and is not only slow
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A real server process and its folder, which holds ``app``, ``studies`` and ``log``, what the server printed so far."""
+    """A real server process and its folder, which holds ``app``, ``studies`` and ``log``, what the server
+    printed so far.
+    """
 
     process: Server
     client: AppClient
@@ -55,7 +60,11 @@ class RunningServer:
 
 def copy_app(folder: Path) -> Path:
     """The app as it is in the repository, without what servers wrote there."""
-    return Path(shutil.copytree(REPOSITORY / "monailabel_app", folder / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS)))
+    return Path(
+        shutil.copytree(
+            REPOSITORY / "monailabel_app", folder / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS)
+        )
+    )
 
 
 def copy_studies(folder: Path, *names: str) -> Path:
@@ -69,10 +78,16 @@ def copy_studies(folder: Path, *names: str) -> Path:
 
 
 @contextlib.contextmanager
-def server_on(folder: Path, *, environment: Mapping[str, str] | None = None, **conf: str) -> Iterator[RunningServer]:
-    """A server with the bundled model on the CPU, on the ``app`` and the ``studies`` that are in the folder already."""
+def server_on(
+    folder: Path, *, environment: Mapping[str, str] | None = None, **conf: str
+) -> Iterator[RunningServer]:
+    """A server with the bundled model on the CPU, on the ``app`` and the ``studies`` that are in the folder
+    already.
+    """
     conf = {"device": "cpu", **conf}
-    with running_server(folder / "app", folder / "studies", log=folder / "log", conf=conf, environment=environment) as process:
+    with running_server(
+        folder / "app", folder / "studies", log=folder / "log", conf=conf, environment=environment
+    ) as process:
         yield RunningServer(process, AppClient(process.url, timeout=PATIENCE), folder)
 
 
@@ -90,7 +105,8 @@ def serving(
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A `wordmask serve` that said that it is ready, or ended, and what it prints on standard output.
 
-    folder: becomes its current one; ignored: SIGINT is ignored when it starts, as in the background of a script.
+    folder: becomes its current one; ignored: SIGINT is ignored when it starts, as in the background of a
+    script.
     """
     nowhere = folder / "no python here"
     nowhere.mkdir()
@@ -123,5 +139,7 @@ def serving(
         assert ready.wait(PATIENCE), (folder / "log").read_text()
         yield server, lines
     finally:
-        for process in [*psutil.Process(server.pid).children(recursive=True), server] if server.poll() is None else []:
+        for process in (
+            [*psutil.Process(server.pid).children(recursive=True), server] if server.poll() is None else []
+        ):
             process.kill()

@@ -16,7 +16,9 @@ WORDS = ["liver", "spleen", "kidney"]
 GREY = 200.0  # grey value of 1.0 in a volume whose percentiles are 0 and 200
 
 
-def a_volume(array: np.ndarray, *, modality: str = "MR", spacing: tuple[float, float, float] = (2.0, 1.0, 3.0)) -> Volume:
+def a_volume(
+    array: np.ndarray, *, modality: str = "MR", spacing: tuple[float, float, float] = (2.0, 1.0, 3.0)
+) -> Volume:
     if modality == "picture":
         return Volume(array, Geometry.of_picture(array.shape[2], array.shape[1]), modality, "study.png")
     geometry = Geometry(array.shape[::-1], spacing, (10.0, -20.0, 5.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -24,7 +26,9 @@ def a_volume(array: np.ndarray, *, modality: str = "MR", spacing: tuple[float, f
 
 
 def organs() -> Volume:
-    """[23, 46, 37]: a liver in slices 3 to 14, a spleen in slices 8 to 19, noise everywhere, and white bars that set the percentiles."""
+    """[23, 46, 37]: a liver in slices 3 to 14, a spleen in slices 8 to 19, noise everywhere, and white bars
+    that set the percentiles.
+    """
     random = np.random.default_rng(3)
     array = random.uniform(0, 12, (23, 46, 37))
     array[22, :12, :], array[22, 12:24, :] = GREY, 0  # 1.1 % of the volume each
@@ -42,7 +46,13 @@ def a_ct() -> Volume:
 
 
 def segment(
-    stub: type, volume: Volume, words: Any = WORDS, *, chunk: int | None = None, preset: Preset | None = None, **asked: Any
+    stub: type,
+    volume: Volume,
+    words: Any = WORDS,
+    *,
+    chunk: int | None = None,
+    preset: Preset | None = None,
+    **asked: Any,
 ) -> Segmentation:
     clean, cache = asked.pop("clean", True), asked.pop("cache", None)
     segmenter = VolumeSegmenter(stub(preset or stub_preset()), chunk=chunk, clean=clean, cache=cache)

@@ -1,8 +1,10 @@
-"""Two models without training, one of each kind that the contract allows, with real convolutions and matrix products.
+"""Two models without training, one of each kind that the contract allows, with real convolutions and matrix
+products.
 
-Both mark pixels near the grey value that a word stands for, plus a little of a random network, so that the numbers have last digits
-that a careless batch would change. `PromptFreeStub` encodes slices without the words; `WordDependentStub` cannot: its network
-sees the word first, so it keeps raw slices and does the rest in ``forward``.
+Both mark pixels near the grey value that a word stands for, plus a little of a random network, so that the
+numbers have last digits that a careless batch would change. `PromptFreeStub` encodes slices without the
+words; `WordDependentStub` cannot: its network sees the word first, so it keeps raw slices and does the rest
+in ``forward``.
 """
 
 from __future__ import annotations
@@ -38,7 +40,13 @@ from wordmask.models.presets import BottleneckPreset, PresencePreset, Preset, lo
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
 from wordmask.words.prompts import Prompt
 
-LEVELS = {"liver": 0.75, "spleen": 0.5, "aorta": 1.0, "kidney": 0.6, "polyp": 0.9}  # grey value, 0..1, that a word stands for
+LEVELS = {
+    "liver": 0.75,
+    "spleen": 0.5,
+    "aorta": 1.0,
+    "kidney": 0.6,
+    "polyp": 0.9,
+}  # grey value, 0..1, that a word stands for
 SIZE = 31  # side of a stub's frame: odd, so that vectorised loops have elements left over
 WIDTH = 13
 
@@ -61,7 +69,7 @@ def stub_preset(**changes: Any) -> Preset:
 
 
 class _Stub(Segmenter):
-    """What both stubs share: random weights from a seed, a word's grey value, and counters of the work done."""
+    """What both stubs share: random weights from a seed, a word's grey value, counters of the work."""
 
     def __init__(self, preset: Preset, *, seed: int = 0) -> None:
         super().__init__(preset)
@@ -95,8 +103,9 @@ class _Stub(Segmenter):
 
     def _logits(self, grey: Tensor, hidden: Tensor, level: Tensor) -> Tensor:
         near = 7 - 60 * (grey - level[:, None, None]).abs()
-        # The last elements of a batch go through other instructions than the rest: as a "class token" they reach every pixel of
-        # their row, so on a CPU the last row of a batch differs in its last bits from the same row elsewhere. About -2.
+        # The last elements of a batch go through other instructions than the rest: as a "class token" they
+        # reach every pixel of their row, so on a CPU the last row of a batch differs in its last bits from
+        # the same row elsewhere. About -2.
         token = 16 * F.mish(0.01 * near.flatten(1)[:, :37]).mean(dim=1)
         return near + token[:, None, None] + self.read(hidden)[..., 0].view_as(grey)
 
@@ -122,17 +131,29 @@ class PromptFreeStub(_Stub):
         return near.flatten(1).sum(dim=1) - 12  # a dozen pixels of the frame are enough
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         pairs = all_pairs(len(slices), len(prompts), self.device) if pairs is None else pairs
         self.batches.append(("pairs", len(pairs)))
         grey, hidden = slices.tensors["grey"][pairs[:, 0]], slices.tensors["hidden"][pairs[:, 0]]
         logits = self._logits(grey, hidden, prompts.tensors["level"][pairs[:, 1]])
-        return SegmenterOutput(logits, slices.frames["all"], self.presence(slices, prompts, pairs), attribution=torch.sigmoid(logits / 9))
+        return SegmenterOutput(
+            logits,
+            slices.frames["all"],
+            self.presence(slices, prompts, pairs),
+            attribution=torch.sigmoid(logits / 9),
+        )
 
 
 class WordDependentStub(_Stub):
-    """Its network sees the word before the first layer, as MedCLIPSeg's and CLIP-Guided SAM's encoders do; has its own uncertainty."""
+    """Its network sees the word before the first layer, as MedCLIPSeg's and CLIP-Guided SAM's encoders do.
+
+    Has its own uncertainty.
+    """
 
     name = "word_dependent_stub"
     capabilities = Capabilities()
@@ -144,7 +165,11 @@ class WordDependentStub(_Stub):
         return SliceFeatures(tuple(keys), {"slices": slices}, {"all": frame})
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         pairs = all_pairs(len(slices), len(prompts), self.device) if pairs is None else pairs
         self.batches.append(("pairs", len(pairs)))
@@ -155,7 +180,9 @@ class WordDependentStub(_Stub):
 
 
 def random_tiny() -> SimpleViLMedSAM:
-    """Simple-ViLMedSAM of the tiny preset's size with random weights, and with both priors, so that the bottleneck runs as well."""
+    """Simple-ViLMedSAM of the tiny preset's size with random weights, and with both priors, so that the
+    bottleneck runs as well.
+    """
     preset = load_preset("simple_vilmedsam", "tiny")
     decoder = preset.decoder.model_copy(update={"prior": "both"})
     preset = preset.model_copy(update={"decoder": decoder, "presence": None, "unknown_words": "segment"})
@@ -163,7 +190,10 @@ def random_tiny() -> SimpleViLMedSAM:
 
 
 def random_medclip_samv2(**zero_shot: Any) -> MedCLIPSAMv2:
-    """MedCLIP-SAMv2 of the tiny preset's size with random weights. zero_shot: settings that differ from the preset's."""
+    """MedCLIP-SAMv2 of the tiny preset's size with random weights.
+
+    zero_shot: settings that differ from the preset's.
+    """
     preset = load_preset("medclip_samv2", "tiny")
     settings = preset.zero_shot.model_copy(update=zero_shot)
     preset = preset.model_copy(update={"zero_shot": settings, "presence": None, "unknown_words": "segment"})
@@ -174,25 +204,43 @@ WEAK_WORDS = ("liver", "spleen")
 WEAK_PLAN = NetworkPlan(
     network_class="dynamic_network_architectures.architectures.unet.PlainConvUNet",
     arguments={
-        "n_stages": 3, "features_per_stage": [4, 8, 8], "conv_op": "torch.nn.modules.conv.Conv2d", "kernel_sizes": [[3, 3]] * 3,
-        "strides": [[1, 1], [2, 2], [2, 2]], "n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1], "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d", "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "dropout_op": None,
-        "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "kernel_sizes": [[3, 3]] * 3,
+        "strides": [[1, 1], [2, 2], [2, 2]],
+        "n_conv_per_stage": [1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
     },
-    imported=("conv_op", "norm_op", "dropout_op", "nonlin"), inputs=3, outputs=1 + len(WEAK_WORDS),
-)  # fmt: skip
+    imported=("conv_op", "norm_op", "dropout_op", "nonlin"),
+    inputs=3,
+    outputs=1 + len(WEAK_WORDS),
+)
 
 
 def random_medclip_samv2_weak() -> MedCLIPSAMv2Weak:
     """Three small networks with random weights, as nnU-Net plans them."""
     torch.manual_seed(3)
-    return MedCLIPSAMv2Weak(load_preset("medclip_samv2_weak", "tiny"), Ensemble(WEAK_PLAN, 3), WEAK_WORDS, 32).eval().requires_grad_(False)
+    return (
+        MedCLIPSAMv2Weak(load_preset("medclip_samv2_weak", "tiny"), Ensemble(WEAK_PLAN, 3), WEAK_WORDS, 32)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def random_encoders(preset: Preset) -> tuple[ClipEncoder, Sam]:
     """CLIP and SAM of a tiny preset's size."""
     architecture = preset.clip.architecture or TinyClipArchitecture()
-    token_ids = TinyTokenizer.for_texts(["liver", "spleen", "left kidney"], architecture.context_length).token_ids
+    token_ids = TinyTokenizer.for_texts(
+        ["liver", "spleen", "left kidney"], architecture.context_length
+    ).token_ids
     torch.manual_seed(0)
     sam = build_tiny_sam(preset.sam.architecture or TinySamArchitecture())
     return build_tiny_clip(architecture, token_ids), sam

@@ -20,11 +20,15 @@ def draw_image(folder: Path, seed: int, *, group: str = "", labelled: bool = Fal
     """One picture with a polyp; labelled: with the true mask of it, as a person would submit it."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures, labels = KINDS["endoscopy"](1, 72, Random(seed))
-    pixels = (pictures[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)[:, 8:]  # 72 x 64: a square pads it
+    pixels = (
+        (pictures[0].permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)[:, 8:]
+    )  # 72 x 64: a square pads it
     name = f"picture_{seed}"
     image, label = folder / f"{name}.png", folder.parent / "labels" / f"{name}.png"
     label.parent.mkdir(exist_ok=True)
     sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(image))
-    sitk.WriteImage(sitk.GetImageFromArray((labels[0].numpy()[:, 8:] == LABELS.index(WORD)).astype(np.uint8)), str(label))
+    sitk.WriteImage(
+        sitk.GetImageFromArray((labels[0].numpy()[:, 8:] == LABELS.index(WORD)).astype(np.uint8)), str(label)
+    )
     case = Case(name, image, label, {WORD: (1,)}, group) if labelled else None
     return WeakImage(name, image, group, case)

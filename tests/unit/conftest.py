@@ -11,7 +11,10 @@ from wordmask.learning.finetuning import replay
 
 @pytest.fixture(scope="module")
 def few_phantoms() -> Iterator[None]:
-    """Eight slices and a picture of each kind; the usual number takes most of the time of a small training."""
+    """Eight slices and a picture of each kind.
+
+    The usual number takes most of the time of a small training.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "CT_SLICES", 8)
         patch.setattr(replay, "PICTURES", 1)

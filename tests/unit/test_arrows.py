@@ -7,13 +7,17 @@ from tests.arrows import MAY_IMPORT, arrows_of, package_of, read_arrows
 
 def test_every_import_is_in_the_table():
     wrong = [arrow for arrow in read_arrows() if not arrow.is_allowed]
-    assert not wrong, "\n".join(f"{arrow}, which the table in tests/arrows.py does not allow" for arrow in wrong)
+    assert not wrong, "\n".join(
+        f"{arrow}, which the table in tests/arrows.py does not allow" for arrow in wrong
+    )
 
 
 def test_the_table_has_no_circle():
     above: list[str] = []
     for package, lower in MAY_IMPORT.items():
-        assert set(lower) <= set(above), f"{package} may import {sorted(set(lower) - set(above))}, which stand below it in the table"
+        assert set(lower) <= set(above), (
+            f"{package} may import {sorted(set(lower) - set(above))}, which stand below it in the table"
+        )
         above.append(package)
 
 
@@ -43,5 +47,10 @@ def late():
 
 
 def test_a_module_belongs_to_its_folder_or_is_a_package_by_itself():
-    modules = ("wordmask.data.volumes", "wordmask.errors.VolumeError", "wordmask.__version__", "wordmask_app.app")
+    modules = (
+        "wordmask.data.volumes",
+        "wordmask.errors.VolumeError",
+        "wordmask.__version__",
+        "wordmask_app.app",
+    )
     assert [package_of(module) for module in modules] == ["data", "errors", "wordmask", "app.app"]

@@ -38,7 +38,11 @@ def imported() -> dict[str, str]:
                 modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
                 for module in modules:
                     places.setdefault(module.split(".")[0], f"{path.relative_to(REPOSITORY)}:{node.lineno}")
-    return {module: place for module, place in places.items() if module not in ROOTS and module not in sys.stdlib_module_names}
+    return {
+        module: place
+        for module, place in places.items()
+        if module not in ROOTS and module not in sys.stdlib_module_names
+    }
 
 
 def test_every_package_that_is_imported_is_declared_and_the_other_way_round():
@@ -46,10 +50,14 @@ def test_every_package_that_is_imported_is_declared_and_the_other_way_round():
     extras = {module for modules in OF_EXTRAS.values() for module in modules}
     needed = {module: place for module, place in imported().items() if module not in extras}
     packages = declared(PROJECT["project"]["dependencies"])
-    names = {module: {canonicalize_name(name) for name in distributions.get(module, [module])} for module in needed}
+    names = {
+        module: {canonicalize_name(name) for name in distributions.get(module, [module])} for module in needed
+    }
     missing = [f"{needed[module]} imports {module}" for module in needed if not names[module] & packages]
     assert not missing, f"Not among the dependencies of pyproject.toml: {'; '.join(missing)}"
-    assert packages - set().union(*names.values()) == set(NOT_IMPORTED), "declared without need, or NOT_IMPORTED says too much"
+    assert packages - set().union(*names.values()) == set(NOT_IMPORTED), (
+        "declared without need, or NOT_IMPORTED says too much"
+    )
 
 
 @pytest.mark.parametrize("extra", OF_EXTRAS)

@@ -49,7 +49,10 @@ def test_a_failing_disk_is_noticed_before_the_old_content_is_replaced(tmp_path, 
 
 def test_two_writers_do_not_share_a_hidden_file(tmp_path):
     path = tmp_path / "picture.png"
-    with replace_file(path, ending=".png", durable=False) as one, replace_file(path, ending=".png", durable=False) as other:
+    with (
+        replace_file(path, ending=".png", durable=False) as one,
+        replace_file(path, ending=".png", durable=False) as other,
+    ):
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one"
@@ -66,5 +69,8 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path):
     path = tmp_path / "weights"
     path.write_bytes(b"x" * 5_000_000)
     seen: list[tuple[int, int]] = []
-    assert sha256_of(path, lambda done, size: seen.append((done, size))) == hashlib.sha256(b"x" * 5_000_000).hexdigest()
+    assert (
+        sha256_of(path, lambda done, size: seen.append((done, size)))
+        == hashlib.sha256(b"x" * 5_000_000).hexdigest()
+    )
     assert seen[-1] == (5_000_000, 5_000_000)

@@ -1,4 +1,6 @@
-"""Configurations are found wherever WordMask is installed from, and a wrong name is answered with the nearest right one."""
+"""Configurations are found wherever WordMask is installed from, and a wrong name is answered with the nearest
+right one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ def test_a_folder_that_does_not_exist_has_no_names():
 
 def test_a_known_name_is_returned_and_a_wrong_one_explained():
     assert look_up("bone", ["lung", "bone"], "window", RequestError) == "bone"
-    with pytest.raises(UnknownModelError, match=r"^There is no strategy 'randm'\. Did you mean 'random'\? Strategies: first, random\.$"):
+    with pytest.raises(
+        UnknownModelError,
+        match=r"^There is no strategy 'randm'\. Did you mean 'random'\? Strategies: first, random\.$",
+    ):
         look_up("randm", ["first", "random"], "strategy", UnknownModelError)
 
 

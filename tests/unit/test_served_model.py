@@ -24,7 +24,9 @@ def write_good(folder: Path) -> None:
 
 def write_misfit(folder: Path) -> None:
     """Whole and readable, but of another network."""
-    save_bundle(folder, nn.Linear(2, 2).state_dict(), read_card(bundle_folder("bundled/simple_vilmedsam_tiny")))
+    save_bundle(
+        folder, nn.Linear(2, 2).state_dict(), read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
+    )
 
 
 @pytest.fixture

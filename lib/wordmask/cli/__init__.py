@@ -1,6 +1,9 @@
-"""The ``wordmask`` command. One file per subcommand; what needs torch is imported when one runs, so that --help is quick.
+"""The ``wordmask`` command.
 
-Answers go to stdout, progress and warnings to stderr. `main` alone turns our errors into one sentence and exit status 2.
+One file per subcommand; what needs torch is imported when one runs, so that --help is quick.
+
+Answers go to stdout, progress and warnings to stderr. `main` alone turns our errors into one sentence and
+exit status 2.
 """
 
 from __future__ import annotations
@@ -12,7 +15,20 @@ import typer
 from rich.markup import escape
 
 from wordmask import __version__
-from wordmask.cli import check, evaluate, pretrain, protocol, segment, serve, train, train_weak, tune_clip, versions, weights, words
+from wordmask.cli import (
+    check,
+    evaluate,
+    pretrain,
+    protocol,
+    segment,
+    serve,
+    train,
+    train_weak,
+    tune_clip,
+    versions,
+    weights,
+    words,
+)
 from wordmask.cli.consoles import messages
 from wordmask.errors import WordMaskError
 
@@ -23,7 +39,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="The bundled weights (preset tiny) show the workflow; clinical images need public weights and training.",
+    epilog=(
+        "The bundled weights (preset tiny) show the workflow; clinical images need public weights and "
+        "training."
+    ),
 )
 
 
@@ -36,7 +55,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _about(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
     """Type a word, get a mask.
@@ -69,7 +89,8 @@ app.command("check")(check.check)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (those of the process when None) and return the exit status.
 
-    0: done, also when a word is not in the image; 2: something in the request is wrong, said in one sentence on stderr.
+    0: done, also when a word is not in the image; 2: something in the request is wrong, said in one sentence
+    on stderr.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="wordmask")

@@ -34,9 +34,14 @@ REPORTED = (
 
 def check(
     port: Annotated[int, typer.Option(min=1, max=65535, help="port that the server shall listen on")] = 8000,
-    app: Annotated[Path | None, typer.Option(help="app folder of the server; else monailabel_app here, or your own")] = None,
+    app: Annotated[
+        Path | None, typer.Option(help="app folder of the server; else monailabel_app here, or your own")
+    ] = None,
 ) -> None:
-    """Check Python, packages, system libraries, port, folders and GPU; exit status 2 and a sentence with the remedy for each problem."""
+    """Check Python, packages, system libraries, port, folders and GPU.
+
+    Exit status 2 and a sentence with the remedy for each problem.
+    """
     app_folder = app or default_app()
     python = machine_check.find_python_problem()
     problems = [python] if python else find_problems()
@@ -50,7 +55,10 @@ def check(
         problems += filter(None, [machine_check.find_device_problem()])
     listening = machine_check.probe_port(port)
     if listening == "taken":
-        problems.append(f"Port {port} is taken by another program; stop that one, or start the server with another --port.")
+        problems.append(
+            f"Port {port} is taken by another program; stop that one, or start the server with another "
+            "--port."
+        )
     problems += machine_check.find_folder_problems(
         {
             "trained models and logs": (app_folder, "choose another one with --app"),

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 
 def answers() -> Console:
@@ -23,9 +30,19 @@ def messages() -> Console:
 
 @contextmanager
 def progress_bar(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Shows (stage, done, total) on stderr while it is a terminal; gone when finished. unit: of what is counted."""
+    """Shows (stage, done, total) on stderr while it is a terminal; gone when finished.
+
+    unit: of what is counted.
+    """
     console = messages()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
 

@@ -29,35 +29,60 @@ def evaluate(
     cases: Annotated[
         Path,
         typer.Argument(
-            metavar="CASES", help='a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/', show_default=False
+            metavar="CASES",
+            help='a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/',
+            show_default=False,
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="folder for cases.csv, summary.md and contact_sheet.png", show_default=False)
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="folder for cases.csv, summary.md and contact_sheet.png",
+            show_default=False,
+        ),
     ],
-    word: Annotated[str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)] = None,
+    word: Annotated[
+        str | None,
+        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+    ] = None,
     tolerance: Annotated[
         float,
-        typer.Option(help="of the surface (NSD): millimetres for volumes, pixels for pictures", min=0, rich_help_panel=Data),
+        typer.Option(
+            help="of the surface (NSD): millimetres for volumes, pixels for pictures",
+            min=0,
+            rich_help_panel=Data,
+        ),
     ] = 2.0,
     seed: Annotated[int, typer.Option(help="of the bootstrap intervals", min=0, rich_help_panel=Data)] = 1,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="judge these label maps, called like the cases, instead of a model", rich_help_panel=Judged),
+        typer.Option(
+            metavar="FOLDER",
+            help="judge these label maps, called like the cases, instead of a model",
+            rich_help_panel=Judged,
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Judged)] = "simple_vilmedsam",
-    preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Judged)] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="which size and weights of it", rich_help_panel=Judged)
+    ] = "tiny",
     app: AnApp = None,
     version: AVersion = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="0..1: mark pixels that are at least this probable; else the preset's", rich_help_panel=Computation),
+        typer.Option(
+            help="0..1: mark pixels that are at least this probable; else the preset's",
+            rich_help_panel=Computation,
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
     """Measure masks against labelled cases: Dice, IoU, surface distance, and whether a thing is there at all.
 
-    The cases are those of `wordmask train`, whole volumes through the whole pipeline. Never judge with cases that were learned from.
+    The cases are those of `wordmask train`, whole volumes through the whole pipeline. Never judge with cases
+    that were learned from.
     Stop it when you like: what was judged until then is kept.
 
     [bold]Examples[/]
@@ -75,17 +100,33 @@ def evaluate(
             judged, how, notes = _model(found, model, preset, app, version, device, threshold)
         else:
             if threshold is not None or version is not None or app is not None:
-                raise RequestError("--predictions judges label maps that exist, so --app, --version and --threshold do not go with it.")
+                raise RequestError(
+                    "--predictions judges label maps that exist, so --app, --version and --threshold do not "
+                    "go with it."
+                )
             judged, how, notes = _label_maps(predictions)
     with progress_bar() as progress:
         evaluation = judge(
-            found, judged, output, how={"cases": cases.name, **how}, notes=notes, tolerance=tolerance, seed=seed, progress=progress
+            found,
+            judged,
+            output,
+            how={"cases": cases.name, **how},
+            notes=notes,
+            tolerance=tolerance,
+            seed=seed,
+            progress=progress,
         )
     _answer(evaluation, notes, output)
 
 
 def _model(
-    cases: list[Case], model: str, preset: str, app: Path | None, version: int | None, device: str, threshold: float | None
+    cases: list[Case],
+    model: str,
+    preset: str,
+    app: Path | None,
+    version: int | None,
+    device: str,
+    threshold: float | None,
 ) -> tuple[Answers, dict[str, str], list[str]]:
     """Who answers, how the summary describes it, and what is to be known of it."""
     from wordmask.inference.pipeline import VolumeSegmenter
@@ -120,7 +161,7 @@ def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
     known = {*card.training_cases, *card.validation_cases}
     if not (seen := sorted({case.name for case in cases} & known)):
         return []
-    return [f"{len(seen)} of these cases were in the training of this version, first {seen[0]!r}: the numbers flatter it."]
+    return [f"{len(seen)} of these cases trained this version, first {seen[0]!r}: the numbers flatter it."]
 
 
 def _label_maps(folder: Path) -> tuple[Answers, dict[str, str], list[str]]:
@@ -141,6 +182,11 @@ def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
     if evaluation.words:
         answers().print(summary_table(evaluation.words, f"{evaluation.judged} of {evaluation.total} cases"))
     if evaluation.stopped:
-        messages().print(f"wordmask: stopped; what was judged until then is in {escape(str(output))}.", soft_wrap=True)
+        messages().print(
+            f"wordmask: stopped; what was judged until then is in {escape(str(output))}.", soft_wrap=True
+        )
         raise typer.Exit(STOPPED)
-    typer.echo(f"Written to {output}: cases.csv, summary.md" + (", contact_sheet.png" if (output / "contact_sheet.png").exists() else ""))
+    typer.echo(
+        f"Written to {output}: cases.csv, summary.md"
+        + (", contact_sheet.png" if (output / "contact_sheet.png").exists() else "")
+    )

@@ -14,7 +14,11 @@ from wordmask.cli.evaluate import STOPPED
 from wordmask.cli.train import setting
 from wordmask.environment.packages import require_sound_environment
 
-app = typer.Typer(name="protocol", no_args_is_help=True, help="The papers' experiments: list them, run them on their data sets.")
+app = typer.Typer(
+    name="protocol",
+    no_args_is_help=True,
+    help="The papers' experiments: list them, run them on their data sets.",
+)
 
 
 @app.command("list")
@@ -24,7 +28,10 @@ def list_protocols() -> None:
 
     for name in protocol_names():
         protocol = load_protocol(name)
-        typer.echo(f"{name}: {protocol.title}\n  {protocol.source}\n  runs: {', '.join(run.label for run in protocol.runs)}")
+        typer.echo(
+            f"{name}: {protocol.title}\n  {protocol.source}\n  runs: "
+            f"{', '.join(run.label for run in protocol.runs)}"
+        )
     layout = "ROOT/<folder>/train and ROOT/<folder>/test, each with images/ and labels/ of equal file names"
     table = Table(title=f"Data sets: {layout}", title_justify="left")
     for heading in ("name", "folder", "word", "from"):
@@ -39,11 +46,22 @@ def list_protocols() -> None:
 def run(
     name: Annotated[str, typer.Argument(help="see `wordmask protocol list`", show_default=False)],
     data: Annotated[Path, typer.Option(metavar="ROOT", help="folder with the data sets", show_default=False)],
-    output: Annotated[Path, typer.Option("-o", "--output", help="folder for models, evaluations and the table", show_default=False)],
-    only: Annotated[list[str] | None, typer.Option(metavar="RUN", help="only this run; may be given several times")] = None,
-    cases: Annotated[int | None, typer.Option(min=2, help="learn from at most so many cases in place of the protocol's number")] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="folder for models, evaluations and the table", show_default=False
+        ),
+    ],
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="only this run; may be given several times")
+    ] = None,
+    cases: Annotated[
+        int | None,
+        typer.Option(min=2, help="learn from at most so many cases in place of the protocol's number"),
+    ] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a number of every recipe, such as epochs=20")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="a number of every recipe, such as epochs=20"),
     ] = None,
     model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
     preset: Annotated[str, typer.Option(help="which size and weights of it")] = "biomedclip_vit_h",
@@ -63,12 +81,17 @@ def run(
     from wordmask.learning.evaluation.papers import load_protocol
 
     changes = dict(setting(text) for text in change or [])
-    asked = ProtocolRequest(load_protocol(name), data, model, preset, device, tuple(only or ()), cases, changes)
+    asked = ProtocolRequest(
+        load_protocol(name), data, model, preset, device, tuple(only or ()), cases, changes
+    )
     try:
         with progress_bar() as progress:
             results = run_protocol(asked, output, progress)
     except KeyboardInterrupt:
-        messages().print("wordmask: stopped; finished runs are kept, and the same command goes on from there.", soft_wrap=True)
+        messages().print(
+            "wordmask: stopped; finished runs are kept, and the same command goes on from there.",
+            soft_wrap=True,
+        )
         raise typer.Exit(STOPPED) from None
     table = Table(title=escape(f"{asked.protocol.title} (percent)"), title_justify="left")
     for heading in headings():

@@ -31,66 +31,108 @@ def segment(
     image: Annotated[
         Path,
         typer.Argument(
-            metavar="IMAGE", help="NIfTI, NRRD, MHA, a DICOM file or folder, PNG, JPEG, TIFF or BMP", show_default=False
+            metavar="IMAGE",
+            help="NIfTI, NRRD, MHA, a DICOM file or folder, PNG, JPEG, TIFF or BMP",
+            show_default=False,
         ),
     ],
-    words: Annotated[str, typer.Argument(metavar="WORDS", help='what to mark, such as "liver, spleen"', show_default=False)],
+    words: Annotated[
+        str, typer.Argument(metavar="WORDS", help='what to mark, such as "liver, spleen"', show_default=False)
+    ],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="label map to write, such as labels.nii.gz", show_default=False, rich_help_panel=Pictures
+            "-o",
+            "--output",
+            help="label map to write, such as labels.nii.gz",
+            show_default=False,
+            rich_help_panel=Pictures,
         ),
     ],
     overlay: Annotated[
         Path | None,
-        typer.Option(help="PNG or JPEG to draw: contours, legend, slices where things are largest", rich_help_panel=Pictures),
+        typer.Option(
+            help="PNG or JPEG to draw: contours, legend, slices where things are largest",
+            rich_help_panel=Pictures,
+        ),
     ] = None,
     attribution: Annotated[
-        bool, typer.Option("--attribution", help="add to the picture where the text encoder looked", rich_help_panel=Pictures)
+        bool,
+        typer.Option(
+            "--attribution", help="add to the picture where the text encoder looked", rich_help_panel=Pictures
+        ),
     ] = False,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="add to the picture how unsure each pixel is", rich_help_panel=Pictures)
+        bool,
+        typer.Option(
+            "--uncertainty", help="add to the picture how unsure each pixel is", rich_help_panel=Pictures
+        ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="print the statistics as JSON instead of a table", rich_help_panel=Pictures)
+        bool,
+        typer.Option(
+            "--json", help="print the statistics as JSON instead of a table", rich_help_panel=Pictures
+        ),
     ] = False,
-    plane: Annotated[str, typer.Option(help="auto, axial, coronal or sagittal", rich_help_panel=Request)] = "auto",
+    plane: Annotated[
+        str, typer.Option(help="auto, axial, coronal or sagittal", rich_help_panel=Request)
+    ] = "auto",
     slices: Annotated[
         str | None,
         typer.Option(
-            metavar="A:B", help="only these slices along the plane, both included, counted from 0", rich_help_panel=Request
+            metavar="A:B",
+            help="only these slices along the plane, both included, counted from 0",
+            rich_help_panel=Request,
         ),
     ] = None,
     window: Annotated[
-        str | None, typer.Option(help="CT window for all words, such as lung; else each word's own", rich_help_panel=Request)
+        str | None,
+        typer.Option(
+            help="CT window for all words, such as lung; else each word's own", rich_help_panel=Request
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="0..1: mark pixels that are at least this probable; else the preset's", rich_help_panel=Request),
+        typer.Option(
+            help="0..1: mark pixels that are at least this probable; else the preset's",
+            rich_help_panel=Request,
+        ),
     ] = None,
     point: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="I,J,K", help="a voxel on the thing, for models that take points; may come several times", rich_help_panel=Request
+            metavar="I,J,K",
+            help="a voxel on the thing, for models that take points; may come several times",
+            rich_help_panel=Request,
         ),
     ] = None,
     box: Annotated[
         str | None,
-        typer.Option(metavar="I,J,K:I,J,K", help="first and last voxel around the thing, likewise", rich_help_panel=Request),
+        typer.Option(
+            metavar="I,J,K:I,J,K",
+            help="first and last voxel around the thing, likewise",
+            rich_help_panel=Request,
+        ),
     ] = None,
     prompt_set: Annotated[
         str | None,
-        typer.Option(help="P0 to P5: what the text encoder is told of a word, for models that have a choice", rich_help_panel=Request),
+        typer.Option(
+            help="P0 to P5: what the text encoder is told of a word, for models that have a choice",
+            rich_help_panel=Request,
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
-    preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)
+    ] = "tiny",
     app: AnApp = None,
     version: AVersion = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
     """Mark what the words name in an image; writes a label map in the image's own geometry.
 
-    Words are separated by commas or semicolons; the first gets label 1, the second 2, and so on. A word that is not in the
+    Words are separated by commas or semicolons; the first gets label 1, the second 2, and so on. A word that
+    is not in the
     image is an answer, not a failure: its label stays empty and the table says so.
 
     [bold]Examples[/]
@@ -153,7 +195,11 @@ def parse_hints(points: list[str], box: str | None) -> VoxelHints:
     """``["10,20,5"]`` and ``"10,20,5:40,50,9"``; RequestError for anything else."""
     from wordmask.inference.hints import VoxelHints
 
-    corners = [] if box is None else [_voxel(text, "--box takes two voxels as in 10,20,5:40,50,9") for text in box.split(":")]
+    corners = (
+        []
+        if box is None
+        else [_voxel(text, "--box takes two voxels as in 10,20,5:40,50,9") for text in box.split(":")]
+    )
     if box is not None and len(corners) != 2:
         raise RequestError(f"--box takes two voxels as in 10,20,5:40,50,9, got {box!r}.")
     marked = tuple((*_voxel(text, "--point takes a voxel as in 10,20,5"), True) for text in points)
@@ -172,19 +218,28 @@ def _check_outputs(image: Path, output: Path, overlay: Path | None, panels: list
     if panels and overlay is None:
         raise RequestError(f"--{panels[0]} adds to the picture, so it needs one; add --overlay overlay.png.")
     if overlay is not None and overlay.suffix.lower() not in PICTURES:
-        raise RequestError(f"The picture {overlay.name!r} must be a PNG or JPEG file; call it {overlay.stem}.png.")
+        raise RequestError(
+            f"The picture {overlay.name!r} must be a PNG or JPEG file; call it {overlay.stem}.png."
+        )
     for path in (output, overlay):
         if path is None:
             continue
         folder = path.absolute().parent
         if not folder.is_dir():
-            raise VolumeError(f"{path.name} cannot be written: there is no folder {path.parent}; make it first.")
+            raise VolumeError(
+                f"{path.name} cannot be written: there is no folder {path.parent}; make it first."
+            )
         if path.is_dir() or not os.access(folder, os.W_OK):
-            raise VolumeError(f"{path.name} cannot be written to {path.parent}: choose a file in a folder that you may write to.")
+            raise VolumeError(
+                f"{path.name} cannot be written to {path.parent}: choose a file in a folder that you may "
+                "write to."
+            )
         if path.exists() and image.exists() and path.samefile(image):
             raise VolumeError(f"{path.name} is the image itself; choose another name for what is written.")
     if overlay is not None and overlay.absolute() == output.absolute():
-        raise RequestError(f"The label map and the picture are both to be called {output.name}; choose two names.")
+        raise RequestError(
+            f"The label map and the picture are both to be called {output.name}; choose two names."
+        )
 
 
 def _check_format(output: Path, volume: Volume) -> None:
@@ -194,7 +249,9 @@ def _check_format(output: Path, volume: Volume) -> None:
 
     allowed = (*LABEL_SUFFIXES, ".png") if volume.geometry.size[2] == 1 else LABEL_SUFFIXES
     if suffix_of(output) not in allowed:
-        raise VolumeError(f"{output.name} cannot be written; the label map of this image can be {', '.join(allowed)}.")
+        raise VolumeError(
+            f"{output.name} cannot be written; the label map of this image can be {', '.join(allowed)}."
+        )
 
 
 def _answer(result: Segmentation, *, as_json: bool) -> None:
@@ -209,10 +266,18 @@ def _answer(result: Segmentation, *, as_json: bool) -> None:
 def statistics_table(result: Segmentation) -> Table:
     """One row per word, in the order of the labels."""
     picture = all(statistics.millilitres is None for statistics in result.statistics.values())
-    table = Table(title=f"{result.model}, preset {result.preset}, version {result.version}, {result.plane} slices", title_justify="left")
+    table = Table(
+        title=f"{result.model}, preset {result.preset}, version {result.version}, {result.plane} slices",
+        title_justify="left",
+    )
     table.add_column("label", justify="right")
     table.add_column("word")
-    for heading in ("presence", "pixels" if picture else "voxels", *(() if picture else ("ml",)), "mean probability"):
+    for heading in (
+        "presence",
+        "pixels" if picture else "voxels",
+        *(() if picture else ("ml",)),
+        "mean probability",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("window")
     for word, value in result.names.items():

@@ -15,26 +15,48 @@ from wordmask.weights.app_folder import default_app
 
 
 def serve(
-    studies: Annotated[str, typer.Option(help="folder with your images, or the address of a DICOMweb server")] = "studies",
+    studies: Annotated[
+        str, typer.Option(help="folder with your images, or the address of a DICOMweb server")
+    ] = "studies",
     app: Annotated[
-        Path | None, typer.Option(help="folder for trained models and logs, made when it is missing; else monailabel_app here, or your own")
+        Path | None,
+        typer.Option(
+            help=(
+                "folder for trained models and logs, made when it is missing; else monailabel_app here, or "
+                "your own"
+            )
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
-    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")
+    ] = "127.0.0.1",
     conf: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help='a setting, such as models="simple_vilmedsam"; may be repeated')
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help='a setting, such as models="simple_vilmedsam"; may be repeated'
+        ),
     ] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="private key, for https")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="certificate, for https")] = None,
 ) -> None:
-    """Start the MONAI Label server and say its address when it is ready; Ctrl-C ends it and everything it started."""
+    """Start the MONAI Label server and say its address when it is ready.
+
+    Ctrl-C ends it and everything it started.
+    """
     from wordmask_app.serving import ServerOptions, serve
 
     settings = dict(split_setting(text) for text in conf or ())
     options = ServerOptions(app or default_app(), studies, host, port, settings, ssl_keyfile, ssl_certfile)
     messages().print("The server is starting; its first start takes longest.")
-    with contextlib.suppress(KeyboardInterrupt):  # which does not come where SIGINT is ignored, as in the background of a script
-        serve(options, ready=lambda: typer.echo(f"WordMask is ready at {options.url} (Ctrl-C ends it)."), warn=_warn)
+    with contextlib.suppress(
+        KeyboardInterrupt
+    ):  # which does not come where SIGINT is ignored, as in the background of a script
+        serve(
+            options,
+            ready=lambda: typer.echo(f"WordMask is ready at {options.url} (Ctrl-C ends it)."),
+            warn=_warn,
+        )
     typer.echo("WordMask has stopped.")
 
 
@@ -42,7 +64,9 @@ def split_setting(text: str) -> tuple[str, str]:
     """Name and value of ``NAME=VALUE``; RequestError when there is no equals sign."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise RequestError(f"--conf {text!r} has no equals sign; write --conf NAME=VALUE, for example --conf preset=tiny.")
+        raise RequestError(
+            f"--conf {text!r} has no equals sign; write --conf NAME=VALUE, for example --conf preset=tiny."
+        )
     return name.strip(), value.strip()
 
 

@@ -28,29 +28,49 @@ def train(
     cases: Annotated[
         Path,
         typer.Argument(
-            metavar="CASES", help='a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/', show_default=False
+            metavar="CASES",
+            help='a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/',
+            show_default=False,
         ),
     ],
     word: Annotated[
-        str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)
+        str | None,
+        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
     ] = None,
     app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
-    recipe: Annotated[str, typer.Option(help="few_shot, quick or zero_shot", rich_help_panel=Computation)] = "few_shot",
+    recipe: Annotated[
+        str, typer.Option(help="few_shot, quick or zero_shot", rich_help_panel=Computation)
+    ] = "few_shot",
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="a number of the recipe, such as epochs=20", rich_help_panel=Computation),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="a number of the recipe, such as epochs=20",
+            rich_help_panel=Computation,
+        ),
     ] = None,
     start: Annotated[
-        int | None, typer.Option(min=0, help="version to go on from, 0: the preset's own; else the one that serves", rich_help_panel=Data)
+        int | None,
+        typer.Option(
+            min=0,
+            help="version to go on from, 0: the preset's own; else the one that serves",
+            rich_help_panel=Data,
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="publish also when the check shows no gain, or without one")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="publish also when the check shows no gain, or without one")
+    ] = False,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
-    preset: Annotated[str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)
+    ] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
     """Learn from labelled cases; a better model is published and serves at once, also in a server that runs.
 
-    Cases are divided into those that are learned from and those that check the result, and a case keeps its side for good. Nothing is
+    Cases are divided into those that are learned from and those that check the result, and a case keeps its
+    side for good. Nothing is
     published before the end: stop it when you like.
 
     [bold]Examples[/]

@@ -27,32 +27,54 @@ def tune_clip(
         Path,
         typer.Argument(
             metavar="PAIRS",
-            help='a CSV with the columns image and caption, a JSON list of {"image", "caption"}, or labelled cases as for train',
+            help='a CSV of image and caption, a JSON list of {"image", "caption"}, or labelled cases',
             show_default=False,
         ),
     ],
-    word: Annotated[str | None, typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data)] = None,
+    word: Annotated[
+        str | None,
+        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+    ] = None,
     app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
     start: Annotated[
-        int | None, typer.Option(min=0, help="version to go on from, 0: the preset's own; else the one that serves", rich_help_panel=Data)
+        int | None,
+        typer.Option(
+            min=0,
+            help="version to go on from, 0: the preset's own; else the one that serves",
+            rich_help_panel=Data,
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="paper or tiny; else tiny for the preset tiny, paper for others", rich_help_panel=Computation)
+        str | None,
+        typer.Option(
+            help="paper or tiny; else tiny for the preset tiny, paper for others", rich_help_panel=Computation
+        ),
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="a setting of the recipe: epochs=20, loss=info_nce", rich_help_panel=Computation),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="a setting of the recipe: epochs=20, loss=info_nce",
+            rich_help_panel=Computation,
+        ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="which size and weights of medclip_samv2", rich_help_panel=Computation)] = "tiny",
+    preset: Annotated[
+        str, typer.Option(help="which size and weights of medclip_samv2", rich_help_panel=Computation)
+    ] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
-    run: Annotated[Path, typer.Option(help="folder of what an interrupted run goes on from", rich_help_panel=Computation)] = RUNS,
-    force: Annotated[bool, typer.Option("--force", help="publish also when the check shows no gain, or without one")] = False,
+    run: Annotated[
+        Path, typer.Option(help="folder of what an interrupted run goes on from", rich_help_panel=Computation)
+    ] = RUNS,
+    force: Annotated[
+        bool, typer.Option("--force", help="publish also when the check shows no gain, or without one")
+    ] = False,
 ) -> None:
     """Tune the CLIP of medclip_samv2 on pictures with captions; a better one is published and serves at once.
 
-    A share of the pairs is held out; what counts is how often the right caption of a picture, and the right picture of a caption, is found
-    among 50 of them. Of labelled cases captions are written: "CT slice showing liver and spleen". Interrupt it when you like: the same
-    command goes on after the last whole epoch.
+    A share of the pairs is held out; what counts is how often the right caption of a picture, and the right
+    picture of a caption, is found among 50 of them. Of labelled cases captions are written: "CT slice showing
+    liver and spleen". Interrupt it when you like: the same command goes on after the last whole epoch.
 
     [bold]Examples[/]
 
@@ -70,9 +92,12 @@ def tune_clip(
     found = _read(pairs, word, chosen)
     with progress_bar() as show:
         report = tuned(
-            found, TuneRequest(preset, chosen, device, start, force), store_of(app, MODEL), run_folder=run,
+            found,
+            TuneRequest(preset, chosen, device, start, force),
+            store_of(app, MODEL),
+            run_folder=run,
             report=lambda progress: show(_described(progress), progress.done, progress.total),
-        )  # fmt: skip
+        )
     _tell(report, chosen)
 
 
@@ -81,18 +106,30 @@ def _read(path: Path, word: str | None, recipe: TuneRecipe) -> CaptionList:
     from wordmask.learning.captions import captions_of_cases, names_cases, read_caption_list
 
     if names_cases(path):
-        return captions_of_cases(read_cases(path, word), slices=recipe.slices_per_case, words=recipe.caption_words)
+        return captions_of_cases(
+            read_cases(path, word), slices=recipe.slices_per_case, words=recipe.caption_words
+        )
     return read_caption_list(path, least_characters=recipe.least_characters)
 
 
 def _tell(report: TuneReport, recipe: TuneRecipe) -> None:
     said = messages()
     if report.short:
-        said.print(f"[yellow]Left out:[/] {report.short} captions of fewer than {recipe.least_characters} characters.", soft_wrap=True)
+        said.print(
+            f"[yellow]Left out:[/] {report.short} captions of fewer than {recipe.least_characters} "
+            "characters.",
+            soft_wrap=True,
+        )
     if report.cut:
-        said.print(f"[yellow]Cut:[/] {report.cut} captions fill all that the text tower reads; it sees nothing beyond.", soft_wrap=True)
+        said.print(
+            f"[yellow]Cut:[/] {report.cut} captions fill all that the text tower reads; it sees nothing "
+            "beyond.",
+            soft_wrap=True,
+        )
     if report.before is not None and report.after is not None:
-        table = Table(title=f"Retrieval on {report.after.pairs} held-out pairs, in batches of 50", title_justify="left")
+        table = Table(
+            title=f"Retrieval on {report.after.pairs} held-out pairs, in batches of 50", title_justify="left"
+        )
         for heading in ("found", "before", "after"):
             table.add_column(heading, justify="left" if heading == "found" else "right")
         before, after = report.before.summary(), report.after.summary()
@@ -101,9 +138,14 @@ def _tell(report: TuneReport, recipe: TuneRecipe) -> None:
         answers().print(table)
     if report.presence is not None:
         fit = report.presence
-        consequence = "this goes on" if fit.holds else "too little: this version does not judge it, and every word is marked somewhere"
+        consequence = (
+            "this goes on"
+            if fit.holds
+            else "too little: this version does not judge it, and every word is marked somewhere"
+        )
         typer.echo(
-            f"Whether a word is in a slice was fitted anew, on {fit.pictures} held-out pictures and all trained words: it agrees with "
+            f"Whether a word is in a slice was fitted anew, on {fit.pictures} held-out pictures and all "
+            "trained words: it agrees with "
             f"before in {fit.agreement:.1%} ({consequence})."
         )
     typer.echo(report.message)

@@ -18,18 +18,25 @@ if TYPE_CHECKING:
 
 APP_HELP = "the app folder, with the model's versions in APP/model; else monailabel_app here, or your own"
 
-models = typer.Typer(name="models", no_args_is_help=True, help="Versions of trained models: list them, go back.")
+models = typer.Typer(
+    name="models", no_args_is_help=True, help="Versions of trained models: list them, go back."
+)
 
 AnApp = Annotated[
     Path | None,
     typer.Option(
-        "--app", help="the app whose trained versions are meant; else monailabel_app here, or your own", rich_help_panel="Which weights"
+        "--app",
+        help="the app whose trained versions are meant; else monailabel_app here, or your own",
+        rich_help_panel="Which weights",
     ),
 ]
 AVersion = Annotated[
     int | None,
     typer.Option(
-        "--version", min=0, help="version of the app, 0: the preset's own; else the one that serves", rich_help_panel="Which weights"
+        "--version",
+        min=0,
+        help="version of the app, 0: the preset's own; else the one that serves",
+        rich_help_panel="Which weights",
     ),
 ]
 
@@ -56,7 +63,9 @@ def list_models(
 
 @models.command("rollback")
 def rollback(
-    to: Annotated[int | None, typer.Argument(min=0, help="version; 0: the preset's own; else the one before")] = None,
+    to: Annotated[
+        int | None, typer.Argument(min=0, help="version; 0: the preset's own; else the one before")
+    ] = None,
     app: Annotated[Path | None, typer.Option(help=APP_HELP)] = None,
     model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
 ) -> None:
@@ -66,7 +75,10 @@ def rollback(
 
 
 def store_of(app: Path | None, model: str) -> ModelStore:
-    """The versions of a model in an app's folder, as `find_app` finds it; RequestError when there is none, UnknownModelError."""
+    """The versions of a model in an app's folder, as `find_app` finds it.
+
+    RequestError when there is none, UnknownModelError.
+    """
     from wordmask.models.base import segmenter_class
     from wordmask.weights.versions import ModelStore
 
@@ -77,7 +89,8 @@ def store_of(app: Path | None, model: str) -> ModelStore:
 def chosen_version(app: Path | None, model: str, version: int | None, preset: str) -> tuple[int, Path | None]:
     """Number and folder of the version that is meant, (0, None) for the preset's own weights.
 
-    app: None means `default_app`, where there is one; version: None means the one that serves. RequestError, WeightsError.
+    app: None means `default_app`, where there is one; version: None means the one that serves. RequestError,
+    WeightsError.
     """
     from wordmask.weights.checkpoint import read_card
 
@@ -86,13 +99,21 @@ def chosen_version(app: Path | None, model: str, version: int | None, preset: st
     if not number:
         return 0, None
     if store is None:
-        raise RequestError(f"Version {number} is looked for in an app, and there is none here; name its folder with --app.")
+        raise RequestError(
+            f"Version {number} is looked for in an app, and there is none here; name its folder with --app."
+        )
     if not store.folder(number).is_dir():
         there = ", ".join(str(info.number) for info in store.versions()) or "none"
-        raise RequestError(f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of the preset.")
+        raise RequestError(
+            f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of "
+            "the preset."
+        )
     trained = read_card(store.folder(number)).preset or preset
     if trained != preset:
-        raise RequestError(f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version 0.")
+        raise RequestError(
+            f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version "
+            "0."
+        )
     return number, store.folder(number)
 
 

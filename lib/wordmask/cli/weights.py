@@ -9,17 +9,34 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages
-from wordmask.weights.catalogue import Report, cache_folder, catalogue, fetch, import_weights, is_there, pack_weights
+from wordmask.weights.catalogue import (
+    Report,
+    cache_folder,
+    catalogue,
+    fetch,
+    import_weights,
+    is_there,
+    pack_weights,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help=(
-        "Public pretrained weights for clinical images: get them, check them, carry them to a machine without internet.\n\n"
+        "Public pretrained weights for clinical images: get them, check them, carry them to a machine "
+        "without internet.\n\n"
         "[bold]With internet[/]\n\n  wordmask weights fetch sam_vit_b\n\n"
         "[bold]Without[/] (the first two lines where there is internet, the last in the hospital)\n\n"
         "  wordmask weights fetch biomedclip\n"
@@ -28,10 +45,14 @@ app = typer.Typer(
     ),
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="as in `wordmask weights list`", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="as in `wordmask weights list`", show_default=False)
+]
 Digests = Annotated[
     list[str] | None,
-    typer.Option("--accept-digest", help="a sha256 that you have compared, for files that have none in the catalogue"),
+    typer.Option(
+        "--accept-digest", help="a sha256 that you have compared, for files that have none in the catalogue"
+    ),
 ]
 
 
@@ -41,10 +62,14 @@ def list_weights() -> None:
     table = Table("name", "size", "licence", "here", "what it is", "published at")
     for name, entry in catalogue().items():
         size = "" if entry.size is None else f"{entry.size / 1e6:,.0f} MB"
-        table.add_row(name, size, entry.licence, "yes" if is_there(name) else "no", escape(entry.title), entry.source)
+        table.add_row(
+            name, size, entry.licence, "yes" if is_there(name) else "no", escape(entry.title), entry.source
+        )
     answers().print(table)
     messages().print(
-        f"They are kept in {cache_folder()} (WORDMASK_WEIGHTS chooses another folder).", soft_wrap=True, highlight=False
+        f"They are kept in {cache_folder()} (WORDMASK_WEIGHTS chooses another folder).",
+        soft_wrap=True,
+        highlight=False,
     )
 
 
@@ -64,7 +89,8 @@ def fetch_weights(
 def import_file(
     name: Name,
     source: Annotated[
-        Path, typer.Argument(metavar="FILE", help="the file, a folder of the files, or a pack", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="the file, a folder of the files, or a pack", show_default=False),
     ],
     accept_digest: Digests = None,
 ) -> None:
@@ -77,7 +103,9 @@ def import_file(
 @app.command("pack")
 def pack(
     name: Name,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="zip file to write; NAME.zip when left out")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="zip file to write; NAME.zip when left out")
+    ] = None,
 ) -> None:
     """Put fetched weights into one file, to be imported on a machine without internet."""
     path = output or Path(f"{name}.zip")
@@ -89,7 +117,13 @@ def pack(
 def _progress_bar() -> Iterator[Report]:
     """Bytes done of all, one line per file, on stderr while it is a terminal."""
     console = messages()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -15,7 +15,9 @@ def words(
     prefix: Annotated[
         str,
         typer.Argument(
-            metavar="PREFIX", help="beginning of a word, or a misspelt one; all words when left out", show_default=False
+            metavar="PREFIX",
+            help="beginning of a word, or a misspelt one; all words when left out",
+            show_default=False,
         ),
     ] = "",
     limit: Annotated[int, typer.Option(min=1, max=500, help="how many suggestions at most")] = 10,
@@ -37,12 +39,16 @@ def words(
         table = Table("word", "also known as", "code", "window")
         for entry in vocabulary.entries:
             code = "" if entry.code is None else f"{entry.code.scheme} {entry.code.value}"
-            table.add_row(escape(entry.word), escape(", ".join(entry.synonyms)), escape(code), entry.window or "")
+            table.add_row(
+                escape(entry.word), escape(", ".join(entry.synonyms)), escape(code), entry.window or ""
+            )
         answers().print(table)
         return
     suggestions = vocabulary.suggest(prefix, limit=limit)
     if not suggestions:
-        messages().print(f"The vocabulary has nothing like {prefix!r}; it may be asked for all the same.", soft_wrap=True)
+        messages().print(
+            f"The vocabulary has nothing like {prefix!r}; it may be asked for all the same.", soft_wrap=True
+        )
         return
     table = Table("word", "because of", "kind")
     for suggestion in suggestions:

@@ -1,7 +1,8 @@
 """DICOM: one file or a folder with one series, as an array on a grid.
 
-ITK stacks whatever files it is given; what would make a wrong volume of them (two series, a localiser, several time points,
-missing slices, a tilted gantry) is refused here. Messages name series by number and description, never a patient.
+ITK stacks whatever files it is given; what would make a wrong volume of them (two series, a localiser,
+several time points, missing slices, a tilted gantry) is refused here. Messages name series by number and
+description, never a patient.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from wordmask.errors import OutOfMemoryError, VolumeError
 _GDCM = "GDCMImageIO"
 _MODALITY, _FRAMES, _DESCRIPTION, _NUMBER = "0008|0060", "0028|0008", "0008|103e", "0020|0011"
 _MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR", "US": "US"}
-_FRAMES_IN_SPACE = ("CT", "MR", "PT", "NM")  # where the frames of one file are slices; elsewhere (US, XA, ES) they are a film
+_FRAMES_IN_SPACE = (
+    "CT",
+    "MR",
+    "PT",
+    "NM",
+)  # where the frames of one file are slices; elsewhere (US, XA, ES) they are a film
 
 SAME_PLACE = 1e-3  # mm between slices: closer ones are at the same position
 UNEVEN = 0.05  # of the usual distance between slices: more is a missing slice, less is rounding
@@ -42,22 +48,35 @@ class _Series:
 
 
 def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
-    """A single DICOM file: one slice, an enhanced multi-frame volume, or (8-bit colour, 8-bit ultrasound or x-ray) a picture."""
+    """A single DICOM file: one slice, an enhanced multi-frame volume, or (8-bit colour, 8-bit ultrasound or
+    x-ray) a picture.
+    """
     reader = open_image(path, _GDCM)
     modality, frames = _tag(reader, _MODALITY), _tag(reader, _FRAMES)
     if frames.isdigit() and int(frames) > 1 and modality not in _FRAMES_IN_SPACE:
-        raise VolumeError(f"{path.name} is a film of {frames} frames; one picture is segmented at a time. Save one frame and try again.")
+        raise VolumeError(
+            f"{path.name} is a film of {frames} frames; one picture is segmented at a time. Save one frame "
+            "and try again."
+        )
     return _with_modality(decode(reader.Execute, reader, path.name, max_voxels), modality)
 
 
 def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
-    """The one series of a folder (its subfolders are not searched); files that are no images, as reports, are passed over."""
+    """The one series of a folder (its subfolders are not searched).
+
+    Files that are no images, as reports, are passed over.
+    """
     found = _series_in(folder)
     if not found:
-        raise VolumeError(f"The folder {folder.name} holds no DICOM images; choose the folder with the files of one series.")
+        raise VolumeError(
+            f"The folder {folder.name} holds no DICOM images; choose the folder with the files of one series."
+        )
     if len(found) > 1:
         names = "; ".join(map(str, found))
-        raise VolumeError(f"The folder {folder.name} holds {len(found)} series: {names}. Put the one to segment into a folder of its own.")
+        raise VolumeError(
+            f"The folder {folder.name} holds {len(found)} series: {names}. Put the one to segment into a "
+            "folder of its own."
+        )
     series = found[0]
     if len(series.files) == 1:
         return read_dicom_file(Path(series.files[0]), max_voxels)
@@ -70,9 +89,13 @@ def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
     try:
         image = reader.Execute()
     except MemoryError as error:
-        raise OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.") from error
+        raise OutOfMemoryError(
+            f"{name} does not fit into the memory of this machine; crop it or resample it."
+        ) from error
     except RuntimeError as error:
-        raise VolumeError(f"{name} cannot be read: a file of it is truncated or damaged. Export it again.") from error
+        raise VolumeError(
+            f"{name} cannot be read: a file of it is truncated or damaged. Export it again."
+        ) from error
     return _with_modality(decode(lambda: image, image, name), _tag(series.header, _MODALITY))
 
 
@@ -89,7 +112,9 @@ def _series_in(folder: Path) -> list[_Series]:
 
 
 def _check_series(files: Sequence[str], name: str) -> None:
-    """VolumeError unless the files, in the order of their positions, are the evenly spaced slices of one straight volume."""
+    """VolumeError unless the files, in the order of their positions, are the evenly spaced slices of one
+    straight volume.
+    """
     grids = []
     for file in files:
         reader = open_image(Path(file), _GDCM)
@@ -98,23 +123,31 @@ def _check_series(files: Sequence[str], name: str) -> None:
     if any(grid.size[2] > 1 for grid, _ in grids):
         raise VolumeError(f"{name} consists of several volumes or films; choose one file of it.")
     if any(components != grids[0][1] or not _same_plane(grid, first) for grid, components in grids):
-        raise VolumeError(f"{name} mixes slices of different size or direction (a localiser?); put those of one kind into a folder.")
+        raise VolumeError(
+            f"{name} mixes slices of different size or direction (a localiser?); put those of one kind into "
+            "a folder."
+        )
     steps = np.diff([grid.origin for grid, _ in grids], axis=0)
     distances = np.linalg.norm(steps, axis=1)
     if (distances < SAME_PLACE).any():
         places = 1 + int((distances >= SAME_PLACE).sum())
         raise VolumeError(
-            f"{name} has {len(files)} images at {places} {'position' if places == 1 else 'positions'}: several time points or "
+            f"{name} has {len(files)} images at {places} {'position' if places == 1 else 'positions'}: "
+            "several time points or "
             "echoes, or images without a position; put those of one volume into a folder of their own."
         )
     normal = first.direction_matrix[:, 2]
     sideways = np.linalg.norm(steps - np.outer(steps @ normal, normal), axis=1)
     if (sideways > TILT * distances).any():
-        raise VolumeError(f"{name} was taken with a tilted gantry: its slices are shifted sideways; resample it to a straight grid.")
+        raise VolumeError(
+            f"{name} was taken with a tilted gantry: its slices are shifted sideways; resample it to a "
+            "straight grid."
+        )
     usual = float(np.median(distances))
     if (abs(distances - usual) > UNEVEN * usual).any():
         raise VolumeError(
-            f"{name} has uneven distances between its slices ({distances.min():.4g} to {distances.max():.4g} mm): some are "
+            f"{name} has uneven distances between its slices ({distances.min():.4g} to {distances.max():.4g} "
+            "mm): some are "
             "missing. Export it again, or resample it to even slices."
         )
 
@@ -128,7 +161,9 @@ def _same_plane(one: Geometry, other: Geometry) -> bool:
 
 
 def _with_modality(decoded: Decoded, tag: str) -> Decoded:
-    """CT, MR and US by their tag; 8-bit slices that are neither CT nor MR become pictures, as if they had been saved as PNG."""
+    """CT, MR and US by their tag; 8-bit slices that are neither CT nor MR become pictures, as if they had
+    been saved as PNG.
+    """
     array, geometry = decoded.array, decoded.geometry
     if decoded.modality == "picture":
         return Decoded(array, geometry, "US" if tag == "US" else "picture")

@@ -2,9 +2,11 @@
 
 Knows numpy only: no files, no grey values, no torch.
 
-Frames. A voxel is (i, j, k), counted from 0, whole numbers at voxel centres; arrays are stored [k, j, i]. The patient frame is
-LPS in millimetres, as DICOM and SimpleITK have it: x grows to the patient's Left, y to the Posterior, z to the Superior. RAS
-(NIfTI, nibabel, Slicer, MONAI) has the opposite sign in x and y and appears here only where a name says so.
+Frames. A voxel is (i, j, k), counted from 0, whole numbers at voxel centres; arrays are stored [k, j, i]. The
+patient frame is
+LPS in millimetres, as DICOM and SimpleITK have it: x grows to the patient's Left, y to the Posterior, z to
+the Superior. RAS (NIfTI, nibabel, Slicer, MONAI) has the opposite sign in x and y and appears here only where
+a name says so.
 
     LPS of voxel (i, j, k)  =  origin + direction @ (spacing * (i, j, k))
 """
@@ -22,9 +24,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from wordmask.errors import VolumeError
 
-# Files round direction cosines to 4 or more digits; beyond this they are sheared or scaled, which no label map format keeps.
+# Files round direction cosines to 4 or more digits; beyond this they are sheared or scaled, which no label
+# map format keeps.
 ORTHONORMAL_TOLERANCE = 1e-3
-# Axes closer to a tie than this (45 degrees) are told apart by their order, so that rounding in a file cannot decide.
+# Axes closer to a tie than this (45 degrees) are told apart by their order, so that rounding in a file cannot
+# decide.
 TIE_TOLERANCE = 1e-6
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -44,10 +48,11 @@ class Plane(StrEnum):
 class Geometry:
     """The voxel grid in the patient, with the numbers that SimpleITK gives (float64, LPS, mm).
 
-    size: voxels along (i, j, k); spacing: mm along (i, j, k), above 0; origin: LPS of the centre of voxel (0, 0, 0);
+    size: voxels along (i, j, k); spacing: mm along (i, j, k), above 0; origin: LPS of the centre of voxel (0,
+    0, 0);
     direction: 3x3, row by row; column a is the unit vector along voxel axis a.
-    oriented: false for pictures, whose axes are those of the screen: no plane turns them.
-    Raises VolumeError when a number is not finite, a size or spacing is not positive, or the direction is not orthonormal.
+    oriented: false for pictures, whose axes are those of the screen: no plane turns them. Raises VolumeError
+    when a number is not finite, a size or spacing is not positive, or the direction is not orthonormal.
     """
 
     size: tuple[int, int, int]
@@ -59,14 +64,20 @@ class Geometry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(int(count) for count in self.size))
         for name in ("spacing", "origin", "direction"):
-            object.__setattr__(self, name, tuple(float(number) for number in np.asarray(getattr(self, name)).ravel()))
+            object.__setattr__(
+                self, name, tuple(float(number) for number in np.asarray(getattr(self, name)).ravel())
+            )
         lengths = (len(self.size), len(self.spacing), len(self.origin), len(self.direction))
         if lengths != (3, 3, 3, 9):
-            raise VolumeError(f"A geometry needs 3 sizes, 3 spacings, 3 origin and 9 direction numbers, got {lengths}.")
+            raise VolumeError(
+                f"A geometry needs 3 sizes, 3 spacings, 3 origin and 9 direction numbers, got {lengths}."
+            )
         if min(self.size) < 1:
             raise VolumeError(f"The image is empty: its size is {'x'.join(map(str, self.size))} voxels.")
         if not all(0 < step < np.inf for step in self.spacing):  # written so that NaN fails too
-            raise VolumeError(f"The voxel spacing must be above 0 mm along every axis, got {_numbers(self.spacing)}.")
+            raise VolumeError(
+                f"The voxel spacing must be above 0 mm along every axis, got {_numbers(self.spacing)}."
+            )
         if not np.isfinite(self.origin).all():
             raise VolumeError(f"The origin must be finite, got {_numbers(self.origin)}.")
         _check_direction(self.direction_matrix)
@@ -91,27 +102,46 @@ class Geometry:
 
     @classmethod
     def from_affine_ras(cls, affine: ArrayLike, size: Sequence[int]) -> Geometry:
-        """The grid with voxel (i, j, k) at ``affine @ (i, j, k, 1)`` in RAS; VolumeError when its axes are not orthogonal."""
+        """The grid with voxel (i, j, k) at ``affine @ (i, j, k, 1)`` in RAS.
+
+        VolumeError when its axes are not orthogonal.
+        """
         lps = LPS_TO_RAS @ np.asarray(affine, dtype=np.float64)
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         if not (spacing > 0).all():
-            raise VolumeError(f"The voxel spacing must be above 0 mm along every axis, got {_numbers(spacing)}.")
-        return cls(cast(Any, size), cast(Any, spacing), cast(Any, lps[:3, 3]), cast(Any, lps[:3, :3] / spacing))
+            raise VolumeError(
+                f"The voxel spacing must be above 0 mm along every axis, got {_numbers(spacing)}."
+            )
+        return cls(
+            cast(Any, size), cast(Any, spacing), cast(Any, lps[:3, 3]), cast(Any, lps[:3, :3] / spacing)
+        )
 
     @classmethod
     def of_picture(
-        cls, width: int, height: int, spacing: tuple[float, float] = (1.0, 1.0), origin: tuple[float, float] = (0.0, 0.0)
+        cls,
+        width: int,
+        height: int,
+        spacing: tuple[float, float] = (1.0, 1.0),
+        origin: tuple[float, float] = (0.0, 0.0),
     ) -> Geometry:
-        """The grid of a picture: one slice, axes of the screen. spacing and origin: (x, y), as the image reader gives them."""
-        return cls((width, height, 1), (*spacing, 1.0), (*origin, 0.0), tuple(np.eye(3).ravel()), oriented=False)
+        """The grid of a picture: one slice, axes of the screen. spacing and origin.
+
+        (x, y), as the image reader gives them.
+        """
+        return cls(
+            (width, height, 1), (*spacing, 1.0), (*origin, 0.0), tuple(np.eye(3).ravel()), oriented=False
+        )
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """How arrays [k, j, i] are cut into slices [n, row, column], without resampling: a permutation of axes and flips.
+    """How arrays [k, j, i] are cut into slices [n, row, column], without resampling.
 
-    shape: (k, j, i) of the arrays; permutation: which of those axes become slices, rows and columns; flips: which of slices, rows
-    and columns run against the stored order; spacing: mm between slices, rows and columns.
+    A permutation of axes and flips.
+
+    shape: (k, j, i) of the arrays; permutation: which of those axes become slices, rows and columns; flips:
+    which of slices, rows and columns run against the stored order; spacing: mm between slices, rows and
+    columns.
     """
 
     shape: tuple[int, int, int]
@@ -131,20 +161,28 @@ class Slicing:
         return self.spacing[1], self.spacing[2]
 
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
-        """[k, j, i] or [k, j, i, c] -> [n, h, w] or [n, h, w, c]: a view, nothing is copied. ValueError on another shape."""
+        """[k, j, i] or [k, j, i, c] -> [n, h, w] or [n, h, w, c]: a view, nothing is copied.
+
+        ValueError on another shape.
+        """
         if array.shape[:3] != self.shape:
             raise ValueError(f"This slicing cuts arrays of shape {self.shape}, got {array.shape}.")
         return array.transpose(*self.permutation, *range(3, array.ndim))[self._reversed()]
 
     def restack(self, stack: NDArray[Any]) -> NDArray[Any]:
-        """Exact inverse of `cut`: [n, h, w] or [n, h, w, c] -> [k, j, i] or [k, j, i, c], contiguous, copied only if needed."""
+        """Exact inverse of `cut`: [n, h, w] or [n, h, w, c] -> [k, j, i] or [k, j, i, c], contiguous, copied
+        only if needed.
+        """
         if stack.shape[:3] != self.cut_shape:
             raise ValueError(f"This slicing restacks slices of shape {self.cut_shape}, got {stack.shape}.")
         back = np.argsort(self.permutation)
         return np.ascontiguousarray(stack[self._reversed()].transpose(*back, *range(3, stack.ndim)))
 
     def voxel_to_slice(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Voxel coordinates [..., 3] as (i, j, k) -> [..., 3] as (slice, row, column); whole numbers are centres in both."""
+        """Voxel coordinates [..., 3] as (i, j, k) -> [..., 3] as (slice, row, column).
+
+        Whole numbers are centres in both.
+        """
         kji = np.asarray(points, dtype=np.float64)[..., ::-1]
         return self._mirrored(kji[..., list(self.permutation)])
 
@@ -160,7 +198,8 @@ class Slicing:
         return tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)
 
 
-# Where slices, rows and columns run: (LPS axis, sign). The patient's right is at the left of the screen, as radiologists look.
+# Where slices, rows and columns run: (LPS axis, sign). The patient's right is at the left of the screen, as
+# radiologists look.
 _DISPLAY = {
     Plane.AXIAL: ((2, +1), (1, +1), (0, +1)),  # slices I to S, rows A to P, columns R to L
     Plane.CORONAL: ((1, +1), (2, -1), (0, +1)),  # slices A to P, rows S to I, columns R to L
@@ -169,7 +208,9 @@ _DISPLAY = {
 
 
 def slicing_for(geometry: Geometry, plane: Plane) -> Slicing:
-    """How to cut a volume along a plane into slices that are displayed as radiologists look at them; a picture stays as it is.
+    """How to cut a volume along a plane into slices that are displayed as radiologists look at them.
+
+    A picture stays as it is.
 
     Oblique volumes are cut along the voxel axes nearest to the plane's; nothing is resampled.
     """
@@ -183,18 +224,26 @@ def slicing_for(geometry: Geometry, plane: Plane) -> Slicing:
         for axis, (patient_axis, sign) in zip(voxel_axes, _DISPLAY[Plane(plane)], strict=True)
     ]
     permutation = tuple(2 - axis for axis in voxel_axes)  # voxel axes count i, j, k; array axes k, j, i
-    return Slicing(geometry.shape, cast(Any, permutation), cast(Any, tuple(flips)), cast(Any, tuple(spacing[axis] for axis in permutation)))
+    return Slicing(
+        geometry.shape,
+        cast(Any, permutation),
+        cast(Any, tuple(flips)),
+        cast(Any, tuple(spacing[axis] for axis in permutation)),
+    )
 
 
 def _nearest_axes(direction: NDArray[np.float64]) -> tuple[int, ...]:
     """Which voxel axis runs along each of x, y, z of LPS.
 
-    The assignment with the largest product of cosines: each axis used once, and no cosine is 0 because the determinant is not.
+    The assignment with the largest product of cosines: each axis used once, and no cosine is 0 because the
+    determinant is not.
     """
     best: tuple[int, ...] = (0, 1, 2)
     best_product = -np.inf
     for axes in permutations(range(3)):
-        product = float(np.prod([abs(direction[patient_axis, axis]) for patient_axis, axis in enumerate(axes)]))
+        product = float(
+            np.prod([abs(direction[patient_axis, axis]) for patient_axis, axis in enumerate(axes)])
+        )
         if product > best_product + TIE_TOLERANCE:
             best, best_product = axes, product
     return best
@@ -204,9 +253,14 @@ def _check_direction(direction: NDArray[np.float64]) -> None:
     if not np.isfinite(direction).all():
         raise VolumeError(f"The direction matrix must be finite, got {_numbers(direction.ravel())}.")
     if abs(np.linalg.det(direction)) < ORTHONORMAL_TOLERANCE:
-        raise VolumeError(f"The direction matrix is singular ({_numbers(direction.ravel())}); export the image again.")
+        raise VolumeError(
+            f"The direction matrix is singular ({_numbers(direction.ravel())}); export the image again."
+        )
     if np.abs(direction.T @ direction - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
-        raise VolumeError(f"The direction matrix is sheared or scaled ({_numbers(direction.ravel())}); resample it to a straight grid.")
+        raise VolumeError(
+            f"The direction matrix is sheared or scaled ({_numbers(direction.ravel())}); resample it to a "
+            "straight grid."
+        )
 
 
 def _numbers(values: Sequence[float] | NDArray[np.float64]) -> str:

@@ -1,7 +1,8 @@
 """Image files as arrays on a grid: NIfTI, NRRD and MetaImage through SimpleITK, pictures through Pillow.
 
-Strict about what comes in: an image that cannot be segmented is refused here, in one sentence that names the file (never its
-folder) and the reason. Knows files and geometry; not DICOM series, grey values' meaning, or torch.
+Strict about what comes in: an image that cannot be segmented is refused here, in one sentence that names the
+file (never its folder) and the reason. Knows files and geometry; not DICOM series, grey values' meaning, or
+torch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILIN
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 _TIFF_ORIENTATION = 274
-# Pillow turns a TIFF by its orientation tag while loading it, and no other format; ITK (Slicer) turns none: this turns it back.
+# Pillow turns a TIFF by its orientation tag while loading it, and no other format; ITK (Slicer) turns none:
+# this turns it back.
 _UNDO_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,7 +52,10 @@ _UNDO_ORIENTATION = {
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What a file holds. array: [k, j, i], or [1, h, w, 3] uint8 of a picture; modality: None when the file does not say."""
+    """What a file holds.
+
+    array: [k, j, i], or [1, h, w, 3] uint8 of a picture; modality: None when the file does not say.
+    """
 
     array: NDArray[Any]
     geometry: Geometry
@@ -65,7 +70,8 @@ def suffix_of(path: Path) -> str:
 def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
     """NIfTI, NRRD or MetaImage; TooLargeError when the header announces more than ``max_voxels``.
 
-    Trailing dimensions of 1 are dropped, a 2-D image becomes one slice, 8-bit colours in one slice become a picture.
+    Trailing dimensions of 1 are dropped, a 2-D image becomes one slice, 8-bit colours in one slice become a
+    picture.
     """
     if suffix_of(path) in NIFTI_SUFFIXES:
         check_nifti(path, max_voxels)
@@ -75,14 +81,19 @@ def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
 
 
 def _refuse_detached(path: Path) -> None:
-    """VolumeError for a .nrrd or .mha that takes its voxels from another file: what was uploaded could name any file of a server."""
+    """VolumeError for a .nrrd or .mha that takes its voxels from another file.
+
+    What was uploaded could name any file of a server.
+    """
     if suffix_of(path) not in (".nrrd", ".mha"):
         return
     with path.open("rb") as file:
         head = file.read(_LONGEST_HEADER)
     if suffix_of(path) == ".mha":
         found = _MHA_VOXELS.search(head)
-        attached = b"NDims" not in head if found is None else found[1].upper() == b"LOCAL"  # without a header it is no MetaImage
+        attached = (
+            b"NDims" not in head if found is None else found[1].upper() == b"LOCAL"
+        )  # without a header it is no MetaImage
     else:
         parts = re.split(rb"\r?\n\r?\n", head, maxsplit=1)  # header, voxels
         attached = not head.startswith(b"NRRD") or (len(parts) == 2 and not _NRRD_ELSEWHERE.search(parts[0]))
@@ -91,7 +102,10 @@ def _refuse_detached(path: Path) -> None:
 
 
 def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
-    """A reader that has read the header of the file. image_io: an ITK reader by name, chosen by the content when empty."""
+    """A reader that has read the header of the file.
+
+    image_io: an ITK reader by name, chosen by the content when empty.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(image_io)
@@ -103,7 +117,9 @@ def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
 
 
 def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> Decoded:
-    """The voxels that ``load()`` gives as a SimpleITK image, after a look at the header: a reader, or the image itself.
+    """The voxels that ``load()`` gives as a SimpleITK image, after a look at the header.
+
+    A reader, or the image itself.
 
     TooLargeError: more than ``max_voxels``; OutOfMemoryError: more than there is memory for.
     """
@@ -111,23 +127,37 @@ def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> 
     refuse_too_large(math.prod(size), max_voxels, name)
     if any(count != 1 for count in size[3:]):
         raise VolumeError(
-            f"{name} has {len(size)} dimensions ({'x'.join(map(str, size))}); one volume is segmented at a time. "
+            f"{name} has {len(size)} dimensions ({'x'.join(map(str, size))}); one volume is segmented at a "
+            "time. "
             "Save one time point or channel and try again."
         )
     if header.GetPixelIDValue() in _COMPLEX:
         raise VolumeError(f"{name} holds complex numbers; save its magnitude as an image and try again.")
-    components = header.GetNumberOfComponents() if hasattr(header, "GetNumberOfComponents") else header.GetNumberOfComponentsPerPixel()
+    components = (
+        header.GetNumberOfComponents()
+        if hasattr(header, "GetNumberOfComponents")
+        else header.GetNumberOfComponentsPerPixel()
+    )
     geometry = geometry_of(header, name)
-    is_picture = geometry.size[2] == 1 and components in (3, 4) and header.GetPixelIDValue() == sitk.sitkVectorUInt8
+    is_picture = (
+        geometry.size[2] == 1 and components in (3, 4) and header.GetPixelIDValue() == sitk.sitkVectorUInt8
+    )
     if components != 1 and not is_picture:
-        raise VolumeError(f"{name} has {components} values per voxel (a vector image); save one of them as an image and try again.")
+        raise VolumeError(
+            f"{name} has {components} values per voxel (a vector image); save one of them as an image and "
+            "try again."
+        )
     try:
         array = sitk.GetArrayFromImage(load())
     except (RuntimeError, MemoryError) as error:
         raise _unreadable(name, error if _fits(math.prod(size)) else MemoryError()) from error
     if is_picture:
-        geometry = Geometry(geometry.size, geometry.spacing, geometry.origin, geometry.direction, oriented=False)
-        return Decoded(np.ascontiguousarray(array.reshape(*geometry.shape, components)[..., :3]), geometry, "picture")
+        geometry = Geometry(
+            geometry.size, geometry.spacing, geometry.origin, geometry.direction, oriented=False
+        )
+        return Decoded(
+            np.ascontiguousarray(array.reshape(*geometry.shape, components)[..., :3]), geometry, "picture"
+        )
     return Decoded(array.reshape(geometry.shape), geometry)
 
 
@@ -135,7 +165,9 @@ def geometry_of(header: Any, name: str) -> Geometry:
     """The grid of a SimpleITK reader or image, in three dimensions; VolumeError names the file."""
     dimension = min(header.GetDimension(), 3)
     direction = np.eye(3)
-    direction[:dimension, :dimension] = np.reshape(header.GetDirection(), (header.GetDimension(),) * 2)[:dimension, :dimension]
+    direction[:dimension, :dimension] = np.reshape(header.GetDirection(), (header.GetDimension(),) * 2)[
+        :dimension, :dimension
+    ]
     missing = 3 - dimension
     size = tuple(header.GetSize()[:dimension]) + (1,) * missing
     spacing = tuple(header.GetSpacing()[:dimension]) + (1.0,) * missing
@@ -148,38 +180,52 @@ def geometry_of(header: Any, name: str) -> Geometry:
 
 
 def read_picture(path: Path, max_voxels: int | None = None) -> Decoded:
-    """PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored; TooLargeError beyond ``max_voxels`` pixels.
+    """PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored.
 
-    Grey is repeated to three channels, transparency is dropped, 16-bit colour keeps its upper 8 bits, grey of more than 8 bits is
-    stretched between its percentiles 0.5 and 99.5. An orientation tag (EXIF, TIFF) is not followed, as in Slicer: the label map
-    has to lie on the pixels as they are stored. The pixel spacing is what SimpleITK reads, 1 mm where the file has none.
+    TooLargeError beyond ``max_voxels`` pixels.
+
+    Grey is repeated to three channels, transparency is dropped, 16-bit colour keeps its upper 8 bits, grey of
+    more than 8 bits is stretched between its percentiles 0.5 and 99.5. An orientation tag (EXIF, TIFF) is not
+    followed, as in Slicer: the label map has to lie on the pixels as they are stored. The pixel spacing is
+    what SimpleITK reads, 1 mm where the file has none.
     """
     try:
         with Image.open(path) as image:
             refuse_too_large(image.width * image.height, max_voxels, path.name)
             if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
-                raise VolumeError(f"{path.name} has {pages} pages; one picture is segmented at a time. Save one page and try again.")
+                raise VolumeError(
+                    f"{path.name} has {pages} pages; one picture is segmented at a time. Save one page and "
+                    "try again."
+                )
             turned = image.getexif().get(_TIFF_ORIENTATION) if image.format == "TIFF" else None
             image.load()
             stored = image.transpose(_UNDO_ORIENTATION[turned]) if turned in _UNDO_ORIENTATION else image
             pixels = _rgb(stored, path.name)
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
         if isinstance(error, UnidentifiedImageError):
-            raise VolumeError(f"{path.name} is not a picture, or it is truncated; export it again.") from error
-        raise VolumeError(f"{path.name} cannot be read as a picture ({reason_of(error)}); export it again.") from error
+            raise VolumeError(
+                f"{path.name} is not a picture, or it is truncated; export it again."
+            ) from error
+        raise VolumeError(
+            f"{path.name} cannot be read as a picture ({reason_of(error)}); export it again."
+        ) from error
     height, width = pixels.shape[:2]
     return Decoded(pixels[None], _picture_geometry(path, width, height), "picture")
 
 
 def check_finite(array: NDArray[Any], name: str) -> None:
     """VolumeError that counts the voxels which are not a number, or infinite."""
-    if array.dtype.kind != "f" or (np.isfinite(array.min()) and np.isfinite(array.max())):  # both pass a NaN on, without a mask
+    if array.dtype.kind != "f" or (
+        np.isfinite(array.min()) and np.isfinite(array.max())
+    ):  # both pass a NaN on, without a mask
         return
     refuse_not_finite(array.size - int(np.count_nonzero(np.isfinite(array))), array.size, name)
 
 
 def grey_range(array: NDArray[Any]) -> tuple[float, float]:
-    """The percentiles 0.5 and 99.5 of all voxels; the extremes when those two are equal (a small thing on an even ground).
+    """The percentiles 0.5 and 99.5 of all voxels.
+
+    The extremes when those two are equal (a small thing on an even ground).
 
     Images of more than 2^24 voxels are sampled at even distances.
     """
@@ -196,9 +242,15 @@ def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         grey = np.asarray(image)
         check_finite(grey, name)
         low, high = grey_range(grey)
-        unit = np.clip((grey.astype(np.float64) - low) / (high - low), 0, 1) if high > low else np.zeros(grey.shape)
+        unit = (
+            np.clip((grey.astype(np.float64) - low) / (high - low), 0, 1)
+            if high > low
+            else np.zeros(grey.shape)
+        )
         return np.repeat(np.round(unit * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    opaque = image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image  # a palette may hold transparency
+    opaque = (
+        image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image
+    )  # a palette may hold transparency
     return np.array(opaque.convert("RGB"))
 
 
@@ -208,7 +260,9 @@ def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
     try:
         header = open_image(path)
         seen = geometry_of(header, path.name)
-    except VolumeError:  # a variant that Pillow reads and ITK does not, or a resolution of 0: no spacing to be had
+    except (
+        VolumeError
+    ):  # a variant that Pillow reads and ITK does not, or a resolution of 0: no spacing to be had
         return plain
     if seen.size != plain.size:
         return plain
@@ -227,14 +281,23 @@ def _fits(voxels: int) -> bool:
 def _unreadable(name: str, error: BaseException) -> WordMaskError:
     text = str(error)
     if isinstance(error, MemoryError) or "alloc" in text.lower():
-        return OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.")
+        return OutOfMemoryError(
+            f"{name} does not fit into the memory of this machine; crop it or resample it."
+        )
     if "orthonormal" in text:
-        return VolumeError(f"{name} cannot be used: its direction matrix is singular, sheared or scaled; resample it to a straight grid.")
+        return VolumeError(
+            f"{name} cannot be used: its direction matrix is singular, sheared or scaled; resample it to a "
+            "straight grid."
+        )
     if "Unable to determine ImageIO" in text:
-        return VolumeError(f"{name} is not an image that can be read here, or it is damaged; formats: {_formats()}.")
+        return VolumeError(
+            f"{name} is not an image that can be read here, or it is damaged; formats: {_formats()}."
+        )
     if "size is zero" in text:
         return VolumeError(f"{name} is empty: a dimension of it is 0.")
-    return VolumeError(f"{name} cannot be read: it is truncated, damaged, or lacks its data file. Copy or export it again.")
+    return VolumeError(
+        f"{name} cannot be read: it is truncated, damaged, or lacks its data file. Copy or export it again."
+    )
 
 
 def _formats() -> str:

@@ -1,10 +1,11 @@
 """Where model pixels lie in the original slice.
 
-Every branch of a model sees the slice through its own square frame: CLIP pads to the centre, SAM pads at the bottom right,
-others stretch. A `Frame` is the one affine between them, so that nobody relies on two pads being equal.
-Knows torch only; not volumes, not models.
+Every branch of a model sees the slice through its own square frame: CLIP pads to the centre, SAM pads at the
+bottom right, others stretch. A `Frame` is the one affine between them, so that nobody relies on two pads
+being equal. Knows torch only; not volumes, not models.
 
-Coordinates are continuous pixel coordinates: pixel i covers [i, i + 1), its centre is i + 0.5; x to the right, y down.
+Coordinates are continuous pixel coordinates: pixel i covers [i, i + 1), its centre is i + 0.5; x to the
+right, y down.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Frame:
     def fit(cls, original: tuple[int, int], model: tuple[int, int], align: Align) -> Frame:
         """The frame that shows the whole slice.
 
-        ``center`` and ``top_left`` keep the aspect ratio and pad with zeros (on all sides, or at the bottom right); ``stretch`` fills.
+        ``center`` and ``top_left`` keep the aspect ratio and pad with zeros (on all sides, or at the bottom
+        right); ``stretch`` fills.
         """
         ratio = (model[0] / original[0], model[1] / original[1])
         if align == "stretch":
@@ -48,12 +50,17 @@ class Frame:
         return cls(original, model, (scale, scale), offset)
 
     def to_model(self, images: Tensor) -> Tensor:
-        """Slices [N, C, H, W] -> [N, C, h, w]: antialiased bilinear where the slice is, exact zeros in the padding."""
+        """Slices [N, C, H, W] -> [N, C, h, w].
+
+        Antialiased bilinear where the slice is, exact zeros in the padding.
+        """
         inside_h = max(1, round(self.original[0] * self.scale[0]))
         inside_w = max(1, round(self.original[1] * self.scale[1]))
         resized = images
         if (inside_h, inside_w) != tuple(images.shape[-2:]):
-            resized = F.interpolate(images, size=(inside_h, inside_w), mode="bilinear", align_corners=False, antialias=True)
+            resized = F.interpolate(
+                images, size=(inside_h, inside_w), mode="bilinear", align_corners=False, antialias=True
+            )
         top, left = round(self.offset[0]), round(self.offset[1])
         bottom, right = self.model[0] - inside_h - top, self.model[1] - inside_w - left
         return F.pad(resized, (left, right, top, bottom))
@@ -63,13 +70,17 @@ class Frame:
         return self.to_model(torch.ones(1, 1, *self.original, device=device))[0, 0] > 0
 
     def to_original(self, maps: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-        """Maps [P, h', w'] over the whole model square, on any grid -> [P, H, W] at the centres of the original pixels."""
+        """Maps [P, h', w'] over the whole model square, on any grid -> [P, H, W] at the centres of the
+        original pixels.
+        """
         ys = self._grid_coordinates(self.original[0], self.scale[0], self.offset[0], self.model[0], maps)
         xs = self._grid_coordinates(self.original[1], self.scale[1], self.offset[1], self.model[1], maps)
         return _look_up(maps, ys, xs, mode)
 
     def resample(self, maps: Tensor, other: Frame, size: tuple[int, int]) -> Tensor:
-        """Maps [P, g, g] on this frame's square -> [P, *size] on the square of another frame of the same slice; 0 in its padding."""
+        """Maps [P, g, g] on this frame's square -> [P, *size] on the square of another frame of the same
+        slice; 0 in its padding.
+        """
         coordinates, insides = [], []
         for axis in (0, 1):
             cells = torch.arange(size[axis], device=maps.device, dtype=torch.float32) + 0.5
@@ -93,16 +104,23 @@ class Frame:
 
 
 def _look_up(maps: Tensor, ys: Tensor, xs: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
-    """Sample maps [P, h, w] at the outer product of normalised coordinates (-1..1 over the square); edges are extended."""
+    """Sample maps [P, h, w] at the outer product of normalised coordinates (-1..1 over the square).
+
+    Edges are extended.
+    """
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)
     grid = grid[None].expand(maps.shape[0], -1, -1, -1)
-    return F.grid_sample(maps[:, None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[:, 0]
+    return F.grid_sample(maps[:, None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[
+        :, 0
+    ]
 
 
 def labels_in_frame(labels: Tensor, frame: Frame, size: int) -> Tensor:
-    """Labels [B, H, W] -> [B, size, size] over the frame's model square, nearest neighbour, 0 in the padding."""
+    """Labels [B, H, W] -> [B, size, size] over the model square, nearest neighbour, 0 in the padding."""
     cells = (torch.arange(size, dtype=torch.float32) + 0.5) * (frame.model[0] / size)
     rows = ((cells - frame.offset[0]) / frame.scale[0]).floor().long()
     columns = ((cells - frame.offset[1]) / frame.scale[1]).floor().long()
-    inside = ((rows >= 0) & (rows < labels.shape[1]))[:, None] & ((columns >= 0) & (columns < labels.shape[2]))[None]
+    inside = ((rows >= 0) & (rows < labels.shape[1]))[:, None] & (
+        (columns >= 0) & (columns < labels.shape[2])
+    )[None]
     return labels[:, rows.clamp(0, labels.shape[1] - 1)][:, :, columns.clamp(0, labels.shape[2] - 1)] * inside

@@ -1,8 +1,11 @@
-"""What ITK accepts in silence when it reads NIfTI and must not be segmented: looked for in the file before ITK reads it.
+"""What ITK accepts in silence when it reads NIfTI and must not be segmented.
 
-ITK 5.4 fills what a truncated file lacks with noise, takes NaN and infinite voxels for 0, a dimension of 0 for 1 and a spacing
-below 0 for a mirrored image, and it does not compare the checksum of a gzip stream. Costs one more pass over a compressed or
-floating-point file, in pieces of 4 MiB. Knows the format only; the image is read in image_files.py.
+Looked for in the file before ITK reads it.
+
+ITK 5.4 fills what a truncated file lacks with noise, takes NaN and infinite voxels for 0, a dimension of 0
+for 1 and a spacing below 0 for a mirrored image, and it does not compare the checksum of a gzip stream. Costs
+one more pass over a compressed or floating-point file, in pieces of 4 MiB. Knows the format only; the image
+is read in image_files.py.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ class _Layout:
 
 
 def check_nifti(path: Path, max_voxels: int | None = None) -> None:
-    """VolumeError when the file is truncated, damaged, empty, has a spacing of 0 or less, or voxels that are NaN or infinite.
+    """VolumeError when the file is truncated, damaged, empty, has a spacing of 0 or less, or voxels that are
+    NaN or infinite.
 
     TooLargeError, before a voxel is read, when the header announces more than ``max_voxels``.
     """
@@ -57,9 +61,14 @@ def check_nifti(path: Path, max_voxels: int | None = None) -> None:
             else:
                 found, bad = path.stat().st_size, 0
     except (OSError, EOFError, zlib.error) as error:
-        raise VolumeError(f"{path.name} is truncated or damaged ({reason_of(error)}); copy or export it again.") from error
+        raise VolumeError(
+            f"{path.name} is truncated or damaged ({reason_of(error)}); copy or export it again."
+        ) from error
     if found < layout.end:
-        raise VolumeError(f"{path.name} is truncated: it should hold {layout.end} bytes and ends after {found}. Copy or export it again.")
+        raise VolumeError(
+            f"{path.name} is truncated: it should hold {layout.end} bytes and ends after {found}. Copy or "
+            "export it again."
+        )
     if bad:
         refuse_not_finite(bad, layout.voxels, path.name)
 
@@ -67,14 +76,21 @@ def check_nifti(path: Path, max_voxels: int | None = None) -> None:
 def refuse_too_large(voxels: int, max_voxels: int | None, name: str) -> None:
     """TooLargeError when an image has more voxels than are taken; None: no limit."""
     if max_voxels is not None and voxels > max_voxels:
-        raise TooLargeError(f"{name} has {voxels:,} voxels, and at most {max_voxels:,} are taken; crop it or resample it.")
+        raise TooLargeError(
+            f"{name} has {voxels:,} voxels, and at most {max_voxels:,} are taken; crop it or resample it."
+        )
 
 
 def refuse_not_finite(bad: int, voxels: int, name: str) -> NoReturn:
     """The VolumeError for an image of which ``bad`` of its ``voxels`` are NaN or infinite."""
     if bad == voxels:
-        raise VolumeError(f"{name} holds no numbers: all of its {bad} voxels are NaN or infinite. Export it again.")
-    raise VolumeError(f"{name} has {bad} of {voxels} voxels that are NaN or infinite; replace them by numbers and try again.")
+        raise VolumeError(
+            f"{name} holds no numbers: all of its {bad} voxels are NaN or infinite. Export it again."
+        )
+    raise VolumeError(
+        f"{name} has {bad} of {voxels} voxels that are NaN or infinite; replace them by numbers and try "
+        "again."
+    )
 
 
 def reason_of(error: BaseException) -> str:
@@ -86,13 +102,18 @@ def reason_of(error: BaseException) -> str:
 def _layout(start: bytes, name: str) -> _Layout:
     """From the first bytes of the file; VolumeError when the header makes no sense."""
     if start[:4] in _NIFTI_2:
-        raise VolumeError(f"{name} is in the second version of NIfTI, which ITK and Slicer do not read; save it as NIfTI-1 or NRRD.")
+        raise VolumeError(
+            f"{name} is in the second version of NIfTI, which ITK and Slicer do not read; save it as NIfTI-1 "
+            "or NRRD."
+        )
     try:
         header = nib.Nifti1Header(start, check=False)
         voxel_type: DTypeLike = header.get_data_dtype()
         offset = max(0, int(header["vox_offset"]))  # a float in NIfTI-1
     except (WrapStructError, HeaderDataError, KeyError, ValueError, OverflowError) as error:
-        raise VolumeError(f"{name} is not a NIfTI image, or it is truncated; copy or export it again.") from error
+        raise VolumeError(
+            f"{name} is not a NIfTI image, or it is truncated; copy or export it again."
+        ) from error
     count = int(header["dim"][0])
     size = header["dim"][1 : count + 1].tolist()
     if not 1 <= count <= 7 or header["sizeof_hdr"] != _HEADER_BYTES:
@@ -102,12 +123,17 @@ def _layout(start: bytes, name: str) -> _Layout:
     spacing = header["pixdim"][1:4].tolist()
     if any(length > 1 and not 0 < step < np.inf for length, step in zip(size, spacing, strict=False)):
         steps = ", ".join(f"{step:.4g}" for step in spacing[:count])
-        raise VolumeError(f"{name} cannot be used: the voxel spacing must be above 0 mm along every axis, got {steps}.")
+        raise VolumeError(
+            f"{name} cannot be used: the voxel spacing must be above 0 mm along every axis, got {steps}."
+        )
     return _Layout(offset, math.prod(size), np.dtype(voxel_type))
 
 
 def _scan(file: Any, layout: _Layout) -> tuple[int, int]:
-    """(bytes in the uncompressed file, voxels that are NaN or infinite). To the end: only there is the checksum compared."""
+    """(bytes in the uncompressed file, voxels that are NaN or infinite).
+
+    To the end: only there is the checksum compared.
+    """
     found, bad = len(file.read(layout.offset)), 0
     while piece := file.read(_PIECE):  # whole pieces but for the last: a voxel never lies in two
         if layout.type.kind == "f":

@@ -1,7 +1,7 @@
 """Images with their geometry: read any supported file or DICOM folder, write label maps onto the same grid.
 
-Knows files, grids and what kind of image it is. Does not know: words, models, torch. What files hold is in image_files.py and
-dicom_files.py; how a volume is cut is in geometry.py.
+Knows files, grids and what kind of image it is. Does not know: words, models, torch. What files hold is in
+image_files.py and dicom_files.py; how a volume is cut is in geometry.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ from wordmask.data.nifti_check import check_nifti
 from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
 from wordmask.files import replace_file
 
-__all__ = ["MODALITIES", "Geometry", "Modality", "Volume", "read_volume", "write_label_map", "write_scalar_map"]
+__all__ = [
+    "MODALITIES",
+    "Geometry",
+    "Modality",
+    "Volume",
+    "read_volume",
+    "write_label_map",
+    "write_scalar_map",
+]
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 LABEL_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -56,9 +64,10 @@ _SAMPLED_VOXELS = 2**20
 class Volume:
     """An image on its grid. The array is read-only: the digest stands for it.
 
-    array: [k, j, i] grey values (CT: Hounsfield units), or [1, h, w, 3] uint8 of a picture; name: of the file, not its folder.
-    modality: "unknown" is treated as MR; an ultrasound picture is "US", other pictures are "picture".
-    Raises VolumeError when array and geometry do not fit.
+    array: [k, j, i] grey values (CT: Hounsfield units), or [1, h, w, 3] uint8 of a picture; name: of the
+    file, not its folder.
+    modality: "unknown" is treated as MR; an ultrasound picture is "US", other pictures are "picture". Raises
+    VolumeError when array and geometry do not fit.
     """
 
     array: NDArray[Any]
@@ -68,9 +77,14 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array.shape[:3] != self.geometry.shape or self.array.shape[3:] not in ((), (3,)):
-            raise VolumeError(f"{self.name} has an array of shape {self.array.shape} on a grid of shape {self.geometry.shape}.")
+            raise VolumeError(
+                f"{self.name} has an array of shape {self.array.shape} on a grid of shape "
+                f"{self.geometry.shape}."
+            )
         if self.is_picture and (self.array.dtype != np.uint8 or len(self.array) != 1):
-            raise VolumeError(f"{self.name} is no picture: it takes one slice of 8-bit colours, got {self.array.dtype}.")
+            raise VolumeError(
+                f"{self.name} is no picture: it takes one slice of 8-bit colours, got {self.array.dtype}."
+            )
         view = self.array.view()
         view.flags.writeable = False
         object.__setattr__(self, "array", view)
@@ -86,10 +100,13 @@ class Volume:
     def digest(self) -> str:
         """SHA-256 (hex) of voxels and geometry, whatever the file format and number type.
 
-        Values count as 32-bit floats, as models see them, and the geometry to a thousandth. Computed once, slice by slice.
+        Values count as 32-bit floats, as models see them, and the geometry to a thousandth. Computed once,
+        slice by slice.
         """
         geometry = self.geometry
-        numbers = np.round([*geometry.spacing, *geometry.origin, *geometry.direction], _DIGEST_DECIMALS) + 0.0  # -0.0 is 0.0
+        numbers = (
+            np.round([*geometry.spacing, *geometry.origin, *geometry.direction], _DIGEST_DECIMALS) + 0.0
+        )  # -0.0 is 0.0
         digest = hashlib.sha256(repr((self.array.shape, numbers.tolist(), geometry.oriented)).encode())
         for image in self.array:
             digest.update(np.ascontiguousarray(image, dtype="<f4").data)
@@ -97,16 +114,20 @@ class Volume:
 
     @cached_property
     def grey_range(self) -> tuple[float, float]:
-        """The percentiles 0.5 and 99.5 of the whole volume: what is shown black and white where grey values have no unit."""
+        """The percentiles 0.5 and 99.5 of the whole volume.
+
+        What is shown black and white where grey values have no unit.
+        """
         return grey_range(self.array)
 
 
 def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: int | None = None) -> Volume:
     """Read NIfTI, NRRD, MetaImage, a DICOM file, a folder with one DICOM series, PNG, JPEG, TIFF or BMP.
 
-    modality: what the image is, when the caller knows better; else the DICOM tag, else guessed: "CT" if the values look like
-    Hounsfield units, "unknown" otherwise. Raises VolumeError with a sentence that names the file (not its folder) and the reason,
-    RequestError for an unknown modality, TooLargeError when the header announces more than ``max_voxels``, OutOfMemoryError.
+    modality: what the image is, when the caller knows better; else the DICOM tag, else guessed: "CT" if the
+    values look like Hounsfield units, "unknown" otherwise. Raises VolumeError with a sentence that names the
+    file (not its folder) and the reason, RequestError for an unknown modality, TooLargeError when the header
+    announces more than ``max_voxels``, OutOfMemoryError.
     """
     path = Path(path)
     if modality is not None and modality not in MODALITIES:
@@ -116,10 +137,14 @@ def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: in
         decoded = _read(path, name, max_voxels)
     except OSError as error:
         if error.errno == errno.ENOMEM:
-            raise OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.") from error
+            raise OutOfMemoryError(
+                f"{name} does not fit into the memory of this machine; crop it or resample it."
+            ) from error
         raise VolumeError(f"{name} cannot be read ({error.strerror or error}).") from error
     if decoded.array.dtype.kind not in "iuf":
-        raise VolumeError(f"{name} holds values of type {decoded.array.dtype}; save it with whole or real numbers.")
+        raise VolumeError(
+            f"{name} holds values of type {decoded.array.dtype}; save it with whole or real numbers."
+        )
     check_finite(decoded.array, name)
     array = _narrow(decoded.array)
     if modality is not None:
@@ -129,10 +154,12 @@ def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: in
 
 
 def looks_like_ct(array: NDArray[Any]) -> bool:
-    """Whether grey values look like Hounsfield units: some air below -500, and much of the rest between fat and contrast medium.
+    """Whether grey values look like Hounsfield units.
 
-    Judged on about a million voxels at even distances. A CT without any air, or one stored without its offset of -1000, is not
-    recognised; say so with ``modality``.
+    Some air below -500, and much of the rest between fat and contrast medium.
+
+    Judged on about a million voxels at even distances. A CT without any air, or one stored without its offset
+    of -1000, is not recognised; say so with ``modality``.
     """
     flat = array.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLED_VOXELS)]
@@ -144,34 +171,50 @@ def looks_like_ct(array: NDArray[Any]) -> bool:
 
 
 def write_label_map(
-    path: str | Path, labels: NDArray[Any], geometry: Geometry, *, compress: bool = True, dtype: str | None = None
+    path: str | Path,
+    labels: NDArray[Any],
+    geometry: Geometry,
+    *,
+    compress: bool = True,
+    dtype: str | None = None,
 ) -> None:
     """Write labels [k, j, i], whole numbers 0..65535, on exactly the given grid.
 
-    dtype: numpy's name of a type of whole numbers, for readers that want a certain one; else uint8, or uint16 where it takes that.
+    dtype: numpy's name of a type of whole numbers, for readers that want a certain one; else uint8, or uint16
+    where it takes that.
 
-    By suffix: .nii, .nii.gz, .nrrd, .mha, or .png (one slice; keeps only the pixel spacing). NIfTI keeps 32 bits of each number
-    of the geometry, the others 64.
+    By suffix: .nii, .nii.gz, .nrrd, .mha, or .png (one slice; keeps only the pixel spacing). NIfTI keeps 32
+    bits of each number of the geometry, the others 64.
 
-    The file appears whole or not at all, and a file that was there stays until then. VolumeError when it cannot be written.
+    The file appears whole or not at all, and a file that was there stays until then. VolumeError when it
+    cannot be written.
     """
     path = Path(path)
     if labels.dtype.kind not in "iub":
         raise VolumeError(f"{path.name} cannot be written: labels are whole numbers, got {labels.dtype}.")
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > np.iinfo(np.uint16).max:
-        raise VolumeError(f"{path.name} cannot be written: labels lie between 0 and 65535, got {low} to {high}.")
+        raise VolumeError(
+            f"{path.name} cannot be written: labels lie between 0 and 65535, got {low} to {high}."
+        )
     kind = np.dtype(dtype or ("uint8" if high <= np.iinfo(np.uint8).max else "uint16"))
     if kind.kind not in "iu" or high > np.iinfo(kind).max:
         raise VolumeError(f"{path.name} cannot be written: labels up to {high} do not fit into {kind.name}.")
     _write(path, labels.astype(kind, copy=False), geometry, compress)
 
 
-def write_scalar_map(path: str | Path, values: NDArray[Any], geometry: Geometry, *, compress: bool = True) -> None:
-    """Write numbers [k, j, i], such as probabilities, as float32: .nii, .nii.gz, .nrrd or .mha, else like `write_label_map`."""
+def write_scalar_map(
+    path: str | Path, values: NDArray[Any], geometry: Geometry, *, compress: bool = True
+) -> None:
+    """Write numbers [k, j, i], such as probabilities, as float32.
+
+    .nii, .nii.gz, .nrrd or .mha, else like `write_label_map`.
+    """
     path = Path(path)
     if suffix_of(path) == ".png":
-        raise VolumeError(f"{path.name} cannot be written: PNG holds no fractions; use one of {', '.join(LABEL_SUFFIXES)}.")
+        raise VolumeError(
+            f"{path.name} cannot be written: PNG holds no fractions; use one of {', '.join(LABEL_SUFFIXES)}."
+        )
     _write(path, values.astype(np.float32, copy=False), geometry, compress)
 
 
@@ -190,13 +233,17 @@ def _read(path: Path, name: str, max_voxels: int | None) -> Decoded:
     if suffix in DICOM_SUFFIXES or suffix[1:].isdigit():  # files of a series are often called by their UID
         return read_dicom_file(path, max_voxels)
     raise VolumeError(
-        f"{name} is in a format that is not read here; use {', '.join((*VOLUME_SUFFIXES, '.dcm', *PICTURE_SUFFIXES))} "
+        f"{name} is in a format that is not read here; use "
+        f"{', '.join((*VOLUME_SUFFIXES, '.dcm', *PICTURE_SUFFIXES))} "
         "or the folder of a DICOM series."
     )
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """Half or less of the memory for the same values: 64-bit floats become 32-bit, wide integers 16-bit when they fit."""
+    """Half or less of the memory for the same values.
+
+    64-bit floats become 32-bit, wide integers 16-bit when they fit.
+    """
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
@@ -212,12 +259,17 @@ def _as_modality(array: NDArray[Any], geometry: Geometry, modality: Modality, na
             raise VolumeError(f"{name} cannot be taken as a picture: that is one slice of 8-bit values.")
         array = np.repeat(array[..., None], 3, axis=-1)
     if modality in ("CT", "MR", "unknown") and array.ndim == 4:
-        raise VolumeError(f"{name} is a colour picture and cannot be taken as {modality}; its grey values have no unit.")
+        raise VolumeError(
+            f"{name} is a colour picture and cannot be taken as {modality}; its grey values have no unit."
+        )
     return Volume(array, geometry, modality, name)
 
 
 def _check_written(path: Path) -> None:
-    """VolumeError, RuntimeError when a file is not whole: ITK writes half a NIfTI onto a full disk and says nothing."""
+    """VolumeError, RuntimeError when a file is not whole.
+
+    ITK writes half a NIfTI onto a full disk and says nothing.
+    """
     if suffix_of(path) in NIFTI_SUFFIXES:
         check_nifti(path)
     else:
@@ -227,11 +279,19 @@ def _check_written(path: Path) -> None:
 def _write(path: Path, array: NDArray[Any], geometry: Geometry, compress: bool) -> None:
     suffix = suffix_of(path)
     if array.shape != geometry.shape:
-        raise VolumeError(f"{path.name} cannot be written: an array of shape {array.shape} does not fit the grid {geometry.shape}.")
+        raise VolumeError(
+            f"{path.name} cannot be written: an array of shape {array.shape} does not fit the grid "
+            f"{geometry.shape}."
+        )
     if suffix not in (*LABEL_SUFFIXES, ".png") or path.name.lower().endswith(".seg.nrrd"):
-        raise VolumeError(f"{path.name} cannot be written; label maps are {', '.join(LABEL_SUFFIXES)}, and .png for pictures.")
+        raise VolumeError(
+            f"{path.name} cannot be written; label maps are {', '.join(LABEL_SUFFIXES)}, and .png for "
+            "pictures."
+        )
     if suffix == ".png" and geometry.size[2] != 1:
-        raise VolumeError(f"{path.name} cannot be written: PNG holds one slice, not {geometry.size[2]}; use .nii.gz.")
+        raise VolumeError(
+            f"{path.name} cannot be written: PNG holds one slice, not {geometry.size[2]}; use .nii.gz."
+        )
     if not path.parent.is_dir():
         raise VolumeError(f"{path.name} cannot be written: its folder does not exist; choose another one.")
     image = sitk.GetImageFromArray(array)
@@ -244,5 +304,6 @@ def _write(path: Path, array: NDArray[Any], geometry: Geometry, compress: bool) 
             _check_written(part)
     except (OSError, RuntimeError, VolumeError) as error:
         raise VolumeError(
-            f"{path.name} cannot be written: its folder is not writable, or the disk is full. Choose another folder."
+            f"{path.name} cannot be written: its folder is not writable, or the disk is full. Choose another "
+            "folder."
         ) from error

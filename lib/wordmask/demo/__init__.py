@@ -1,1 +1,4 @@
-"""``make demo`` and ``make learn-demo``: a real server, asked as any client asks it. Needs the sample data of the source tree."""
+"""``make demo`` and ``make learn-demo``: a real server, asked as any client asks it.
+
+Needs the sample data of the source tree.
+"""

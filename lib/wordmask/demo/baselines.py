@@ -1,6 +1,9 @@
-"""What simple rules reach on the sample studies: a grey-value threshold and a mean mask per word, as fitted with the tiny weights.
+"""What simple rules reach on the sample studies.
 
-Applied to whole volumes and pictures, as the model is. Knows the samples and the file of `wordmask.pretraining.baselines`; not the server.
+A grey-value threshold and a mean mask per word, as fitted with the tiny weights.
+
+Applied to whole volumes and pictures, as the model is. Knows the samples and the file of
+`wordmask.pretraining.baselines`; not the server.
 """
 
 from __future__ import annotations
@@ -34,12 +37,22 @@ def baseline_dice(cases: Sequence[SampleCase]) -> dict[str, dict[str, float]]:
             mask = true_mask(truth, values)
             for name, found in _both(fitted, case.modality, word, grey).items():
                 collected.setdefault(word, {}).setdefault(name, []).append(dice(found, mask))
-    return {word: {name: float(np.mean(values)) for name, values in scores.items()} for word, scores in collected.items()}
+    return {
+        word: {name: float(np.mean(values)) for name, values in scores.items()}
+        for word, scores in collected.items()
+    }
 
 
-def _both(fitted: dict[str, Tensor], kind: str, word: str, grey: NDArray[np.float32]) -> dict[str, NDArray[np.bool_]]:
+def _both(
+    fitted: dict[str, Tensor], kind: str, word: str, grey: NDArray[np.float32]
+) -> dict[str, NDArray[np.bool_]]:
     sign, value = fitted[f"threshold/{kind}/{word}"].tolist()
-    atlas = interpolate(fitted[f"atlas/{kind}/{word}"][None, None], size=grey.shape[1:], mode="nearest")[0, 0].numpy() > 0.5
+    atlas = (
+        interpolate(fitted[f"atlas/{kind}/{word}"][None, None], size=grey.shape[1:], mode="nearest")[
+            0, 0
+        ].numpy()
+        > 0.5
+    )
     return {"threshold": sign * grey >= sign * value, "atlas": np.broadcast_to(atlas, grey.shape)}
 
 

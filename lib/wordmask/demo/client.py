@@ -25,7 +25,8 @@ import requests
 
 from wordmask.errors import WordMaskError
 
-START_SECONDS = 300.0  # the first start of a fresh environment compiles every module of torch and monai: minutes on a slow disk
+# the first start of a fresh environment compiles every module of torch and monai: minutes on a slow disk
+START_SECONDS = 300.0
 LOG_LINES = 25
 
 
@@ -86,7 +87,10 @@ class AppClient:
         output: str | None = None,
         upload: tuple[str, bytes] | None = None,
     ) -> ServerAnswer:
-        """image: id on the server, or ``upload``: (file name, bytes) instead; params: see the server's documentation."""
+        """image: id on the server, or ``upload``.
+
+        (file name, bytes) instead; params: see the server's documentation.
+        """
         started = time.perf_counter()
         query = {"image": image} | ({"output": output} if output else {})
         response = self._send(
@@ -100,7 +104,12 @@ class AppClient:
         return ServerAnswer(fields, file, name, time.perf_counter() - started)
 
     def start_job(
-        self, model: str, image: str = "", params: Mapping[str, Any] | None = None, *, upload: tuple[str, bytes] | None = None
+        self,
+        model: str,
+        image: str = "",
+        params: Mapping[str, Any] | None = None,
+        *,
+        upload: tuple[str, bytes] | None = None,
     ) -> dict[str, Any]:
         """Queue a segmentation; the job's status with its ``id``. Arguments as of `infer`."""
         return self._json(
@@ -148,7 +157,10 @@ class AppClient:
             )
 
     def start_training(self, model: str, params: Mapping[str, Any] | None = None) -> None:
-        """Learn from all final labels, in the background; params: ``recipe`` and its numbers, ``force``, ``start``."""
+        """Learn from all final labels, in the background.
+
+        params: ``recipe`` and its numbers, ``force``, ``start``.
+        """
         self._send("POST", f"/train/{model}", json=dict(params or {}))
 
     def training(self, model: str) -> dict[str, Any]:
@@ -160,16 +172,29 @@ class AppClient:
         self._send("DELETE", "/train/")
 
     def start_scoring(self, model: str, words: str | Sequence[str] = ()) -> None:
-        """Find out in the background how sure the model is of every case without a final label; words: else those of the labels."""
+        """Find out in the background how sure the model is of every case without a final label.
+
+        words: else those of the labels.
+        """
         self._send("POST", "/scoring/active_learning", json={"model": model, "words": words})
 
-    def next_case(self, strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()) -> dict[str, Any]:
-        """The case to label next: ``case`` (None when all are labelled), ``reason``, ``score``, ``skipped``, and ``preview``, a job."""
-        return self._json("POST", "/wordmask/next", params={"strategy": strategy, "model": model, "words": words, "skip": list(skip)})
+    def next_case(
+        self, strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The case to label next: ``case`` (None when all are labelled), ``reason``, ``score``, ``skipped``,
+        and ``preview``, a job.
+        """
+        return self._json(
+            "POST",
+            "/wordmask/next",
+            params={"strategy": strategy, "model": model, "words": words, "skip": list(skip)},
+        )
 
     def rollback(self, model: str, to: int | None = None) -> dict[str, Any]:
         """Let an earlier version serve."""
-        return self._json("POST", f"/wordmask/models/{model}/rollback", params={} if to is None else {"to": to})
+        return self._json(
+            "POST", f"/wordmask/models/{model}/rollback", params={} if to is None else {"to": to}
+        )
 
     def health(self) -> dict[str, Any]:
         """Figures of queue, cache and versions."""
@@ -183,14 +208,18 @@ class AppClient:
         try:
             response = self._http.request(method, self.url + path, timeout=self._timeout, **content)
         except requests.RequestException as error:
-            raise ServerError(f"There is no answer from {self.url} ({type(error).__name__}); is the server running?") from error
+            raise ServerError(
+                f"There is no answer from {self.url} ({type(error).__name__}); is the server running?"
+            ) from error
         if response.ok:
             return response
         try:
             sentence = str(response.json()["detail"])
         except (ValueError, KeyError, TypeError):
             sentence = f"The server answered {response.status_code} {response.reason}; its log says why."
-        raise ServerError(sentence, status=response.status_code, retry_after=response.headers.get("Retry-After"))
+        raise ServerError(
+            sentence, status=response.status_code, retry_after=response.headers.get("Retry-After")
+        )
 
 
 def parse_answer(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any], bytes | None, str | None]:
@@ -205,7 +234,9 @@ def parse_answer(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any
     fields: dict[str, Any] = {}
     file, name = None, None
     boundary = b"\r\n--" + str(head.get_boundary()).encode("ascii")
-    for part in (b"\r\n" + body).split(boundary)[1:-1]:  # cut as bytes: a file may hold anything, line ends included
+    for part in (b"\r\n" + body).split(boundary)[
+        1:-1
+    ]:  # cut as bytes: a file may hold anything, line ends included
         raw, _, content = part.partition(b"\r\n\r\n")
         part_head = BytesParser().parsebytes(raw.lstrip(b"\r\n"), headersonly=True)
         if part_head.get_filename():
@@ -234,11 +265,23 @@ def running_server(
 ) -> Iterator[Server]:
     """A real server on a free port of 127.0.0.1, stopped at the end whatever happens.
 
-    studies: the server writes there, so give it a copy; log: what it prints; environment: variables beside those of this process;
+    studies: the server writes there, so give it a copy; log: what it prints; environment: variables beside
+    those of this process;
     timeout: seconds to come up, else `ServerError` with the end of the log.
     """
     port = free_port()
-    command = [sys.executable, "-m", "wordmask.cli", "serve", "--app", str(app), "--studies", str(studies), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "wordmask.cli",
+        "serve",
+        "--app",
+        str(app),
+        "--studies",
+        str(studies),
+        "--port",
+        str(port),
+    ]
     for name, value in (conf or {}).items():
         command += ["--conf", f"{name}={value}"]
     with log.open("wb") as output:

@@ -1,7 +1,8 @@
-"""``make learn-demo``: teach a word to a real server by labelling two studies, and measure on studies that nobody labelled.
+"""``make learn-demo``: teach a word to a real server by labelling two studies, and measure on studies that
+nobody labelled.
 
-Labels, trains, asks and goes back over HTTP, as any client would. Knows HTTP, files and tables; the model learns in the server alone,
-which runs on copies of the app and of the sample studies.
+Labels, trains, asks and goes back over HTTP, as any client would. Knows HTTP, files and tables; the model
+learns in the server alone, which runs on copies of the app and of the sample studies.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from wordmask.demo.client import AppClient, ServerError, running_server
@@ -63,14 +71,23 @@ class VersionScores:
 
     def same(self, other: VersionScores) -> bool:
         """Whether another one answered with the same voxels and figures."""
-        return self.dice == other.dice and all(np.array_equal(mask, other.marked[case]) for case, mask in self.marked.items())
+        return self.dice == other.dice and all(
+            np.array_equal(mask, other.marked[case]) for case, mask in self.marked.items()
+        )
 
 
 def choose_cases(cases: Sequence[SampleCase]) -> tuple[list[SampleCase], list[SampleCase]]:
-    """(to label, untouched): of the studies that show every part, the first two by name, and the rest. RequestError: too few."""
-    showing = sorted((case for case in cases if all(part in case.words for part in PARTS)), key=lambda case: case.name)
+    """(to label, untouched): of the studies that show every part, the first two by name, and the rest.
+
+    RequestError: too few.
+    """
+    showing = sorted(
+        (case for case in cases if all(part in case.words for part in PARTS)), key=lambda case: case.name
+    )
     if len(showing) <= LABELLED:
-        raise RequestError(f"{LABELLED + 1} studies that show {', '.join(PARTS)} are needed, and there are {len(showing)}.")
+        raise RequestError(
+            f"{LABELLED + 1} studies that show {', '.join(PARTS)} are needed, and there are {len(showing)}."
+        )
     return showing[:LABELLED], showing[LABELLED:]
 
 
@@ -99,19 +116,33 @@ def ask(client: AppClient, cases: Sequence[SampleCase], scratch: Path) -> Versio
         for words in case.groups():
             answer = client.infer(MODEL, case.name, {"words": words})
             labels, values = labels_of(answer, scratch, "answer"), answer.fields["label_names"]
-            scores |= {(case.name, word): dice(labels == values[word], true_mask(truth, case.words[word])) for word in words}
+            scores |= {
+                (case.name, word): dice(labels == values[word], true_mask(truth, case.words[word]))
+                for word in words
+            }
     return VersionScores(version, scores, marked)
 
 
 def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Start a training and wait for its end. Returns its report; ServerError when nothing was published."""
     client.start_training(MODEL, settings)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         while (state := client.training(MODEL))["state"] == "running":
             score = "" if state.get("dice") is None else f", Dice {state['dice']:.3f}"
-            progress.update(task, description=f"{state['stage']}{score}", completed=state["done"], total=state["total"] or None)
+            progress.update(
+                task,
+                description=f"{state['stage']}{score}",
+                completed=state["done"],
+                total=state["total"] or None,
+            )
             time.sleep(LOOK)
     if state["state"] != "done" or state["version"] is None:
         raise ServerError(f"The training brought no version: {state.get('message', state['state'])}")
@@ -119,7 +150,9 @@ def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> d
 
 
 def draw(case: SampleCase, before: VersionScores, after: VersionScores, output: Path) -> None:
-    """One picture of a case: what was marked before, what after, and the truth, side by side on the slices that show most of it."""
+    """One picture of a case: what was marked before, what after, and the truth, side by side on the slices
+    that show most of it.
+    """
     truth = truth_of(case)
     columns = {
         f"before: Dice {before.dice[case.name, WORD]:.3f}": before.marked[case.name],
@@ -131,7 +164,11 @@ def draw(case: SampleCase, before: VersionScores, after: VersionScores, output: 
     for mask in columns.values():
         overlay_labels(case.image, mask.astype(np.uint8), {WORD: 1}, path, like=truth.astype(np.uint8))
         with Image.open(path) as picture:
-            pictures.append(picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS))
+            pictures.append(
+                picture.resize(
+                    (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
+                )
+            )
     page = Image.new("RGB", (WIDTH * len(pictures), HEADING + pictures[0].height), "white")
     for number, (title, column) in enumerate(zip(columns, pictures, strict=True)):
         ImageDraw.Draw(page).text((WIDTH * number + 8, 4), title, "black", font=ImageFont.load_default(18))
@@ -155,20 +192,29 @@ def table_of(before: VersionScores, after: VersionScores, undone: VersionScores)
 
 
 def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], console: Console) -> bool:
-    """The whole demo: whether it helped in every untouched case, and rolling back gave the old answers. WordMaskError: it could not end."""
+    """The whole demo: whether it helped in every untouched case, and rolling back gave the old answers.
+
+    WordMaskError: it could not end.
+    """
     to_label, untouched = choose_cases(load_samples(samples))
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wordmask-learn-")))
         studies = Path(shutil.copytree(samples / "studies", scratch / "studies"))
-        own = Path(shutil.copytree(app, scratch / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS)))  # it publishes there
+        own = Path(
+            shutil.copytree(app, scratch / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS))
+        )  # it publishes there
         with console.status("Starting a MONAI Label server (the first start takes longest)"):
-            client = AppClient(stack.enter_context(running_server(own, studies, log=scratch / "server.log")).url)
+            client = AppClient(
+                stack.enter_context(running_server(own, studies, log=scratch / "server.log")).url
+            )
         with console.status(f"Asking for {WORD!r} before"):
             before = ask(client, untouched, scratch)
         for case in to_label:
             submit(client, case, scratch)
-        console.print(f"Labelled {WORD!r} ({', '.join(PARTS)}) in {' and '.join(case.name for case in to_label)}.")
+        console.print(
+            f"Labelled {WORD!r} ({', '.join(PARTS)}) in {' and '.join(case.name for case in to_label)}."
+        )
         report = train(client, settings, console)
         console.print(f"{report['message']} {report['epochs']} epochs, {report['seconds']:.0f} s.")
         with console.status(f"Asking for {WORD!r} after, and when rolled back"):
@@ -194,14 +240,23 @@ def judged(before: VersionScores, after: VersionScores, undone: VersionScores, c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo from the command line; 0 when the training helped and could be undone, 1 when not."""
-    parser = argparse.ArgumentParser(prog="python -m wordmask.demo.learn", description="Teach a word to a real server with two labels.")
-    parser.add_argument("--samples", type=Path, help="folder with index.json, studies/ and truth/; else sample_data/")
-    parser.add_argument("--app", type=Path, help="the MONAI Label app, of which a copy is used; else monailabel_app/")
+    parser = argparse.ArgumentParser(
+        prog="python -m wordmask.demo.learn", description="Teach a word to a real server with two labels."
+    )
+    parser.add_argument(
+        "--samples", type=Path, help="folder with index.json, studies/ and truth/; else sample_data/"
+    )
+    parser.add_argument(
+        "--app", type=Path, help="the MONAI Label app, of which a copy is used; else monailabel_app/"
+    )
     parser.add_argument("--output", type=Path, default=Path("demo_output/learning"), help="where pictures go")
     chosen = parser.parse_args(arguments)
 
     def demo(console: Console) -> bool:
-        samples, app = chosen.samples or source_folder("sample_data"), chosen.app or source_folder("monailabel_app")
+        samples, app = (
+            chosen.samples or source_folder("sample_data"),
+            chosen.app or source_folder("monailabel_app"),
+        )
         return run(samples, app, chosen.output, TRAINING, console)
 
     return exit_status(demo)

@@ -1,4 +1,7 @@
-"""The tables of Dice and times that the demo prints at its end. Knows numbers that were measured already; not the server."""
+"""The tables of Dice and times that the demo prints at its end.
+
+Knows numbers that were measured already; not the server.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 MOST_FALSE = 10  # false alarms that are listed one by one
-EASY = 0.25  # a method without a model that comes this close to a word's Dice says that the word's phantoms are too easy
+# a method without a model that comes this close to a word's Dice says that the word's phantoms are too easy
+EASY = 0.25
 BASELINES = {"threshold": "grey value", "atlas": "atlas"}
 
 
@@ -25,7 +29,10 @@ class Timing:
 
 @dataclass
 class Findings:
-    """What the demo measured. dice: (case, word) -> 0..1 where the word is there; false_voxels: (case, word) where it is not."""
+    """What the demo measured.
+
+    dice: (case, word) -> 0..1 where the word is there; false_voxels: (case, word) where it is not.
+    """
 
     dice: dict[tuple[str, str], float] = field(default_factory=dict)
     false_voxels: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -50,15 +57,28 @@ class Findings:
 def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]], console: Console) -> None:
     """baselines: word -> {"threshold": Dice, "atlas": Dice} on the same cases."""
     console.print(_dice_table(findings, baselines))
-    console.print(f"Mean Dice over {len(findings.dice)} (case, word) pairs: [bold]{findings.mean_dice():.3f}[/]")
+    console.print(
+        f"Mean Dice over {len(findings.dice)} (case, word) pairs: [bold]{findings.mean_dice():.3f}[/]"
+    )
     ours = {word: mean(values) for word, values in findings.dice_by_word().items()}
-    means = {called: [scores[name] for scores in baselines.values() if name in scores] for name, called in BASELINES.items()}
+    means = {
+        called: [scores[name] for scores in baselines.values() if name in scores]
+        for name, called in BASELINES.items()
+    }
     theirs = [f", {called} {mean(values):.3f}" for called, values in means.items() if values]
     console.print(f"Mean Dice over words: ours {mean(ours.values()):.3f}{''.join(theirs)}")
     for word, name in too_easy(ours, baselines):
-        console.print(f"  too easy: {word}, {BASELINES[name]} {baselines[word][name]:.3f} against our {ours[word]:.3f}")
-    false = sorted(((voxels, word, case) for (case, word), voxels in findings.false_voxels.items() if voxels), reverse=True)
-    console.print(f"Questions for absent words: {len(findings.false_voxels)}, not one voxel for [bold]{findings.stayed_empty():.1%}[/]")
+        console.print(
+            f"  too easy: {word}, {BASELINES[name]} {baselines[word][name]:.3f} against our {ours[word]:.3f}"
+        )
+    false = sorted(
+        ((voxels, word, case) for (case, word), voxels in findings.false_voxels.items() if voxels),
+        reverse=True,
+    )
+    console.print(
+        f"Questions for absent words: {len(findings.false_voxels)}, not one voxel for "
+        f"[bold]{findings.stayed_empty():.1%}[/]"
+    )
     for voxels, word, case in false[:MOST_FALSE]:
         console.print(f"  false: {word} in {case}, {voxels} voxels")
     if len(false) > MOST_FALSE:
@@ -71,14 +91,19 @@ def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]
         )
 
 
-def too_easy(ours: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
+def too_easy(
+    ours: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]
+) -> list[tuple[str, str]]:
     """(word, baseline) wherever a baseline's Dice is less than `EASY` below ours."""
     pairs = ((word, name, value) for word, scores in baselines.items() for name, value in scores.items())
     return [(word, name) for word, name, value in pairs if word in ours and value > ours[word] - EASY]
 
 
 def _dice_table(findings: Findings, baselines: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(title="Dice against the shipped labels, and what two methods without a model reach", title_justify="left")
+    table = Table(
+        title="Dice against the shipped labels, and what two methods without a model reach",
+        title_justify="left",
+    )
     table.add_column("word")
     for heading in ("cases", "Dice", "lowest", *BASELINES.values()):
         table.add_column(heading, justify="right")

@@ -1,6 +1,8 @@
-"""``make demo``: start a real server on a copy of the sample studies, ask it for words over HTTP, measure, draw, stop it.
+"""``make demo``: start a real server on a copy of the sample studies, ask it for words over HTTP, measure,
+draw, stop it.
 
-Asks as any client would and judges with the shipped labels. Knows HTTP, files and tables; the model runs in the server alone.
+Asks as any client would and judges with the shipped labels. Knows HTTP, files and tables; the model runs in
+the server alone.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from wordmask.demo.baselines import baseline_dice
 from wordmask.demo.client import AppClient, ServerAnswer, running_server
@@ -43,9 +52,13 @@ def labels_of(answer: ServerAnswer, folder: Path, stem: str) -> NDArray[np.integ
 
 
 def two_words(case: SampleCase) -> tuple[str, str] | None:
-    """Two words of a case that look through the same CT window, so that the second can use what the first computed."""
+    """Two words of a case that look through the same CT window, so that the second can use what the first
+    computed.
+    """
     windows = [(word, parse_prompts(word)[0].window) for word in case.groups()[0]]
-    pairs = ((a, b) for i, (a, first) in enumerate(windows) for b, second in windows[i + 1 :] if first == second)
+    pairs = (
+        (a, b) for i, (a, first) in enumerate(windows) for b, second in windows[i + 1 :] if first == second
+    )
     return next(pairs, None)
 
 
@@ -59,7 +72,10 @@ def time_words(client: AppClient, cases: Sequence[SampleCase]) -> Timing | None:
 
 
 def ask_present(client: AppClient, case: SampleCase, output: Path, findings: Findings) -> None:
-    """Ask for the words that are there, those that share no voxel together; keep label maps, Dice and one overlay picture."""
+    """Ask for the words that are there, those that share no voxel together.
+
+    Keep label maps, Dice and one overlay picture.
+    """
     truth = case.true_labels()
     for number, words in enumerate(case.groups(), start=1):
         answer = client.infer(MODEL, case.name, {"words": words})
@@ -78,10 +94,20 @@ def ask_absent(client: AppClient, case: SampleCase, scratch: Path, findings: Fin
         findings.false_voxels[case.name, word] = int(np.count_nonzero(labels_of(answer, scratch, "absent")))
 
 
-def ask_everything(client: AppClient, cases: Sequence[SampleCase], output: Path, scratch: Path, console: Console) -> Findings:
-    """All questions of the demo; pictures first, so that the timed volume does not pay for the server's first computation."""
+def ask_everything(
+    client: AppClient, cases: Sequence[SampleCase], output: Path, scratch: Path, console: Console
+) -> Findings:
+    """All questions of the demo; pictures first, so that the timed volume does not pay for the server's first
+    computation.
+    """
     findings = Findings()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("Asking for words", total=len(cases))
         for case in sorted(cases, key=lambda case: case.modality == "CT"):
@@ -106,43 +132,66 @@ def examples(cases: Sequence[SampleCase]) -> list[SampleCase]:
 
 
 def run(samples: Path, app: Path, output: Path, conf: dict[str, str], console: Console) -> None:
-    """The whole demo. WordMaskError when the server does not come up or refuses a question; it is stopped in every case."""
+    """The whole demo.
+
+    WordMaskError when the server does not come up or refuses a question; it is stopped in every case.
+    """
     cases = load_samples(samples)
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wordmask-demo-")))
-        studies = Path(shutil.copytree(samples / "studies", scratch / "studies"))  # the server writes beside the images
+        studies = Path(
+            shutil.copytree(samples / "studies", scratch / "studies")
+        )  # the server writes beside the images
         with console.status("Starting a MONAI Label server (the first start takes longest)"):
             url = stack.enter_context(running_server(app, studies, log=scratch / "server.log", conf=conf)).url
         console.print(f"A MONAI Label server with {len(cases)} sample studies is at {url}.")
         findings = ask_everything(AppClient(url), cases, output, scratch, console)
-    write_contact_sheet([output / f"{case.name}.png" for case in examples(cases)], output / "contact_sheet.png")
+    write_contact_sheet(
+        [output / f"{case.name}.png" for case in examples(cases)], output / "contact_sheet.png"
+    )
     print_report(findings, baseline_dice(cases), console)
-    console.print(f"Label maps and pictures are in {output.name}/, some of them on one sheet in {output.name}/contact_sheet.png")
+    console.print(
+        f"Label maps and pictures are in {output.name}/, some of them on one sheet in "
+        f"{output.name}/contact_sheet.png"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo from the command line; 0 when it went through, 1 and the reason when not."""
-    parser = argparse.ArgumentParser(prog="python -m wordmask.demo.run", description="Ask a real server for words in the sample studies.")
-    parser.add_argument("--samples", type=Path, help="folder with index.json, studies/ and truth/; else sample_data/")
+    parser = argparse.ArgumentParser(
+        prog="python -m wordmask.demo.run", description="Ask a real server for words in the sample studies."
+    )
+    parser.add_argument(
+        "--samples", type=Path, help="folder with index.json, studies/ and truth/; else sample_data/"
+    )
     parser.add_argument("--app", type=Path, help="the MONAI Label app; else monailabel_app/")
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="where label maps and pictures go")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="where label maps and pictures go"
+    )
     parser.add_argument("--preset", default="tiny", help="which weights the server loads")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0")
     chosen = parser.parse_args(arguments)
     conf = {"preset": chosen.preset, "device": chosen.device}
 
     def demo(console: Console) -> None:
-        samples, app = chosen.samples or source_folder("sample_data"), chosen.app or source_folder("monailabel_app")
+        samples, app = (
+            chosen.samples or source_folder("sample_data"),
+            chosen.app or source_folder("monailabel_app"),
+        )
         run(samples, app, chosen.output, conf, console)
 
     return exit_status(demo)
 
 
 def exit_status(demo: Callable[[Console], object]) -> int:
-    """Run a demo: 0 when it went through, 1 when it says False or could not end, with the reason, 130 when it was interrupted."""
+    """Run a demo: 0 when it went through, 1 when it says False or could not end, with the reason, 130 when it
+    was interrupted.
+    """
     console = Console(soft_wrap=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the server is stopped on the way out
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # an exception, so that the server is stopped on the way out
     try:
         return 1 if demo(console) is False else 0
     except WordMaskError as error:

@@ -1,7 +1,7 @@
 """The sample studies that ship with the repository, and what is truly in them.
 
-Knows sample_data/index.json. Truth is a label map; a word stands for one or several of its values, because words overlap:
-"kidney" is both kidneys, "liver" includes its tumour.
+Knows sample_data/index.json. Truth is a label map; a word stands for one or several of its values, because
+words overlap: "kidney" is both kidneys, "liver" includes its tumour.
 """
 
 from __future__ import annotations
@@ -43,11 +43,14 @@ class SampleCase:
     def groups(self) -> list[list[str]]:
         """The words in as few groups as their order allows, none of which holds two words that share a voxel.
 
-        A label map gives a voxel to one word: asked together, "kidney" and "left kidney" would take voxels from each other.
+        A label map gives a voxel to one word: asked together, "kidney" and "left kidney" would take voxels
+        from each other.
         """
         groups: list[list[str]] = []
         for word, values in self.words.items():
-            free = (group for group in groups if not any(set(values) & set(self.words[other]) for other in group))
+            free = (
+                group for group in groups if not any(set(values) & set(self.words[other]) for other in group)
+            )
             if (group := next(free, None)) is None:
                 groups.append([word])
             else:
@@ -59,7 +62,8 @@ def source_folder(name: str) -> Path:
     """A folder of the source tree, which an installed wheel lacks. RequestError: there is no source tree."""
     if not (REPOSITORY / "sample_data" / "index.json").is_file():
         raise RequestError(
-            "The demos use the sample studies of WordMask's source tree, and this WordMask was installed without it;"
+            "The demos use the sample studies of WordMask's source tree, and this WordMask was installed "
+            "without it;"
             " clone the repository and type `make demo` there, or name your copies with --samples and --app."
         )
     return REPOSITORY / name
@@ -70,7 +74,9 @@ def load_samples(folder: Path) -> list[SampleCase]:
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise VolumeError(f"{folder.name} holds no readable index.json, so it is not a folder of sample studies.") from error
+        raise VolumeError(
+            f"{folder.name} holds no readable index.json, so it is not a folder of sample studies."
+        ) from error
     return [
         SampleCase(
             image=folder / case["image"],

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from wordmask.errors import WeightsError
 
-# Training scripts store numpy numbers beside the weights (Simple-ViLMedSAM its mean loss), which torch refuses unless named here.
-_MAKE_NUMBER = np.float64(0).__reduce__()[0]  # numpy's private function, under either name that a file may give it
+# Training scripts store numpy numbers beside the weights (Simple-ViLMedSAM its mean loss), which torch
+# refuses unless named here.
+_MAKE_NUMBER = np.float64(0).__reduce__()[
+    0
+]  # numpy's private function, under either name that a file may give it
 NUMPY_NUMBERS: list[Any] = [
     (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
     (_MAKE_NUMBER, "numpy._core.multiarray.scalar"),
@@ -29,22 +32,36 @@ NUMPY_NUMBERS: list[Any] = [
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors file, or in a torch file of tensors or of ``{"model": tensors, ...}``; on the CPU.
+    """The weights in a .safetensors file, or in a torch file of tensors or of ``{"model".
+
+    tensors, ...}``; on the CPU.
 
     Raises WeightsError when the file is missing, damaged, or holds something else than tensors.
     """
     if not path.is_file():
-        raise WeightsError(f"There is no weights file {path.name}; type `wordmask weights list` to see what can be fetched.")
+        raise WeightsError(
+            f"There is no weights file {path.name}; type `wordmask weights list` to see what can be fetched."
+        )
     try:
         content = _read(path)
-    except Exception as error:  # a damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them
+    except (
+        Exception
+    ) as error:  # a damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them
         raise WeightsError(
-            f"{path.name} cannot be read as weights: it is damaged, cut short, or holds other things; fetch or export it again."
+            f"{path.name} cannot be read as weights: it is damaged, cut short, or holds other things; fetch "
+            "or export it again."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path.name} is not a file of named tensors; give a checkpoint (.pth, .pt) or a .safetensors file.")
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise WeightsError(
+            f"{path.name} is not a file of named tensors; give a checkpoint (.pth, .pt) or a .safetensors "
+            "file."
+        )
     return dict(content)
 
 

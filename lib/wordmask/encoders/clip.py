@@ -1,8 +1,9 @@
-"""CLIP, cut open after any block: pixels to hidden states, hidden states to the image embedding, words to text embeddings.
+"""CLIP, cut open after any block: pixels to hidden states, hidden states to the image embedding, words to
+text embeddings.
 
-Knows: open_clip's models, with its own vision transformer or one from timm, and the tiny one. Does not know: where public weights
-come from (clip_sources.py), slices, volumes, or the bottleneck that is put between ``head`` and ``tail``.
-Everything is differentiable and trainable; `load_clip` freezes what it returns.
+Knows: open_clip's models, with its own vision transformer or one from timm, and the tiny one. Does not know:
+where public weights come from (clip_sources.py), slices, volumes, or the bottleneck that is put between
+``head`` and ``tail``. Everything is differentiable and trainable; `load_clip` freezes what it returns.
 """
 
 from __future__ import annotations
@@ -47,13 +48,22 @@ class TinyClipArchitecture(BaseModel):
     text_layers: PositiveInt = 2
     text_heads: PositiveInt = 3
     context_length: int = Field(default=12, ge=3, description="tokens per text, start and end included")
-    no_ln_pre: bool = Field(default=True, description="no LayerNorm before block 0, so that SAM's encoder can start from it")
+    no_ln_pre: bool = Field(
+        default=True, description="no LayerNorm before block 0, so that SAM's encoder can start from it"
+    )
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
-        for whole, part in (("image_size", "patch_size"), ("width", "head_width"), ("text_width", "text_heads")):
+        for whole, part in (
+            ("image_size", "patch_size"),
+            ("width", "head_width"),
+            ("text_width", "text_heads"),
+        ):
             if getattr(self, whole) % getattr(self, part):
-                raise ValueError(f"{whole} must be a multiple of {part}, got {getattr(self, whole)} and {getattr(self, part)}")
+                raise ValueError(
+                    f"{whole} must be a multiple of {part}, got {getattr(self, whole)} and "
+                    f"{getattr(self, part)}"
+                )
         return self
 
 
@@ -64,10 +74,17 @@ class ClipConfig(BaseModel):
 
     source: str = Field(
         pattern=r"^(tiny|(weights|openai|hf-hub|local-dir):.+)$",
-        description="tiny | weights:NAME of `wordmask weights` | openai:ViT-B-16 | hf-hub:OWNER/NAME | local-dir:FOLDER with its files",
+        description=(
+            "tiny | weights:NAME of `wordmask weights` | openai:ViT-B-16 | hf-hub:OWNER/NAME | "
+            "local-dir:FOLDER with its files"
+        ),
     )
-    architecture: TinyClipArchitecture | None = Field(default=None, description="of tiny only; its defaults when left out")
-    checkpoint: str | None = Field(default=None, description="of openai only: a weights file instead of a download")
+    architecture: TinyClipArchitecture | None = Field(
+        default=None, description="of tiny only; its defaults when left out"
+    )
+    checkpoint: str | None = Field(
+        default=None, description="of openai only: a weights file instead of a download"
+    )
 
     @model_validator(mode="after")
     def _extras_fit_the_source(self) -> Self:
@@ -87,7 +104,10 @@ class Tokenizer(Protocol):
 
 
 class _Trunk(Protocol):
-    """One kind of vision transformer, block by block. T tokens: the class token first, then the patches row by row."""
+    """One kind of vision transformer, block by block.
+
+    T tokens: the class token first, then the patches row by row.
+    """
 
     blocks: Sequence[nn.Module]
     grid: int
@@ -110,16 +130,25 @@ class _OpenClipTrunk:
         blocks = visual.transformer.resblocks
         plain = visual.attn_pool is None and visual.pool_type == "tok" and not visual.final_ln_after_pool
         if not plain or any(type(block) is not ResidualAttentionBlock for block in blocks):
-            raise WeightsError("This CLIP is not a plain vision transformer with one class token; use one with ViT-B/16.")
+            raise WeightsError(
+                "This CLIP is not a plain vision transformer with one class token; use one with ViT-B/16."
+            )
         self.visual, self.blocks = visual, blocks
         self.grid, self.width = _square(visual.grid_size), visual.conv1.out_channels
-        self.facts = ("open_clip", blocks[0].attn.num_heads, type(blocks[0].mlp.gelu).__name__, type(visual.ln_pre).__name__)
+        self.facts = (
+            "open_clip",
+            blocks[0].attn.num_heads,
+            type(blocks[0].mlp.gelu).__name__,
+            type(visual.ln_pre).__name__,
+        )
 
     def embed(self, pixels: Tensor) -> Tensor:
         return self.visual._embeds(pixels)
 
     def class_only(self, block: Any, tokens: Tensor) -> Tensor:
-        """[N, 1, D]: what ``block`` makes of the class token, which still attends to every token of [N, T, D]."""
+        """[N, 1, D]: what ``block`` makes of the class token, which still attends to every token of [N, T,
+        D].
+        """
         normed = block.ln_1(tokens)
         x = tokens[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
         return x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -133,26 +162,39 @@ class _TimmTrunk:
 
     def __init__(self, visual: Any) -> None:
         trunk = visual.trunk
-        plain = isinstance(trunk, timm_vit.VisionTransformer) and all(_is_plain(block) for block in trunk.blocks)
+        plain = isinstance(trunk, timm_vit.VisionTransformer) and all(
+            _is_plain(block) for block in trunk.blocks
+        )
         if not plain or trunk.global_pool != "token" or trunk.num_prefix_tokens != 1:
-            raise WeightsError("This CLIP's timm trunk is not a plain vision transformer with one class token; use a ViT-B/16.")
+            raise WeightsError(
+                "This CLIP's timm trunk is not a plain vision transformer with one class token; use a "
+                "ViT-B/16."
+            )
         self.visual, self.trunk, self.blocks = visual, trunk, trunk.blocks
         self.grid, self.width = _square(trunk.patch_embed.grid_size), trunk.embed_dim
         first: Any = trunk.blocks[0]
         self.facts = ("timm", first.attn.num_heads, type(first.mlp.act).__name__, first.norm1.eps)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        return self.trunk.norm_pre(self.trunk.patch_drop(self.trunk._pos_embed(self.trunk.patch_embed(pixels))))
+        return self.trunk.norm_pre(
+            self.trunk.patch_drop(self.trunk._pos_embed(self.trunk.patch_embed(pixels)))
+        )
 
     def class_only(self, block: Any, tokens: Tensor) -> Tensor:
         """As in `_OpenClipTrunk`; q comes from the first third of the fused qkv, k and v from the rest."""
         attention, normed = block.attn, block.norm1(tokens)
         weight, bias, inner = attention.qkv.weight, attention.qkv.bias, attention.qkv.weight.shape[0] // 3
         query = functional.linear(normed[:, :1], weight[:inner], None if bias is None else bias[:inner])
-        key, value = functional.linear(normed, weight[inner:], None if bias is None else bias[inner:]).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value))
+        key, value = functional.linear(normed, weight[inner:], None if bias is None else bias[inner:]).chunk(
+            2, dim=-1
+        )
+        q, k, v = (
+            part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
+        )
         mixed = functional.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
-        x = tokens[:, :1] + block.drop_path1(block.ls1(attention.proj_drop(attention.proj(mixed.transpose(1, 2).flatten(2)))))
+        x = tokens[:, :1] + block.drop_path1(
+            block.ls1(attention.proj_drop(attention.proj(mixed.transpose(1, 2).flatten(2))))
+        )
         return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -163,7 +205,8 @@ class _TimmTrunk:
 class ClipEncoder(nn.Module):
     """An open_clip model that can be stopped after a block and started again there.
 
-    image_size: S, side of its pictures in pixels; grid: g, patches along one side; width: D; embed_dim: E; depth: blocks
+    image_size: S, side of its pictures in pixels; grid: g, patches along one side; width: D; embed_dim: E;
+    depth: blocks
     mean, std: [3, 1, 1], of pixels in 0..1
     WeightsError: its vision tower is not a plain transformer with one class token.
     """
@@ -188,14 +231,17 @@ class ClipEncoder(nn.Module):
             self._trunk = _TimmTrunk(visual)
         else:
             raise WeightsError(
-                f"This CLIP sees through a {type(visual).__name__}; a vision transformer is needed, such as ViT-B/16."
+                f"This CLIP sees through a {type(visual).__name__}; a vision transformer is needed, such as "
+                "ViT-B/16."
             )
         self.grid, self.width, self.depth = self._trunk.grid, self._trunk.width, len(self._trunk.blocks)
         self.image_size = _square(visual.image_size)
         with torch.no_grad():
             self.embed_dim: int = self._trunk.project(torch.zeros(1, 1, self.width)).shape[-1]
         for name, value in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32).reshape(3, 1, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(value, dtype=torch.float32).reshape(3, 1, 1), persistent=False
+            )
 
     @property
     def logit_scale(self) -> Tensor:
@@ -206,11 +252,16 @@ class ClipEncoder(nn.Module):
     def normalise(self, pixels: Tensor) -> Tensor:
         """pixels: [N, 3, S, S], 0..1. Returns the same shape, as the vision tower wants it."""
         if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(f"Pictures must be [N, 3, {self.image_size}, {self.image_size}], got {tuple(pixels.shape)}.")
+            raise ValueError(
+                f"Pictures must be [N, 3, {self.image_size}, {self.image_size}], got {tuple(pixels.shape)}."
+            )
         return (pixels - self.mean) / self.std
 
     def head(self, pixels: Tensor, layer: int) -> Tensor:
-        """pixels: [N, 3, S, S], normalised. Returns the hidden states [N, 1 + g * g, D] after block ``layer``, counted from 0."""
+        """pixels: [N, 3, S, S], normalised.
+
+        Returns the hidden states [N, 1 + g * g, D] after block ``layer``, counted from 0.
+        """
         self._check_layer(layer)
         hidden = self._trunk.embed(pixels)
         for block in self._trunk.blocks[: layer + 1]:
@@ -218,9 +269,12 @@ class ClipEncoder(nn.Module):
         return hidden
 
     def tail(self, hidden: Tensor, layer: int) -> Tensor:
-        """hidden: [N, 1 + g * g, D] after block ``layer``. Returns the image embedding [N, E], not normalised.
+        """hidden: [N, 1 + g * g, D] after block ``layer``.
 
-        The last block computes the class token alone: the same result, and what makes a late bottleneck cheap.
+        Returns the image embedding [N, E], not normalised.
+
+        The last block computes the class token alone: the same result, and what makes a late bottleneck
+        cheap.
         """
         self._check_layer(layer)
         for block in self._trunk.blocks[layer + 1 : -1]:
@@ -230,7 +284,10 @@ class ClipEncoder(nn.Module):
         return self._trunk.project(hidden[:, :1])[:, 0]
 
     def tail_tokens(self, hidden: Tensor, layer: int) -> Tensor:
-        """As `tail` for every token: [N, 1 + g * g, E]; row 0 is the image embedding, the others say what each patch shows."""
+        """As `tail` for every token: [N, 1 + g * g, E].
+
+        Row 0 is the image embedding, the others say what each patch shows.
+        """
         self._check_layer(layer)
         for block in self._trunk.blocks[layer + 1 :]:
             hidden = block(hidden)
@@ -239,27 +296,38 @@ class ClipEncoder(nn.Module):
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """[len(texts), E], each row of length 1.
 
-        In evaluation mode texts go through one at a time, so that no bit of a word's embedding depends on the words beside it; in
-        training mode as one batch.
+        In evaluation mode texts go through one at a time, so that no bit of a word's embedding depends on the
+        words beside it; in training mode as one batch.
         """
         if not texts:
             return self.logit_scale.new_zeros(0, self.embed_dim)
         groups = [list(texts)] if self.training else [[text] for text in texts]
-        return torch.cat([self._encode_tokens(self.tokenizer(group).to(self.logit_scale.device)) for group in groups])
+        return torch.cat(
+            [self._encode_tokens(self.tokenizer(group).to(self.logit_scale.device)) for group in groups]
+        )
 
     def knows(self, text: str) -> bool:
-        """Whether every token of ``text`` has a row of its own (tiny); always for public weights, whose tables are complete."""
+        """Whether every token of ``text`` has a row of its own (tiny).
+
+        Always for public weights, whose tables are complete.
+        """
         return not isinstance(self.tokenizer, TinyTokenizer) or self.tokenizer.knows(text)
 
     def fingerprint(self) -> str:
-        """Changes with any weight, and with what else changes an embedding: heads, activation, pixels' mean, tiny's token ids."""
+        """Changes with any weight, and with what else changes an embedding.
+
+        heads, activation, pixels' mean, tiny's token ids.
+        """
         facts = self._picture_facts()
         if isinstance(self.tokenizer, TinyTokenizer):
             facts.append(self.tokenizer.token_ids)
         return fingerprint(self.model, architecture=json.dumps(facts))
 
     def vision_fingerprint(self) -> str:
-        """As `fingerprint`, of what a picture's embedding depends on: a text tower that learns does not change it."""
+        """As `fingerprint`, of what a picture's embedding depends on.
+
+        A text tower that learns does not change it.
+        """
         visual: nn.Module = self.model.get_submodule("visual")
         return fingerprint(visual, architecture=json.dumps(self._picture_facts()))
 
@@ -269,7 +337,8 @@ class ClipEncoder(nn.Module):
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         model: Any = self.model
         if hasattr(model, "text") and hasattr(model.text, "pooler"):
-            # A BERT masks its padding: without the columns where all texts have ended (of 256) it is faster and says the same.
+            # A BERT masks its padding: without the columns where all texts have ended (of 256) it is faster
+            # and says the same.
             used = (tokens != model.text.config.pad_token_id).any(0).nonzero()
             tokens = tokens[:, : int(used.max()) + 1]
         return functional.normalize(model.encode_text(tokens), dim=-1)
@@ -280,7 +349,10 @@ class ClipEncoder(nn.Module):
 
 
 def build_tiny_clip(architecture: TinyClipArchitecture, token_ids: Sequence[int]) -> ClipEncoder:
-    """A tiny CLIP with random weights (torch's current seed), in training mode, not frozen. token_ids: see `TinyTokenizer`."""
+    """A tiny CLIP with random weights (torch's current seed), in training mode, not frozen.
+
+    token_ids: see `TinyTokenizer`.
+    """
     tokenizer = TinyTokenizer(token_ids, architecture.context_length)
     vision = CLIPVisionCfg(
         image_size=architecture.image_size,
@@ -303,14 +375,18 @@ def build_tiny_clip(architecture: TinyClipArchitecture, token_ids: Sequence[int]
 def load_clip(config: ClipConfig, *, token_ids: Iterable[int] = ()) -> ClipEncoder:
     """The encoder that ``config`` names: float32, evaluation mode, frozen, on the CPU.
 
-    token_ids: of tiny only, as its weights' card lists them. Tiny comes with random weights: load its state dict next.
+    token_ids: of tiny only, as its weights' card lists them. Tiny comes with random weights: load its state
+    dict next.
     WeightsError: weights are missing, damaged or of another architecture.
     """
     kind, _, name = config.source.partition(":")
     if kind == "tiny":
         ids = tuple(token_ids)
         if not ids:
-            raise WeightsError("Preset tiny needs the token ids that ship with its weights; the weights' card does not list any.")
+            raise WeightsError(
+                "Preset tiny needs the token ids that ship with its weights; the weights' card does not list "
+                "any."
+            )
         encoder = build_tiny_clip(config.architecture or TinyClipArchitecture(), ids)
     else:
         if kind == "weights":
@@ -326,13 +402,22 @@ def load_clip(config: ClipConfig, *, token_ids: Iterable[int] = ()) -> ClipEncod
 
 
 def _is_plain(block: Any) -> bool:
-    """Whether `_TimmTrunk.class_only` does what timm's ``block`` does; newer ones may gate or normalise what they attended to."""
-    usual = type(block) is timm_vit.Block and type(block.attn) is timm_vit.Attention and getattr(block.attn, "gate", None) is None
+    """Whether `_TimmTrunk.class_only` does what timm's ``block`` does.
+
+    Newer ones may gate or normalise what they attended to.
+    """
+    usual = (
+        type(block) is timm_vit.Block
+        and type(block.attn) is timm_vit.Attention
+        and getattr(block.attn, "gate", None) is None
+    )
     return usual and isinstance(getattr(block.attn, "norm", nn.Identity()), nn.Identity)
 
 
 def _square(size: int | tuple[int, int]) -> int:
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
-        raise WeightsError(f"This CLIP's pictures are not square ({height} x {width}); use one whose are, such as ViT-B/16.")
+        raise WeightsError(
+            f"This CLIP's pictures are not square ({height} x {width}); use one whose are, such as ViT-B/16."
+        )
     return height

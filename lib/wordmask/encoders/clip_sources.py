@@ -1,7 +1,9 @@
-"""Public CLIP weights, from OpenAI, from the Hugging Face hub, or from a folder on a machine without internet.
+"""Public CLIP weights, from OpenAI, from the Hugging Face hub, or from a folder on a machine without
+internet.
 
-Knows: open_clip's configuration files, where they name other things, and weights files. Does not know: how a CLIP is cut open.
-Weights files cannot run code here (checkpoints.py, torchscript.py). Every failure is a WeightsError.
+Knows: open_clip's configuration files, where they name other things, and weights files. Does not know: how a
+CLIP is cut open. Weights files cannot run code here (checkpoints.py, torchscript.py). Every failure is a
+WeightsError.
 """
 
 from __future__ import annotations
@@ -28,22 +30,34 @@ from wordmask.weights.catalogue import weights_path
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1; BiomedCLIP uses them too
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+WEIGHTS_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # one of them is enough
-BIOMED_BERT = ("BiomedBERT-base", "PubMedBERT-base")  # parts of the names under which BiomedCLIP's text tower has been published
+BIOMED_BERT = (
+    "BiomedBERT-base",
+    "PubMedBERT-base",
+)  # parts of the names under which BiomedCLIP's text tower has been published
 NOT_WEIGHTS = ("position_ids", "input_resolution", "context_length", "vocab_size")
 PIXELS = (("mean", OPENAI_MEAN), ("std", OPENAI_STD))
 COPY_AGAIN = "Copy its files again."
-OPENAI_ENTRIES = {"openai_vit_b_16": "ViT-B-16"}  # single files among `wordmask weights` -> their architecture
+OPENAI_ENTRIES = {
+    "openai_vit_b_16": "ViT-B-16"
+}  # single files among `wordmask weights` -> their architecture
 OFFLINE = (
-    "`wordmask weights list` shows what can be fetched, or imported on a machine without internet; the preset then names it as "
+    "`wordmask weights list` shows what can be fetched, or imported on a machine without internet; the "
+    "preset then names it as "
     "weights:NAME, or as local-dir:FOLDER."
 )
 
 
 @dataclass(frozen=True)
 class ClipParts:
-    """A CLIP as open_clip builds it, its tokenizer (texts -> ids [K, context]), and mean and deviation of its pixels in 0..1."""
+    """A CLIP as open_clip builds it, its tokenizer (texts -> ids [K, context]), and mean and deviation of its
+    pixels in 0..1.
+    """
 
     model: nn.Module
     tokenizer: Callable[[list[str]], Tensor]
@@ -52,14 +66,21 @@ class ClipParts:
 
 
 def load_openai(name: str, checkpoint: str | None = None) -> ClipParts:
-    """One of OpenAI's own models, such as ``ViT-B-16``: downloaded by open_clip, or read from the file ``checkpoint``.
+    """One of OpenAI's own models, such as ``ViT-B-16``.
 
-    checkpoint: OpenAI's own ViT-B-16.pt (an archive of TorchScript), or the same weights as .safetensors or as a state dict
+    Downloaded by open_clip, or read from the file ``checkpoint``.
+
+    checkpoint: OpenAI's own ViT-B-16.pt (an archive of TorchScript), or the same weights as .safetensors or
+    as a state dict
     """
-    architecture = f"{name}-quickgelu"  # OpenAI trained with this cheaper GELU; with the exact one the features are subtly wrong
+    # OpenAI trained with this cheaper GELU; with the exact one the features are subtly wrong
+    architecture = f"{name}-quickgelu"
     config = open_clip.get_model_config(architecture)
     if config is None:
-        raise WeightsError(f"OpenAI published no CLIP {name!r} that open_clip knows; ViT-B-16 is the one that is tested here.")
+        raise WeightsError(
+            f"OpenAI published no CLIP {name!r} that open_clip knows; ViT-B-16 is the one that is tested "
+            "here."
+        )
     if checkpoint is None:
         with _explained(f"OpenAI's CLIP {name} could not be had from the internet", OFFLINE):
             model = open_clip.create_model(architecture, pretrained="openai", require_pretrained=True)
@@ -70,17 +91,25 @@ def load_openai(name: str, checkpoint: str | None = None) -> ClipParts:
 
 
 def load_catalogued(name: str) -> ClipParts:
-    """An entry of `wordmask weights` that was fetched or imported before; WeightsError with the command to type when it was not."""
+    """An entry of `wordmask weights` that was fetched or imported before.
+
+    WeightsError with the command to type when it was not.
+    """
     path = weights_path(name)
     if path.is_dir():
         return load_local_directory(str(path))
     if name not in OPENAI_ENTRIES:
-        raise WeightsError(f"The weights {name!r} are no CLIP; take biomedclip or {', '.join(OPENAI_ENTRIES)}.")
+        raise WeightsError(
+            f"The weights {name!r} are no CLIP; take biomedclip or {', '.join(OPENAI_ENTRIES)}."
+        )
     return load_openai(OPENAI_ENTRIES[name], str(path))
 
 
 def load_named_hub(name: str) -> ClipParts:
-    """A model of the Hugging Face hub (``OWNER/NAME``) in open_clip's layout; from its cache where it was downloaded before."""
+    """A model of the Hugging Face hub (``OWNER/NAME``) in open_clip's layout.
+
+    From its cache where it was downloaded before.
+    """
     source = f"hf-hub:{name}"
     with _explained(f"{name} could not be had from the Hugging Face hub", OFFLINE):
         model = open_clip.create_model(source, require_pretrained=True, pretrained_text=False)
@@ -90,33 +119,49 @@ def load_named_hub(name: str) -> ClipParts:
 
 
 def load_local_directory(name: str) -> ClipParts:
-    """A folder with open_clip_config.json, weights, and, where the text tower is a BERT, its tokenizer files and its config.json.
+    """A folder with open_clip_config.json, weights, and, where the text tower is a BERT, its tokenizer files
+    and its config.json.
 
-    Touches no network: open_clip would ask the hub for the text tower's configuration and for the tokenizer, whose names stand in
-    the configuration file; here both names point into the folder, in memory, and the folder stays as it is. A plain copy of
-    BiomedCLIP from the hub has no config.json; its text tower is known to be a BERT of base size, so none is needed.
+    Touches no network: open_clip would ask the hub for the text tower's configuration and for the tokenizer,
+    whose names stand in the configuration file; here both names point into the folder, in memory, and the
+    folder stays as it is. A plain copy of BiomedCLIP from the hub has no config.json; its text tower is known
+    to be a BERT of base size, so none is needed.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise WeightsError(f"There is no folder {folder.name!r}; check the path after local-dir: in the preset.")
+        raise WeightsError(
+            f"There is no folder {folder.name!r}; check the path after local-dir: in the preset."
+        )
     config, preprocess = _read_config(folder)
     text: dict[str, Any] = config["text_cfg"]
     weights = _weights_file(folder)
     with tempfile.TemporaryDirectory() as scratch:
         if "hf_model_name" in text:
-            text.update(hf_model_name=_text_tower(folder, Path(scratch), str(text["hf_model_name"])), hf_model_pretrained=False)
+            text.update(
+                hf_model_name=_text_tower(folder, Path(scratch), str(text["hf_model_name"])),
+                hf_model_pretrained=False,
+            )
         config["vision_cfg"]["timm_model_pretrained"] = False
         custom = config.pop("custom_text", False) or "hf_model_name" in text
-        with _explained(f"The CLIP that {CONFIG_FILE} in {folder.name!r} describes cannot be built", COPY_AGAIN):
+        with _explained(
+            f"The CLIP that {CONFIG_FILE} in {folder.name!r} describes cannot be built", COPY_AGAIN
+        ):
             model = (CustomTextCLIP if custom else CLIP)(**config)
     _load_weights(model, weights)
-    return ClipParts(model, _local_tokenizer(folder, text), *(tuple(preprocess.get(key, fallback)) for key, fallback in PIXELS))
+    return ClipParts(
+        model,
+        _local_tokenizer(folder, text),
+        *(tuple(preprocess.get(key, fallback)) for key, fallback in PIXELS),
+    )
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise WeightsError(f"The folder {folder.name!r} has no {CONFIG_FILE}; copy it from the model's page, beside the weights.")
+        raise WeightsError(
+            f"The folder {folder.name!r} has no {CONFIG_FILE}; copy it from the model's page, beside the "
+            "weights."
+        )
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         config = deepcopy(stored["model_cfg"])
@@ -124,7 +169,8 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise TypeError("vision_cfg or text_cfg is not a table")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{CONFIG_FILE} in {folder.name!r} does not describe a CLIP ({type(error).__name__}). {COPY_AGAIN}"
+            f"{CONFIG_FILE} in {folder.name!r} does not describe a CLIP ({type(error).__name__}). "
+            f"{COPY_AGAIN}"
         ) from error
     return config, stored.get("preprocess_cfg", {})
 
@@ -133,19 +179,29 @@ def _weights_file(folder: Path) -> Path:
     for name in WEIGHTS_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise WeightsError(f"The folder {folder.name!r} has no weights; one of {', '.join(WEIGHTS_FILES)} must lie in it.")
+    raise WeightsError(
+        f"The folder {folder.name!r} has no weights; one of {', '.join(WEIGHTS_FILES)} must lie in it."
+    )
 
 
 def _text_tower(folder: Path, scratch: Path, hub_name: str) -> str:
-    """Where transformers finds the configuration of the text tower: in ``folder``, or written to ``scratch``."""
+    """Where transformers finds the configuration of the text tower.
+
+    In ``folder``, or written to ``scratch``.
+    """
     if (folder / "config.json").is_file():
         return str(folder)
     if any(part in hub_name for part in BIOMED_BERT):
         from transformers import BertConfig
 
-        BertConfig().save_pretrained(scratch)  # its defaults are BERT base, uncased, 30522 words: exactly that text tower
+        BertConfig().save_pretrained(
+            scratch
+        )  # its defaults are BERT base, uncased, 30522 words: exactly that text tower
         return str(scratch)
-    raise WeightsError(f"{folder.name!r} lacks config.json, which describes the text tower; copy it from {hub_name} on the hub.")
+    raise WeightsError(
+        f"{folder.name!r} lacks config.json, which describes the text tower; copy it from {hub_name} on the "
+        "hub."
+    )
 
 
 def _local_tokenizer(folder: Path, text: dict[str, Any]) -> Callable[[list[str]], Tensor]:
@@ -153,39 +209,55 @@ def _local_tokenizer(folder: Path, text: dict[str, Any]) -> Callable[[list[str]]
     if "hf_tokenizer_name" not in text:
         return SimpleTokenizer(context_length=context)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise WeightsError(f"The folder {folder.name!r} has no tokenizer; copy tokenizer.json and tokenizer_config.json into it.")
+        raise WeightsError(
+            f"The folder {folder.name!r} has no tokenizer; copy tokenizer.json and tokenizer_config.json "
+            "into it."
+        )
     with _explained(f"The tokenizer in {folder.name!r} cannot be read", COPY_AGAIN):
         options = {"tokenizer_mode": text.get("tokenizer_mode"), **(text.get("tokenizer_kwargs") or {})}
         return _ready(HFTokenizer(str(folder), context_length=context, **options))
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    """Read ``path`` into ``model``; every name and shape must fit. open_clip's own loader resamples positions without a word."""
+    """Read ``path`` into ``model``; every name and shape must fit. open_clip's own loader resamples positions
+    without a word.
+    """
     expected = {name: value.shape for name, value in model.state_dict().items()}
     if path.is_file() and is_torchscript(path):
         tensors = {name: value for name, value in read_torchscript(path).items() if name in expected}
     else:
         # BERT's position numbers were once stored as if they were weights, OpenAI's sizes likewise.
-        tensors = {name: value for name, value in read_tensors(path).items() if name.rpartition(".")[2] not in NOT_WEIGHTS}
+        tensors = {
+            name: value
+            for name, value in read_tensors(path).items()
+            if name.rpartition(".")[2] not in NOT_WEIGHTS
+        }
     found = {name: value.shape for name, value in tensors.items()}
     odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if odd:
         raise WeightsError(
-            f"{path.name} holds another architecture than the preset asks for: {len(odd)} tensors are missing, extra or of "
+            f"{path.name} holds another architecture than the preset asks for: {len(odd)} tensors are "
+            "missing, extra or of "
             f"another shape, {odd[0]} for one; give the file of that model or choose another preset."
         )
     model.load_state_dict(tensors)
 
 
 def _ready(tokenizer: Callable[[list[str]], Tensor]) -> Callable[[list[str]], Tensor]:
-    """Used once: the first call sets a fast tokenizer's padding; later ones only read it, as two threads may at the same time."""
+    """Used once: the first call sets a fast tokenizer's padding.
+
+    Later ones only read it, as two threads may at the same time.
+    """
     tokenizer([""])
     return tokenizer
 
 
 @contextmanager
 def _explained(what: str, hint: str) -> Iterator[None]:
-    """Turn whatever open_clip, transformers, timm or the hub raise into our words; theirs may hold paths of this machine."""
+    """Turn whatever open_clip, transformers, timm or the hub raise into our words.
+
+    Theirs may hold paths of this machine.
+    """
     try:
         yield
     except WeightsError:

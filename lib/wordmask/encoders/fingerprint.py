@@ -1,6 +1,9 @@
-"""One short text that changes whenever an encoder would compute something else: the key of every cached feature.
+"""One short text that changes whenever an encoder would compute something else.
 
-Knows: the weights of a torch module. Does not know: which encoder it is; the caller says what the weights alone do not show.
+The key of every cached feature.
+
+Knows: the weights of a torch module. Does not know: which encoder it is; the caller says what the weights
+alone do not show.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ DIGITS = 32  # 128 bits: two different encoders never meet by chance
 
 
 def fingerprint(module: nn.Module, *, architecture: str = "") -> str:
-    """Hexadecimal digest, 32 digits, of every weight and saved buffer (name, type, shape, bits) and of ``architecture``.
+    """Hexadecimal digest, 32 digits, of every weight and saved buffer (name, type, shape, bits) and of
+    ``architecture``.
 
-    architecture: what changes the output but not the weights, such as the number of heads, the activation, the pixels' mean.
-    The same on every device. Reads all weights (a second for ViT-B/16 with BERT): call it once per load, not once per slice.
+    architecture: what changes the output but not the weights, such as the number of heads, the activation,
+    the pixels' mean. The same on every device. Reads all weights (a second for ViT-B/16 with BERT): call it
+    once per load, not once per slice.
     """
     digest = hashlib.sha256(architecture.encode())
     for name, value in sorted(module.state_dict().items()):

@@ -1,7 +1,11 @@
-"""Low-rank adaptation of SAM's image encoder: q and v of every block, as in SAMed, with peft; merged away for inference.
+"""Low-rank adaptation of SAM's image encoder.
 
-Knows: segment_anything's encoder, LoRA files of SAMed and Simple-ViLMedSAM. Does not know: SAM's decoder, training, presets.
-Source: methods.md 0.4. For each block q += B_q A_q x and v += B_v A_v x, k stays; A: width -> rank, Kaiming-uniform (a = sqrt 5),
+Q and v of every block, as in SAMed, with peft; merged away for inference.
+
+Knows: segment_anything's encoder, LoRA files of SAMed and Simple-ViLMedSAM. Does not know: SAM's decoder,
+training, presets.
+Source: methods.md 0.4. For each block q += B_q A_q x and v += B_v A_v x, k stays; A: width -> rank,
+Kaiming-uniform (a = sqrt 5),
 B: rank -> width, zero at first; no bias, no dropout, scale 1.
 """
 
@@ -24,7 +28,10 @@ PARTS = ("q", "v")  # in the order of the published files; k is not adapted
 
 
 class SplitQKV(nn.Module):
-    """SAM's fused qkv Linear as three Linears: same input, same output, but q and v have names, so that peft can find them."""
+    """SAM's fused qkv Linear as three Linears.
+
+    Same input, same output, but q and v have names, so that peft can find them.
+    """
 
     def __init__(self, fused: nn.Linear) -> None:
         super().__init__()
@@ -38,7 +45,9 @@ class SplitQKV(nn.Module):
 
 
 def add_lora(image_encoder: ImageEncoderViT, rank: int = 4) -> ImageEncoderViT:
-    """Give q and v of every block a low-rank part that changes nothing yet, and freeze all else. In place; returns the encoder.
+    """Give q and v of every block a low-rank part that changes nothing yet, and freeze all else.
+
+    In place; returns the encoder.
 
     Adds 4 * width * rank parameters per block. ValueError when the encoder has its low-rank parts already.
     """
@@ -46,18 +55,24 @@ def add_lora(image_encoder: ImageEncoderViT, rank: int = 4) -> ImageEncoderViT:
         raise ValueError("This encoder has LoRA already; merge it before adding another.")
     for block in image_encoder.blocks:
         block.attn.qkv = SplitQKV(block.attn.qkv)
-    # Full-match pattern: peft on the fused qkv would give the same number of parameters, but share A and change k.
+    # Full-match pattern: peft on the fused qkv would give the same number of parameters, but share A and
+    # change k.
     pattern = r"blocks\.\d+\.attn\.qkv\.[qv]"
-    config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", init_lora_weights=True, target_modules=pattern)
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", init_lora_weights=True, target_modules=pattern
+    )
     inject_adapter_in_model(config, image_encoder, adapter_name=ADAPTER)  # peft also does the freezing
     return image_encoder
 
 
 @torch.no_grad()
 def merge_lora(image_encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Fold W_q + B_q A_q and W_v + B_v A_v into a fused qkv: a plain segment_anything encoder again, at no cost. In place.
+    """Fold W_q + B_q A_q and W_v + B_v A_v into a fused qkv.
 
-    The rows of k are copied, so they do not change by a single bit. The merged weights are frozen. ValueError without LoRA.
+    A plain segment_anything encoder again, at no cost. In place.
+
+    The rows of k are copied, so they do not change by a single bit. The merged weights are frozen. ValueError
+    without LoRA.
     """
     _require_lora(image_encoder)
     for block in image_encoder.blocks:
@@ -67,7 +82,9 @@ def merge_lora(image_encoder: ImageEncoderViT) -> ImageEncoderViT:
         parts = [split.q.base_layer, split.k, split.v.base_layer]
         bias = None if split.k.bias is None else torch.cat([part.bias for part in parts])
         block.attn.qkv = _linear(torch.cat([part.weight for part in parts]), bias).requires_grad_(False)
-    del image_encoder.peft_config  # peft's note on the module; left there, a later add_lora would count as a second adapter
+    del (
+        image_encoder.peft_config
+    )  # peft's note on the module; left there, a later add_lora would count as a second adapter
     return image_encoder
 
 
@@ -77,7 +94,10 @@ def has_lora(image_encoder: ImageEncoderViT) -> bool:
 
 
 def lora_layers(image_encoder: ImageEncoderViT) -> Iterator[tuple[str, nn.Linear, nn.Linear]]:
-    """(name, A, B) of every low-rank part in the order of the blocks, q before v; the name is like ``blocks.0.q``."""
+    """(name, A, B) of every low-rank part in the order of the blocks, q before v.
+
+    The name is like ``blocks.0.q``.
+    """
     _require_lora(image_encoder)
     for index, block in enumerate(image_encoder.blocks):
         for part in PARTS:
@@ -96,8 +116,15 @@ def lora_state_dict(image_encoder: ImageEncoderViT) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_lora_state_dict(image_encoder: ImageEncoderViT, state: Mapping[str, Tensor]) -> None:
-    """Put the tensors of `lora_state_dict` in place; all or nothing. WeightsError when blocks, width or rank differ."""
-    layers = {f"{name}.{letter}": layer for name, a, b in lora_layers(image_encoder) for letter, layer in (("A", a), ("B", b))}
+    """Put the tensors of `lora_state_dict` in place; all or nothing.
+
+    WeightsError when blocks, width or rank differ.
+    """
+    layers = {
+        f"{name}.{letter}": layer
+        for name, a, b in lora_layers(image_encoder)
+        for letter, layer in (("A", a), ("B", b))
+    }
     _check_fits(image_encoder, layers["blocks.0.q.A"].out_features, state)
     for name, layer in layers.items():
         layer.weight.copy_(state[name])
@@ -106,12 +133,14 @@ def load_lora_state_dict(image_encoder: ImageEncoderViT, state: Mapping[str, Ten
 def lora_from_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The LoRA file of SAMed and of Simple-ViLMedSAM in the names of `lora_state_dict`.
 
-    There ``w_a_000``, ``w_b_000`` are A and B of q in block 0, ``w_a_001``, ``w_b_001`` those of v, and so on. Such a file also
-    holds SAM's prompt encoder and mask decoder; they are left out, since Simple-ViLMedSAM does not use them.
-    WeightsError when there is no ``w_a_000``.
+    There ``w_a_000``, ``w_b_000`` are A and B of q in block 0, ``w_a_001``, ``w_b_001`` those of v, and so
+    on. Such a file also holds SAM's prompt encoder and mask decoder; they are left out, since
+    Simple-ViLMedSAM does not use them. WeightsError when there is no ``w_a_000``.
     """
     if "w_a_000" not in tensors:
-        raise WeightsError("This file has no LoRA weights (blocks.0.q.A or w_a_000); give the one that was saved for LoRA.")
+        raise WeightsError(
+            "This file has no LoRA weights (blocks.0.q.A or w_a_000); give the one that was saved for LoRA."
+        )
     state = {}
     for name, tensor in tensors.items():
         found = re.fullmatch(r"w_([ab])_(\d+)", name)
@@ -154,11 +183,17 @@ def _require_lora(image_encoder: ImageEncoderViT) -> None:
 def _check_fits(image_encoder: ImageEncoderViT, rank: int, state: Mapping[str, Tensor]) -> None:
     depth, width = len(image_encoder.blocks), image_encoder.patch_embed.proj.out_channels
     shapes = {"A": (rank, width), "B": (width, rank)}
-    ours = {f"blocks.{index}.{part}.{letter}": shapes[letter] for index in range(depth) for part in PARTS for letter in shapes}
+    ours = {
+        f"blocks.{index}.{part}.{letter}": shapes[letter]
+        for index in range(depth)
+        for part in PARTS
+        for letter in shapes
+    }
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if theirs != ours:
         raise WeightsError(
-            f"These LoRA weights are for an encoder with {_describe(theirs)}, this one has {_describe(ours)}; "
+            f"These LoRA weights are for an encoder with {_describe(theirs)}, this one has "
+            f"{_describe(ours)}; "
             "choose the SAM and the rank they were trained with."
         )
 

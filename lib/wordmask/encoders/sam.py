@@ -1,8 +1,11 @@
-"""SAM's image encoder, prompt encoder and mask decoder, from segment_anything: built, loaded, and run on batches.
+"""SAM's image encoder, prompt encoder and mask decoder, from segment_anything.
 
-Knows: segment_anything, checkpoint files, SAM's own square frame (image at the top left, padding at the bottom right), and the
-name of its weights in the catalogue.
-Does not know: words, volumes, original pixels, presets' folders. The low-rank adaptation lives in `lora` and is re-exported here.
+built, loaded, and run on batches.
+
+Knows: segment_anything, checkpoint files, SAM's own square frame (image at the top left, padding at the
+bottom right), and the name of its weights in the catalogue.
+Does not know: words, volumes, original pixels, presets' folders. The low-rank adaptation lives in `lora` and
+is re-exported here.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ __all__ = [
     "warm_start_from_clip",
 ]
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # of red, green, blue in 0..255, as every published SAM was trained (methods.md 0.3)
+PIXEL_MEAN = (
+    123.675,
+    116.28,
+    103.53,
+)  # of red, green, blue in 0..255, as every published SAM was trained (methods.md 0.3)
 PIXEL_STD = (58.395, 57.12, 57.375)
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # channels of a token tell the published encoders apart
 
@@ -56,8 +63,12 @@ class TinySamArchitecture(BaseModel):
     depth: PositiveInt = Field(default=6, description="transformer blocks, all with global attention")
     heads: PositiveInt = 4
     mlp_ratio: PositiveInt = 4
-    out_channels: PositiveInt = Field(default=64, description="channels of the image embedding and of the mask decoder")
-    decoder_mlp: PositiveInt = Field(default=256, description="hidden width of the mask decoder's transformer")
+    out_channels: PositiveInt = Field(
+        default=64, description="channels of the image embedding and of the mask decoder"
+    )
+    decoder_mlp: PositiveInt = Field(
+        default=256, description="hidden width of the mask decoder's transformer"
+    )
     decoder_heads: PositiveInt = 4
 
     @property
@@ -72,30 +83,44 @@ class SamConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["tiny", "vit_b", "vit_l", "vit_h"]
-    checkpoint: Path | None = Field(default=None, description="weights as published (.pth) or safetensors; None: the catalogue's")
-    image_size: PositiveInt | None = Field(default=None, multiple_of=16, description="pixels of the frame; None: as trained")
-    architecture: TinySamArchitecture = Field(default=TinySamArchitecture(), description="sizes of kind tiny only")
+    checkpoint: Path | None = Field(
+        default=None, description="weights as published (.pth) or safetensors; None: the catalogue's"
+    )
+    image_size: PositiveInt | None = Field(
+        default=None, multiple_of=16, description="pixels of the frame; None: as trained"
+    )
+    architecture: TinySamArchitecture = Field(
+        default=TinySamArchitecture(), description="sizes of kind tiny only"
+    )
 
     @model_validator(mode="after")
     def _tiny_has_one_size(self) -> Self:
         if self.kind == "tiny" and self.image_size not in (None, self.architecture.image_size):
-            raise ValueError(f"kind tiny has its size in architecture ({self.architecture.image_size}), not {self.image_size}")
+            raise ValueError(
+                f"kind tiny has its size in architecture ({self.architecture.image_size}), not "
+                f"{self.image_size}"
+            )
         return self
 
 
 def build_tiny_sam(architecture: TinySamArchitecture) -> Sam:
-    """A tiny SAM with random weights from torch's global generator, in eval mode; relative positions start at 0."""
-    encoder = ImageEncoderViT(  # LayerNorm eps stays at 1e-5, the value of open_clip, so that a warm start is exact
-        img_size=architecture.image_size,
-        patch_size=architecture.patch_size,
-        embed_dim=architecture.width,
-        depth=architecture.depth,
-        num_heads=architecture.heads,
-        mlp_ratio=architecture.mlp_ratio,
-        out_chans=architecture.out_channels,
-        use_rel_pos=True,
-        window_size=0,
-        global_attn_indexes=tuple(range(architecture.depth)),
+    """A tiny SAM with random weights from torch's global generator, in eval mode.
+
+    Relative positions start at 0.
+    """
+    encoder = (
+        ImageEncoderViT(  # LayerNorm eps stays at 1e-5, the value of open_clip, so that a warm start is exact
+            img_size=architecture.image_size,
+            patch_size=architecture.patch_size,
+            embed_dim=architecture.width,
+            depth=architecture.depth,
+            num_heads=architecture.heads,
+            mlp_ratio=architecture.mlp_ratio,
+            out_chans=architecture.out_channels,
+            use_rel_pos=True,
+            window_size=0,
+            global_attn_indexes=tuple(range(architecture.depth)),
+        )
     )
     grid, channels = architecture.grid, architecture.out_channels
     prompts = PromptEncoder(
@@ -107,7 +132,10 @@ def build_tiny_sam(architecture: TinySamArchitecture) -> Sam:
     decoder = MaskDecoder(
         transformer_dim=channels,
         transformer=TwoWayTransformer(
-            depth=2, embedding_dim=channels, mlp_dim=architecture.decoder_mlp, num_heads=architecture.decoder_heads
+            depth=2,
+            embedding_dim=channels,
+            mlp_dim=architecture.decoder_mlp,
+            num_heads=architecture.decoder_heads,
         ),
         num_multimask_outputs=3,
         iou_head_depth=3,
@@ -119,17 +147,19 @@ def build_tiny_sam(architecture: TinySamArchitecture) -> Sam:
 def load_sam(config: SamConfig) -> Sam:
     """A SAM for inference: eval mode, float32, no gradients.
 
-    A public kind takes its weights from ``config.checkpoint``, or from where `wordmask weights` keeps them; the tiny one keeps
-    its random weights without a checkpoint, since the trained ones come with the preset. In a frame of another size than 1024 px
-    the positions are resampled as in SAMed.
-    Raises WeightsError when the file is missing (with the command to type), damaged, or of another architecture.
+    A public kind takes its weights from ``config.checkpoint``, or from where `wordmask weights` keeps them;
+    the tiny one keeps its random weights without a checkpoint, since the trained ones come with the preset.
+    In a frame of another size than 1024 px the positions are resampled as in SAMed. Raises WeightsError when
+    the file is missing (with the command to type), damaged, or of another architecture.
     """
     if config.kind == "tiny":
         sam = build_tiny_sam(config.architecture)
         checkpoint = config.checkpoint
     else:
         checkpoint = config.checkpoint or weights_path(f"sam_{config.kind}")
-        with torch.device("meta"):  # no time and memory for random numbers that the checkpoint replaces (ViT-H: 2.6 GB)
+        with torch.device(
+            "meta"
+        ):  # no time and memory for random numbers that the checkpoint replaces (ViT-H: 2.6 GB)
             sam = sam_model_registry[config.kind]()
     if checkpoint is not None:
         _load_checkpoint(sam, checkpoint, config.kind)
@@ -141,14 +171,19 @@ def load_sam(config: SamConfig) -> Sam:
 
 def _load_checkpoint(sam: Sam, path: Path, kind: str) -> None:
     tensors = read_tensors(path)
-    ours, theirs = ({name: tensor.shape for name, tensor in state.items()} for state in (sam.state_dict(), tensors))
+    ours, theirs = (
+        {name: tensor.shape for name, tensor in state.items()} for state in (sam.state_dict(), tensors)
+    )
     if ours != theirs:
         found = _describe(tensors)
         if found == f"SAM {kind}":
             odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-            found = f"a changed {found} ({len(odd)} tensors missing, extra or of another shape, {odd[0]} for one)"
+            found = (
+                f"a changed {found} ({len(odd)} tensors missing, extra or of another shape, {odd[0]} for one)"
+            )
         raise WeightsError(
-            f"{path.name} holds {found}, but the preset asks for SAM {kind}; give the file of that model or take another preset."
+            f"{path.name} holds {found}, but the preset asks for SAM {kind}; give the file of that model or "
+            "take another preset."
         )
     sam.load_state_dict(tensors, assign=True)
 
@@ -163,10 +198,15 @@ def _describe(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _resize_frame(sam: Sam, image_size: int) -> None:
-    """Make ``sam`` take squares of ``image_size`` px: positions are resampled, but not inside windows (source: SAMed)."""
+    """Make ``sam`` take squares of ``image_size`` px.
+
+    Positions are resampled, but not inside windows (source: SAMed).
+    """
     encoder, prompts = sam.image_encoder, sam.prompt_encoder
     grid = image_size // encoder.patch_embed.proj.kernel_size[0]
-    positions = F.interpolate(encoder.pos_embed.permute(0, 3, 1, 2), size=(grid, grid), mode="bilinear", align_corners=False)
+    positions = F.interpolate(
+        encoder.pos_embed.permute(0, 3, 1, 2), size=(grid, grid), mode="bilinear", align_corners=False
+    )
     encoder.pos_embed = nn.Parameter(positions.permute(0, 2, 3, 1).contiguous())
     encoder.img_size = image_size
     for block in encoder.blocks:
@@ -181,7 +221,9 @@ def _resize_frame(sam: Sam, image_size: int) -> None:
 
 
 def preprocess(sam: Sam, pixels: Tensor, valid: Tensor) -> Tensor:
-    """Normalise, then make the padding exactly 0: the published order (methods.md 0.3). The other way round padding would be -2.
+    """Normalise, then make the padding exactly 0: the published order (methods.md 0.3).
+
+    The other way round padding would be -2.
 
     pixels: [N, 3, S, S] in 0..1, in SAM's frame; valid: bool [S, S] or [N, S, S], true where the slice is
     returns: [N, 3, S, S], unit variance on natural pictures, input of ``sam.image_encoder``
@@ -200,9 +242,12 @@ def decode_prompts(
     masks: Tensor | None = None,
     multimask: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """SAM's prompt encoder and mask decoder for P rows, each an image with its own prompts; row p depends on row p alone.
+    """SAM's prompt encoder and mask decoder for P rows, each an image with its own prompts.
 
-    embeddings: [P, C, g, g], from ``sam.image_encoder``; repeat an image's embedding for its second set of prompts
+    Row p depends on row p alone.
+
+    embeddings: [P, C, g, g], from ``sam.image_encoder``; repeat an image's embedding for its second set of
+    prompts
     boxes: [P, 4], (x0, y0, x1, y1) in pixels of SAM's frame, pixel i centred at i (SAM adds 0.5)
     points: coordinates [P, n, 2], (x, y) likewise, and labels [P, n]: 1 inside, 0 outside, -1 no point
     masks: [P, 1, 4g, 4g], logits of an earlier round
@@ -211,8 +256,9 @@ def decode_prompts(
     """
     rows = embeddings.shape[0]
     sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
-    # SAM's decoder takes one image and adds it to each row's dense prompt. Images differ between our rows, so the image goes in
-    # with the dense prompt and the place of "the one image" is zero: the same sum, bit for bit, in SAM's own code.
+    # SAM's decoder takes one image and adds it to each row's dense prompt. Images differ between our rows, so
+    # the image goes in with the dense prompt and the place of "the one image" is zero: the same sum, bit for
+    # bit, in SAM's own code.
     logits, iou = sam.mask_decoder(
         image_embeddings=torch.zeros_like(embeddings[:1]),
         image_pe=sam.prompt_encoder.get_dense_pe(),
@@ -225,28 +271,37 @@ def decode_prompts(
 
 @torch.no_grad()
 def warm_start_from_clip(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> None:
-    """Start SAM's encoder from the vision tower of an open_clip CLIP without ``ln_pre``: both are pre-norm ViTs.
+    """Start SAM's encoder from the vision tower of an open_clip CLIP without ``ln_pre``.
 
-    Blocks are copied as they are. The patch kernel is resampled (bicubic, sum kept) when the patch size differs and takes in the
-    change from CLIP's to SAM's pixel mean and std, so that the same picture gives the same patch tokens. Positions are resampled
-    (bicubic) to SAM's grid; CLIP's class token is left out; relative positions become 0.
-    Raises WeightsError when depth, width or heads differ.
+    Both are pre-norm ViTs.
+
+    Blocks are copied as they are. The patch kernel is resampled (bicubic, sum kept) when the patch size
+    differs and takes in the change from CLIP's to SAM's pixel mean and std, so that the same picture gives
+    the same patch tokens. Positions are resampled (bicubic) to SAM's grid; CLIP's class token is left out;
+    relative positions become 0. Raises WeightsError when depth, width or heads differ.
     """
     visual: Any = clip.model.visual  # open_clip's modules are not typed
     blocks = visual.transformer.resblocks
     width = visual.conv1.out_channels
-    ours = (len(image_encoder.blocks), image_encoder.patch_embed.proj.out_channels, image_encoder.blocks[0].attn.num_heads)
+    ours = (
+        len(image_encoder.blocks),
+        image_encoder.patch_embed.proj.out_channels,
+        image_encoder.blocks[0].attn.num_heads,
+    )
     theirs = (len(blocks), width, blocks[0].attn.num_heads)
     if ours != theirs:
         raise WeightsError(
-            f"A SAM encoder of {ours[0]} blocks, width {ours[1]} and {ours[2]} heads cannot start from a CLIP of "
+            f"A SAM encoder of {ours[0]} blocks, width {ours[1]} and {ours[2]} heads cannot start from a "
+            "CLIP of "
             f"{theirs[0]} blocks, width {theirs[1]} and {theirs[2]} heads; give both the same sizes."
         )
     _copy_patch_kernel(image_encoder, clip)
     grid_size = visual.grid_size
     positions = visual.positional_embedding[1:].reshape(1, *grid_size, width).permute(0, 3, 1, 2)
     size = image_encoder.pos_embed.shape[1:3]
-    image_encoder.pos_embed.copy_(F.interpolate(positions, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1))
+    image_encoder.pos_embed.copy_(
+        F.interpolate(positions, size=size, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    )
     for ours_block, block in zip(image_encoder.blocks, blocks, strict=True):
         ours_block.norm1.load_state_dict(block.ln_1.state_dict())
         ours_block.norm2.load_state_dict(block.ln_2.state_dict())
@@ -260,13 +315,18 @@ def warm_start_from_clip(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> N
 
 
 def _copy_patch_kernel(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> None:
-    """CLIP sees (p - m) / s of a pixel p in 0..1, SAM (255 p - M) / S: the kernel takes S / (255 s), the bias the rest."""
+    """CLIP sees (p - m) / s of a pixel p in 0..1, SAM (255 p - M) / S.
+
+    The kernel takes S / (255 s), the bias the rest.
+    """
     visual: Any = clip.model.visual  # open_clip's modules are not typed
     source, target = visual.conv1, image_encoder.patch_embed.proj
     kernel = source.weight
     if kernel.shape[-2:] != target.weight.shape[-2:]:
         ratio = kernel[0, 0].numel() / target.weight[0, 0].numel()
-        kernel = F.interpolate(kernel, size=target.weight.shape[-2:], mode="bicubic", align_corners=False) * ratio
+        kernel = (
+            F.interpolate(kernel, size=target.weight.shape[-2:], mode="bicubic", align_corners=False) * ratio
+        )
     mean, std = (torch.as_tensor(value).to(kernel).reshape(3) for value in (clip.mean, clip.std))
     sam_mean, sam_std = kernel.new_tensor(PIXEL_MEAN) / 255, kernel.new_tensor(PIXEL_STD) / 255
     target.weight.copy_(kernel * (sam_std / std).reshape(1, 3, 1, 1))

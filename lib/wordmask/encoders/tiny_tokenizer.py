@@ -1,7 +1,8 @@
 """The small text table of preset tiny: CLIP's own tokenizer, with only the rows that the vocabulary needs.
 
-Knows: byte-pair ids. Does not know: the vocabulary, images, weights. All 49408 rows would be most of the preset's size; the few
-that are used are renumbered, and whatever has no row is "unknown", so that a word nobody trained can be refused.
+Knows: byte-pair ids. Does not know: the vocabulary, images, weights. All 49408 rows would be most of the
+preset's size; the few that are used are renumbered, and whatever has no row is "unknown", so that a word
+nobody trained can be refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-PADDING, UNKNOWN, FIRST = 0, 1, 2  # rows before those of the ids; after them come start of text and end of text
+PADDING, UNKNOWN, FIRST = (
+    0,
+    1,
+    2,
+)  # rows before those of the ids; after them come start of text and end of text
 
 
 class TinyTokenizer:
@@ -28,8 +33,14 @@ class TinyTokenizer:
     def __init__(self, token_ids: Sequence[int], context_length: int) -> None:
         ids = list(token_ids)
         special = _byte_pairs().sot_token_id
-        if not ids or any(low >= high for low, high in zip(ids, [*ids[1:], special], strict=True)) or ids[0] < 0:
-            raise ValueError(f"Token ids must rise within 0..{special - 1}, each once; these {len(ids)} do not.")
+        if (
+            not ids
+            or any(low >= high for low, high in zip(ids, [*ids[1:], special], strict=True))
+            or ids[0] < 0
+        ):
+            raise ValueError(
+                f"Token ids must rise within 0..{special - 1}, each once; these {len(ids)} do not."
+            )
         if context_length < 3:
             raise ValueError(f"A text needs at least 3 places (start, one token, end), got {context_length}.")
         self.token_ids, self.context_length = tuple(ids), context_length
@@ -47,15 +58,23 @@ class TinyTokenizer:
         return self._end + 1
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Rows [len(texts), context_length], int64; a text that is too long loses its last tokens, never its end."""
+        """Rows [len(texts), context_length], int64.
+
+        A text that is too long loses its last tokens, never its end.
+        """
         table = torch.full((len(texts), self.context_length), PADDING, dtype=torch.long)
         for line, text in zip(table, texts, strict=True):
-            rows = [self._rows.get(token, UNKNOWN) for token in _byte_pairs().encode(text)][: self.context_length - 2]
+            rows = [self._rows.get(token, UNKNOWN) for token in _byte_pairs().encode(text)][
+                : self.context_length - 2
+            ]
             line[: len(rows) + 2] = torch.tensor([self._start, *rows, self._end])
         return table
 
     def knows(self, text: str) -> bool:
-        """Whether every token of ``text`` has a row, there is at least one, and none is cut off. Says nothing about training."""
+        """Whether every token of ``text`` has a row, there is at least one, and none is cut off.
+
+        Says nothing about training.
+        """
         tokens = _byte_pairs().encode(text)
         return 0 < len(tokens) <= self.context_length - 2 and all(token in self._rows for token in tokens)
 
@@ -71,7 +90,9 @@ def token_ids_of(texts: Iterable[str]) -> set[int]:
 
 
 def table_for(table: Tensor, old_ids: Sequence[int], new_ids: Sequence[int]) -> Tensor:
-    """A table [rows, D] of ``old_ids`` laid out for ``new_ids``, which hold all of them; a new id gets a random row of its own seed.
+    """A table [rows, D] of ``old_ids`` laid out for ``new_ids``, which hold all of them.
+
+    A new id gets a random row of its own seed.
 
     The same id starts from the same row, whatever else is new.
     """
@@ -80,7 +101,9 @@ def table_for(table: Tensor, old_ids: Sequence[int], new_ids: Sequence[int]) -> 
     rows = {token: table[row] for row, token in enumerate(old_ids, start=FIRST)}
     spread = float(table[FIRST : FIRST + len(old_ids)].std())
     made = [
-        rows[token] if token in rows else torch.randn(table.shape[1], generator=torch.Generator().manual_seed(token)) * spread
+        rows[token]
+        if token in rows
+        else torch.randn(table.shape[1], generator=torch.Generator().manual_seed(token)) * spread
         for token in new_ids
     ]
     return torch.stack([table[PADDING], table[UNKNOWN], *made, *table[-2:]])

@@ -1,8 +1,10 @@
-"""The weights inside a TorchScript archive, such as OpenAI's ViT-B-16.pt, without running the program that is inside too.
+"""The weights inside a TorchScript archive, such as OpenAI's ViT-B-16.pt, without running the program that is
+inside too.
 
-Knows: how torch lays out such an archive: a zip with a pickle of the module tree and one raw file per tensor. Does not know: the
-model. `torch.jit.load` would compile the archive's own code, and a plain unpickler would call whatever the pickle names; here
-every name in the pickle stands for an empty shell, except tensors and their storage types.
+Knows: how torch lays out such an archive: a zip with a pickle of the module tree and one raw file per tensor.
+Does not know: the model. `torch.jit.load` would compile the archive's own code, and a plain unpickler would
+call whatever the pickle names; here every name in the pickle stands for an empty shell, except tensors and
+their storage types.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the module tree by its dotted name, on the CPU: parameters, buffers, and whatever else a module kept.
+    """Every tensor of the module tree by its dotted name, on the CPU.
+
+    parameters, buffers, and whatever else a module kept.
 
     WeightsError: the archive is damaged.
     """
@@ -49,7 +53,9 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             root = _Reader(archive, entry.removesuffix(".pkl")).load()
             return dict(_tensors(root, ""))
     except Exception as error:  # zip, pickle, key, index and runtime errors among them
-        raise WeightsError(f"{path.name} is a damaged TorchScript archive; fetch or import it again.") from error
+        raise WeightsError(
+            f"{path.name} is a damaged TorchScript archive; fetch or import it again."
+        ) from error
 
 
 class _Shell:

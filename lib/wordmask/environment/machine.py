@@ -1,4 +1,6 @@
-"""Can this machine run WordMask: its Python, system libraries, port, folders and accelerator; one sentence for each thing that cannot.
+"""Can this machine run WordMask: its Python, system libraries, port, folders and accelerator.
+
+One sentence for each thing that cannot.
 
 Knows the machine; packages and their versions are the business of `wordmask.environment.packages`.
 """
@@ -39,12 +41,15 @@ def find_python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str 
     if found in SpecifierSet(metadata.metadata("wordmask")["Requires-Python"]):  # of pyproject.toml
         return None
     return (
-        f"This is Python {found}, and WordMask needs 3.11 or 3.12, because numpy 1.26 is not built for others;"
+        f"This is Python {found}, and WordMask needs 3.11 or 3.12, because numpy 1.26 is not built for "
+        "others;"
         " install one of these (for example `uv python install 3.12`) and make the environment with it."
     )
 
 
-def find_library_problems(names: Iterable[str] = IMPORTED, load: Callable[[str], object] = importlib.import_module) -> list[str]:
+def find_library_problems(
+    names: Iterable[str] = IMPORTED, load: Callable[[str], object] = importlib.import_module
+) -> list[str]:
     """One sentence per package that is installed but cannot be imported. Takes seconds.
 
     Args:
@@ -63,15 +68,24 @@ def find_library_problems(names: Iterable[str] = IMPORTED, load: Callable[[str],
 def _why_not_imported(name: str, error: Exception) -> str:
     missing = re.search(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object", str(error))
     if missing is None:
-        return f"{name} is installed but cannot be imported ({type(error).__name__}: {error}); install it again."
+        return (
+            f"{name} is installed but cannot be imported ({type(error).__name__}: {error}); install it again."
+        )
     library = missing.group(1)
     package = PACKAGE_OF_LIBRARY.get(library)
-    remedy = f"on Debian and Ubuntu type `sudo apt-get install {package}`" if package else "install the package of your system that has it"
+    remedy = (
+        f"on Debian and Ubuntu type `sudo apt-get install {package}`"
+        if package
+        else "install the package of your system that has it"
+    )
     return f"{name} needs the system library {library}, which is missing; {remedy}."
 
 
 def probe_port(port: int) -> Literal["free", "WordMask", "taken"]:
-    """What listens on the port of this machine: nothing, a WordMask server (also one that asks for a token), or another program."""
+    """What listens on the port of this machine.
+
+    nothing, a WordMask server (also one that asks for a token), or another program.
+    """
     with socket.socket() as probe:
         probe.settimeout(2.0)
         if probe.connect_ex(("127.0.0.1", port)) != 0:
@@ -98,7 +112,9 @@ def find_folder_problems(folders: dict[str, tuple[Path, str]]) -> list[str]:
             with tempfile.TemporaryFile(dir=there):
                 pass
         except OSError as error:
-            problems.append(f"The folder for {content}, {folder}, cannot be written to ({error.strerror}); {remedy}.")
+            problems.append(
+                f"The folder for {content}, {folder}, cannot be written to ({error.strerror}); {remedy}."
+            )
     return problems
 
 
@@ -108,7 +124,11 @@ def find_device_problem() -> str | None:
 
     if sys.platform == "darwin" and platform.machine() == "arm64":
         usable = torch.backends.mps.is_available()
-        return None if usable else "torch cannot use the GPU of this Mac (MPS); update macOS to 12.3 or newer, or compute on the CPU."
+        return (
+            None
+            if usable
+            else "torch cannot use this Mac's GPU (MPS); update macOS to 12.3 or newer, or use the CPU."
+        )
     gpu = name_nvidia_gpu()
     if gpu is None or torch.cuda.is_available():
         return None
@@ -117,7 +137,10 @@ def find_device_problem() -> str | None:
             f"This machine has the GPU {gpu}, but torch {torch.__version__} is built for CPUs;"
             " install torch and torchvision again from the package index, without CPU=1."
         )
-    return f"This machine has the GPU {gpu}, but its driver is too old for CUDA {torch.version.cuda}; update the NVIDIA driver."
+    return (
+        f"This machine has the GPU {gpu}, but its driver is too old for CUDA {torch.version.cuda}; update "
+        "the NVIDIA driver."
+    )
 
 
 def name_nvidia_gpu() -> str | None:
@@ -126,7 +149,9 @@ def name_nvidia_gpu() -> str | None:
     if program is None:
         return None
     try:
-        answer = subprocess.run([program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30)
+        answer = subprocess.run(
+            [program, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     names = answer.stdout.splitlines()

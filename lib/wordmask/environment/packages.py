@@ -1,6 +1,9 @@
-"""Is what is installed what WordMask was built for? Asked at start-up, answered in one sentence per broken pin.
+"""Is what is installed what WordMask was built for?
 
-Knows: the requirements in the installed package's metadata (pyproject.toml is their one home), and the symptom of each.
+Asked at start-up, answered in one sentence per broken pin.
+
+Knows: the requirements in the installed package's metadata (pyproject.toml is their one home), and the
+symptom of each.
 Does not import the packages that it asks about: a broken one could not be imported.
 """
 
@@ -18,14 +21,20 @@ from wordmask.errors import WordMaskError
 
 SYMPTOMS = {  # the bounds of pyproject.toml: what one sees when they are not kept
     "monailabel": "the app replaces routes and methods whose inner workings are those of that version",
-    "pydicom": "pydicom-seg, which MONAI Label imports, stops with \"No module named 'pydicom._storage_sopclass_uids'\"",
+    "pydicom": (
+        'pydicom-seg, which MONAI Label imports, stops with "No module named '
+        "'pydicom._storage_sopclass_uids'\""
+    ),
     "numpy": "pydicom-seg and numpymaxflow, which MONAI Label needs, are built for numpy 1",
     "jsonschema": "pydicom-seg, which MONAI Label imports, is built for jsonschema 3",
 }
 
 
 class BrokenEnvironmentError(WordMaskError):
-    """A package is missing or has a version that is known to break; the message says which and what to type."""
+    """A package is missing or has a version that is known to break.
+
+    The message says which and what to type.
+    """
 
 
 def installed_version(name: str) -> str | None:
@@ -57,14 +66,24 @@ def find_problems(
     if requirements is None:
         requirements = requires_of("wordmask")
         if not requirements:
-            return ["WordMask is not installed in this Python; type `pip install -c constraints.txt -e .` in its folder."]
+            return [
+                (
+                    "WordMask is not installed in this Python; type `pip install -c constraints.txt -e .` "
+                    "in its folder."
+                )
+            ]
     problems = [_problem(text, version_of) for text in requirements]
-    problems.append(_mismatched_torch(version_of("torch"), version_of("torchvision"), requires_of("torchvision")))
+    problems.append(
+        _mismatched_torch(version_of("torch"), version_of("torchvision"), requires_of("torchvision"))
+    )
     return [problem for problem in problems if problem]
 
 
 def require_sound_environment() -> None:
-    """Raise BrokenEnvironmentError for the first broken requirement: one sentence at start-up, not a stack trace later."""
+    """Raise BrokenEnvironmentError for the first broken requirement.
+
+    One sentence at start-up, not a stack trace later.
+    """
     if problems := find_problems():
         more = f" ({len(problems)} problems in all: `wordmask check`)" if len(problems) > 1 else ""
         raise BrokenEnvironmentError(problems[0] + more)
@@ -72,7 +91,10 @@ def require_sound_environment() -> None:
 
 def versions(names: Sequence[str]) -> dict[str, str]:
     """Name -> installed version, or "not installed", for reports; Python itself comes first."""
-    return {"python": sys.version.split()[0], **{name: installed_version(name) or "not installed" for name in names}}
+    return {
+        "python": sys.version.split()[0],
+        **{name: installed_version(name) or "not installed" for name in names},
+    }
 
 
 def _problem(text: str, version_of: Callable[[str], str | None]) -> str | None:
@@ -90,15 +112,21 @@ def _problem(text: str, version_of: Callable[[str], str | None]) -> str | None:
 
 
 def _mismatched_torch(torch: str | None, torchvision: str | None, wants: Sequence[str]) -> str | None:
-    """Whether torchvision was built for another torch: another release, or a CPU build beside a CUDA build (x86-64 only)."""
+    """Whether torchvision was built for another torch.
+
+    Another release, or a CPU build beside a CUDA build (x86-64 only).
+    """
     if torch is None or torchvision is None:
         return None
     pins = [pin for pin in map(Requirement, wants) if pin.name == "torch"]
     release = all(pin.specifier.contains(torch, prereleases=True) for pin in pins)
-    build = (Version(torch).local == "cpu") == (Version(torchvision).local == "cpu") or platform.machine() != "x86_64"
+    build = (Version(torch).local == "cpu") == (
+        Version(torchvision).local == "cpu"
+    ) or platform.machine() != "x86_64"
     if release and build:
         return None
     return (
-        f"torchvision {torchvision} was not built for torch {torch} (the symptom: operator torchvision::nms does not exist);"
+        f"torchvision {torchvision} was not built for torch {torch} (the symptom: operator torchvision::nms "
+        "does not exist);"
         " install both again, together and from one index: `pip install --force-reinstall torch torchvision`."
     )

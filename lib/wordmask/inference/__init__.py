@@ -1,1 +1,4 @@
-"""From a volume and words to a label map: the request, slices in batches, cached features, overlaps, and the result."""
+"""From a volume and words to a label map.
+
+The request, slices in batches, cached features, overlaps, and the result.
+"""

@@ -1,9 +1,10 @@
 """Batches of one fixed shape in which every item has a fixed row.
 
-Why: on a CPU the last digit of a result depends on the shape of a batch and on the row in it (vectorised ``sigmoid`` and
-``softplus`` treat the elements left over at the end of a loop with other instructions: 6e-8 seen, enough to flip a pixel at a
-threshold). So a batch has always the same shape, unused rows repeat an item, and the row of an item follows from the item alone.
-What else is computed, cached or skipped can then change the speed, never a number.
+Why: on a CPU the last digit of a result depends on the shape of a batch and on the row in it (vectorised
+``sigmoid`` and ``softplus`` treat the elements left over at the end of a loop with other instructions: 6e-8
+seen, enough to flip a pixel at a threshold). So a batch has always the same shape, unused rows repeat an
+item, and the row of an item follows from the item alone. What else is computed, cached or skipped can then
+change the speed, never a number.
 
 Knows the features of the segmenter contract; not volumes, not models, not what a request is.
 """
@@ -23,14 +24,19 @@ from wordmask.data.letterbox import Frame
 from wordmask.models.base import PromptFeatures, SliceFeatures, SliceKey
 
 T = TypeVar("T")
-StoredSlice = dict[str, Tensor]  # what the cache keeps of one slice: the model's tensors without the batch axis, and its frames
+StoredSlice = dict[
+    str, Tensor
+]  # what the cache keeps of one slice: the model's tensors without the batch axis, and its frames
 
 FRAME_PREFIX = "frame:"
 
 
 @dataclass(frozen=True)
 class Batch(Generic[T]):
-    """items: exactly as many as the batch has rows; wanted: the rows that were asked for, the others are padding."""
+    """items: exactly as many as the batch has rows.
+
+    wanted: the rows that were asked for, the others are padding.
+    """
 
     items: tuple[T, ...]
     wanted: tuple[int, ...]
@@ -51,23 +57,31 @@ def fixed_batches(items: Sequence[T], *, size: int, row: Callable[[T], int]) -> 
 
 
 def pair_row(slice_index: int, word: str) -> int:
-    """The row of a (slice, word) pair before the modulo: neighbouring slices and different words sit in different rows."""
+    """The row of a (slice, word) pair before the modulo.
+
+    Neighbouring slices and different words sit in different rows.
+    """
     return slice_index + crc32(word.encode())
 
 
 def store_slice(features: SliceFeatures, row: int) -> StoredSlice:
     """One row of encoded slices as the cache keeps it, on the CPU.
 
-    Frames travel as the bits of their eight float64 numbers: the cache rounds floating-point tensors to float16.
+    Frames travel as the bits of their eight float64 numbers: the cache rounds floating-point tensors to
+    float16.
     """
     stored = {name: tensor[row].detach().cpu() for name, tensor in features.tensors.items()}
     for branch, frame in features.frames.items():
-        numbers = torch.tensor([*frame.original, *frame.model, *frame.scale, *frame.offset], dtype=torch.float64)
+        numbers = torch.tensor(
+            [*frame.original, *frame.model, *frame.scale, *frame.offset], dtype=torch.float64
+        )
         stored[FRAME_PREFIX + branch] = numbers.view(torch.int64)
     return stored
 
 
-def join_slices(stored: Sequence[StoredSlice], keys: Sequence[SliceKey], device: torch.device) -> SliceFeatures:
+def join_slices(
+    stored: Sequence[StoredSlice], keys: Sequence[SliceKey], device: torch.device
+) -> SliceFeatures:
     """Stored slices as one batch on ``device``, floating-point tensors as float32."""
     tensors = {}
     for name in stored[0]:
@@ -76,13 +90,24 @@ def join_slices(stored: Sequence[StoredSlice], keys: Sequence[SliceKey], device:
             if rows[0].is_floating_point():
                 rows = [row.float() for row in rows]
             tensors[name] = torch.stack(rows).to(device)
-    frames = {name.removeprefix(FRAME_PREFIX): _frame(bits) for name, bits in stored[0].items() if name.startswith(FRAME_PREFIX)}
+    frames = {
+        name.removeprefix(FRAME_PREFIX): _frame(bits)
+        for name, bits in stored[0].items()
+        if name.startswith(FRAME_PREFIX)
+    }
     return SliceFeatures(tuple(keys), tensors, frames)
 
 
 def _frame(bits: Tensor) -> Frame:
-    height, width, model_height, model_width, scale_y, scale_x, offset_y, offset_x = bits.view(torch.float64).tolist()
-    return Frame((int(height), int(width)), (int(model_height), int(model_width)), (scale_y, scale_x), (offset_y, offset_x))
+    height, width, model_height, model_width, scale_y, scale_x, offset_y, offset_x = bits.view(
+        torch.float64
+    ).tolist()
+    return Frame(
+        (int(height), int(width)),
+        (int(model_height), int(model_width)),
+        (scale_y, scale_x),
+        (offset_y, offset_x),
+    )
 
 
 def join_prompts(words: Sequence[PromptFeatures]) -> PromptFeatures:

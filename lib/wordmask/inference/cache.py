@@ -1,7 +1,9 @@
 """Features of slices, kept so that the next word costs only what depends on the word.
 
-Knows: keys, tensors by name, bytes, one folder. Does not know: models, volumes, words. What comes back never depends on where
-it was kept: features are rounded to float16 before their first use, and a key holds everything that they depend on.
+Knows: keys, tensors by name, bytes, one folder. Does not know: models, volumes, words. What comes back never
+depends on where
+it was kept: features are rounded to float16 before their first use, and a key holds everything that they
+depend on.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ FRESH = 3600.0  # seconds: a temporary file older than this belongs to a process
 class CacheKey:
     """All that the features of one slice depend on.
 
-    digest: of the volume's voxels and geometry; plane, index: which slice; encoder: fingerprint of architecture and weights
-    window: how grey values became 0..1, with level and width, for a window's name alone could come to mean something else
+    digest: of the volume's voxels and geometry; plane, index: which slice; encoder: fingerprint of
+    architecture and weights
+    window: how grey values became 0..1, with level and width, for a window's name alone could come to mean
+    something else
     """
 
     digest: str
@@ -55,23 +59,33 @@ Running = dict[CacheKey, "Future[Features | None]"]
 
 
 class FeatureCache:
-    """A byte-bounded store of features, least recently used out first; every method may be called from any thread.
+    """A byte-bounded store of features, least recently used out first.
+
+    Every method may be called from any thread.
 
     max_bytes: bound in memory
     directory: also keep features there, for the next process; max_disk_bytes: bound there, None: no bound
-    Features are on the CPU, floating point rounded to float16 (float32 where a value would not fit); do not change them in place.
-    A folder that cannot be used, a full disk or a damaged file costs a warning in the log and time, never a result.
+    Features are on the CPU, floating point rounded to float16 (float32 where a value would not fit); do not
+    change them in place. A folder that cannot be used, a full disk or a damaged file costs a warning in the
+    log and time, never a result.
 
     >>> cache = FeatureCache(2 * 1024**3)
     >>> hidden = cache.get_or_compute(key, lambda: {"clip": clip.head(pixels, layer)[0]})["clip"].float()
     """
 
-    def __init__(self, max_bytes: int, directory: str | Path | None = None, max_disk_bytes: int | None = None) -> None:
+    def __init__(
+        self, max_bytes: int, directory: str | Path | None = None, max_disk_bytes: int | None = None
+    ) -> None:
         if max_bytes < 0 or (max_disk_bytes is not None and max_disk_bytes < 0):
-            raise ValueError(f"A cache cannot hold less than 0 bytes, got {max_bytes} in memory and {max_disk_bytes} on disk.")
+            raise ValueError(
+                f"A cache cannot hold less than 0 bytes, got {max_bytes} in memory and {max_disk_bytes} on "
+                "disk."
+            )
         self.max_bytes = max_bytes
         self.bytes = 0  # in memory now
-        self.hits = 0  # served without computing: from memory, from disk, or from a computation that another thread had begun
+        # served without computing: from memory, from disk, or from a computation that another thread had
+        # begun
+        self.hits = 0
         self.misses = 0  # computed
         self._lock = threading.Lock()
         self._kept: OrderedDict[CacheKey, Features] = OrderedDict()
@@ -88,7 +102,10 @@ class FeatureCache:
         return 0 if self._disk is None else self._disk.bytes
 
     def statistics(self) -> dict[str, int]:
-        """Figures for monitoring, of this process: bytes in memory and on disk, slices in memory, served and computed."""
+        """Figures for monitoring, of this process.
+
+        Bytes in memory and on disk, slices in memory, served and computed.
+        """
         with self._lock:
             return {
                 "bytes": self.bytes,
@@ -108,8 +125,9 @@ class FeatureCache:
     ) -> list[Features]:
         """Give the features of many slices, in the order of the keys.
 
-        compute_missing: gets the positions in ``keys`` of what is nowhere to be found and returns as many features. It is called
-            at most once for a key, also when several threads ask for that key at the same time: the others wait. It must not ask
+        compute_missing: gets the positions in ``keys`` of what is nowhere to be found and returns as many
+            features. It is called at most once for a key, also when several threads ask for that key at
+            the same time: the others wait. It must not ask
             this cache for any of these keys.
         What it raises goes to its own caller only; threads that waited for it compute for themselves.
         """
@@ -119,9 +137,12 @@ class FeatureCache:
         found: Found = {}
         while wanted := [key for key in position if key not in found]:
             mine, theirs = self._claim(wanted, found)
-            # Own work first, then waiting: two threads that each need what the other computes cannot block each other.
+            # Own work first, then waiting: two threads that each need what the other computes cannot block
+            # each other.
             if mine:
-                found |= self._fulfil(mine, lambda missing: compute_missing([position[key] for key in missing]))
+                found |= self._fulfil(
+                    mine, lambda missing: compute_missing([position[key] for key in missing])
+                )
             for key, future in theirs.items():
                 features = future.result()
                 if features is not None:  # else its owner failed, and the next round claims it
@@ -131,7 +152,10 @@ class FeatureCache:
         return [dict(found[key]) for key in keys]
 
     def _claim(self, wanted: Iterable[CacheKey], found: Found) -> tuple[Running, Running]:
-        """Put what is in memory into ``found``; return what this thread must provide, and what another is about to."""
+        """Put what is in memory into ``found``.
+
+        Return what this thread must provide, and what another is about to.
+        """
         mine: Running = {}
         theirs: Running = {}
         with self._lock:
@@ -146,8 +170,13 @@ class FeatureCache:
                     mine[key] = self._running[key] = Future()
         return mine, theirs
 
-    def _fulfil(self, mine: Running, compute: Callable[[list[CacheKey]], Sequence[Mapping[str, Tensor]]]) -> Found:
-        """Read from disk or compute, keep, and tell those who wait; they are told None about what could not be had."""
+    def _fulfil(
+        self, mine: Running, compute: Callable[[list[CacheKey]], Sequence[Mapping[str, Tensor]]]
+    ) -> Found:
+        """Read from disk or compute, keep, and tell those who wait.
+
+        They are told None about what could not be had.
+        """
         ready: Found = {}
         try:
             if self._disk is not None:
@@ -157,7 +186,9 @@ class FeatureCache:
                 self.hits += len(ready)
                 self.misses += len(missing)
             if missing:
-                computed = {key: _compact(features) for key, features in zip(missing, compute(missing), strict=True)}
+                computed = {
+                    key: _compact(features) for key, features in zip(missing, compute(missing), strict=True)
+                }
                 ready |= computed
                 if self._disk is not None:
                     self._disk.write(computed)
@@ -197,7 +228,10 @@ class _Folder:
             self._complain("cannot be used", error)
 
     def read(self, key: CacheKey) -> Features | None:
-        """Give what was written for a key; None if there is nothing or it is damaged, and then it is removed."""
+        """Give what was written for a key.
+
+        None if there is nothing or it is damaged, and then it is removed.
+        """
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -209,7 +243,9 @@ class _Folder:
         try:
             features = _decode(key, data)
         except (SafetensorError, ValueError) as error:
-            logger.warning("The cached features in %s are damaged (%s); they are computed again.", path.name, error)
+            logger.warning(
+                "The cached features in %s are damaged (%s); they are computed again.", path.name, error
+            )
             self._remove(path, len(data))
             return None
         with suppress(OSError):  # a folder that only allows reading serves as well
@@ -240,7 +276,9 @@ class _Folder:
             self.bytes += len(data) - old
 
     def _files(self) -> list[tuple[float, Path, int]]:
-        """(time of last use, path, size) of all that other processes and this one keep here, longest unused first."""
+        """(time of last use, path, size) of all that other processes and this one keep here, longest unused
+        first.
+        """
         found = []
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -253,7 +291,9 @@ class _Folder:
         return sorted(found)
 
     def _shrink(self, limit: int) -> None:
-        """Remove what was used longest ago, down to nine tenths of the limit, so that not every write has to look."""
+        """Remove what was used longest ago, down to nine tenths of the limit, so that not every write has to
+        look.
+        """
         try:
             files = self._files()
             with self._lock:
@@ -283,20 +323,27 @@ class _Folder:
     def _complain(self, what: str, error: OSError) -> None:
         """Warn once, not for each of a volume's slices; again after it has worked in between."""
         if not self._complained:
-            logger.warning("The folder for cached features %s (%s); what it lacks is computed again.", what, error.strerror)
+            logger.warning(
+                "The folder for cached features %s (%s); what it lacks is computed again.",
+                what,
+                error.strerror,
+            )
         self._complained = True
 
 
 def _compact(features: Mapping[str, Tensor]) -> Features:
     """Copies on the CPU, so that a row does not hold on to its whole batch; floating point as float16."""
-    return {name: _half(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in features.items()}
+    return {
+        name: _half(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in features.items()
+    }
 
 
 def _half(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     half = tensor.to(torch.float16)
-    # A hidden state may hold single values above 65504, which would become infinite: such a tensor is kept whole.
+    # A hidden state may hold single values above 65504, which would become infinite: such a tensor is kept
+    # whole.
     return half if bool((half.isfinite() | ~tensor.isfinite()).all()) else tensor.to(torch.float32)
 
 
@@ -323,9 +370,11 @@ def _encode(key: CacheKey, features: Features) -> bytes:
 
 
 def _decode(key: CacheKey, data: bytes) -> Features:
-    """Read a file's content; SafetensorError or ValueError when it is not what `_encode` wrote for this key."""
+    """Read a file's content; SafetensorError or ValueError: `_encode` did not write it for this key."""
     features = load(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # valid JSON, or `load` would have raised
+    header = json.loads(
+        data[8 : 8 + int.from_bytes(data[:8], "little")]
+    )  # valid JSON, or `load` would have raised
     if header.get("__metadata__") != _labels(key, features):
         raise ValueError("its checksum or key differs")
     return features

@@ -1,4 +1,6 @@
-"""What a person adds to a word: points on the thing or a box around it, in voxels of the image; and the same in pixels of its slices.
+"""What a person adds to a word: points on the thing or a box around it, in voxels of the image.
+
+And the same in pixels of its slices.
 
 Knows geometry; not models, not files.
 """
@@ -21,7 +23,8 @@ EDGE = 0.5  # a voxel reaches so far from its centre
 class VoxelHints:
     """In voxels (i, j, k) of the image as it lies in its file, whole numbers at the centres.
 
-    points: (i, j, k, positive), on the thing or, where positive is false, beside it; box: its first and its last voxel, both included.
+    points: (i, j, k, positive), on the thing or, where positive is false, beside it; box: its first and its
+    last voxel, both included.
     """
 
     points: tuple[tuple[float, float, float, bool], ...] = ()
@@ -33,7 +36,10 @@ class VoxelHints:
         return frozenset(kind for kind, value in given.items() if value)
 
     def along(self, slicing: Slicing) -> Hints:
-        """The same for slices; a box lies in every slice that it reaches. RequestError: something lies outside of the image."""
+        """The same for slices; a box lies in every slice that it reaches.
+
+        RequestError: something lies outside of the image.
+        """
         size = slicing.shape[::-1]
         for voxel in [*(point[:3] for point in self.points), *(self.box or ())]:
             _check_inside(voxel, size)
@@ -42,16 +48,26 @@ class VoxelHints:
 
 
 def check_kinds(hints: VoxelHints, words: int, capabilities: Capabilities, model: str) -> None:
-    """RequestError: this model cannot use such hints, or there are several words (``words``), and they show where one thing is."""
+    """RequestError: this model cannot use such hints, or there are several words (``words``), and they show
+    where one thing is.
+    """
     if unusable := hints.kinds() - capabilities.hints:
         usable = ", ".join(sorted(capabilities.hints)) or "words only"
-        raise RequestError(f"Model {model!r} cannot use {' and '.join(sorted(unusable))}; it takes {usable}. Leave the hints out.")
+        raise RequestError(
+            f"Model {model!r} cannot use {' and '.join(sorted(unusable))}; it takes {usable}. Leave the "
+            "hints out."
+        )
     if hints.kinds() and words > 1:
-        raise RequestError(f"Points and a box show where one thing is, and {words} words were asked for; ask for one word at a time.")
+        raise RequestError(
+            f"Points and a box show where one thing is, and {words} words were asked for; ask for one word "
+            "at a time."
+        )
 
 
 def place_hints(hints: VoxelHints, slicing: Slicing, looked_at: Sequence[int]) -> Hints:
-    """The hints along the slicing plane. RequestError when they do not lie in the image, or in none of the slices that are looked at.
+    """The hints along the slicing plane.
+
+    RequestError when they do not lie in the image, or in none of the slices that are looked at.
 
     With `check_kinds` before, none is ever ignored in silence.
     """
@@ -60,23 +76,35 @@ def place_hints(hints: VoxelHints, slicing: Slicing, looked_at: Sequence[int]) -
     if along.box is not None and not set(range(along.box[0], along.box[1] + 1)) & set(looked_at):
         missed.append(along.box[0])
     if missed:
-        raise RequestError(f"A hint lies on slice {missed[0]}, which is not looked at: it was not asked for, or shows only air.")
+        raise RequestError(
+            f"A hint lies on slice {missed[0]}, which is not looked at: it was not asked for, or shows only "
+            "air."
+        )
     return along
 
 
 def _in_slice(slicing: Slicing, voxel: Sequence[float], *, positive: bool) -> tuple[int, float, float, bool]:
     index, row, column = slicing.voxel_to_slice(voxel).tolist()
-    inside = min(max(round(index), 0), slicing.cut_shape[0] - 1)  # the outer half of the outermost voxel rounds outwards
+    inside = min(
+        max(round(index), 0), slicing.cut_shape[0] - 1
+    )  # the outer half of the outermost voxel rounds outwards
     return inside, column, row, positive
 
 
-def _box_in_slices(slicing: Slicing, box: tuple[Triple, Triple]) -> tuple[int, int, float, float, float, float]:
+def _box_in_slices(
+    slicing: Slicing, box: tuple[Triple, Triple]
+) -> tuple[int, int, float, float, float, float]:
     corners = slicing.voxel_to_slice(np.array(box))
     (first, top, left), (last, bottom, right) = corners.min(0).tolist(), corners.max(0).tolist()
     return round(first), round(last), left - EDGE, top - EDGE, right + EDGE, bottom + EDGE
 
 
 def _check_inside(voxel: Sequence[float], size: Sequence[int]) -> None:
-    if not all(-EDGE <= value <= count - 1 + EDGE for value, count in zip(voxel, size, strict=True)):  # written so that NaN fails too
+    if not all(
+        -EDGE <= value <= count - 1 + EDGE for value, count in zip(voxel, size, strict=True)
+    ):  # written so that NaN fails too
         shown = ", ".join(f"{value:g}" for value in voxel)
-        raise RequestError(f"A hint lies at voxel ({shown}), and the image has {'x'.join(map(str, size))} voxels, counted from 0.")
+        raise RequestError(
+            f"A hint lies at voxel ({shown}), and the image has {'x'.join(map(str, size))} voxels, counted "
+            "from 0."
+        )

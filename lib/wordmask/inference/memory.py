@@ -1,4 +1,7 @@
-"""Running out of memory: how it shows, and how to go on with less. Knows torch's errors; not what is computed."""
+"""Running out of memory: how it shows, and how to go on with less.
+
+Knows torch's errors; not what is computed.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,30 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "bad allocation", "std::bad_alloc")
+_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "bad allocation",
+    "std::bad_alloc",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the machine has no memory left: torch raises a plain RuntimeError on the CPU."""
+    """Whether an error says that the device or the machine has no memory left.
+
+    Torch raises a plain RuntimeError on the CPU.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def with_smaller_batches(attempt: Callable[[int], Result], *, largest: int) -> Result:
-    """Call ``attempt(share)`` with share 1, 2, 4... until the memory suffices: it divides its batches by ``share``.
+    """Call ``attempt(share)`` with share 1, 2, 4... until the memory suffices.
+
+    It divides its batches by ``share``.
 
     OutOfMemoryError: it does not even for batches of one, that is, when ``share`` has reached ``largest``.
     """
@@ -40,10 +55,13 @@ def with_smaller_batches(attempt: Callable[[int], Result], *, largest: int) -> R
                 raise
             if share >= largest:
                 raise OutOfMemoryError(
-                    "There is not enough memory for this request, even one slice at a time; ask for fewer words, or for a part by slices."
+                    "There is not enough memory for this request, even one slice at a time; ask for fewer "
+                    "words, or for a part by slices."
                 ) from None
         share *= 2  # out here, where nothing refers to the failed attempt any more
-        logger.warning("The memory ran out; the request is computed anew in batches of 1/%d of the size.", share)
+        logger.warning(
+            "The memory ran out; the request is computed anew in batches of 1/%d of the size.", share
+        )
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

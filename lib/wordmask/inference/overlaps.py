@@ -1,8 +1,8 @@
 """Who gets a voxel that several words claim, and what is counted about the winner.
 
-Each word's marked pixels are kept apart until the end (a bit per pixel plus a float32 per marked one), so a word that turns out to
-be absent, or a speck that is removed, leaves its place to the next best word, and no word's own mask depends on the others.
-Knows numpy only.
+Each word's marked pixels are kept apart until the end (a bit per pixel plus a float32 per marked one), so a
+word that turns out to be absent, or a speck that is removed, leaves its place to the next best word, and no
+word's own mask depends on the others. Knows numpy only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 class Marks:
     """The pixels of one slice in which one word is above its threshold.
 
-    shape: (height, width); bits: the mask, packed; probability: [m] float32, of the marked pixels in row-major order;
+    shape: (height, width); bits: the mask, packed; probability: [m] float32, of the marked pixels in
+    row-major order;
     uncertainty: [m] float32, nats, where the model has its own; None: the binary entropy of the probability.
     """
 
@@ -30,13 +31,26 @@ class Marks:
     uncertainty: NDArray[np.float32] | None
 
     @classmethod
-    def above(cls, probability: NDArray[np.float32], threshold: float, uncertainty: NDArray[np.float32] | None = None) -> Marks | None:
-        """Marks of a slice [h, w]; None when no pixel is above the threshold. uncertainty: [h, w], the model's own."""
+    def above(
+        cls,
+        probability: NDArray[np.float32],
+        threshold: float,
+        uncertainty: NDArray[np.float32] | None = None,
+    ) -> Marks | None:
+        """Marks of a slice [h, w]; None when no pixel is above the threshold.
+
+        uncertainty: [h, w], the model's own.
+        """
         mask = probability > threshold
         if not mask.any():
             return None
         height, width = mask.shape
-        return cls((height, width), np.packbits(mask), probability[mask], None if uncertainty is None else uncertainty[mask])
+        return cls(
+            (height, width),
+            np.packbits(mask),
+            probability[mask],
+            None if uncertainty is None else uncertainty[mask],
+        )
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -107,17 +121,30 @@ def resolve(words: Sequence[Mapping[int, Marks]], shape: tuple[int, int, int]) -
     return labels, tallies
 
 
-def _claim(marks: Marks, value: int, labels: NDArray[np.integer], best: NDArray[np.float32], nats: NDArray[np.float32]) -> None:
-    """Give ``value`` the pixels in which it beats the best so far; changes labels, best and nats [h, w] in place."""
+def _claim(
+    marks: Marks,
+    value: int,
+    labels: NDArray[np.integer],
+    best: NDArray[np.float32],
+    nats: NDArray[np.float32],
+) -> None:
+    """Give ``value`` the pixels in which it beats the best so far.
+
+    Changes labels, best and nats [h, w] in place.
+    """
     mask = marks.mask
     wins = marks.probability > best[mask]
     mask[mask] = wins
     labels[mask] = value
     best[mask] = marks.probability[wins]
-    nats[mask] = binary_entropy(marks.probability[wins]) if marks.uncertainty is None else marks.uncertainty[wins]
+    nats[mask] = (
+        binary_entropy(marks.probability[wins]) if marks.uncertainty is None else marks.uncertainty[wins]
+    )
 
 
-def _count(tally: Tally, index: int, won: NDArray[np.bool_], best: NDArray[np.float32], nats: NDArray[np.float32]) -> None:
+def _count(
+    tally: Tally, index: int, won: NDArray[np.bool_], best: NDArray[np.float32], nats: NDArray[np.float32]
+) -> None:
     voxels = int(np.count_nonzero(won))
     if voxels:
         tally.voxels += voxels

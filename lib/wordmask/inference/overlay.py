@@ -1,4 +1,5 @@
-"""Pictures for people: slices with contours, translucent fills and a legend, and maps of attribution and uncertainty.
+"""Pictures for people: slices with contours, translucent fills and a legend, and maps of attribution and
+uncertainty.
 
 Knows volumes, label maps and Pillow; runs no model. A picture is for looking at: measure on the label map.
 """
@@ -29,9 +30,15 @@ CELLS = {1: 560, 2: 440, 3: 360, 4: 340}  # number of slices -> screen pixels of
 LEGEND, MARGIN, LINE = 310, 12, 24
 FILL = 0.35  # opacity of a fill; the contour is opaque
 INK, PAPER, FAINT = (240, 240, 240), (24, 24, 28), (150, 150, 156)
-PANELS = {"labels": 0.0, "attribution": 1.0, "uncertainty": math.log(2)}  # name -> upper end of its colour bar
+PANELS = {
+    "labels": 0.0,
+    "attribution": 1.0,
+    "uncertainty": math.log(2),
+}  # name -> upper end of its colour bar
 UNITS = {"attribution": "", "uncertainty": " nat"}
-RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)  # dark to light
+RAMP = np.array(
+    [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64
+)  # dark to light
 
 RGB = tuple[int, int, int]
 Bytes = NDArray[np.uint8]
@@ -49,7 +56,7 @@ class _Entry:
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """One slice: its picture [h, w, 3] and labels [h, w] at screen size, and the word whose maps are shown."""
+    """One slice: its picture [h, w, 3] and labels [h, w] at screen size, and the mapped word."""
 
     index: int
     word: str
@@ -57,8 +64,11 @@ class _Column:
     masks: dict[int, NDArray[np.bool_]]
 
 
-def overlay_picture(volume: Volume, segmentation: Segmentation, path: str | Path, *, panels: Sequence[str] = ()) -> None:
-    """Draw a segmentation on its volume, on the slices where each thing is largest, and write it as PNG or JPEG.
+def overlay_picture(
+    volume: Volume, segmentation: Segmentation, path: str | Path, *, panels: Sequence[str] = ()
+) -> None:
+    """Draw a segmentation on its volume, on the slices where each thing is largest, and write it as PNG or
+    JPEG.
 
     panels: rows below the labels, "attribution" or "uncertainty"; their maps must have been kept.
     Raises RequestError for a panel that cannot be drawn and VolumeError when the picture cannot be written.
@@ -68,12 +78,27 @@ def overlay_picture(volume: Volume, segmentation: Segmentation, path: str | Path
         if panel not in PANELS:
             raise RequestError(f"There is no panel {panel!r}; panels: {', '.join(PANELS)}.")
         if panel not in segmentation.maps:
-            raise RequestError(f"The {panel} map was not kept when this was segmented; ask for it by keep=('labels', {panel!r}).")
+            raise RequestError(
+                f"The {panel} map was not kept when this was segmented; ask for it by keep=('labels', "
+                f"{panel!r})."
+            )
     entries = [
-        _Entry(prompt.word, segmentation.names[prompt.word], prompt.color, _note(segmentation.statistics[prompt.word]))
+        _Entry(
+            prompt.word,
+            segmentation.names[prompt.word],
+            prompt.color,
+            _note(segmentation.statistics[prompt.word]),
+        )
         for prompt in segmentation.prompts
     ]
-    drawing = _Drawing(volume, Plane(segmentation.plane), segmentation.labels, entries, segmentation.window, segmentation.maps)
+    drawing = _Drawing(
+        volume,
+        Plane(segmentation.plane),
+        segmentation.labels,
+        entries,
+        segmentation.window,
+        segmentation.maps,
+    )
     _save(drawing.draw(rows), Path(path))
 
 
@@ -87,13 +112,16 @@ def overlay_labels(
 ) -> None:
     """Draw a label map [k, j, i] on the image file that it belongs to; see `overlay_picture`.
 
-    names: word -> value; like: another label map, whose slices are drawn, so that two pictures can be compared.
+    names: word -> value; like: another label map, whose slices are drawn, so that two pictures can be
+    compared.
     """
     volume = read_volume(image)
     entries = []
     for word, value in names.items():
         voxels = int(np.count_nonzero(labels == value))
-        entries.append(_Entry(word, value, parse_prompts([word])[0].color, _amount(voxels, _millilitres(voxels, volume))))
+        entries.append(
+            _Entry(word, value, parse_prompts([word])[0].color, _amount(voxels, _millilitres(voxels, volume)))
+        )
     drawing = _Drawing(volume, choose_plane(volume, "auto"), labels, entries, {}, {}, like=like)
     _save(drawing.draw(["labels"]), Path(path))
 
@@ -146,18 +174,30 @@ class _Drawing:
         return max(1, round(width * scale)), max(1, round(height * scale))
 
     def _column(self, index: int, word: str) -> _Column:
-        window = load_windows().get(self.windows.get(word, "soft_tissue")) if self.volume.modality == "CT" else None
+        window = (
+            load_windows().get(self.windows.get(word, "soft_tissue"))
+            if self.volume.modality == "CT"
+            else None
+        )
         shown = to_unit_range(self.volume, self.stack[index : index + 1], window)[0]
         pixels = np.round(np.moveaxis(shown, 0, -1) * 255).astype(np.uint8)
         picture = np.asarray(Image.fromarray(pixels).resize(self.size, Image.Resampling.BICUBIC))
-        masks = {entry.value: self._resized((self.labels[index] == entry.value).astype(np.float32)) > 0.5 for entry in self.entries}
+        masks = {
+            entry.value: self._resized((self.labels[index] == entry.value).astype(np.float32)) > 0.5
+            for entry in self.entries
+        }
         return _Column(index, word, picture, masks)
 
     def _resized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(Image.fromarray(values).resize(self.size, Image.Resampling.BILINEAR), dtype=np.float32)
+        return np.asarray(
+            Image.fromarray(values).resize(self.size, Image.Resampling.BILINEAR), dtype=np.float32
+        )
 
     def _heat(self, panel: str, column: _Column) -> Bytes:
-        """The map of the column's word over the slice in grey: the higher, the lighter and the less of the slice shows."""
+        """The map of the column's word over the slice in grey.
+
+        The higher, the lighter and the less of the slice shows.
+        """
         values = self.slicing.cut(self.maps[panel][column.word])[column.index] / PANELS[panel]
         share = self._resized(np.clip(values, 0, 1).astype(np.float32))[..., None]
         grey = column.picture.mean(axis=2, keepdims=True) * 0.7
@@ -168,7 +208,9 @@ class _Drawing:
         place = "" if self.volume.is_picture else f"{self.plane} {column.index}"
         if panel == "labels":
             return place or "labels"
-        return " ".join(part for part in (panel, f"of {_short(column.word, 20)},", place) if part).rstrip(", ")
+        return " ".join(part for part in (panel, f"of {_short(column.word, 20)},", place) if part).rstrip(
+            ", "
+        )
 
     def _legend_height(self, panels: Sequence[str]) -> int:
         return (LINE + 6) * len(self.entries) + 3 * LINE * sum(panel != "labels" for panel in panels) + MARGIN
@@ -189,15 +231,19 @@ class _Drawing:
 
 
 def choose_slices(labels: NDArray[np.integer], names: Mapping[str, int]) -> list[tuple[int, str]]:
-    """At most `COLUMNS` slices of a label stack [n, h, w] that show every word near its largest, each with the word it was taken for.
+    """At most `COLUMNS` slices of a label stack [n, h, w] that show every word near its largest, each with
+    the word it was taken for.
 
-    Greedy: always the slice that shows most of the words that no slice shows yet. Without any label the middle slice.
+    Greedy: always the slice that shows most of the words that no slice shows yet. Without any label the
+    middle slice.
     """
     areas = {word: np.count_nonzero(labels == value, axis=(1, 2)) for word, value in names.items()}
     open_words = {word: area / area.max() for word, area in areas.items() if area.any()}
     chosen: list[tuple[int, str]] = []
     while open_words and len(chosen) < COLUMNS:
-        gain = sum((np.where(share >= COVERED, share, 0.0) for share in open_words.values()), np.zeros(len(labels)))
+        gain = sum(
+            (np.where(share >= COVERED, share, 0.0) for share in open_words.values()), np.zeros(len(labels))
+        )
         index = int(np.argmax(gain))
         shown = [word for word, share in open_words.items() if share[index] >= COVERED]
         chosen.append((index, max(shown, key=lambda word: open_words[word][index])))
@@ -251,4 +297,6 @@ def _save(picture: Image.Image, path: Path) -> None:
         with replace_file(path, ending=path.suffix) as part:
             picture.save(part)
     except OSError as error:
-        raise VolumeError(f"{path.name} cannot be written ({error.strerror or error}); choose another folder.") from error
+        raise VolumeError(
+            f"{path.name} cannot be written ({error.strerror or error}); choose another folder."
+        ) from error

@@ -1,8 +1,9 @@
-"""VolumeSegmenter: words and a volume in, a label map in the volume's own geometry out, for any model of the contract.
+"""VolumeSegmenter: words and a volume in, a label map in the volume's own geometry out, for any model of the
+contract.
 
-The only place that maps model pixels back to original pixels. Knows volumes, words, the cache and the segmenter contract; not files,
-not the server, not any particular model. Chunk size, cache and which other words or slices are asked for change the speed, never a
-probability (see batching.py for how).
+The only place that maps model pixels back to original pixels. Knows volumes, words, the cache and the
+segmenter contract; not files, not the server, not any particular model. Chunk size, cache and which other
+words or slices are asked for change the speed, never a probability (see batching.py for how).
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from numpy.typing import NDArray
 from wordmask.data.slices import Window
 from wordmask.data.volumes import Volume
 from wordmask.inference import presence
-from wordmask.inference.batching import StoredSlice, fixed_batches, join_prompts, join_slices, pair_row, store_slice
+from wordmask.inference.batching import (
+    StoredSlice,
+    fixed_batches,
+    join_prompts,
+    join_slices,
+    pair_row,
+    store_slice,
+)
 from wordmask.inference.cache import CacheKey, FeatureCache
 from wordmask.inference.hints import VoxelHints, check_kinds, place_hints
 from wordmask.inference.memory import with_smaller_batches
@@ -49,13 +57,19 @@ Floats = NDArray[np.float32]
 
 
 class VolumeSegmenter:
-    """Segments volumes with one model; may be used by several threads at a time.
+    """Segments volumes with one model; several threads may use it at a time.
 
-    cache: shared between requests, else one of its own; chunk: slices whose features are held at a time (memory, never numbers),
-    else enough to fill the preset's batches with one word.
-    clean: drop specks in three dimensions (consistency.py); version: of the weights, for the result.
+    Args:
+        segmenter: the model, as `load_segmenter` gives it.
+        cache: of image features, shared between segmenters; by default this segmenter has its own.
+        chunk: slices whose features are held in memory at a time; it never changes a mask. By default as many
+            as fill the preset's batches with one word.
+        clean: whether specks are removed in three dimensions (`wordmask.inference.specks`).
+        version: of the weights, for the result.
 
-    >>> result = VolumeSegmenter(load_segmenter("simple_vilmedsam")).segment(read_volume("ct.nii.gz"), "liver, spleen")
+    Example:
+        >>> segmenter = VolumeSegmenter(load_segmenter("simple_vilmedsam"))
+        >>> result = segmenter.segment(read_volume("ct.nii.gz"), "liver, spleen")
     """
 
     def __init__(
@@ -90,15 +104,29 @@ class VolumeSegmenter:
         cancel: CancelToken | None = None,
         keep: Collection[str] = ("labels",),
     ) -> Segmentation:
-        """Mark every word in the volume.
+        """Segment every word in the volume.
 
-        plane: auto, axial, coronal or sagittal; window: of CT, for all words, else each word's own; threshold: 0..1, else the preset's.
-        slices: (first, last) along the slicing plane, both included: only that part is computed and judged, the rest is 0, and specks
-            are not dropped, for a part of the volume does not tell a speck from the end of an organ.
-        hints: where a person saw the thing, for one word and models that take them; these slices are marked by them, whatever the
-            model thinks, and nothing that was marked is dropped afterwards. keep: which maps to return besides the labels.
-        Raises PromptError and RequestError for what cannot be asked for, CancelledError after ``cancel.cancel()``. When the memory runs
-        out, all of it is computed anew in batches of half the size, down to single slices; then OutOfMemoryError.
+        Args:
+            volume: a volume or a picture, as `read_volume` gives it.
+            prompts: words as typed ("liver, spleen"), a list of words, or parsed prompts.
+            plane: auto, axial, coronal or sagittal; which way slices are cut.
+            window: name of a CT window for all words; by default each word has its own.
+            threshold: 0..1, probability from which a pixel belongs to a word; by default the preset's.
+            slices: (first, last) along the slicing plane, both included. Only they are computed and judged,
+                the rest is 0. Specks are kept, because a part of the volume does not tell a speck from the
+                end of an organ.
+            hints: where a person saw the structure; for one word, and for models that take them. The hints
+                decide their slices, whatever the model thinks, and what they marked is never dropped.
+            skip_air: whether slices that show nothing but air are left out.
+            progress: called after every batch.
+            cancel: its ``cancel()`` ends the work with CancelledError.
+            keep: which maps to return besides "labels": "probability", "uncertainty", "attribution".
+
+        Raises:
+            PromptError, RequestError: a wrong word or setting.
+            CancelledError: after ``cancel.cancel()``.
+            OutOfMemoryError: even single slices do not fit. When the memory runs out, everything is computed
+                again in batches of half the size first.
         """
         preset, capabilities = self.segmenter.preset, self.segmenter.capabilities
         made = as_prompts(prompts)
@@ -111,20 +139,35 @@ class VolumeSegmenter:
         given = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
 
         def attempt(share: int) -> Segmentation:
-            words = [_Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0]) for prompt in made]
+            words = [
+                _Word(prompt, *windows[prompt], self.segmenter.encode_prompts([prompt]), view.shape[0])
+                for prompt in made
+            ]
             warnings = request_warnings(volume, window, preset, view)
             for word in words:
-                warnings += word_warnings(word.prompt, volume, preset, known=word.known, trained=self.segmenter.trained_words)
+                warnings += word_warnings(
+                    word.prompt, volume, preset, known=word.known, trained=self.segmenter.trained_words
+                )
                 word.refused = not word.known and preset.unknown_words == "refuse"
             run = _Run(self.segmenter, self.cache, self.chunk, view, limit, given, maps, share)
             run.compute([word for word in words if not word.refused], progress, cancel)
-            return run.answer(words, warnings, clean=self.clean and slices is None and not given.kinds(), version=self.version)
+            return run.answer(
+                words,
+                warnings,
+                clean=self.clean and slices is None and not given.kinds(),
+                version=self.version,
+            )
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))
 
     @torch.no_grad()
-    def slice_features(self, volume: Volume, prompt: Prompt, *, cancel: CancelToken | None = None) -> Iterator[SliceFeatures]:
-        """What the model keeps of every slice that a request for this word would look at, chunk by chunk; known words or not."""
+    def slice_features(
+        self, volume: Volume, prompt: Prompt, *, cancel: CancelToken | None = None
+    ) -> Iterator[SliceFeatures]:
+        """What the model keeps of every slice that a request for this word would look at, chunk by chunk.
+
+        Known words or not.
+        """
         preset, view = self.segmenter.preset, make_view(volume, plane="auto", slices=None, skip_air=True)
         window = choose_window(prompt, volume, None, preset)
         word = _Word(prompt, *window, self.segmenter.encode_prompts([prompt]), view.shape[0])
@@ -163,14 +206,22 @@ class _Word:
         return presence.probability(presence.volume_logit(self.logits))
 
     def missing_because(self, tally: Tally, threshold: float) -> str:
-        """The sentence about a word without a voxel; empty when it has some, or when the refusal has told already."""
+        """The sentence about a word without a voxel.
+
+        Empty when it has some, or when the refusal has told already.
+        """
         if tally.voxels or self.refused:
             return ""
         if self.reason:
             return f"Nothing was marked for {self.prompt.word!r}: {self.reason}."
         if self.marks:
-            return f"Nothing was marked for {self.prompt.word!r}: wherever it was found, another word was more probable."
-        return f"Nothing was marked for {self.prompt.word!r}: no pixel was above the threshold of {threshold:g}."
+            return (
+                f"Nothing was marked for {self.prompt.word!r}: wherever it was found, another word was more "
+                "probable."
+            )
+        return (
+            f"Nothing was marked for {self.prompt.word!r}: no pixel was above the threshold of {threshold:g}."
+        )
 
 
 @dataclass(eq=False)
@@ -186,11 +237,15 @@ class _Run:
     maps: frozenset[str]
     share: int  # batches and chunks are divided by it
 
-    def compute(self, words: Sequence[_Word], report: Callable[[Progress], None] | None, cancel: CancelToken | None) -> None:
+    def compute(
+        self, words: Sequence[_Word], report: Callable[[Progress], None] | None, cancel: CancelToken | None
+    ) -> None:
         """Fill in presence, marks and maps of the words, window by window."""
         windows = list(dict.fromkeys(word.window_name for word in words))
         passes = 2 if self.segmenter.capabilities.presence else 1
-        self.meter = ProgressMeter(len(windows) * passes * len(self.view.looked_at), len(words), report, cancel)
+        self.meter = ProgressMeter(
+            len(windows) * passes * len(self.view.looked_at), len(words), report, cancel
+        )
         for window in windows:
             mine = [word for word in words if word.window_name == window]
             if self.segmenter.capabilities.presence:
@@ -202,27 +257,37 @@ class _Run:
         self.meter = ProgressMeter(len(self.view.looked_at), 1, None, cancel)
         for indices in self._chunks(self.view.looked_at):
             stored = self._features(indices, word)
-            yield join_slices([stored[index] for index in indices], self._keys(indices), self.segmenter.device)
+            yield join_slices(
+                [stored[index] for index in indices], self._keys(indices), self.segmenter.device
+            )
 
     def _look(self, words: Sequence[_Word]) -> None:
         """Presence logit of every word in every slice, before anything is segmented.
 
-        One word and a full batch of slices at a time, so that the shape does not depend on the number of words.
+        One word and a full batch of slices at a time, so that the shape does not depend on the number of
+        words.
         """
         if not words:
             self.meter.skip(len(self.view.looked_at))
             return
         self.meter.stage = "looking at slices"
         size = self._rows(self.segmenter.preset.slice_batch)
-        pairs = torch.stack([torch.arange(size), torch.zeros(size, dtype=torch.long)], dim=1).to(self.segmenter.device)
+        pairs = torch.stack([torch.arange(size), torch.zeros(size, dtype=torch.long)], dim=1).to(
+            self.segmenter.device
+        )
         for indices in self._chunks(self.view.looked_at):
             stored = self._features(indices, words[0])
             for batch in fixed_batches(indices, size=size, row=int):
-                features = join_slices([stored[i] for i in batch.items], self._keys(batch.items), self.segmenter.device)
+                features = join_slices(
+                    [stored[i] for i in batch.items], self._keys(batch.items), self.segmenter.device
+                )
                 for word in words:
                     logits = self.segmenter.presence(features, word.features, pairs)
                     if logits is None:
-                        raise RuntimeError(f"Model {self.segmenter.name!r} promises presence among its capabilities and gives none.")
+                        raise RuntimeError(
+                            f"Model {self.segmenter.name!r} promises presence among its capabilities and "
+                            "gives none."
+                        )
                     values = logits.float().cpu()
                     for row in batch.wanted:
                         word.logits[batch.items[row]] = float(values[row])
@@ -239,7 +304,9 @@ class _Run:
             stored = self._features(chunk, words[0])
             pairs = [(index, word) for index in chunk for word in words if index in wanted[word]]
             done = 0
-            for batch in fixed_batches(pairs, size=size, row=lambda pair: pair_row(pair[0], pair[1].prompt.word)):
+            for batch in fixed_batches(
+                pairs, size=size, row=lambda pair: pair_row(pair[0], pair[1].prompt.word)
+            ):
                 output = self._forward(batch.items, stored)
                 for row in batch.wanted:
                     self._take(output, row, *batch.items[row])
@@ -271,9 +338,11 @@ class _Run:
             yield chunk
 
     def _rows(self, batch: int) -> int:
-        """Rows of a batch: the preset's, but not more than the *volume* has slices, so that a picture is not computed many times over.
+        """Rows of a batch: the preset's, but not more than the *volume* has slices, so that a picture is not
+        computed many times over.
 
-        It does not depend on the words or slices that were asked for, and so changes no number from request to request.
+        It does not depend on the words or slices that were asked for, and so changes no number from request
+        to request.
         """
         return min(max(1, batch // self.share), self.view.shape[0])
 
@@ -282,12 +351,24 @@ class _Run:
 
     def _features(self, indices: Sequence[int], like: _Word) -> dict[int, StoredSlice]:
         """Slice index -> features under the window of ``like``, from the cache or computed."""
-        window = like.window_name if like.window is None else f"{like.window_name} {like.window.level:g} {like.window.width:g}"
+        window = (
+            like.window_name
+            if like.window is None
+            else f"{like.window_name} {like.window.level:g} {like.window.width:g}"
+        )
         keys = [
-            CacheKey(digest=key.digest, plane=key.plane, index=key.index, window=window, encoder=self.segmenter.fingerprint)
+            CacheKey(
+                digest=key.digest,
+                plane=key.plane,
+                index=key.index,
+                window=window,
+                encoder=self.segmenter.fingerprint,
+            )
             for key in self._keys(indices)
         ]
-        found = self.cache.get_many(keys, lambda missing: self._encode([indices[i] for i in missing], like.window))
+        found = self.cache.get_many(
+            keys, lambda missing: self._encode([indices[i] for i in missing], like.window)
+        )
         return dict(zip(indices, found, strict=True))
 
     def _encode(self, indices: Sequence[int], window: Window | None) -> list[StoredSlice]:
@@ -302,16 +383,25 @@ class _Run:
         return [computed[index] for index in indices]
 
     def _forward(self, pairs: Sequence[tuple[int, _Word]], stored: dict[int, StoredSlice]) -> SegmenterOutput:
-        """One batch, row p is pair p: slices and words are repeated, so that all shapes are those of every other batch."""
+        """One batch, row p is pair p: slices and words are repeated, so that all shapes are those of every
+        other batch.
+        """
         indices = [index for index, _ in pairs]
-        features = join_slices([stored[index] for index in indices], self._keys(indices), self.segmenter.device)
+        features = join_slices(
+            [stored[index] for index in indices], self._keys(indices), self.segmenter.device
+        )
         rows = torch.arange(len(pairs), device=self.segmenter.device)
         words = join_prompts([word.features for _, word in pairs])
-        output: SegmenterOutput = self.segmenter(features, words, torch.stack([rows, rows], dim=1), self.hints)
+        output: SegmenterOutput = self.segmenter(
+            features, words, torch.stack([rows, rows], dim=1), self.hints
+        )
         return output
 
     def _take(self, output: SegmenterOutput, row: int, index: int, word: _Word) -> None:
-        """Take one pair's maps to original pixels and keep what is marked there; one row at a time, so the shape is always the same."""
+        """Take one pair's maps to original pixels and keep what is marked there.
+
+        One row at a time, so the shape is always the same.
+        """
         logits = output.frame.to_original(output.logits[row : row + 1])[0]
         probability: Floats = logits.sigmoid().cpu().numpy()
         uncertainty = None
@@ -325,13 +415,17 @@ class _Run:
         for name in self.maps:
             self._map_of(word, name)[index] = self._one_map(name, output, row, probability, uncertainty)
 
-    def _one_map(self, name: str, output: SegmenterOutput, row: int, probability: Floats, uncertainty: Floats | None) -> Floats:
+    def _one_map(
+        self, name: str, output: SegmenterOutput, row: int, probability: Floats, uncertainty: Floats | None
+    ) -> Floats:
         if name == "probability":
             return probability
         if name == "uncertainty":
             return binary_entropy(probability) if uncertainty is None else uncertainty
         if output.attribution is None:
-            raise RuntimeError(f"Model {self.segmenter.name!r} promises attribution among its capabilities and gives none.")
+            raise RuntimeError(
+                f"Model {self.segmenter.name!r} promises attribution among its capabilities and gives none."
+            )
         return np.asarray(output.frame.to_original(output.attribution[row : row + 1])[0].cpu().numpy())
 
     def _map_of(self, word: _Word, name: str) -> Floats:
@@ -339,11 +433,15 @@ class _Run:
             word.maps[name] = np.zeros(self.view.shape, dtype=np.float32)
         return word.maps[name]
 
-    def answer(self, words: Sequence[_Word], warnings: Sequence[str], *, clean: bool, version: str) -> Segmentation:
+    def answer(
+        self, words: Sequence[_Word], warnings: Sequence[str], *, clean: bool, version: str
+    ) -> Segmentation:
         """Everything that was found out, in the volume's own axes. warnings: sentences so far."""
         labels, tallies = self._settle(words, clean=clean)
         both = list(zip(words, tallies, strict=True))
-        missing = [sentence for word, tally in both if (sentence := word.missing_because(tally, self.threshold))]
+        missing = [
+            sentence for word, tally in both if (sentence := word.missing_because(tally, self.threshold))
+        ]
         prompts = tuple(word.prompt for word in words)
         restack = self.view.slicing.restack
         return Segmentation(
@@ -359,11 +457,17 @@ class _Run:
             plane=str(self.view.plane),
             geometry=self.view.volume.geometry,
             prompts=prompts,
-            maps={name: {word.prompt.word: restack(word.maps[name]) for word in words} for name in sorted(self.maps)},
+            maps={
+                name: {word.prompt.word: restack(word.maps[name]) for word in words}
+                for name in sorted(self.maps)
+            },
         )
 
     def _settle(self, words: Sequence[_Word], *, clean: bool) -> tuple[Labels, list[Tally]]:
-        """Decide about each word by itself, then who gets which voxel: labels [n, h, w] and a tally per word."""
+        """Decide about each word by itself, then who gets which voxel.
+
+        Labels [n, h, w] and a tally per word.
+        """
         for word in words:
             told_late = not self.segmenter.capabilities.presence and not np.isnan(word.logits).all()
             if told_late and not self.hints.kinds() and not self._judge_presence(word):
@@ -379,12 +483,20 @@ class _Run:
         own = mask_of(word.marks, self.view.shape)
         if clean:
             own = drop_specks(own)
-            word.marks = {index: left for index, marks in word.marks.items() if (left := marks.within(own[index])) is not None}
+            word.marks = {
+                index: left
+                for index, marks in word.marks.items()
+                if (left := marks.within(own[index])) is not None
+            }
         areas = np.count_nonzero(own, axis=(1, 2))
         area = own.shape[1] * own.shape[2]
-        if not self.hints.kinds() and not presence.is_large_enough(areas, area, self.segmenter.preset.presence):
+        if not self.hints.kinds() and not presence.is_large_enough(
+            areas, area, self.segmenter.preset.presence
+        ):
             word.marks = {}
-            word.reason = f"the largest spot covers {areas.max() / area:.2%} of a slice, too little to be trusted"
+            word.reason = (
+                f"the largest spot covers {areas.max() / area:.2%} of a slice, too little to be trusted"
+            )
 
 
 def _statistics(word: _Word, tally: Tally, volume: Volume) -> WordStatistics:
@@ -392,7 +504,9 @@ def _statistics(word: _Word, tally: Tally, volume: Volume) -> WordStatistics:
     return WordStatistics(
         presence=word.presence,
         voxels=tally.voxels,
-        millilitres=None if volume.is_picture else tally.voxels * float(np.prod(volume.geometry.spacing)) / 1000,
+        millilitres=None
+        if volume.is_picture
+        else tally.voxels * float(np.prod(volume.geometry.spacing)) / 1000,
         mean_probability=tally.probability / tally.voxels if found else None,
         mean_uncertainty=tally.uncertainty / tally.voxels if found else None,
         largest_slice=tally.largest_slice,

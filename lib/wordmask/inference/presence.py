@@ -1,6 +1,7 @@
 """Is the thing in this slice, and in this volume, at all?
 
-From the logits that a model gives for (slice, word) pairs and the limits of its preset. Knows numpy only; not models, not volumes.
+From the logits that a model gives for (slice, word) pairs and the limits of its preset. Knows numpy only; not
+models, not volumes.
 Where the limits come from: docs/presence.md.
 """
 
@@ -12,13 +13,20 @@ from numpy.typing import NDArray
 from wordmask.models.presets import PresencePreset
 from wordmask.words.prompts import Prompt
 
-Logits = NDArray[np.float32]  # [n], one per slice along the slicing plane; NaN where a slice was not looked at
+Logits = NDArray[
+    np.float32
+]  # [n], one per slice along the slicing plane; NaN where a slice was not looked at
 
-NEIGHBOURS = 3  # slices in the moving mean: one slice with a high logit between two low ones is noise more often than an organ
+# slices in the moving mean: one slice with a high logit between two low ones is noise more often than an
+# organ
+NEIGHBOURS = 3
 
 
 def volume_logit(logits: Logits) -> float:
-    """The best place in the volume: maximum of the mean over `NEIGHBOURS` slices, skipped ones left out; -inf when all are skipped."""
+    """The best place in the volume: maximum of the mean over `NEIGHBOURS` slices, skipped ones left out.
+
+    -inf when all are skipped.
+    """
     known = ~np.isnan(logits)
     if not known.any():
         return float("-inf")
@@ -30,7 +38,7 @@ def volume_logit(logits: Logits) -> float:
 
 
 def worth_segmenting(logits: Logits, preset: PresencePreset | None) -> NDArray[np.bool_]:
-    """[n], which slices to segment: those that were looked at and are not below the preset's ``slice_logit``."""
+    """[n], which slices to segment: those looked at and not below the preset's ``slice_logit``."""
     if preset is None:
         return ~np.isnan(logits)
     with np.errstate(invalid="ignore"):
@@ -38,7 +46,10 @@ def worth_segmenting(logits: Logits, preset: PresencePreset | None) -> NDArray[n
 
 
 def is_present(logits: Logits, prompt: Prompt, preset: PresencePreset | None) -> bool:
-    """Whether the word's thing is in the volume; always true without a presence section, because nothing was calibrated then."""
+    """Whether the word's thing is in the volume.
+
+    Always true without a presence section, because nothing was calibrated then.
+    """
     if preset is None:
         return True
     limit = preset.words.get(prompt.key, preset.volume_logit)

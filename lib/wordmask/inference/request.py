@@ -1,6 +1,7 @@
 """What a request means for this volume and this model: plane, slices, words, windows, and what to warn about.
 
-Everything that a user can get wrong is refused here, before anything is computed. Knows volumes, words and presets; runs no model.
+Everything that a user can get wrong is refused here, before anything is computed. Knows volumes, words and
+presets; runs no model.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ PICTURE_WINDOW = "as is"  # 8-bit pictures
 class View:
     """A volume cut into slices along one plane.
 
-    stack: [n, h, w] (pictures [1, h, w, 3]), in display orientation; looked_at: which slices to compute, ascending.
+    stack: [n, h, w] (pictures [1, h, w, 3]), in display orientation; looked_at: which slices to compute,
+    ascending.
     """
 
     volume: Volume
@@ -55,7 +57,8 @@ class View:
 def make_view(volume: Volume, *, plane: str, slices: tuple[int, int] | None, skip_air: bool) -> View:
     """Cut a volume; RequestError for an unknown plane or a range of slices that it does not have.
 
-    slices: first and last index along the slicing plane, both included; skip_air: leave out slices of a CT that show only air.
+    slices: first and last index along the slicing plane, both included; skip_air: leave out slices of a CT
+    that show only air.
     """
     chosen = choose_plane(volume, plane)
     slicing = slicing_for(volume.geometry, chosen)
@@ -69,12 +72,19 @@ def make_view(volume: Volume, *, plane: str, slices: tuple[int, int] | None, ski
 
 
 def check_slices(slices: Sequence[int], count: int) -> tuple[int, int]:
-    """(first, last), both included; RequestError when they are not two whole numbers within 0..count - 1 in rising order."""
+    """(first, last), both included; RequestError when they are not two whole numbers within 0..count - 1 in
+    rising order.
+    """
     if len(slices) != 2 or not all(isinstance(index, int | np.integer) for index in slices):
-        raise RequestError(f"slices takes two whole numbers, the first and the last slice, got {list(slices)}.")
+        raise RequestError(
+            f"slices takes two whole numbers, the first and the last slice, got {list(slices)}."
+        )
     first, last = int(slices[0]), int(slices[1])
     if not 0 <= first <= last < count:
-        raise RequestError(f"Slices {first} to {last} were asked for; along this plane the image has slices 0 to {count - 1}.")
+        raise RequestError(
+            f"Slices {first} to {last} were asked for; along this plane the image has slices 0 to "
+            f"{count - 1}."
+        )
     return first, last
 
 
@@ -82,23 +92,33 @@ def check_threshold(threshold: float | None, preset: Preset) -> float:
     """The threshold to use, 0..1; RequestError outside."""
     if threshold is None:
         return preset.threshold
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:  # NaN fails too
+    if (
+        isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
+    ):  # NaN fails too
         raise RequestError(f"The threshold is a probability between 0 and 1, got {threshold}.")
     return float(threshold)
 
 
 def check_outputs(keep: Collection[str], capabilities: Capabilities, model: str) -> frozenset[str]:
-    """Which maps to keep besides the labels; RequestError for an unknown one, or one that the model does not give."""
+    """Which maps to keep besides the labels.
+
+    RequestError for an unknown one, or one that the model does not give.
+    """
     for name in keep:
         if name not in OUTPUTS:
-            raise RequestError(f"There is no output {name!r}.{suggest(name, OUTPUTS)} Outputs: {', '.join(OUTPUTS)}.")
+            raise RequestError(
+                f"There is no output {name!r}.{suggest(name, OUTPUTS)} Outputs: {', '.join(OUTPUTS)}."
+            )
     if "attribution" in keep and not capabilities.attribution:
         raise RequestError(f"Model {model!r} has no attribution maps; ask for probability or uncertainty.")
     return frozenset(keep) - {"labels"}
 
 
 def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Typed text, words, or prompts that were made before; PromptError when there is none or a word comes twice."""
+    """Typed text, words, or prompts that were made before.
+
+    PromptError when there is none or a word comes twice.
+    """
     if not isinstance(prompts, str) and any(isinstance(item, Prompt) for item in prompts):
         made = tuple(item for item in prompts if isinstance(item, Prompt))
         if len(made) != len(prompts):
@@ -117,15 +137,20 @@ def check_prompt_sets(prompts: Sequence[Prompt], capabilities: Capabilities, mod
     """RequestError: a prompt set was chosen, and the model has none, or there is no such set."""
     for name in {prompt.prompt_set for prompt in prompts} - {None}:
         if not capabilities.prompt_sets:
-            raise RequestError(f"Model {model!r} gives its text encoder the bare word; leave the prompt set out.")
+            raise RequestError(
+                f"Model {model!r} gives its text encoder the bare word; leave the prompt set out."
+            )
         load_prompt_sets().named(str(name))
 
 
-def choose_window(prompt: Prompt, volume: Volume, requested: str | None, preset: Preset) -> tuple[str, Window | None]:
+def choose_window(
+    prompt: Prompt, volume: Volume, requested: str | None, preset: Preset
+) -> tuple[str, Window | None]:
     """How grey values become 0..1 for one word: the name of it, and the CT window if it is one.
 
-    CT: the window that was asked for, else the word's own, else soft tissue; a preset that was trained on other windows uses its
-    first one instead, unless a window was asked for. RequestError for an unknown window, whatever the image is.
+    CT: the window that was asked for, else the word's own, else soft tissue; a preset that was trained on
+    other windows uses its first one instead, unless a window was asked for. RequestError for an unknown
+    window, whatever the image is.
     """
     asked = None if requested is None else window_named(requested)
     if volume.modality != "CT":
@@ -142,37 +167,63 @@ def request_warnings(volume: Volume, window: str | None, preset: Preset, view: V
     """Sentences about the request as a whole."""
     found = []
     if window is not None and volume.modality != "CT":
-        found.append(f"The window {window!r} was not used: windows are for CT, and this image is {_called(volume)}.")
+        found.append(
+            f"The window {window!r} was not used: windows are for CT, and this image is {_called(volume)}."
+        )
     elif window is not None and preset.windows and window not in preset.windows:
         trained = ", ".join(preset.windows)
-        found.append(f"The preset {preset.name!r} was not trained on the window {window!r} (but on {trained}), so masks may be worse.")
+        found.append(
+            f"The preset {preset.name!r} was not trained on the window {window!r} (but on {trained}), so "
+            "masks may be worse."
+        )
     if not view.looked_at:
-        found.append("The slices that were asked for show only air, so nothing was marked; check the intensities, or do not skip air.")
+        found.append(
+            "The slices that were asked for show only air, so nothing was marked; check the intensities, or "
+            "do not skip air."
+        )
     return found
 
 
-def word_warnings(prompt: Prompt, volume: Volume, preset: Preset, *, known: bool, trained: Collection[str] = ()) -> list[str]:
-    """Sentences about one word. known: whether the model's text encoder and training met it; trained: on what, where it is known."""
+def word_warnings(
+    prompt: Prompt, volume: Volume, preset: Preset, *, known: bool, trained: Collection[str] = ()
+) -> list[str]:
+    """Sentences about one word.
+
+    known: whether the model's text encoder and training met it; trained: on what, where it is known.
+    """
     if not known and preset.unknown_words == "refuse":
         sentence = f"The preset {preset.name!r} was not trained on {prompt.word!r}, so nothing was marked; "
         if preset.teacher:
-            return [sentence + f"it knows {', '.join(sorted(trained))}. Train it on that word, too, or ask {preset.teacher}."]
+            return [
+                sentence
+                + f"it knows {', '.join(sorted(trained))}. Train it on that word, or ask {preset.teacher}."
+            ]
         return [sentence + "use a preset with public weights, or train it on your own labels."]
     found = []
     entry = load_vocabulary().lookup(prompt.key)
     if entry is None:
         near = load_vocabulary().suggest(prompt.word, limit=1)
         hint = f"did you mean {near[0].word!r}?" if near else "check the spelling and the mask."
-        found.append(f"{prompt.word!r} is not in the vocabulary, so it has no code and no window of its own; {hint}")
+        found.append(
+            f"{prompt.word!r} is not in the vocabulary, so it has no code and no window of its own; {hint}"
+        )
     if not known:
-        found.append(f"The preset {preset.name!r} was not trained on {prompt.word!r}; look at its mask with care.")
+        found.append(
+            f"The preset {preset.name!r} was not trained on {prompt.word!r}; look at its mask with care."
+        )
     if entry is not None and not _may_show(volume, entry):
-        found.append(f"{prompt.word!r} is usually looked for in {' or '.join(entry.modalities)}; this image is {_called(volume)}.")
+        found.append(
+            f"{prompt.word!r} is usually looked for in {' or '.join(entry.modalities)}; this image is "
+            f"{_called(volume)}."
+        )
     return found
 
 
 def _may_show(volume: Volume, entry: VocabularyEntry) -> bool:
-    """Whether an image of this kind usually shows the thing. A picture may be of any kind, but is seldom a slice of CT or MR."""
+    """Whether an image of this kind usually shows the thing.
+
+    A picture may be of any kind, but is seldom a slice of CT or MR.
+    """
     if volume.modality == "unknown":
         return True
     if volume.is_picture:

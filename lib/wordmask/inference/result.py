@@ -1,4 +1,6 @@
-"""What a segmentation is once it is done: labels, their names, what is known of each word, and how to write it.
+"""What a segmentation is once it is done.
+
+labels, their names, what is known of each word, and how to write it.
 
 Knows: label maps and numbers. Does not know: models, torch, HTTP.
 """
@@ -21,13 +23,17 @@ from wordmask.words.prompts import Prompt
 
 @dataclass(frozen=True)
 class WordStatistics:
-    """What is known of one word.
+    """What a segmentation says about one word.
 
-    presence: 0..1, how sure the model is that the thing is in the volume (without a presence output: the highest probability of a
-        pixel); voxels: how many it won; millilitres: their volume, None for pictures.
-    mean_probability: 0..1 and mean_uncertainty: nats, over those voxels, None without any (nats are of the model's own uncertainty
-        where it gives one, else the binary entropy of the probability).
-    largest_slice: where it covers most, an index along the slicing plane; None without voxels.
+    Attributes:
+        presence: 0..1, how confident the model is that the structure is in the volume; without a presence
+            output, the highest probability of a pixel.
+        voxels: how many the word won.
+        millilitres: their volume; None for pictures.
+        mean_probability: 0..1, over those voxels; None without any.
+        mean_uncertainty: nats, over those voxels; None without any. The model's own uncertainty where it has
+            one, else the binary entropy of the probability.
+        largest_slice: index along the slicing plane of the slice where it covers most; None without voxels.
     """
 
     presence: float
@@ -45,7 +51,8 @@ class Segmentation:
     labels: [k, j, i] uint8 or uint16, 0 is background; names: word -> value, 1..N in the order of the words.
     not_found: words without a voxel; warnings: sentences for people, at least one for each of them.
     window: word -> how grey values became 0..1; plane: along which slices were cut.
-    maps: what was asked for by ``keep``: "probability" (0..1), "uncertainty" (nats), "attribution" (0..1) -> word -> [k, j, i] float32.
+    maps: what was asked for by ``keep``: "probability" (0..1), "uncertainty" (nats), "attribution" (0..1) ->
+    word -> [k, j, i] float32.
     """
 
     labels: Labels
@@ -82,5 +89,8 @@ class Segmentation:
 
 
 def write_labels(path: str | Path, segmentation: Segmentation, *, compress: bool = True) -> None:
-    """Write the label map in the format that the file's name asks for; whole or not at all. VolumeError when it cannot be written."""
+    """Write the label map in the format that the file's name asks for; whole or not at all.
+
+    VolumeError when it cannot be written.
+    """
     write_label_map(Path(path), segmentation.labels, segmentation.geometry, compress=compress)

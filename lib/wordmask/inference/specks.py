@@ -1,7 +1,9 @@
-"""What three dimensions add to a mask that was made slice by slice: an organ is one piece, specks are not part of it.
+"""What three dimensions add to a mask that was made slice by slice.
 
-Knows numpy and scipy; not words, models or geometry. Nothing of the published methods is changed by it, and it can be switched off
-(`VolumeSegmenter(clean=False)`).
+An organ is one piece, specks are not part of it.
+
+Knows numpy and scipy; not words, models or geometry. Nothing of the published methods is changed by it, and
+it can be switched off (`VolumeSegmenter(clean=False)`).
 """
 
 from __future__ import annotations
@@ -10,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-MINIMUM_FRACTION = 0.02  # of the largest piece: removes specks, keeps the smaller kidney and a second lesion of a quarter of the diameter
+# of the largest piece: removes specks, keeps the smaller kidney and a second lesion of a quarter of the
+# diameter
+MINIMUM_FRACTION = 0.02
 
-TOUCHING = ndimage.generate_binary_structure(3, 3)  # pieces that share a corner are one: thin vessels run diagonally through slices
+TOUCHING = ndimage.generate_binary_structure(
+    3, 3
+)  # pieces that share a corner are one: thin vessels run diagonally through slices
 
 
 def drop_specks(mask: NDArray[np.bool_], *, minimum_fraction: float = MINIMUM_FRACTION) -> NDArray[np.bool_]:
-    """A copy of a mask [n, h, w] without the pieces that have less than ``minimum_fraction`` of the largest one's voxels."""
+    """A copy of a mask [n, h, w] without the pieces that have less than ``minimum_fraction`` of the largest
+    one's voxels.
+    """
     kept = np.zeros_like(mask)
     boxes = ndimage.find_objects(mask.astype(np.uint8))
     if not boxes:

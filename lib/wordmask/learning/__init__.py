@@ -1,1 +1,4 @@
-"""Learning from labelled cases, captions and unlabelled images, and how well it went. Never imported by what serves masks."""
+"""Learning from labelled cases, captions and unlabelled images, and how well it went.
+
+Never imported by what serves masks.
+"""

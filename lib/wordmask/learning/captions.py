@@ -1,7 +1,8 @@
 """Pictures with captions: what CLIP is tuned on (MedCLIP-SAMv2's first stage, methods.md 2.2).
 
-Knows lists, image files, labelled cases and words; not models, not torch. A pair is one picture, or one slice of a volume, and what is
-said about it. Captions come from a list that people made, or are written here from label maps: "CT slice showing liver and spleen".
+Knows lists, image files, labelled cases and words; not models, not torch. A pair is one picture, or one slice
+of a volume, and what is said about it. Captions come from a list that people made, or are written here from
+label maps: "CT slice showing liver and spleen".
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ PICTURES = {"US": "ultrasound picture"}
 class ImageCaption:
     """One picture and its caption.
 
-    source: who names it, for errors ("line 3 of pairs.csv"); group: pairs of one group (one patient, one image) are never divided between
-    training and check; slice: index along the slicing plane of a volume, in display order; window: of a CT.
+    source: who names it, for errors ("line 3 of pairs.csv"); group: pairs of one group (one patient, one
+    image) are never divided between training and check; slice: index along the slicing plane of a volume, in
+    display order; window: of a CT.
     """
 
     image: Path
@@ -55,7 +57,10 @@ class CaptionList:
 
 
 def names_cases(path: Path) -> bool:
-    """Whether ``path`` is what `wordmask train` takes: a folder, or a JSON list whose first entry has a label map."""
+    """Whether ``path`` is what `wordmask train` takes.
+
+    A folder, or a JSON list whose first entry has a label map.
+    """
     if path.is_dir() or path.suffix.lower() != ".json":
         return path.is_dir()
     first = _json_entries(path)[0]
@@ -63,37 +68,51 @@ def names_cases(path: Path) -> bool:
 
 
 def read_caption_list(path: Path, *, least_characters: int) -> CaptionList:
-    """A CSV file with the columns image and caption, or a JSON list of ``{"image": ..., "caption": ...}``; paths are relative to the list.
+    """A CSV file with the columns image and caption, or a JSON list of ``{"image".
 
-    Optional: group (pairs that belong together, one patient for instance), slice (of a volume, along its slicing plane, from 0), window
-    (of a CT). Captions below ``least_characters`` are left out and counted. VolumeError says what is wrong, in which line or entry.
+    ..., "caption": ...}``; paths are relative to the list.
+
+    Optional: group (pairs that belong together, one patient for instance), slice (of a volume, along its
+    slicing plane, from 0), window (of a CT). Captions below ``least_characters`` are left out and counted.
+    VolumeError says what is wrong, in which line or entry.
     """
     entries = _json_pairs(path) if path.suffix.lower() == ".json" else _csv_pairs(path)
     pairs = [_pair(entry, source, path) for source, entry in entries]
     long = tuple(pair for pair in pairs if len(pair.caption) >= least_characters)
     if not long:
-        reason = f"its {len(pairs)} captions are all shorter than {least_characters} characters" if pairs else "it is empty"
+        reason = (
+            f"its {len(pairs)} captions are all shorter than {least_characters} characters"
+            if pairs
+            else "it is empty"
+        )
         raise VolumeError(f"{path.name} has no caption to learn from: {reason}.")
     return CaptionList(long, len(pairs) - len(long))
 
 
 def captions_of_cases(cases: Iterable[Case], *, slices: int, words: int | None) -> CaptionList:
-    """Captions of labelled cases: of at most ``slices`` slices each that show something, evenly spread, always the same ones.
+    """Captions of labelled cases: of at most ``slices`` slices each that show something, evenly spread,
+    always the same ones.
 
-    words: how many things a caption names, the largest first; None: all. VolumeError, LabelError: a case cannot be read, or none shows
-    anything.
+    words: how many things a caption names, the largest first; None: all. VolumeError, LabelError: a case
+    cannot be read, or none shows anything.
     """
     pairs = [pair for case in cases for pair in _captions_of(case.read(), slices, words)]
     if not pairs:
-        raise VolumeError("No label map of these cases shows anything, so there is nothing to write captions of.")
+        raise VolumeError(
+            "No label map of these cases shows anything, so there is nothing to write captions of."
+        )
     return CaptionList(tuple(pairs))
 
 
-def read_pictures(pairs: Iterable[ImageCaption], windows: Sequence[str] = ()) -> Iterator[NDArray[np.float32]]:
+def read_pictures(
+    pairs: Iterable[ImageCaption], windows: Sequence[str] = ()
+) -> Iterator[NDArray[np.float32]]:
     """Each pair's picture, [3, h, w] in 0..1, in display orientation, one after the other.
 
-    windows: of CT that the weights know; empty: any. An image is read once for all its neighbours in the list.
-    VolumeError: an image is damaged, or has several slices where none is named; the sentence says which entry names it.
+    windows: of CT that the weights know; empty: any. An image is read once for all its neighbours in the
+    list.
+    VolumeError: an image is damaged, or has several slices where none is named; the sentence says which entry
+    names it.
     """
     path, volume = None, None
     for pair in pairs:
@@ -112,10 +131,16 @@ def _read(pair: ImageCaption) -> Volume:
 def _picture(pair: ImageCaption, volume: Volume, windows: Sequence[str]) -> NDArray[np.float32]:
     stack = slicing_for(volume.geometry, choose_plane(volume)).cut(volume.array)
     if pair.slice is None and len(stack) > 1:
-        raise VolumeError(f"{volume.name}, which {pair.source} names, has {len(stack)} slices; say which one is meant with slice.")
+        raise VolumeError(
+            f"{volume.name}, which {pair.source} names, has {len(stack)} slices; say which one is meant with "
+            "slice."
+        )
     index = pair.slice or 0
     if not 0 <= index < len(stack):
-        raise VolumeError(f"{_begun(pair.source)} names slice {index} of {volume.name}, which has slices 0 to {len(stack) - 1}.")
+        raise VolumeError(
+            f"{_begun(pair.source)} names slice {index} of {volume.name}, which has slices 0 to "
+            f"{len(stack) - 1}."
+        )
     name = pair.window or WINDOW
     if windows and name not in windows:
         name = windows[0]
@@ -130,7 +155,10 @@ def _captions_of(case: LabelledVolume, slices: int, words: int | None) -> list[I
     shares = {word: slicing.cut(mask).sum((1, 2)) / (height * width) for word, mask in case.masks.items()}
     shown: dict[int, list[str]] = {}
     for index in range(slicing.cut_shape[0]):
-        there = sorted((word for word in shares if shares[word][index] >= SMALLEST_SHARE), key=lambda word: -shares[word][index])
+        there = sorted(
+            (word for word in shares if shares[word][index] >= SMALLEST_SHARE),
+            key=lambda word: -shares[word][index],
+        )
         if there:
             shown[index] = there[:words]
     chosen = _spread(list(shown), slices)
@@ -138,11 +166,15 @@ def _captions_of(case: LabelledVolume, slices: int, words: int | None) -> list[I
     origin = case.case
     return [
         ImageCaption(
-            origin.image, f"{kind} showing {_listed(shown[index])}", f"the case {origin.name}", origin.group or origin.name,
-            None if case.volume.is_picture else index, case.prompts[shown[index][0]].window,
+            origin.image,
+            f"{kind} showing {_listed(shown[index])}",
+            f"the case {origin.name}",
+            origin.group or origin.name,
+            None if case.volume.is_picture else index,
+            case.prompts[shown[index][0]].window,
         )
         for index in chosen
-    ]  # fmt: skip
+    ]
 
 
 def _spread(indices: Sequence[int], most: int) -> list[int]:
@@ -162,7 +194,9 @@ def _listed(words: Sequence[str]) -> str:
 
 def _pair(entry: Mapping[str, Any], source: str, path: Path) -> ImageCaption:
     if not all(isinstance(entry.get(key), str) and entry[key].strip() for key in NEEDED):
-        raise VolumeError(f"{_begun(source)} needs image and caption, the name of a file and what is said about it.")
+        raise VolumeError(
+            f"{_begun(source)} needs image and caption, the name of a file and what is said about it."
+        )
     image = path.parent / entry["image"].strip()
     if not image.exists():
         raise VolumeError(f"There is no file {image.name}, which {source} names.")
@@ -170,7 +204,9 @@ def _pair(entry: Mapping[str, Any], source: str, path: Path) -> ImageCaption:
     if window is not None:
         window_named(window)
     group = str(entry.get("group") or entry["image"].strip())
-    return ImageCaption(image, " ".join(entry["caption"].split()), source, group, _slice(entry.get("slice"), source), window)
+    return ImageCaption(
+        image, " ".join(entry["caption"].split()), source, group, _slice(entry.get("slice"), source), window
+    )
 
 
 def _slice(value: Any, source: str) -> int | None:
@@ -206,12 +242,18 @@ def _csv_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         columns = [name.strip() for name in reader.fieldnames or ()]
         if lacking := [name for name in NEEDED if name not in columns]:
-            raise VolumeError(f"{path.name} lacks the column {lacking[0]!r}; its first line must name the columns image and caption.")
+            raise VolumeError(
+                f"{path.name} lacks the column {lacking[0]!r}; its first line must name the columns image "
+                "and caption."
+            )
         reader.fieldnames = columns
         for row in reader:
             source = f"line {reader.line_num} of {path.name}"
             if None in row or None in row.values():
-                raise VolumeError(f"{_begun(source)} has not as many fields as the first line; put quotes around a caption with commas.")
+                raise VolumeError(
+                    f"{_begun(source)} has not as many fields as the first line; put quotes around a caption "
+                    "with commas."
+                )
             yield source, row
     except csv.Error as error:
         raise VolumeError(f"Line {reader.line_num} of {path.name} is no readable CSV ({error}).") from error
@@ -228,4 +270,6 @@ def _text(path: Path) -> str:
     except FileNotFoundError as error:
         raise VolumeError(f"There is no file {path.name}.") from error
     except (OSError, ValueError) as error:
-        raise VolumeError(f"{path.name} cannot be read as text ({error.__class__.__name__}); save it as UTF-8.") from error
+        raise VolumeError(
+            f"{path.name} cannot be read as text ({error.__class__.__name__}); save it as UTF-8."
+        ) from error

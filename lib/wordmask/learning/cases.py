@@ -1,7 +1,9 @@
-"""Labelled cases: an image, its label map, and which values stand for which word. What models learn from and are judged by.
+"""Labelled cases: an image, its label map, and which values stand for which word.
 
-Knows files, words and masks; not models, not torch, not a server. A word that a case names and no voxel has is *absent* from that case;
-a word that it does not name is *unknown* there and is neither learned nor judged.
+What models learn from and are judged by.
+
+Knows files, words and masks; not models, not torch, not a server. A word that a case names and no voxel has
+is *absent* from that case; a word that it does not name is *unknown* there and is neither learned nor judged.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ def canonical_word(word: str) -> str:
 class Case:
     """One image with its label map.
 
-    words: word -> its values in the label map; no value at all means every value but 0. group: cases of one group (one patient, two
-    sides of one body) are never divided between training and validation; each case is its own when it is empty.
+    words: word -> its values in the label map; no value at all means every value but 0. group: cases of one
+    group (one patient, two sides of one body) are never divided between training and validation; each case is
+    its own when it is empty.
     """
 
     name: str
@@ -55,13 +58,17 @@ class Case:
         values = label_values(drawn)
         if values.shape != volume.array.shape[:3]:
             raise VolumeError(
-                f"The label map of {self.name} has {_size(values.shape)} voxels and its image {_size(volume.array.shape[:3])}; "
+                f"The label map of {self.name} has {_size(values.shape)} voxels and its image "
+                f"{_size(volume.array.shape[:3])}; "
                 "save the label map on the grid of the image."
             )
         if not volume.is_picture and not drawn.is_picture:
             _check_same_place(drawn, volume, self.name)
         lossy = suffix_of(self.label) in LOSSY
-        masks = {word: values > (LOSSY_THRESHOLD if lossy else 0) if not own else np.isin(values, own) for word, own in self.words.items()}
+        masks = {
+            word: values > (LOSSY_THRESHOLD if lossy else 0) if not own else np.isin(values, own)
+            for word, own in self.words.items()
+        }
         return LabelledVolume(self, volume, masks)
 
 
@@ -81,7 +88,8 @@ class LabelledVolume:
     def groups(self) -> list[list[str]]:
         """The words in as few groups as their order allows, none of which holds two words that share a voxel.
 
-        A label map gives a voxel to one word: asked together, "kidney" and "left kidney" would take voxels from each other.
+        A label map gives a voxel to one word: asked together, "kidney" and "left kidney" would take voxels
+        from each other.
         """
         groups: list[list[str]] = []
         for word, mask in self.masks.items():
@@ -103,11 +111,16 @@ def label_values(drawn: Volume) -> NDArray[np.integer[Any]]:
     array = drawn.array
     if drawn.is_picture:
         if (array != array[..., :1]).any() and suffix_of(Path(drawn.name)) not in LOSSY:
-            raise LabelError(f"The label map {drawn.name} has colours; save it as one grey channel whose values are labels.")
+            raise LabelError(
+                f"The label map {drawn.name} has colours; save it as one grey channel whose values are "
+                "labels."
+            )
         array = array[..., 0]
     if array.dtype.kind not in "iub":
         if not np.array_equal(array, np.round(array)):
-            raise LabelError(f"A label map holds whole numbers, but {drawn.name} holds fractions; save it as integers.")
+            raise LabelError(
+                f"A label map holds whole numbers, but {drawn.name} holds fractions; save it as integers."
+            )
         array = array.astype(np.int64)
     return array
 
@@ -115,8 +128,9 @@ def label_values(drawn: Volume) -> NDArray[np.integer[Any]]:
 def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse") -> list[Case]:
     """A list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
 
-    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}`` for every value but 0, or be a ``label_info`` list
-    as MONAI Label keeps it. ``name`` and ``group`` are optional. missing: what to do about an entry whose files are not there.
+    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}`` for every value but 0,
+    or be a ``label_info`` list as MONAI Label keeps it. ``name`` and ``group`` are optional. missing: what to
+    do about an entry whose files are not there.
 
     VolumeError, LabelError: what is wrong, and in which entry.
     """
@@ -127,7 +141,9 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
     except (OSError, ValueError) as error:
         raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
-        raise VolumeError(f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.')
+        raise VolumeError(
+            f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
+        )
     made = [_entry(entry, number, path) for number, entry in enumerate(entries)]
     for number, case in enumerate(made):
         for file in (case.image, case.label):
@@ -137,27 +153,40 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
 
 
 def cases_from_folder(folder: Path, word: str) -> list[Case]:
-    """The papers' layout: ``images/`` and ``labels/`` with equal names before the ending; every value but 0 is the word.
+    """The papers' layout: ``images/`` and ``labels/`` with equal names before the ending.
+
+    Every value but 0 is the word.
 
     VolumeError: a folder is missing or empty, or an image has no label map.
     """
     images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
     if not images:
-        raise VolumeError(f"{folder.name} has no images/ with files in it; put images into images/ and their label maps into labels/.")
+        raise VolumeError(
+            f"{folder.name} has no images/ with files in it; put images into images/ and their label maps "
+            "into labels/."
+        )
     if missing := sorted(images.keys() - labels.keys()):
-        raise VolumeError(f"{len(missing)} images of {folder.name} have no label map of the same name in labels/, first {missing[0]!r}.")
+        raise VolumeError(
+            f"{len(missing)} images of {folder.name} have no label map of the same name in labels/, first "
+            f"{missing[0]!r}."
+        )
     return [Case(stem, images[stem], labels[stem], {canonical_word(word): ()}) for stem in sorted(images)]
 
 
 def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, tuple[int, ...]]:
-    """Names of a label map as `Case.words`; two names of one thing ("liver", "hepar") share it. LabelError."""
+    """Names of a label map as `Case.words`; two names of one thing ("liver", "hepar") share it.
+
+    LabelError.
+    """
     if not isinstance(names, Mapping):
         names = LabelTable.from_label_info(names).names()
     words: dict[str, tuple[int, ...]] = {}
     for name, values in names.items():
         own = tuple(values) if isinstance(values, list | tuple) else (values,)
         if not all(type(value) is int and value > 0 for value in own):
-            raise LabelError(f"The values of {name!r} in {owner} must be whole numbers above 0, got {values}.")
+            raise LabelError(
+                f"The values of {name!r} in {owner} must be whole numbers above 0, got {values}."
+            )
         word = canonical_word(str(name))
         words[word] = tuple(sorted({*words.get(word, ()), *own}))
     if not words:
@@ -174,7 +203,9 @@ def _entry(entry: Any, number: int, path: Path) -> Case:
         words = words_of(entry.get("names", {}), owner)
     except WordMaskError as error:
         raise LabelError(f"{owner}: {error}") from error
-    return Case(str(entry.get("name") or _stem(files[0])), files[0], files[1], words, str(entry.get("group", "")))
+    return Case(
+        str(entry.get("name") or _stem(files[0])), files[0], files[1], words, str(entry.get("group", ""))
+    )
 
 
 def _owner(number: int, path: Path) -> str:
@@ -184,7 +215,11 @@ def _owner(number: int, path: Path) -> str:
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
-    return {_stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    return {
+        _stem(path): path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def _stem(path: Path) -> str:
@@ -194,7 +229,9 @@ def _stem(path: Path) -> str:
 def _check_same_place(drawn: Volume, volume: Volume, name: str) -> None:
     ours, theirs = volume.geometry, drawn.geometry
     if not np.allclose(ours.affine_ras, theirs.affine_ras, atol=GRID_TOLERANCE * max(1.0, *ours.spacing)):
-        raise VolumeError(f"The label map of {name} lies elsewhere than its image; resample it onto the grid of the image.")
+        raise VolumeError(
+            f"The label map of {name} lies elsewhere than its image; resample it onto the grid of the image."
+        )
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,6 @@
-"""How a training on labelled cases goes: numbers with meaning and limits; configs/recipes/finetuning/<name>.yaml holds the values.
+"""How a training on labelled cases goes.
+
+Numbers with meaning and limits; configs/recipes/finetuning/<name>.yaml holds the values.
 
 Knows numbers; not models, not data.
 """
@@ -9,7 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from wordmask.errors import RequestError
 from wordmask.resources import config_names, look_up, read_config, suggest
@@ -26,41 +36,89 @@ class Recipe(BaseModel):
     name: str
     description: str
     epochs: int = Field(ge=1, le=10_000, description="at most; early stopping and minutes may end it before")
-    minutes: PositiveFloat | None = Field(default=None, description="end after so many, with what is best until then")
+    minutes: PositiveFloat | None = Field(
+        default=None, description="end after so many, with what is best until then"
+    )
     batch: PositiveInt = Field(description="(slice, word) pairs per step")
-    accumulate: PositiveInt = Field(default=1, description="steps whose gradients are added before the weights change")
-    steps_per_epoch: PositiveInt | None = Field(default=None, description="None: every pair that shows its word comes once")
-    negatives: float = Field(default=0.3, ge=0, le=0.9, description="share of pairs whose slice does not show the word")
-    views: PositiveInt = Field(default=24, description="of each slice at most: itself, and others that are turned, scaled and tinted")
-    all_views: PositiveInt = Field(default=480, description="of all slices together, as features of each are computed; but two of each")
+    accumulate: PositiveInt = Field(
+        default=1, description="steps whose gradients are added before the weights change"
+    )
+    steps_per_epoch: PositiveInt | None = Field(
+        default=None, description="None: every pair that shows its word comes once"
+    )
+    negatives: float = Field(
+        default=0.3, ge=0, le=0.9, description="share of pairs whose slice does not show the word"
+    )
+    views: PositiveInt = Field(
+        default=24, description="of each slice at most: itself, and others that are turned, scaled and tinted"
+    )
+    all_views: PositiveInt = Field(
+        default=480, description="of all slices together, as features of each are computed; but two of each"
+    )
     mirror: Literal["pictures", "always", "never"] = Field(
-        default="pictures", description="which images are mirrored and turned by 90 degrees; left and right words are exchanged then"
+        default="pictures",
+        description="which images are mirrored and turned by 90 degrees; then left and right words swap",
     )
-    synonyms: float = Field(default=0.3, ge=0, le=1, description="how often a word is shown by one of its synonyms")
-    decoder_rate: PositiveFloat = Field(description="peak learning rate of the decoder, where a word is new to the weights")
+    synonyms: float = Field(
+        default=0.3, ge=0, le=1, description="how often a word is shown by one of its synonyms"
+    )
+    decoder_rate: PositiveFloat = Field(
+        description="peak learning rate of the decoder, where a word is new to the weights"
+    )
     known_decoder_rate: PositiveFloat = Field(
-        default=3e-5, description="the same where they know all words: what they have is then worth keeping, and few cases would spoil it"
+        default=3e-5,
+        description=(
+            "the same where they know all words: what they have is then worth keeping, and few cases would "
+            "spoil it"
+        ),
     )
-    text_rate: PositiveFloat = Field(default=2e-4, description="of tiny's text tower; public text towers are frozen")
-    fresh_decoder: bool = Field(default=False, description="start with a random decoder instead of the one that serves")
-    ipp: bool = Field(default=True, description="with the implicit position prompt; false only in a fresh decoder, for ablations")
-    bid: bool = Field(default=True, description="with the bidirectional interaction decoder; false only in a fresh decoder")
-    refiner: bool = Field(default=True, description="add a refiner, a small U-Net on the pixels, where the version has none yet")
+    text_rate: PositiveFloat = Field(
+        default=2e-4, description="of tiny's text tower; public text towers are frozen"
+    )
+    fresh_decoder: bool = Field(
+        default=False, description="start with a random decoder instead of the one that serves"
+    )
+    ipp: bool = Field(
+        default=True,
+        description="with the implicit position prompt; false only in a fresh decoder, for ablations",
+    )
+    bid: bool = Field(
+        default=True, description="with the bidirectional interaction decoder; false only in a fresh decoder"
+    )
+    refiner: bool = Field(
+        default=True, description="add a refiner, a small U-Net on the pixels, where the version has none yet"
+    )
     refiner_rate: PositiveFloat = Field(default=1e-3, description="peak learning rate of the refiner")
-    replay: float = Field(default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before")
-    lora_rank: int = Field(default=0, ge=0, le=64, description="of SAM's encoder; 0: it is frozen and computed once per view")
+    replay: float = Field(
+        default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before"
+    )
+    lora_rank: int = Field(
+        default=0, ge=0, le=64, description="of SAM's encoder; 0: it is frozen and computed once per view"
+    )
     lora_rate: PositiveFloat = 2e-4
     weight_decay: float = Field(default=1e-4, ge=0)
-    warm_up: float = Field(default=0.05, ge=0, lt=1, description="share of all steps with rising learning rate; then a cosine to 1 %")
+    warm_up: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="share of all steps with rising learning rate; then a cosine to 1 %",
+    )
     presence_weight: float = Field(default=0.25, ge=0, description="of the loss of the presence logit")
-    anchor_weight: float = Field(default=10.0, ge=0, description="price of moving the embedding of a word that was learned before")
+    anchor_weight: float = Field(
+        default=10.0, ge=0, description="price of moving the embedding of a word that was learned before"
+    )
     validation: float = Field(default=0.2, gt=0, lt=1, description="share of cases that are not learned from")
     validate_every: PositiveInt = Field(default=1, description="epochs")
-    patience: PositiveInt = Field(default=10, description="validations without improvement after which the training ends")
+    patience: PositiveInt = Field(
+        default=10, description="validations without improvement after which the training ends"
+    )
     seed: int = 1
 
     def views_of_each(self, slices: int) -> int:
-        """How many views each of so many slices gets: few pictures are seen many ways, for what is seen too often is learned by heart."""
+        """How many views each of so many slices gets.
+
+        Few pictures are seen many ways, for what is seen too often is learned by heart.
+        """
         return min(self.views, max(2, self.all_views // max(1, slices)))
 
     @model_validator(mode="after")
@@ -76,7 +134,10 @@ def recipe_names(kind: str = KIND) -> list[str]:
 
 
 def load_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
+    """A recipe with some of its numbers changed.
+
+    RequestError names the wrong one and the nearest right one.
+    """
     return read_recipe(Recipe, KIND, name, changes)
 
 
@@ -89,6 +150,10 @@ def read_recipe(recipe: type[AnyRecipe], kind: str, name: str, changes: Mapping[
     except ValidationError as error:
         first = error.errors()[0]
         setting = ".".join(map(str, first["loc"]))
-        owner = f"The setting {setting!r} of recipe {name!r}" if setting else f"Recipe {name!r} with these settings"
+        owner = (
+            f"The setting {setting!r} of recipe {name!r}"
+            if setting
+            else f"Recipe {name!r} with these settings"
+        )
         hint = suggest(setting, recipe.model_fields) if first["type"] == "extra_forbidden" else ""
         raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error

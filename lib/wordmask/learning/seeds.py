@@ -1,12 +1,16 @@
-"""Random numbers of one step of a training: they depend on the seed and the step alone, so that a resumed run continues as if nothing
-had happened. Knows torch; not what is learned.
+"""Random numbers of one step of a training.
+
+They depend on the seed and the step alone, so that a resumed run continues as if nothing had happened. Knows
+torch; not what is learned.
 """
 
 from __future__ import annotations
 
 import torch
 
-_SPREAD = 1_000_003  # a prime above the steps of any epoch: no two (seed, step) of one training share a number
+_SPREAD = (
+    1_000_003  # a prime above the steps of any epoch: no two (seed, step) of one training share a number
+)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -1,6 +1,7 @@
 """Which cases are learned from and which judge what was learned.
 
-Knows names of cases; not their content. A case keeps its side for good: adding others, or the order of files, changes nothing.
+Knows names of cases; not their content. A case keeps its side for good: adding others, or the order of files,
+changes nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ def split_cases(
 ) -> tuple[list[Case], list[Case]]:
     """(training, validation), never parting a group. share: of new cases that go to validation, 0..1.
 
-    learned, judging: names that the version in use was trained on and judged by: they stay where they were. Of new groups, those whose
-    name has a digest below ``share`` judge, but never more than twice the share of all; if that is none, the one with the smallest
-    digest. With one group alone, nothing judges.
+    learned, judging: names that the version in use was trained on and judged by: they stay where they were.
+    Of new groups, those whose name has a digest below ``share`` judge, but never more than twice the share of
+    all; if that is none, the one with the smallest digest. With one group alone, nothing judges.
 
     RequestError: two cases have one name.
     """
@@ -27,7 +28,9 @@ def split_cases(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
-    known = {_group(case): case.name in judging for case in cases if case.name in learned or case.name in judging}
+    known = {
+        _group(case): case.name in judging for case in cases if case.name in learned or case.name in judging
+    }
     chosen = judging_groups({_group(case) for case in cases}, share, known)
     return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
 
@@ -40,7 +43,9 @@ def judging_groups(names: Collection[str], share: float, known: Mapping[str, boo
     fresh = [group for group in groups if group not in known]
     most = min(max(1, round(2 * share * len(groups))), len(groups) - 1) - len(chosen)
     small = [group for group in fresh if _digest(group) < share] or ([] if chosen else fresh[:1])
-    return chosen | set(small[: max(0, most)])  # few names may all have small digests: something must be left to learn from
+    return chosen | set(
+        small[: max(0, most)]
+    )  # few names may all have small digests: something must be left to learn from
 
 
 def _group(case: Case) -> str:

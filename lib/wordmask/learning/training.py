@@ -1,7 +1,9 @@
-"""What every training does the same way: where it starts, how it tells how far it is, what it publishes, and what it reports.
+"""What every training does the same way.
 
-Knows the store of versions and cards; not models, not data. Nothing is published before the very end, so a training that is killed leaves
-the model in use untouched.
+Where it starts, how it tells how far it is, what it publishes, and what it reports.
+
+Knows the store of versions and cards; not models, not data. Nothing is published before the very end, so a
+training that is killed leaves the model in use untouched.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from wordmask.weights.versions import ModelStore
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is. stage: for people; done, total: of the stage; the rest as soon as it is known."""
+    """How far a training is.
+
+    stage: for people; done, total: of the stage; the rest as soon as it is known.
+    """
 
     stage: str
     done: int = 0
@@ -107,7 +112,14 @@ def find_start(store: ModelStore, start: int | None) -> int | None:
 
 
 def fill_card(
-    *, model: str, preset: str, parent: int | None, recipe: BaseModel, forced: bool, libraries: Iterable[str], **content: Any
+    *,
+    model: str,
+    preset: str,
+    parent: int | None,
+    recipe: BaseModel,
+    forced: bool,
+    libraries: Iterable[str],
+    **content: Any,
 ) -> Card:
     """The card of a version that is made now.
 
@@ -144,5 +156,9 @@ def publish_if_better(
     if force or (check is not None and check.after > check.before):
         cancel.check()
         number = store.publish(write)
-    outcome = f"Version {number} is published and serves" if number else "Nothing was published, because the training did not help"
+    outcome = (
+        f"Version {number} is published and serves"
+        if number
+        else "Nothing was published, because the training did not help"
+    )
     return number, f"{outcome}, without a check." if check is None else f"{outcome}: {check.description}."

@@ -1,4 +1,6 @@
-"""A slice seen several ways: turned, scaled, tinted, and mirrored where that is harmless. The same seed gives the same views.
+"""A slice seen several ways: turned, scaled, tinted, and mirrored where that is harmless.
+
+The same seed gives the same views.
 
 Knows MONAI's transforms; not volumes, not models.
 """
@@ -29,14 +31,17 @@ SIDES = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True)
 class View:
-    """image: [3, H, W] float in 0..1; masks: word -> [H, W] float in 0..1, as the words are called in this view."""
+    """image: [3, H, W] float in 0..1; masks.
+
+    Word -> [H, W] float in 0..1, as the words are called in this view.
+    """
 
     image: Tensor
     masks: Mapping[str, Tensor]
 
 
 def opposite_word(word: str) -> str | None:
-    """"left kidney" -> "right kidney"; None for a word without a side."""
+    """ "left kidney" -> "right kidney"; None for a word without a side."""
     first, *rest = word.split(" ")
     if first.lower() in SIDES and rest:
         other = " ".join([SIDES[first.lower()], *rest])
@@ -48,9 +53,10 @@ def opposite_word(word: str) -> str | None:
 def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: int, mirror: bool) -> View:
     """View ``number`` of a slice; 0 is the slice itself.
 
-    image: [3, H, W]; masks: word -> [H, W]; key: what the randomness depends on besides the number. mirror: half of the views are
-    mirrored left to right and a quarter turned each way. What was the left kidney is a right kidney then; a word with a side whose
-    other side has no mask here is left out of such a view, for nobody knows where its thing is.
+    image: [3, H, W]; masks: word -> [H, W]; key: what the randomness depends on besides the number. mirror:
+    half of the views are mirrored left to right and a quarter turned each way. What was the left kidney is a
+    right kidney then; a word with a side whose other side has no mask here is left out of such a view, for
+    nobody knows where its thing is.
     """
     if number == 0:
         return View(image, dict(masks))
@@ -61,12 +67,20 @@ def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: i
         masks = {word: found.flip(-1) for word, found in _exchanged(masks).items()}
     if mirror:
         turns = int(draws[1] * 4)
-        image, masks = image.rot90(turns, (-2, -1)), {word: mask.rot90(turns, (-2, -1)) for word, mask in masks.items()}
+        image, masks = (
+            image.rot90(turns, (-2, -1)),
+            {word: mask.rot90(turns, (-2, -1)) for word, mask in masks.items()},
+        )
     words = list(masks)
-    stacked = torch.stack([masks[word].float() for word in words]) if words else torch.zeros(1, *image.shape[-2:])
+    stacked = (
+        torch.stack([masks[word].float() for word in words]) if words else torch.zeros(1, *image.shape[-2:])
+    )
     made = _random(image.shape[-2], image.shape[-1], seed)({"image": image, "masks": stacked})
     moved = made["masks"].as_tensor()
-    return View(made["image"].as_tensor().clamp(0, 1).contiguous(), {word: moved[row].clamp(0, 1) for row, word in enumerate(words)})
+    return View(
+        made["image"].as_tensor().clamp(0, 1).contiguous(),
+        {word: moved[row].clamp(0, 1) for row, word in enumerate(words)},
+    )
 
 
 def _exchanged(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,16 +90,23 @@ def _exchanged(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _random(height: int, width: int, seed: int) -> Compose:
     both = ("image", "masks")
-    transforms = Compose([
-        RandAffined(
-            both, prob=0.9, rotate_range=ANGLE, scale_range=SCALE, translate_range=(SHIFT * height, SHIFT * width), mode="bilinear",
-            padding_mode="zeros",
-        ),
-        RandScaleIntensityd("image", factors=0.15, prob=0.7),
-        RandShiftIntensityd("image", offsets=0.08, prob=0.7),
-        RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
-        RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0)),
-        RandGaussianNoised("image", prob=0.25, std=0.03),
-    ])  # fmt: skip
+    transforms = Compose(
+        [
+            RandAffined(
+                both,
+                prob=0.9,
+                rotate_range=ANGLE,
+                scale_range=SCALE,
+                translate_range=(SHIFT * height, SHIFT * width),
+                mode="bilinear",
+                padding_mode="zeros",
+            ),
+            RandScaleIntensityd("image", factors=0.15, prob=0.7),
+            RandShiftIntensityd("image", offsets=0.08, prob=0.7),
+            RandAdjustContrastd("image", prob=0.3, gamma=(0.75, 1.35)),
+            RandGaussianSmoothd("image", prob=0.15, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0)),
+            RandGaussianNoised("image", prob=0.25, std=0.03),
+        ]
+    )
     transforms.set_random_state(seed=seed)
     return transforms

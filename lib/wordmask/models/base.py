@@ -1,7 +1,8 @@
 """The contract that every text-prompted model fulfils, and the registry of models.
 
-A model sees 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline alone maps what it
-returns back to original pixels. Row p of an output depends on its own slice and word alone, never on the rest of the batch.
+A model sees 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline
+alone maps what it returns back to original pixels. Row p of an output depends on its own slice and word
+alone, never on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SEGMENTERS = {  # name on the wire -> where it lives; listing the names imports 
 
 @dataclass(frozen=True)
 class SliceKey:
-    """What a slice is, for the cache and for the noise: the same slice of the same volume has the same key in every request."""
+    """What a slice is, for the cache and for the noise.
+
+    The same slice of the same volume has the same key in every request.
+    """
 
     digest: str
     plane: str
@@ -55,7 +59,10 @@ class SliceFeatures:
 
 @dataclass
 class PromptFeatures:
-    """What a model keeps of K words. known: bool [K], false where the text encoder or the training never met the word."""
+    """What a model keeps of K words.
+
+    known: bool [K], false where the text encoder or the training never met the word.
+    """
 
     prompts: tuple[Prompt, ...]
     tensors: dict[str, Tensor]
@@ -67,9 +74,11 @@ class PromptFeatures:
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person adds besides a word, in (x, y) pixels of slices, pixel i centred at i, and indices along the slicing plane.
+    """What a person adds besides a word, in (x, y) pixels of slices, pixel i centred at i, and indices along
+    the slicing plane.
 
-    points: (slice, x, y, positive); box: (first slice, last slice, x0, y0, x1, y1), the same in all of these slices.
+    points: (slice, x, y, positive); box: (first slice, last slice, x0, y0, x1, y1), the same in all of these
+    slices.
     """
 
     points: tuple[tuple[int, float, float, bool], ...] = ()
@@ -88,8 +97,11 @@ class Hints:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do. hints: kinds of `Hints` that it uses; prompt_sets: whether a request may choose one of them
-    (`wordmask.words.prompt_sets`)."""
+    """What a model can do.
+
+    hints: kinds of `Hints` that it uses; prompt_sets: whether a request may choose one of them
+    (`wordmask.words.prompt_sets`).
+    """
 
     hints: frozenset[str] = frozenset()
     prompt_sets: bool = False
@@ -113,11 +125,16 @@ class SegmenterOutput:
 
 
 class Segmenter(nn.Module, abc.ABC):
-    """Base of all models. Subclasses set ``preset`` (numbers and limits) and are built by `load_segmenter`."""
+    """Base of all models.
+
+    Subclasses set ``preset`` (numbers and limits) and are built by `load_segmenter`.
+    """
 
     name: str
     capabilities: Capabilities = Capabilities()
-    trained_words: frozenset[str] = frozenset()  # what the weights were trained on; empty: not limited to a list
+    trained_words: frozenset[str] = (
+        frozenset()
+    )  # what the weights were trained on; empty: not limited to a list
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -151,32 +168,48 @@ class Segmenter(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         """pairs: [P, 2] integer, (slice, word); all pairs, slice-major, when None."""
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor | None:
-        """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs; None when the model cannot tell."""
+        """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs.
+
+        None when the model cannot tell.
+        """
         return None
 
     def refuse_hints(self, hints: Hints | None) -> None:
         """For models of words only. RequestError: hints are given."""
         if hints is not None and hints.kinds():
-            raise RequestError(f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}.")
+            raise RequestError(
+                f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}."
+            )
 
     def judges_presence(self, prompt: Prompt) -> bool:
-        """Whether `presence` can be relied on for this word; where not, every slice is segmented and the mask alone decides."""
+        """Whether `presence` can be relied on for this word.
+
+        Where not, every slice is segmented and the mask alone decides.
+        """
         return self.capabilities.presence
 
 
 def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Tensor:
     """[slices * words, 2], (slice, word), slice-major."""
-    return torch.cartesian_prod(torch.arange(slices, device=device), torch.arange(words, device=device)).reshape(-1, 2)
+    return torch.cartesian_prod(
+        torch.arange(slices, device=device), torch.arange(words, device=device)
+    ).reshape(-1, 2)
 
 
 def segmenter_class(name: str) -> type[Segmenter]:
     """The class of a model; UnknownModelError names the nearest right one."""
-    found: type[Segmenter] = pkgutil.resolve_name(SEGMENTERS[look_up(name, SEGMENTERS, "model", UnknownModelError)])
+    found: type[Segmenter] = pkgutil.resolve_name(
+        SEGMENTERS[look_up(name, SEGMENTERS, "model", UnknownModelError)]
+    )
     return found
 
 
@@ -189,16 +222,21 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UnknownModelError(f"Device {device!r} was asked for, but this machine has no usable CUDA device; use --device cpu.")
+        raise UnknownModelError(
+            f"Device {device!r} was asked for, but this machine has no usable CUDA device; use --device cpu."
+        )
     return chosen
 
 
-def load_segmenter(name: str, *, preset: str = "tiny", device: str = "auto", weights: Path | None = None) -> Segmenter:
+def load_segmenter(
+    name: str, *, preset: str = "tiny", device: str = "auto", weights: Path | None = None
+) -> Segmenter:
     """A model with its weights, ready for inference: eval mode, no gradients.
 
     weights: the folder of a published version (`versions.ModelStore.folder`), else the preset's own.
 
-    Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or damaged.
+    Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or
+    damaged.
     """
     chosen = choose_device(device)  # before weights are read: a misspelt device should not wait for them
     segmenter = segmenter_class(name).from_preset(load_preset(name, preset), weights)

@@ -1,11 +1,12 @@
 """Where in a slice is what a word means: the multi-modal information bottleneck (M2IB) on a frozen CLIP.
 
-Knows: hidden states after one block, text embeddings, and how to restart the encoder there. Does not know: images, volumes,
-files, how a word is spelt. Every (slice, word) pair is a fitting problem of its own; a batch only shares the matrix products.
+Knows: hidden states after one block, text embeddings, and how to restart the encoder there. Does not know:
+images, volumes, files, how a word is spelt. Every (slice, word) pair is a fitting problem of its own; a batch
+only shares the matrix products.
 
-Source: methods.md 0.5, the equations of M2IB (Wang, Rudner, Wilson, NeurIPS 2023). Differs from the published code: the text is
-encoded once, only blocks after the bottleneck run, the capacity's gradient is in closed form, noise is keyed per pair. Same
-mathematics.
+Source: methods.md 0.5, the equations of M2IB (Wang, Rudner, Wilson, NeurIPS 2023). Differs from the published
+code: the text is encoded once, only blocks after the bottleneck run, the capacity's gradient is in closed
+form, noise is keyed per pair. Same mathematics.
 """
 
 from __future__ import annotations
@@ -19,13 +20,24 @@ from torch.nn import functional
 
 from wordmask.models.noise import KeyedNoise, Noise, keyed_noise
 
-__all__ = ["KeyedNoise", "Noise", "RestartableClip", "attribution_maps", "capacity", "fit_pairs", "keyed_noise", "normalise_maps"]
+__all__ = [
+    "KeyedNoise",
+    "Noise",
+    "RestartableClip",
+    "attribution_maps",
+    "capacity",
+    "fit_pairs",
+    "keyed_noise",
+    "normalise_maps",
+]
 
 ALPHA_START = 5.0  # lambda = 0.9933: nearly everything passes at first
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 COSINE_EPS = 1e-6
-CONSTANT = 1e-6  # a map whose range is below this share of its largest value holds only rounding (768 float32 terms)
+CONSTANT = (
+    1e-6  # a map whose range is below this share of its largest value holds only rounding (768 float32 terms)
+)
 
 
 class RestartableClip(Protocol):
@@ -35,15 +47,18 @@ class RestartableClip(Protocol):
     depth: int
 
     def tail(self, hidden: Tensor, layer: int) -> Tensor:
-        """hidden: [N, 1 + grid * grid, D] after 0-based block ``layer``. Returns the image embedding [N, E], any length."""
+        """hidden: [N, 1 + grid * grid, D] after 0-based block ``layer``.
+
+        Returns the image embedding [N, E], any length.
+        """
         ...
 
 
 def capacity(alpha: Tensor, hidden: Tensor) -> Tensor:
     """Nats that pass each element, in the shape of the arguments: KL(N(lambda x, (1 - lambda)^2) || N(0, 1)).
 
-    lambda = sigmoid(alpha). Equal to -1/2 [1 + log (1 - lambda)^2 - (lambda x)^2 - (1 - lambda)^2], without the logarithm of a
-    number near 0.
+    lambda = sigmoid(alpha). Equal to -1/2 [1 + log (1 - lambda)^2 - (lambda x)^2 - (1 - lambda)^2], without
+    the logarithm of a number near 0.
     """
     passed, blocked = torch.sigmoid(alpha) * hidden, torch.sigmoid(-alpha)
     return functional.softplus(alpha) + 0.5 * passed.square() + 0.5 * blocked.square() - 0.5
@@ -62,24 +77,33 @@ def fit_pairs(
     replicas: int,
     noise: Noise,
 ) -> Tensor:
-    """Fit one bottleneck per row and return what it lets pass, [P, g, g], in nats summed over channels, without the class token.
+    """Fit one bottleneck per row and return what it lets pass, [P, g, g], in nats summed over channels,
+    without the class token.
 
-    hidden: [P, 1 + g * g, D] after 0-based block ``layer``, of any float type; text: [P, E]; pair_keys: P keys for the noise
+    hidden: [P, 1 + g * g, D] after 0-based block ``layer``, of any float type; text: [P, E]; pair_keys: P
+    keys for the noise
     steps: forward passes; the map comes from the bottleneck after ``steps - 1`` updates, as published
-    beta: price of one nat, averaged over tokens and channels; replicas: noise samples per step, whose cosines are averaged
-    Works in float32 (float64 for float64), also under `torch.no_grad` and `torch.inference_mode`. The weights get no gradients.
+    beta: price of one nat, averaged over tokens and channels; replicas: noise samples per step, whose cosines
+    are averaged Works in float32 (float64 for float64), also under `torch.no_grad` and
+    `torch.inference_mode`. The weights get no gradients.
     ValueError: arguments do not fit each other.
     """
     _check(clip, hidden, text, pair_keys, layer=layer, steps=steps, replicas=replicas)
-    # Per element the gradient is about 1e-6 and only its sign matters, so autocast must not round what leads to it.
+    # Per element the gradient is about 1e-6 and only its sign matters, so autocast must not round what leads
+    # to it.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        x, t = hidden.to(dtype, copy=True), text.to(dtype, copy=True)  # copied: tensors of inference mode cannot enter autograd
+        x, t = (
+            hidden.to(dtype, copy=True),
+            text.to(dtype, copy=True),
+        )  # copied: tensors of inference mode cannot enter autograd
         alpha, first, second = torch.full_like(x, ALPHA_START), torch.zeros_like(x), torch.zeros_like(x)
         for step in range(steps - 1):
             e = noise(pair_keys, step)
             if e.shape != (len(x), replicas, *x.shape[1:]):
-                raise ValueError(f"The noise must be {(len(x), replicas, *x.shape[1:])}, got {tuple(e.shape)}.")
+                raise ValueError(
+                    f"The noise must be {(len(x), replicas, *x.shape[1:])}, got {tuple(e.shape)}."
+                )
             gradient = _gradient(clip, x, t, alpha, e.to(x), layer=layer, beta=beta)
             _adam_step(alpha, gradient, first, second, number=step + 1, learning_rate=learning_rate)
         return capacity(alpha, x)[:, 1:].sum(-1).unflatten(1, (clip.grid, clip.grid))
@@ -100,7 +124,9 @@ def attribution_maps(
     words: Sequence[str] | None = None,
     pair_batch: int | None = None,
 ) -> Tensor:
-    """Maps of every slice for every word, [N, K, g, g], in nats and not normalised: see `fit_pairs` and `normalise_maps`.
+    """Maps of every slice for every word, [N, K, g, g], in nats and not normalised.
+
+    See `fit_pairs` and `normalise_maps`.
 
     hidden: [N, 1 + g * g, D]; text_features: [K, E]
     slice_keys, words: what the noise is keyed by, as (slice key, word); their numbers when None
@@ -133,7 +159,9 @@ def attribution_maps(
 
 
 def normalise_maps(maps: Tensor) -> Tensor:
-    """Each map [..., g, g] stretched to 0..1 by its own least and largest value; a constant map becomes 0 everywhere.
+    """Each map [..., g, g] stretched to 0..1 by its own least and largest value.
+
+    A constant map becomes 0 everywhere.
 
     This removes the scale: a map of an absent word has a peak of 1 too. Never decide presence from it.
     """
@@ -143,10 +171,15 @@ def normalise_maps(maps: Tensor) -> Tensor:
     return torch.where(constant, 0.0, (maps - least) / torch.where(constant, 1.0, span))
 
 
-def _gradient(clip: RestartableClip, x: Tensor, text: Tensor, alpha: Tensor, e: Tensor, *, layer: int, beta: float) -> Tensor:
-    """d/d alpha of beta * mean(capacity) - mean over replicas of cos(text, tail(z)); everything [P, T, D], e [P, R, T, D].
+def _gradient(
+    clip: RestartableClip, x: Tensor, text: Tensor, alpha: Tensor, e: Tensor, *, layer: int, beta: float
+) -> Tensor:
+    """d/d alpha of beta * mean(capacity) - mean over replicas of cos(text, tail(z)).
 
-    Summed over pairs, never averaged: a mean would shrink each gradient towards Adam's eps, by the size of the batch.
+    Everything [P, T, D], e [P, R, T, D].
+
+    Summed over pairs, never averaged: a mean would shrink each gradient towards Adam's eps, by the size of
+    the batch.
     """
     keep = torch.sigmoid(alpha)
     drop = torch.sigmoid(-alpha)  # not 1 - keep: in float32 that has lost 3 of its 7 digits at alpha = 9
@@ -160,8 +193,13 @@ def _gradient(clip: RestartableClip, x: Tensor, text: Tensor, alpha: Tensor, e: 
     return price - fit
 
 
-def _adam_step(alpha: Tensor, gradient: Tensor, first: Tensor, second: Tensor, *, number: int, learning_rate: float) -> None:
-    """Adam (Kingma and Ba, 2015) in place, element by element, so that no pair can touch another. number: of the step, from 1."""
+def _adam_step(
+    alpha: Tensor, gradient: Tensor, first: Tensor, second: Tensor, *, number: int, learning_rate: float
+) -> None:
+    """Adam (Kingma and Ba, 2015) in place, element by element, so that no pair can touch another.
+
+    number: of the step, from 1.
+    """
     first.lerp_(gradient, 1 - ADAM_BETAS[0])
     second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1 - ADAM_BETAS[1])
     spread = (second / (1 - ADAM_BETAS[1] ** number)).sqrt_().add_(ADAM_EPS)
@@ -169,16 +207,28 @@ def _adam_step(alpha: Tensor, gradient: Tensor, first: Tensor, second: Tensor, *
 
 
 def _check(
-    clip: RestartableClip, hidden: Tensor, text: Tensor, pair_keys: Sequence[Hashable], *, layer: int, steps: int, replicas: int
+    clip: RestartableClip,
+    hidden: Tensor,
+    text: Tensor,
+    pair_keys: Sequence[Hashable],
+    *,
+    layer: int,
+    steps: int,
+    replicas: int,
 ) -> None:
     tokens = 1 + clip.grid * clip.grid
     if hidden.ndim != 3 or hidden.shape[1] != tokens:
-        raise ValueError(f"Hidden states must be [pairs, {tokens}, width] for this encoder, got {tuple(hidden.shape)}.")
+        raise ValueError(
+            f"Hidden states must be [pairs, {tokens}, width] for this encoder, got {tuple(hidden.shape)}."
+        )
     if not len(hidden) == len(text) == len(pair_keys):
         raise ValueError(
-            f"Every pair needs a hidden state, a text and a key, got {len(hidden)}, {len(text)} and {len(pair_keys)}."
+            f"Every pair needs a hidden state, a text and a key, got {len(hidden)}, {len(text)} and "
+            f"{len(pair_keys)}."
         )
     if not 0 <= layer < clip.depth - 1:  # after the last block the class token no longer reads the patches
-        raise ValueError(f"The bottleneck lies after block 0 to {clip.depth - 2} of this encoder, got {layer}.")
+        raise ValueError(
+            f"The bottleneck lies after block 0 to {clip.depth - 2} of this encoder, got {layer}."
+        )
     if steps < 1 or replicas < 1:
         raise ValueError(f"A fit needs at least one step and one replica, got {steps} and {replicas}.")

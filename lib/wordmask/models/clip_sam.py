@@ -1,7 +1,9 @@
-"""What models share that stand on a frozen CLIP and SAM's image encoder: features of slices and words, cosines, attribution maps.
+"""What models share that stand on a frozen CLIP and SAM's image encoder.
 
-Knows slices, words, CLIP, SAM, and the frames between them; not volumes, not what draws the mask. CLIP's map reaches SAM's cells by one
-look-up in their common slice, without 8-bit rounding.
+Features of slices and words, cosines, attribution maps.
+
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes, not what draws the mask. CLIP's map
+reaches SAM's cells by one look-up in their common slice, without 8-bit rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from wordmask.words.prompts import Prompt
 class ClipSamSegmenter(Segmenter):
     """Base of models with a CLIP and a SAM; subclasses draw the mask."""
 
-    def __init__(self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()) -> None:
+    def __init__(
+        self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
+    ) -> None:
         """trained_words: what the weights were trained on; empty: not limited."""
         super().__init__(preset)
         self.clip, self.sam = clip, sam
@@ -42,7 +46,11 @@ class ClipSamSegmenter(Segmenter):
     def fingerprint(self) -> str:
         """Of both image encoders: neither words nor what draws the mask change what is kept of a slice."""
         if self._fingerprint is None:
-            parts = [self.clip.vision_fingerprint()[:32], fingerprint(self.sam.image_encoder)[:32], str(self.preset.bottleneck.layer)]
+            parts = [
+                self.clip.vision_fingerprint()[:32],
+                fingerprint(self.sam.image_encoder)[:32],
+                str(self.preset.bottleneck.layer),
+            ]
             self._fingerprint = "-".join(parts)
         return self._fingerprint
 
@@ -53,8 +61,8 @@ class ClipSamSegmenter(Segmenter):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         """slices: [N, 3, H, W] in 0..1.
 
-        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length; row 0 is the image) and
-        sam [N, C, g, g].
+        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length;
+        row 0 is the image) and sam [N, C, g, g].
         """
         original = (slices.shape[-2], slices.shape[-1])
         side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
@@ -69,8 +77,13 @@ class ClipSamSegmenter(Segmenter):
         return SliceFeatures(tuple(keys), tensors, frames)
 
     def encode_for_sam(self, slices: Tensor, frame: Frame) -> Tensor:
-        """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1; frame: where its square lies in them."""
-        features: Tensor = self.sam.image_encoder(preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device)))
+        """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1.
+
+        frame: where its square lies in them.
+        """
+        features: Tensor = self.sam.image_encoder(
+            preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device))
+        )
         return features
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
@@ -87,7 +100,9 @@ class ClipSamSegmenter(Segmenter):
         """[P], logit of the image-word cosine with its trained scale and bias."""
         return self.scores.presence(self.cosine(slices, prompts, pairs, tokens=slice(0, 1))[:, 0])
 
-    def cosine(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, *, tokens: slice) -> Tensor:
+    def cosine(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, *, tokens: slice
+    ) -> Tensor:
         """Of image tokens and words, [P, tokens]: row by row, so that no pair's sum depends on the batch."""
         rows, words = pairs.to(self.device).unbind(1)
         image = slices.tensors["tokens"][rows, tokens].float()
@@ -100,10 +115,17 @@ class ClipSamSegmenter(Segmenter):
         hidden = slices.tensors["hidden"][rows].float()
         keys = [(slices.keys[row], prompts.prompts[word].word) for row, word in pairs.tolist()]
         return fit_pairs(
-            self.clip, hidden, prompts.tensors["text"][words], pair_keys=keys, layer=settings.layer, beta=settings.beta,
-            steps=settings.steps, learning_rate=settings.learning_rate, replicas=settings.replicas,
+            self.clip,
+            hidden,
+            prompts.tensors["text"][words],
+            pair_keys=keys,
+            layer=settings.layer,
+            beta=settings.beta,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            replicas=settings.replicas,
             noise=keyed_noise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
-        )  # fmt: skip
+        )
 
     def _knows(self, prompt: Prompt) -> bool:
         trained = not self.trained_words or prompt.key in self.trained_words
@@ -115,4 +137,7 @@ def with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:
     table = "clip.model.token_embedding.weight"
     if not token_ids or table not in bundle.tensors:
         return bundle
-    return replace(bundle, tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)})
+    return replace(
+        bundle,
+        tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)},
+    )

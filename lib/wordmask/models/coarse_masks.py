@@ -1,7 +1,10 @@
-"""From saliency maps to what SAM is asked: coarse masks, their components, boxes and points (MedCLIP-SAMv2, methods.md 2.1).
+"""From saliency maps to what SAM is asked.
 
-Knows torch, numpy and scipy; not words, models or geometry. Masks are made for P maps at once where the maps are; components, boxes and
-points are made for one map on the CPU. Nothing here depends on the other maps of a batch, and a map without foreground is an answer, not a
+Coarse masks, their components, boxes and points (MedCLIP-SAMv2, methods.md 2.1).
+
+Knows torch, numpy and scipy; not words, models or geometry. Masks are made for P maps at once where the maps
+are; components, boxes and points are made for one map on the CPU. Nothing here depends on the other maps of a
+batch, and a map without foreground is an answer, not a
 failure: the published code cannot give it (methods.md 2.6 e and h).
 """
 
@@ -18,7 +21,8 @@ from torch import Tensor
 SplitMethod = Literal["two_means", "fixed"]
 
 FIXED_THRESHOLD = 0.3  # the alternative to k-means in the released code (methods.md 2.1)
-ROUNDING = 1e-4  # by how much bilinear resizing of maps in 0..1 may leave that range; it was seen to leave it by 1e-7
+# by how much bilinear resizing of maps in 0..1 may leave that range; it was seen to leave it by 1e-7
+ROUNDING = 1e-4
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 POSITIVE, NEGATIVE = 1, 0  # SAM's labels of points
 
@@ -26,27 +30,34 @@ POSITIVE, NEGATIVE = 1, 0  # SAM's labels of points
 def split_two_classes(maps: Tensor, levels: int = 256) -> Tensor:
     """The best division of each map into dark and bright: exact two-means of its grey levels.
 
-    maps: [P, h, w], 0..1. Each value counts as the nearest of ``levels`` grey levels, as in the published 8-bit pictures (methods.md 2.1,
-    step 3). Two-means classes on a line are intervals, so the least within-class sum of squares is found by trying every threshold, where
-    k-means from random starts may stop at a local optimum. Otsu's threshold is the same one: the sum of squares within and the one
-    between the classes add up to that of the map, so the least of the one is the greatest of the other.
+    maps: [P, h, w], 0..1. Each value counts as the nearest of ``levels`` grey levels, as in the published
+    8-bit pictures (methods.md 2.1, step 3). Two-means classes on a line are intervals, so the least
+    within-class sum of squares is found by trying every threshold, where k-means from random starts may stop
+    at a local optimum. Otsu's threshold is the same one: the sum of squares within and the one between the
+    classes add up to that of the map, so the least of the one is the greatest of the other.
 
-    Returns thresholds [P], float32 (float64 for float64 maps): ``map > threshold`` is the bright class. Of equally good thresholds it is
-    the lowest. A map of one grey level alone has nothing to divide, and its threshold is infinite: no foreground. (Published k-means
-    always finds one.) ValueError: another shape, values outside 0..1 or NaN, fewer than 2 levels.
+    Returns thresholds [P], float32 (float64 for float64 maps): ``map > threshold`` is the bright class. Of
+    equally good thresholds it is the lowest. A map of one grey level alone has nothing to divide, and its
+    threshold is infinite: no foreground. (Published k-means always finds one.) ValueError: another shape,
+    values outside 0..1 or NaN, fewer than 2 levels.
     """
     if levels < 2:
         raise ValueError(f"Two classes need at least 2 grey levels, got {levels}.")
     maps = _checked(maps)
-    # Compared with the very thresholds that may be returned: value * 255, rounded, could differ from the mask in its last bit.
-    edges = ((torch.arange(levels - 1, dtype=torch.float64, device=maps.device) + 0.5) / (levels - 1)).to(maps.dtype)
+    # Compared with the very thresholds that may be returned: value * 255, rounded, could differ from the mask
+    # in its last bit.
+    edges = ((torch.arange(levels - 1, dtype=torch.float64, device=maps.device) + 0.5) / (levels - 1)).to(
+        maps.dtype
+    )
     level = torch.bucketize(maps.flatten(1), edges)
     rows = torch.arange(len(maps), device=maps.device)[:, None]
-    counts = torch.bincount((level + rows * levels).flatten(), minlength=len(maps) * levels).reshape(-1, levels)
+    counts = torch.bincount((level + rows * levels).flatten(), minlength=len(maps) * levels).reshape(
+        -1, levels
+    )
     pixels = counts.cumsum(1)  # of the dark class, by its brightest level
     brightness = (counts * torch.arange(levels, device=maps.device)).cumsum(1)
-    # Whole numbers up to here, so no order of summation can matter. Between-class sum of squares, times the pixels of the map:
-    # (S n - N s)^2 / (n (N - n)), n of N pixels in the dark class, s of the brightness S.
+    # Whole numbers up to here, so no order of summation can matter. Between-class sum of squares, times the
+    # pixels of the map: (S n - N s)^2 / (n (N - n)), n of N pixels in the dark class, s of the brightness S.
     difference = brightness[:, -1:] * pixels - pixels[:, -1:] * brightness
     sizes = pixels * (pixels[:, -1:] - pixels)
     between = (difference.double().square() / sizes.clamp(min=1))[:, :-1]  # an empty class has difference 0
@@ -54,15 +65,19 @@ def split_two_classes(maps: Tensor, levels: int = 256) -> Tensor:
     return torch.where(between.amax(1) > 0, edges[best], torch.inf)
 
 
-def coarse_masks(maps: Tensor, method: SplitMethod = "two_means", threshold: float = FIXED_THRESHOLD) -> Tensor:
+def coarse_masks(
+    maps: Tensor, method: SplitMethod = "two_means", threshold: float = FIXED_THRESHOLD
+) -> Tensor:
     """Where each map is bright, bool [P, h, w]; a mask may be empty.
 
-    maps: [P, h, w], 0..1, in the size in which they are to be divided (published: 256 x 256, nearest); method: "two_means", each map by
-    its own `split_two_classes`, or "fixed", all by ``threshold``, which only then is used. ValueError: another shape or method, values or
-    a threshold outside 0..1.
+    maps: [P, h, w], 0..1, in the size in which they are to be divided (published: 256 x 256, nearest);
+    method: "two_means", each map by its own `split_two_classes`, or "fixed", all by ``threshold``, which only
+    then is used. ValueError: another shape or method, values or a threshold outside 0..1.
     """
     if method not in get_args(SplitMethod):
-        raise ValueError(f"There is no method {method!r} to divide a map. Methods: {', '.join(get_args(SplitMethod))}.")
+        raise ValueError(
+            f"There is no method {method!r} to divide a map. Methods: {', '.join(get_args(SplitMethod))}."
+        )
     maps = _checked(maps)
     if method == "two_means":
         return maps > split_two_classes(maps)[:, None, None]
@@ -72,19 +87,30 @@ def coarse_masks(maps: Tensor, method: SplitMethod = "two_means", threshold: flo
 
 
 def components(
-    mask: NDArray[np.bool_], saliency: NDArray[np.floating], *, most: int, least_area: float = 0.0, least_confidence: float = 0.0
+    mask: NDArray[np.bool_],
+    saliency: NDArray[np.floating],
+    *,
+    most: int,
+    least_area: float = 0.0,
+    least_confidence: float = 0.0,
 ) -> NDArray[np.bool_]:
-    """The parts of a mask that are worth asking SAM about: at most ``most``, the largest first (methods.md 2.1, step 3).
+    """The parts of a mask that are worth asking SAM about.
 
-    mask: bool [h, w]; saliency: [h, w], 0..1; pixels that touch by a side or a corner are connected; least_area: a smaller share of the
-    map is dropped; least_confidence: a lower mean saliency is dropped. What is dropped takes no place among ``most``. Of equally large
-    parts the one whose first pixel in raster order comes earlier goes first, and never more than ``most`` are kept (published: ties keep
-    more, and the limits on area and confidence have no effect, methods.md 2.6 d).
+    At most ``most``, the largest first (methods.md 2.1, step 3).
 
-    Returns bool [C, h, w], C from 0 to ``most``. ValueError: shapes that differ or are not [h, w], ``most`` below 1.
+    mask: bool [h, w]; saliency: [h, w], 0..1; pixels that touch by a side or a corner are connected;
+    least_area: a smaller share of the map is dropped; least_confidence: a lower mean saliency is dropped.
+    What is dropped takes no place among ``most``. Of equally large parts the one whose first pixel in raster
+    order comes earlier goes first, and never more than ``most`` are kept (published: ties keep more, and the
+    limits on area and confidence have no effect, methods.md 2.6 d).
+
+    Returns bool [C, h, w], C from 0 to ``most``. ValueError: shapes that differ or are not [h, w], ``most``
+    below 1.
     """
     if mask.ndim != 2 or mask.shape != saliency.shape:
-        raise ValueError(f"Mask and saliency must both be [h, w], got {list(mask.shape)} and {list(saliency.shape)}.")
+        raise ValueError(
+            f"Mask and saliency must both be [h, w], got {list(mask.shape)} and {list(saliency.shape)}."
+        )
     if most < 1:
         raise ValueError(f"At least one component must be allowed, got {most}.")
     labels, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
@@ -93,42 +119,61 @@ def components(
     confidences = np.bincount(flat, weights=saliency.ravel(), minlength=count + 1)[1:] / areas
     _, first = np.unique(flat[flat > 0], return_index=True)
     kept = [
-        index for index in np.lexsort((first, -areas)) if areas[index] / mask.size >= least_area and confidences[index] >= least_confidence
+        index
+        for index in np.lexsort((first, -areas))
+        if areas[index] / mask.size >= least_area and confidences[index] >= least_confidence
     ]
     numbers = np.array(kept[:most], dtype=np.int64) + 1
     return labels[None] == numbers[:, None, None]
 
 
 def boxes(components: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The box around each component: [C, 4], x0, y0, x1, y1, the first and the last column and row that it touches.
+    """The box around each component: [C, 4], x0, y0, x1, y1, the first and the last column and row that it
+    touches.
 
-    components: bool [C, h, w]. All corners are pixels of the map (methods.md 2.1, step 4; published: x1 and y1 lie one pixel further where
-    the map has one). One box around several components is that of their union, ``boxes(components.any(0, keepdims=True))``. ValueError:
-    another shape, or a component without a pixel, which has no box.
+    components: bool [C, h, w]. All corners are pixels of the map (methods.md 2.1, step 4; published: x1 and
+    y1 lie one pixel further where the map has one). One box around several components is that of their union,
+    ``boxes(components.any(0, keepdims=True))``. ValueError: another shape, or a component without a pixel,
+    which has no box.
     """
     if components.ndim != 3:
         raise ValueError(f"Components must be [C, h, w], got {list(components.shape)}.")
     columns, rows = components.any(1), components.any(2)
     if not columns.any(1).all():
-        raise ValueError(f"Component {int(columns.any(1).argmin())} has no pixel, so there is no box around it.")
+        raise ValueError(
+            f"Component {int(columns.any(1).argmin())} has no pixel, so there is no box around it."
+        )
     height, width = components.shape[1:]
-    corners = (columns.argmax(1), rows.argmax(1), width - 1 - columns[:, ::-1].argmax(1), height - 1 - rows[:, ::-1].argmax(1))
+    corners = (
+        columns.argmax(1),
+        rows.argmax(1),
+        width - 1 - columns[:, ::-1].argmax(1),
+        height - 1 - rows[:, ::-1].argmax(1),
+    )
     return np.stack(corners, 1).astype(np.int64)
 
 
-def points(component: NDArray[np.bool_], positive: int, negative: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random pixels to point SAM at, drawn by ``seed`` alone: (coordinates [n, 2] as x, y; labels [n], 1 inside and 0 outside).
+def points(
+    component: NDArray[np.bool_], positive: int, negative: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Random pixels to point SAM at, drawn by ``seed`` alone.
 
-    component: bool [h, w]; positive, negative: how many pixels inside and outside of it (published: 10 and 0 or 10, methods.md 2.1, step
-    5). No pixel comes twice; where there are fewer, all of them are taken and n is smaller (published: a crash, methods.md 2.6 g).
-    Asking for more keeps the first ones. Where a word has several components, give their union, or a negative may fall onto another one.
+    (coordinates [n, 2] as x, y; labels [n], 1 inside and 0 outside).
+
+    component: bool [h, w]; positive, negative: how many pixels inside and outside of it (published: 10 and 0
+    or 10, methods.md 2.1, step 5). No pixel comes twice; where there are fewer, all of them are taken and n
+    is smaller (published: a crash, methods.md 2.6 g). Asking for more keeps the first ones. Where a word has
+    several components, give their union, or a negative may fall onto another one.
     ValueError: another shape, a negative number.
     """
     if component.ndim != 2:
         raise ValueError(f"A component must be [h, w], got {list(component.shape)}.")
     if positive < 0 or negative < 0 or seed < 0:
-        raise ValueError(f"Numbers of points and the seed must not be negative, got {positive}, {negative} and {seed}.")
-    # One order of all pixels, whatever the component: raw bits of a bit generator stay the same in every release of numpy, draws may not.
+        raise ValueError(
+            f"Numbers of points and the seed must not be negative, got {positive}, {negative} and {seed}."
+        )
+    # One order of all pixels, whatever the component: raw bits of a bit generator stay the same in every
+    # release of numpy, draws may not.
     order = np.argsort(np.random.Philox(key=seed).random_raw(component.size), kind="stable")
     inside = component.ravel()[order]
     chosen = np.concatenate([order[inside][:positive], order[~inside][:negative]])
@@ -140,7 +185,9 @@ def points(component: NDArray[np.bool_], positive: int, negative: int, seed: int
 def _checked(maps: Tensor) -> Tensor:
     """The maps, in float32 at least; ValueError for what is not a saliency map."""
     if maps.ndim != 3 or not maps.is_floating_point():
-        raise ValueError(f"Saliency maps must be floating-point [P, h, w], got {maps.dtype} {list(maps.shape)}.")
+        raise ValueError(
+            f"Saliency maps must be floating-point [P, h, w], got {maps.dtype} {list(maps.shape)}."
+        )
     if not ((maps >= -ROUNDING) & (maps <= 1 + ROUNDING)).all():  # written so that NaN fails too
         raise ValueError("Saliency maps must lie in 0 to 1; normalise them first.")
     return maps if maps.dtype == torch.float64 else maps.float()

@@ -1,7 +1,7 @@
 """Normal noise that belongs to a (slice, word) pair and a step, never to a place in a batch.
 
-Knows: keys made of text, numbers and dataclasses of them. Does not know: models, images, devices: the numbers are
-drawn on the CPU, so that every device fits the same noise.
+Knows: keys made of text, numbers and dataclasses of them. Does not know: models, images, devices: the numbers
+are drawn on the CPU, so that every device fits the same noise.
 """
 
 from __future__ import annotations
@@ -20,37 +20,51 @@ class Noise(Protocol):
     """Where the bottleneck gets its noise; tests inject their own."""
 
     def __call__(self, pair_keys: Sequence[Hashable], step: int) -> Tensor:
-        """[P, replicas, tokens, width], float32: standard normal for each pair, fresh at every step (counted from 0)."""
+        """[P, replicas, tokens, width], float32.
+
+        Standard normal for each pair, fresh at every step (counted from 0).
+        """
         ...
 
 
 def key_text(key: object) -> str:
-    """The same text for equal keys, in every process. key: text, whole numbers, None, and tuples or dataclasses of these.
+    """The same text for equal keys, in every process.
 
-    Not ``repr``: an enum and its plain text value are equal, but print differently. TypeError for anything else, for which
-    a text could change from one run to the next.
+    key: text, whole numbers, None, and tuples or dataclasses of these.
+
+    Not ``repr``: an enum and its plain text value are equal, but print differently. TypeError for anything
+    else, for which a text could change from one run to the next.
     """
     if isinstance(key, str):
-        return f"{len(key)}:{str.__str__(key)}"  # with its length, so that no two different tuples give one text
+        return (
+            f"{len(key)}:{str.__str__(key)}"  # with its length, so that no two different tuples give one text
+        )
     if key is None or isinstance(key, int | np.integer):
         return "none" if key is None else f"i{int(key)}"
     if dataclasses.is_dataclass(key) and not isinstance(key, type):
         return key_text(tuple(getattr(key, field.name) for field in dataclasses.fields(key)))
     if isinstance(key, tuple):
         return "(" + ",".join(key_text(part) for part in key) + ")"
-    raise TypeError(f"A noise key holds text, whole numbers, tuples and dataclasses of these; got {type(key).__name__}.")
+    raise TypeError(
+        f"A noise key holds text, whole numbers, tuples and dataclasses of these; got {type(key).__name__}."
+    )
 
 
 class KeyedNoise:
-    """Standard normal noise from a counter-based generator (Philox 4x64), keyed by (seed, pair key); the step is the counter.
+    """Standard normal noise from a counter-based generator (Philox 4x64), keyed by (seed, pair key).
 
-    One pair's numbers do not depend on the other pairs of the call, on the number of replicas drawn after them, or on the
-    thread. A pair key is (slice key, the word's text). No state: calling twice gives the same numbers.
+    The step is the counter.
+
+    One pair's numbers do not depend on the other pairs of the call, on the number of replicas drawn after
+    them, or on the thread. A pair key is (slice key, the word's text). No state: calling twice gives the same
+    numbers.
     """
 
     def __init__(self, seed: int, replicas: int, tokens: int, width: int) -> None:
         if min(replicas, tokens, width) < 1:
-            raise ValueError(f"Noise needs at least one replica, token and channel, got {(replicas, tokens, width)}.")
+            raise ValueError(
+                f"Noise needs at least one replica, token and channel, got {(replicas, tokens, width)}."
+            )
         self.seed, self.shape = seed, (replicas, tokens, width)
 
     def __call__(self, pair_keys: Sequence[Hashable], step: int) -> Tensor:
@@ -65,5 +79,8 @@ class KeyedNoise:
 
 
 def keyed_noise(seed: int, replicas: int, tokens: int, width: int) -> Noise:
-    """Noise for `wordmask.models.bottleneck`: see `KeyedNoise`. tokens: 1 + grid * grid, with the class token; width: channels."""
+    """Noise for `wordmask.models.bottleneck`: see `KeyedNoise`.
+
+    tokens: 1 + grid * grid, with the class token; width: channels.
+    """
     return KeyedNoise(seed, replicas, tokens, width)

@@ -24,11 +24,16 @@ class BottleneckPreset(_Settings):
     """How the information bottleneck is fitted (methods.md 0.5)."""
 
     layer: int = Field(
-        ge=0, description="CLIP block (0-based) after which noise is mixed in; after the last one the words would not matter"
+        ge=0,
+        description=(
+            "CLIP block (0-based) after which noise is mixed in; after the last one the words would not "
+            "matter"
+        ),
     )
     beta: PositiveFloat = Field(description="price of one nat that passes")
     steps: int = Field(
-        ge=2, description="forward passes per (slice, word) pair; the map uses the bottleneck after steps - 1 updates"
+        ge=2,
+        description="forward passes per (slice, word) pair; the map is taken after steps - 1 updates",
     )
     learning_rate: PositiveFloat = 1.0
     replicas: PositiveInt = Field(default=1, description="noise samples per step")
@@ -46,30 +51,49 @@ class DecoderPreset(_Settings):
         default=(64, 128), description="channels of the first two convolutions of the position prompt"
     )
     upsampler_widths: tuple[PositiveInt, PositiveInt, PositiveInt] = (128, 64, 32)
-    ipp: bool = Field(default=True, description="the implicit position prompt; without it, one linear layer (for ablations)")
+    ipp: bool = Field(
+        default=True, description="the implicit position prompt; without it, one linear layer (for ablations)"
+    )
     bid: Literal["code", "paper", "none"] = Field(
-        default="code", description="which form of the bidirectional interaction decoder; none: the prompt is added (for ablations)"
+        default="code",
+        description="form of the bidirectional interaction decoder; none adds the prompt (for ablations)",
     )
     prior: Literal["m2ib", "similarity", "both"] = Field(
         default="m2ib", description="which map tells the decoder where the word is"
     )
-    word_token: bool = Field(default=False, description="the text embedding also reaches the decoder directly (beyond the paper)")
-    refiner: bool = Field(default=False, description="a small U-Net on the pixels corrects what the decoder draws (beyond the paper)")
+    word_token: bool = Field(
+        default=False, description="the text embedding also reaches the decoder directly (beyond the paper)"
+    )
+    refiner: bool = Field(
+        default=False,
+        description="a small U-Net on the pixels corrects what the decoder draws (beyond the paper)",
+    )
 
 
 class ZeroShotPreset(_Settings):
     """How MedCLIP-SAMv2 makes prompts for SAM of a map (methods.md 2.1); the others do not use it."""
 
-    prompt_set: Literal["P0", "P1", "P2", "P3", "P4", "P5"] = Field(default="P0", description="what CLIP is told of a word (prompt_sets)")
-    split: Literal["two_means", "fixed"] = Field(default="two_means", description="which part of a map is the object, roughly")
+    prompt_set: Literal["P0", "P1", "P2", "P3", "P4", "P5"] = Field(
+        default="P0", description="what CLIP is told of a word (prompt_sets)"
+    )
+    split: Literal["two_means", "fixed"] = Field(
+        default="two_means", description="which part of a map is the object, roughly"
+    )
     threshold: float = Field(default=0.3, ge=0, le=1, description="of the fixed split, on maps in 0..1")
-    least_area: float = Field(default=0.0, ge=0, lt=1, description="a coarse object that covers less of the slice is dropped")
-    least_confidence: float = Field(default=0.0, ge=0, le=1, description="likewise one whose mean map is lower")
+    least_area: float = Field(
+        default=0.0, ge=0, lt=1, description="a coarse object that covers less of the slice is dropped"
+    )
+    least_confidence: float = Field(
+        default=0.0, ge=0, le=1, description="likewise one whose mean map is lower"
+    )
     prompts: Literal["boxes", "points", "both"] = "boxes"
     positive: PositiveInt = Field(default=10, description="points inside, where points are used")
     negative: int = Field(default=0, ge=0, description="points outside")
     fusion: Literal["single", "mean", "scored", "staple"] = Field(
-        default="single", description="SAM's one mask; or its three: averaged plainly or by their scores (stretched to 0..1), or STAPLE"
+        default="single",
+        description=(
+            "SAM's one mask; or its three: averaged plainly or by their scores (stretched to 0..1), or STAPLE"
+        ),
     )
     seed: int = Field(default=42, description="of the points")
 
@@ -77,8 +101,12 @@ class ZeroShotPreset(_Settings):
 class PresencePreset(_Settings):
     """When a word counts as absent (docs/presence.md shows the curve behind the numbers)."""
 
-    slice_logit: float = Field(default=0.0, description="a (slice, word) pair below this presence logit is not segmented")
-    volume_logit: float = Field(default=0.0, description="a word whose best slices stay below this is not in the volume")
+    slice_logit: float = Field(
+        default=0.0, description="a (slice, word) pair below this presence logit is not segmented"
+    )
+    volume_logit: float = Field(
+        default=0.0, description="a word whose best slices stay below this is not in the volume"
+    )
     minimum_area: float = Field(
         default=0.0, ge=0, lt=1, description="a word whose largest slice covers less of the frame is dropped"
     )
@@ -98,19 +126,27 @@ class Preset(_Settings):
     sam: SamConfig
     bottleneck: BottleneckPreset
     teacher: str | None = Field(
-        default=None, description="model whose masks this one learns from; what is not given here is as in its preset of the same name"
+        default=None,
+        description=(
+            "model whose masks this one learns from; what is not given here is as in its preset of the same "
+            "name"
+        ),
     )
     decoder: DecoderPreset = DecoderPreset()
     zero_shot: ZeroShotPreset = ZeroShotPreset()
     presence: PresencePreset | None = None
     weights: str | None = Field(
         default=None,
-        description="folder in the package or path with weights.safetensors and card.json; None: public weights only",
+        description="folder with weights.safetensors and card.json; None: public weights only",
     )
     unknown_words: Literal["refuse", "segment"] = "segment"
-    windows: tuple[str, ...] = Field(default=(), description="CT windows the weights were trained on; empty: any")
+    windows: tuple[str, ...] = Field(
+        default=(), description="CT windows the weights were trained on; empty: any"
+    )
     threshold: float = Field(default=0.5, ge=0, le=1)
-    slice_batch: PositiveInt = Field(description="slices per internal batch; a fixed shape, the last batch is padded")
+    slice_batch: PositiveInt = Field(
+        description="slices per internal batch; a fixed shape, the last batch is padded"
+    )
     pair_batch: PositiveInt = Field(description="(slice, word) pairs per internal batch; likewise fixed")
 
 
@@ -123,7 +159,9 @@ def load_preset(model: str, name: str) -> Preset:
     """Read configs/models/<model>/<name>.yaml; UnknownModelError names the nearest right one."""
     names = preset_names(model)
     if name not in names:
-        raise UnknownModelError(f"Model {model!r} has no preset {name!r}.{suggest(name, names)} Presets: {', '.join(names)}.")
+        raise UnknownModelError(
+            f"Model {model!r} has no preset {name!r}.{suggest(name, names)} Presets: {', '.join(names)}."
+        )
     try:
         values = _values(model, name)
         if teacher := values.get("teacher"):

@@ -1,7 +1,9 @@
-"""Prompts for SAM, one per (slice, word) pair: out of objects that a map shows, or of what a person marked; and the masks that they give.
+"""Prompts for SAM, one per (slice, word) pair.
 
-Knows SAM and its frame; not words, not maps. Rows stay in their places and shapes do not depend on what is found, so that no pair's mask
-depends on another pair's.
+Out of objects that a map shows, or of what a person marked; and the masks that they give.
+
+Knows SAM and its frame; not words, not maps. Rows stay in their places and shapes do not depend on what is
+found, so that no pair's mask depends on another pair's.
 """
 
 from __future__ import annotations
@@ -31,8 +33,11 @@ CENTRE = 0.5  # SAM counts a pixel by its index, a frame by its left edge
 
 @dataclass(frozen=True)
 class SamPrompts:
-    """given: bool [P], false for pairs without a prompt, whose rows hold the whole frame; boxes: [P, 4] (x0, y0, x1, y1) or None;
-    points: coordinates [P, n, 2] and labels [P, n], or None; all in pixels of SAM's frame, pixel i centred at i."""
+    """given: bool [P], false for pairs without a prompt, whose rows hold the whole frame.
+
+    boxes: [P, 4] (x0, y0, x1, y1) or None; points: coordinates [P, n, 2] and labels [P, n], or None; all in
+    pixels of SAM's frame, pixel i centred at i.
+    """
 
     given: Tensor
     boxes: Tensor | None
@@ -53,8 +58,10 @@ class SamPrompts:
 def fuse(masks: Tensor, scores: Tensor, settings: ZeroShotPreset) -> Tensor:
     """SAM's masks [P, M, h, w], logits, as one, [P, h, w]. scores: [P, M], predicted IoU.
 
-    mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1), plainly where they are equal;
-    staple: how probable each pixel is when the three masks are raters of unknown skill (Warfield et al., IEEE TMI 23(7), 2004).
+    mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1),
+    plainly where they are equal;
+    staple: how probable each pixel is when the three masks are raters of unknown skill (Warfield et al., IEEE
+    TMI 23(7), 2004).
     """
     if settings.fusion == "single":
         return masks[:, 0]
@@ -69,7 +76,10 @@ def fuse(masks: Tensor, scores: Tensor, settings: ZeroShotPreset) -> Tensor:
 
 
 def _staple(masks: Tensor) -> Tensor:
-    """Probabilities [h, w] from the logits [M, h, w] of one pair; where all masks agree everywhere there is nothing to estimate."""
+    """Probabilities [h, w] from the logits [M, h, w] of one pair.
+
+    Where all masks agree everywhere there is nothing to estimate.
+    """
     raters = (masks > 0).cpu().numpy()
     if (raters == raters[0]).all():
         return (masks[0] > 0).to(masks)
@@ -95,7 +105,9 @@ def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Frame) -> SamPr
             given[row] = True
     if not given.any():
         return None
-    return SamPrompts(given, boxes if hints.box is not None else None, (places, labels) if hints.points else None)
+    return SamPrompts(
+        given, boxes if hints.box is not None else None, (places, labels) if hints.points else None
+    )
 
 
 def _to_sam(points: Tensor, frame: Frame) -> Tensor:
@@ -109,11 +121,16 @@ def _whole(frame: Frame, rows: int) -> Tensor:
 
 
 def prompts_of_objects(
-    objects: Sequence[NDArray[np.bool_]], keys: Sequence[int], frame: Frame, side: int, settings: ZeroShotPreset
+    objects: Sequence[NDArray[np.bool_]],
+    keys: Sequence[int],
+    frame: Frame,
+    side: int,
+    settings: ZeroShotPreset,
 ) -> SamPrompts:
     """Boxes around, points in, or both, of one object per pair or none.
 
-    objects: bool [1 or 0, h, w] per pair; keys: seeds of the points; side: pixels of the objects' grid along SAM's frame.
+    objects: bool [1 or 0, h, w] per pair; keys: seeds of the points; side: pixels of the objects' grid along
+    SAM's frame.
     """
     scale, rows = frame.model[0] / side, len(objects)
     boxes, given = _whole(frame, rows), torch.zeros(rows, dtype=torch.bool)
@@ -128,4 +145,8 @@ def prompts_of_objects(
             places[row, : len(chosen)] = (torch.from_numpy(chosen) + CENTRE) * scale - CENTRE
             labels[row, : len(chosen)] = torch.from_numpy(signs).to(labels)
     points = (places, labels)
-    return SamPrompts(given, None if settings.prompts == "points" else boxes, None if settings.prompts == "boxes" else points)
+    return SamPrompts(
+        given,
+        None if settings.prompts == "points" else boxes,
+        None if settings.prompts == "boxes" else points,
+    )

@@ -1,7 +1,10 @@
-"""CT-like bodies: each organ an ellipsoid in body coordinates, cut at a height z; slices and whole volumes come from one plan.
+"""CT-like bodies: each organ an ellipsoid in body coordinates, cut at a height z.
 
-Body coordinates: x -1..1 to the patient's left (image right), y -1..1 to the back (image down), z 0 (lung apex) .. 1 (pelvis).
-Grey values are Hounsfield units; organs' ranges overlap on purpose, so that a grey value alone cannot name an organ.
+Slices and whole volumes come from one plan.
+
+Body coordinates: x -1..1 to the patient's left (image right), y -1..1 to the back (image down), z 0 (lung
+apex) .. 1 (pelvis). Grey values are Hounsfield units; organs' ranges overlap on purpose, so that a grey value
+alone cannot name an organ.
 """
 
 from __future__ import annotations
@@ -69,7 +72,10 @@ class Organ:
         depth = (z - self.z) / self.radius_z
         share = (1 - depth.square()).clamp(min=0).sqrt() * self.present
         share = torch.where(share < VISIBLE, 0.0, share)
-        return (self.x + self.tilt * depth.clamp(-1, 1), self.y), (self.radius_x * share, self.radius_y * share)
+        return (self.x + self.tilt * depth.clamp(-1, 1), self.y), (
+            self.radius_x * share,
+            self.radius_y * share,
+        )
 
     def repeat(self, count: int) -> Organ:
         """The same single patient, ``count`` times."""
@@ -100,7 +106,11 @@ class Patients:
         """One patient (B = 1) seen in ``count`` slices."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("organs", "tumor")}
         expanded = {name: value.expand(count, *value.shape[1:]) for name, value in plain.items()}
-        return Patients(**expanded, organs={n: o.repeat(count) for n, o in self.organs.items()}, tumor=self.tumor.repeat(count))
+        return Patients(
+            **expanded,
+            organs={n: o.repeat(count) for n, o in self.organs.items()},
+            tumor=self.tumor.repeat(count),
+        )
 
 
 def sample_patients(count: int, size: int, random: Random, tumor_chance: float = 0.5) -> Patients:
@@ -108,16 +118,24 @@ def sample_patients(count: int, size: int, random: Random, tumor_chance: float =
     uniform = random.uniform
     wall = uniform(count, 0.80, 0.92)
     return Patients(
-        width=uniform(count, 0.70, 0.95), depth=uniform(count, 0.52, 0.72), angle=uniform(count, -0.12, 0.12),
-        shift_x=uniform(count, -0.08, 0.08), shift_y=uniform(count, -0.08, 0.08),
-        fat=uniform(count, -110, -80), muscle=uniform(count, 35, 75), wall=wall,
+        width=uniform(count, 0.70, 0.95),
+        depth=uniform(count, 0.52, 0.72),
+        angle=uniform(count, -0.12, 0.12),
+        shift_x=uniform(count, -0.08, 0.08),
+        shift_y=uniform(count, -0.08, 0.08),
+        fat=uniform(count, -110, -80),
+        muscle=uniform(count, 35, 75),
+        wall=wall,
         rib_angles=torch.rand(count, RIBS, generator=random.generator) * 2 * math.pi,
         loops=torch.rand(count, BOWEL_LOOPS, 6, generator=random.generator),
         displacement=random.smooth(count, 5, size, 2) * 0.05 + random.smooth(count, 12, size, 2) * 0.01,
-        gas=random.chance(count, 0.5), noise=uniform(count, 5, 25),
-        organs=(organs := {name: _sample_organ(name, shape, count, random) for name, shape in ORGANS.items()}),
+        gas=random.chance(count, 0.5),
+        noise=uniform(count, 5, 25),
+        organs=(
+            organs := {name: _sample_organ(name, shape, count, random) for name, shape in ORGANS.items()}
+        ),
         tumor=_sample_tumor(organs["liver"], count, random, tumor_chance),
-    )  # fmt: skip
+    )
 
 
 def _sample_organ(name: str, shape: OrganShape, count: int, random: Random) -> Organ:
@@ -125,11 +143,17 @@ def _sample_organ(name: str, shape: OrganShape, count: int, random: Random) -> O
     scale = uniform(count, 0.85, 1.15)
     missing = 0.0 if name in ALWAYS_THERE else MISSING
     return Organ(
-        x=shape.x + uniform(count, -0.06, 0.06), y=shape.y + uniform(count, -0.06, 0.06), z=shape.z + uniform(count, -0.03, 0.03),
-        radius_x=shape.radius_x * scale, radius_y=shape.radius_y * scale * uniform(count, 0.88, 1.12),
-        radius_z=shape.radius_z * uniform(count, 0.9, 1.1), angle=uniform(count, -0.35, 0.35), tilt=uniform(count, -0.05, 0.05),
-        hounsfield=uniform(count, shape.low, shape.high), present=(~random.chance(count, missing)).float(),
-    )  # fmt: skip
+        x=shape.x + uniform(count, -0.06, 0.06),
+        y=shape.y + uniform(count, -0.06, 0.06),
+        z=shape.z + uniform(count, -0.03, 0.03),
+        radius_x=shape.radius_x * scale,
+        radius_y=shape.radius_y * scale * uniform(count, 0.88, 1.12),
+        radius_z=shape.radius_z * uniform(count, 0.9, 1.1),
+        angle=uniform(count, -0.35, 0.35),
+        tilt=uniform(count, -0.05, 0.05),
+        hounsfield=uniform(count, shape.low, shape.high),
+        present=(~random.chance(count, missing)).float(),
+    )
 
 
 def _sample_tumor(liver: Organ, count: int, random: Random, chance: float) -> Organ:
@@ -138,11 +162,17 @@ def _sample_tumor(liver: Organ, count: int, random: Random, chance: float) -> Or
     direction, reach = uniform(count, 0, 2 * math.pi), uniform(count, 0, 0.6)
     radius = uniform(count, 0.09, 0.18)
     return Organ(
-        x=liver.x + liver.radius_x * reach * torch.cos(direction), y=liver.y + liver.radius_y * reach * torch.sin(direction),
-        z=liver.z + liver.radius_z * uniform(count, -0.4, 0.4), radius_x=radius, radius_y=radius * uniform(count, 0.8, 1.3),
-        radius_z=radius * 0.5, angle=direction, tilt=torch.zeros(count),
-        hounsfield=liver.hounsfield - uniform(count, 45, 80), present=liver.present * random.chance(count, chance),
-    )  # fmt: skip
+        x=liver.x + liver.radius_x * reach * torch.cos(direction),
+        y=liver.y + liver.radius_y * reach * torch.sin(direction),
+        z=liver.z + liver.radius_z * uniform(count, -0.4, 0.4),
+        radius_x=radius,
+        radius_y=radius * uniform(count, 0.8, 1.3),
+        radius_z=radius * 0.5,
+        angle=direction,
+        tilt=torch.zeros(count),
+        hounsfield=liver.hounsfield - uniform(count, 45, 80),
+        present=liver.present * random.chance(count, chance),
+    )
 
 
 class BodyPainter:
@@ -177,19 +207,29 @@ class BodyPainter:
         count, wall = len(self.z), self.patients.wall
         radius = self.x.square() + self.y.square()
         blend(self.image, coverage(radius, self.radius_pixels), column(self.patients.fat))
-        blend(self.image, coverage(radius / column(wall.square()), self.radius_pixels), column(self.patients.muscle))
+        blend(
+            self.image,
+            coverage(radius / column(wall.square()), self.radius_pixels),
+            column(self.patients.muscle),
+        )
         cavity = radius / column((wall - 0.07).square())
-        filling = self.random.smooth(count, 10, self.size)[:, 0] * 35 + column(self.random.uniform(count, -70, 0))
+        filling = self.random.smooth(count, 10, self.size)[:, 0] * 35 + column(
+            self.random.uniform(count, -70, 0)
+        )
         blend(self.image, coverage(cavity, self.radius_pixels), filling)
         return cavity
 
     def _ribs(self) -> None:
         count, wall = len(self.z), self.patients.wall - 0.03
         for rib in range(RIBS):
-            angle = self.patients.rib_angles[:, rib] + self.z * 9  # ribs run obliquely: they wander from slice to slice
+            angle = (
+                self.patients.rib_angles[:, rib] + self.z * 9
+            )  # ribs run obliquely: they wander from slice to slice
             centre = (wall * torch.cos(angle), wall * torch.sin(angle))
             radii = (self.random.uniform(count, 0.03, 0.05), self.random.uniform(count, 0.06, 0.12))
-            self._ellipse(centre, radii, angle, self.radius_pixels * 0.05, column(self.random.uniform(count, 200, 600)))
+            self._ellipse(
+                centre, radii, angle, self.radius_pixels * 0.05, column(self.random.uniform(count, 200, 600))
+            )
 
     def _bowel(self) -> None:
         """Loops below the diaphragm that look like organs and are none."""
@@ -197,7 +237,13 @@ class BodyPainter:
             x, y, across, down, angle, grey = self.patients.loops[:, loop].unbind(1)
             there = ((self.z > 0.5) & (x + y < 1.4)).float()
             radii = ((0.06 + 0.10 * across) * there, (0.06 + 0.10 * down) * there)
-            self._ellipse((x * 1.1 - 0.55, y * 0.7 - 0.5), radii, angle * 3, self.radius_pixels * 0.1, column(grey * 110 - 20))
+            self._ellipse(
+                (x * 1.1 - 0.55, y * 0.7 - 0.5),
+                radii,
+                angle * 3,
+                self.radius_pixels * 0.1,
+                column(grey * 110 - 20),
+            )
 
     def _organ(self, name: str, organ: Organ, cavity: Tensor) -> None:
         centre, radii = organ.cut(self.z)
@@ -208,7 +254,9 @@ class BodyPainter:
         grey = column(organ.hounsfield) + self.texture * amplitude
         distance = self._ellipse(centre, radii, organ.angle, self.radius_pixels * radii[0], grey, name, clip)
         if name == "stomach":
-            bubble = (distance < 0.8) & (self.y < column(centre[1] - radii[1] * 0.3)) & column(self.patients.gas)
+            bubble = (
+                (distance < 0.8) & (self.y < column(centre[1] - radii[1] * 0.3)) & column(self.patients.gas)
+            )
             self.image.masked_fill_(bubble, -800.0)
         if name == "spine":  # the canal
             there = (centre[0], centre[1] + radii[1] * 0.85)
@@ -224,20 +272,41 @@ class BodyPainter:
         centre, radii = self.patients.tumor.cut(self.z)
         outside_liver = torch.where(self.labels == LABELS.index("liver"), 0.0, OUTSIDE)
         grey = column(self.patients.tumor.hounsfield) + self.texture * 8
-        self._ellipse(centre, radii, self.patients.tumor.angle, self.radius_pixels * radii[0], grey, "liver tumor", outside_liver)
+        self._ellipse(
+            centre,
+            radii,
+            self.patients.tumor.angle,
+            self.radius_pixels * radii[0],
+            grey,
+            "liver tumor",
+            outside_liver,
+        )
 
     def _ellipse(
-        self, centre: tuple[Tensor, Tensor], radii: tuple[Tensor, Tensor], angle: Tensor, radius_pixels: Tensor, grey: Tensor,
-        label: str | None = None, clip: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Paint one ellipse per slice; ``clip`` (a distance field) keeps it inside something. Returns its distance field."""
+        self,
+        centre: tuple[Tensor, Tensor],
+        radii: tuple[Tensor, Tensor],
+        angle: Tensor,
+        radius_pixels: Tensor,
+        grey: Tensor,
+        label: str | None = None,
+        clip: Tensor | None = None,
+    ) -> Tensor:
+        """Paint one ellipse per slice; ``clip`` (a distance field) keeps it inside something.
+
+        Returns its distance field.
+        """
         drawn = radii[0] > 0
         distance = torch.full_like(self.image, OUTSIDE)
         if not drawn.any():
             return distance
         rows = drawn.nonzero()[:, 0]
         part = ellipse(
-            self.x[rows], self.y[rows], (centre[0][rows], centre[1][rows]), (radii[0][rows], radii[1][rows]), angle[rows]
+            self.x[rows],
+            self.y[rows],
+            (centre[0][rows], centre[1][rows]),
+            (radii[0][rows], radii[1][rows]),
+            angle[rows],
         )
         if clip is not None:
             part = torch.maximum(part, clip[rows])
@@ -257,7 +326,9 @@ def ct_slices(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     patients = sample_patients(count, size, random, tumor_chance=0.6)
     z = random.uniform(count, 0.05, 1.02)
     aim = torch.rand(count, generator=random.generator)
-    kidneys = torch.where(random.chance(count, 0.5), patients.organs["left kidney"].z, patients.organs["right kidney"].z)
+    kidneys = torch.where(
+        random.chance(count, 0.5), patients.organs["left kidney"].z, patients.organs["right kidney"].z
+    )
     for low, high, target, spread in (
         (0.0, 0.14, patients.tumor.z, 0.05),
         (0.14, 0.22, patients.organs["bladder"].z, 0.08),
@@ -269,7 +340,10 @@ def ct_slices(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
 
 
 def ct_volume(slices: int, size: int, z_range: tuple[float, float], random: Random) -> tuple[Tensor, Tensor]:
-    """One patient, ``slices`` cuts from z_range[0] (towards the head) to z_range[1]: HU and labels [slices, size, size]."""
+    """One patient, ``slices`` cuts from z_range[0] (towards the head) to z_range[1].
+
+    HU and labels [slices, size, size].
+    """
     patient = sample_patients(1, size, random, tumor_chance=0.75).repeat(slices)
     z = torch.linspace(*z_range, slices)
     return BodyPainter(patient, z, size, random).paint()

@@ -1,6 +1,8 @@
-"""Brushes of the phantoms: random numbers, smooth noise, and ellipses with soft edges painted into batches of slices.
+"""Brushes of the phantoms: random numbers, smooth noise, and ellipses with soft edges painted into batches of
+slices.
 
-Coordinates run from -1 to 1 over the slice, x to the right, y down. All tensors of parameters are [B]: one value per slice.
+Coordinates run from -1 to 1 over the slice, x to the right, y down. All tensors of parameters are [B]: one
+value per slice.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def pixel_grid(size: int) -> tuple[Tensor, Tensor]:
     return axis.view(1, size, 1), axis.view(1, 1, size)
 
 
-def ellipse(x: Tensor, y: Tensor, centre: tuple[Tensor, Tensor], radii: tuple[Tensor, Tensor], angle: Tensor) -> Tensor:
+def ellipse(
+    x: Tensor, y: Tensor, centre: tuple[Tensor, Tensor], radii: tuple[Tensor, Tensor], angle: Tensor
+) -> Tensor:
     """Squared normalised distance [B, H, W]: below 1 inside. Radii of 0 give nothing inside."""
     cos, sin = torch.cos(angle), torch.sin(angle)
     across, down = radii[0].clamp(min=1e-3), radii[1].clamp(min=1e-3)

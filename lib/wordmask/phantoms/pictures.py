@@ -1,6 +1,8 @@
-"""Pictures that no volume holds: x-ray-like, endoscopy-like, dermoscopy-like and ultrasound-like, each with its label.
+"""Pictures that no volume holds: x-ray-like, endoscopy-like, dermoscopy-like and ultrasound-like, each with
+its label.
 
-All functions return pictures [B, 3, S, S] in 0..1 and labels [B, S, S] uint8. About one picture in five shows no lesion.
+All functions return pictures [B, 3, S, S] in 0..1 and labels [B, S, S] uint8. About one picture in five shows
+no lesion.
 """
 
 from __future__ import annotations
@@ -31,23 +33,38 @@ def xray(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     for side, name in ((0.42, "left lung"), (-0.42, "right lung")):
         there = (~random.chance(count, 0.1)).float()
         radii = (uniform(count, 0.24, 0.34) * there, uniform(count, 0.42, 0.65) * there)
-        lung = ellipse(x, y, (side + uniform(count, -0.05, 0.05), uniform(count, -0.1, 0.1)), radii, uniform(count, -0.15, 0.15))
+        lung = ellipse(
+            x,
+            y,
+            (side + uniform(count, -0.05, 0.05), uniform(count, -0.1, 0.1)),
+            radii,
+            uniform(count, -0.15, 0.15),
+        )
         blend(image, coverage(lung, torch.full((count,), size * 0.06)), column(uniform(count, 0.08, 0.3)))
         labels.masked_fill_(lung < 1, LABELS.index(name))
     heart_there = (~random.chance(count, 0.07)).float()
     radii = (uniform(count, 0.22, 0.32) * heart_there, uniform(count, 0.20, 0.30) * heart_there)
-    heart = ellipse(x, y, (uniform(count, 0.05, 0.2), uniform(count, 0.12, 0.32)), radii, uniform(count, -0.5, 0.5))
+    heart = ellipse(
+        x, y, (uniform(count, 0.05, 0.2), uniform(count, 0.12, 0.32)), radii, uniform(count, -0.5, 0.5)
+    )
     blend(image, coverage(heart, torch.full((count,), size * 0.05)), column(uniform(count, 0.55, 0.85)))
     labels.masked_fill_(heart < 1, LABELS.index("heart"))
     ribs = torch.sin(y * column(uniform(count, 22, 32)) + x.square() * 6) * (x.abs() < 0.85)
-    image = image + 0.05 * ribs + random.smooth(count, 20, size)[:, 0] * 0.03 + random.normal(count, size, size) * 0.03
+    image = (
+        image
+        + 0.05 * ribs
+        + random.smooth(count, 20, size)[:, 0] * 0.03
+        + random.normal(count, size, size) * 0.03
+    )
     return image.clamp(0, 1)[:, None].expand(-1, 3, -1, -1), labels
 
 
 def _lesion(
     count: int, size: int, random: Random, radius: tuple[float, float], reach: float, bend: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance field of a bent ellipse (OUTSIDE everywhere where there is none), its radius, and its vertical centre."""
+    """Distance field of a bent ellipse (OUTSIDE everywhere where there is none), its radius, and its vertical
+    centre.
+    """
     y, x = pixel_grid(size)
     field = random.smooth(count, 4, size, 2) * bend + random.smooth(count, 10, size, 2) * bend * 0.35
     across = random.uniform(count, *radius)
@@ -70,13 +87,19 @@ def endoscopy(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     cover = coverage(polyp, radius * size * 0.33)
     texture = random.smooth(count, 6, size)[:, 0] * 0.06 + random.smooth(count, 24, size)[:, 0] * 0.03
     folds = torch.sin(
-        x * column(random.uniform(count, -8, 8)) + y * column(random.uniform(count, -8, 8)) + random.smooth(count, 4, size)[:, 0]
+        x * column(random.uniform(count, -8, 8))
+        + y * column(random.uniform(count, -8, 8))
+        + random.smooth(count, 4, size)[:, 0]
     )
     texture = texture + folds.clamp(min=0.6) * 0.12
     image = _color(count, random, (0.60, 0.88), (0.28, 0.48), (0.25, 0.44)) + texture[:, None]
     zero = torch.zeros(count)
     lumen = ellipse(
-        x, y, (random.uniform(count, -0.8, 0.8), random.uniform(count, -0.8, 0.8)), (radius * 0 + 0.3, radius * 0 + 0.25), zero
+        x,
+        y,
+        (random.uniform(count, -0.8, 0.8), random.uniform(count, -0.8, 0.8)),
+        (radius * 0 + 0.3, radius * 0 + 0.25),
+        zero,
     )
     dark = coverage(lumen, torch.full((count,), size * 0.05), 0.3) * column(
         random.uniform(count, 0.2, 0.8) * random.chance(count, 0.5)
@@ -87,7 +110,11 @@ def endoscopy(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     image = image + cover[:, None] * (tone + dark[:, None] * 0.3) + dome[:, None]
     image = image - 0.08 * (((polyp - 1).abs() < 0.12).float() * cover)[:, None]
     distance = x.square() + y.square()
-    image = image * (1 - 0.45 * distance / 2)[:, None] * (distance < column(random.uniform(count, 1.2, 2.2)))[:, None]
+    image = (
+        image
+        * (1 - 0.45 * distance / 2)[:, None]
+        * (distance < column(random.uniform(count, 1.2, 2.2)))[:, None]
+    )
     image = image + (random.smooth(count, 30, size) > 2.3) * 0.4
     return _finish(image, polyp, "polyp", random)
 
@@ -105,7 +132,9 @@ def dermoscopy(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     image = image * (1 - cover[:, None] * (1 - darker * pattern))
     angle = random.uniform(count, 0, 3.14)
     along = x * column(torch.cos(angle)) + y * column(torch.sin(angle))
-    hair = torch.sin(along * column(random.uniform(count, 15, 40)) + random.smooth(count, 4, size)[:, 0]) > 0.985
+    hair = (
+        torch.sin(along * column(random.uniform(count, 15, 40)) + random.smooth(count, 4, size)[:, 0]) > 0.985
+    )
     image = image - 0.35 * (hair & column(random.chance(count, 0.5)))[:, None]
     corners = (x.square() + y.square()) > column(random.uniform(count, 1.1, 2.0))
     image = torch.where((corners & column(random.chance(count, 0.5)))[:, None], image * 0.15, image)
@@ -117,7 +146,9 @@ def ultrasound(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     y, x = pixel_grid(size)
     mass, radius, _ = _lesion(count, size, random, (0.13, 0.36), 0.35, 0.05)
     wavy = y + random.smooth(count, 4, size)[:, 0] * 0.08
-    layers = torch.sin(wavy * column(random.uniform(count, 5, 11)) + column(random.uniform(count, 0, 6))) * 0.10
+    layers = (
+        torch.sin(wavy * column(random.uniform(count, 5, 11)) + column(random.uniform(count, 0, 6))) * 0.10
+    )
     image = column(random.uniform(count, 0.35, 0.60)) + layers + random.smooth(count, 10, size)[:, 0] * 0.07
     for _ in range(3):  # fat lobules: dark like a mass, but flat and lined with bright septa
         centre = (random.uniform(count, -0.9, 0.9), random.uniform(count, -0.9, 0.9))
@@ -131,12 +162,16 @@ def ultrasound(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
     cover = coverage(mass, radius * size * 0.2)
     blend(image, cover, column(random.uniform(count, 0.05, 0.25)).expand_as(image))
     image = image + ((mass - 1.15).abs() < 0.15) * 0.08 * column(random.chance(count, 0.6))
-    speckle = (random.normal(count, size, size).abs() * 0.8 + random.smooth(count, 64, size)[:, 0].abs() * 0.6) * 0.5
+    speckle = (
+        random.normal(count, size, size).abs() * 0.8 + random.smooth(count, 64, size)[:, 0].abs() * 0.6
+    ) * 0.5
     image = image * (0.55 + speckle) * column(random.uniform(count, 0.8, 1.3)) * (1 - 0.15 * (y + 1))
     return _finish(image[:, None].expand(-1, 3, -1, -1), mass, "breast tumor", random, noise=0.0)
 
 
-def _finish(image: Tensor, distance: Tensor, name: str, random: Random, noise: float = 0.02) -> tuple[Tensor, Tensor]:
+def _finish(
+    image: Tensor, distance: Tensor, name: str, random: Random, noise: float = 0.02
+) -> tuple[Tensor, Tensor]:
     labels = torch.zeros(distance.shape, dtype=torch.uint8).masked_fill_(distance < 1, LABELS.index(name))
     return (image + random.normal(*image.shape) * noise).clamp(0, 1), labels
 

@@ -7,9 +7,23 @@ import torch
 from torch import Tensor
 
 LABELS = (
-    "background", "liver", "spleen", "left kidney", "right kidney", "left lung", "right lung", "heart", "spine", "aorta",
-    "stomach", "bladder", "liver tumor", "polyp", "skin lesion", "breast tumor",
-)  # fmt: skip
+    "background",
+    "liver",
+    "spleen",
+    "left kidney",
+    "right kidney",
+    "left lung",
+    "right lung",
+    "heart",
+    "spine",
+    "aorta",
+    "stomach",
+    "bladder",
+    "liver tumor",
+    "polyp",
+    "skin lesion",
+    "breast tumor",
+)
 """Name of each label value."""
 
 WORD_LABELS: dict[str, tuple[str, ...]] = {

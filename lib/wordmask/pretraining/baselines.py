@@ -1,6 +1,9 @@
-"""What simple rules reach on the samples: if a grey-value threshold or a mean mask came close to the model, the phantoms would be too easy.
+"""What simple rules reach on the samples.
 
-Fitted on the training slices, per word and kind of picture; `wordmask.demo.baselines` applies them to whole volumes and pictures.
+If a grey-value threshold or a mean mask came close to the model, the phantoms would be too easy.
+
+Fitted on the training slices, per word and kind of picture; `wordmask.demo.baselines` applies them to whole
+volumes and pictures.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ MOST_SLICES = 400  # per word and kind; more changes nothing
 
 
 def fit_baselines(data: PhantomSlices) -> dict[str, Tensor]:
-    """Name -> tensor: ``threshold/KIND/WORD`` [2] (sign, grey value) and ``atlas/KIND/WORD`` [s, s] of 0 and 1."""
+    """Name -> tensor: ``threshold/KIND/WORD`` [2] (sign, grey value) and ``atlas/KIND/WORD`` [s, s] of 0 and
+    1.
+    """
     table, fitted = word_table(), {}
     for kind, kind_name in enumerate(KIND_NAMES):
         rows = (data.kinds == kind).nonzero()[:, 0]
@@ -42,18 +47,28 @@ def fit_baselines(data: PhantomSlices) -> dict[str, Tensor]:
 
 
 def best_threshold(grey: Tensor, masks: Tensor) -> Tensor:
-    """grey: [N, S, S] in 0..1; masks: [N, S, S]. The (sign, value) with the best mean Dice of ``sign * grey >= sign * value``.
+    """grey: [N, S, S] in 0..1; masks: [N, S, S].
+
+    The (sign, value) with the best mean Dice of ``sign * grey >= sign * value``.
 
     All thresholds at once, from the histograms of each slice and of its mask.
     """
     count = len(grey)
-    index = (torch.arange(count).view(-1, 1, 1) * LEVELS + (grey * LEVELS).long().clamp(max=LEVELS - 1)).flatten()
+    index = (
+        torch.arange(count).view(-1, 1, 1) * LEVELS + (grey * LEVELS).long().clamp(max=LEVELS - 1)
+    ).flatten()
     everything = torch.bincount(index, minlength=count * LEVELS).view(count, LEVELS).float()
-    inside = torch.bincount(index, weights=masks.flatten(), minlength=count * LEVELS).view(count, LEVELS).float()
+    inside = (
+        torch.bincount(index, weights=masks.flatten(), minlength=count * LEVELS).view(count, LEVELS).float()
+    )
     best, chosen = -1.0, torch.zeros(2)
     for sign in (1.0, -1.0):
         below = [histogram.cumsum(1) for histogram in (inside, everything)]
-        common, found = below if sign < 0 else [h - c + h.sum(1, keepdim=True) for h, c in zip((inside, everything), below, strict=True)]
+        common, found = (
+            below
+            if sign < 0
+            else [h - c + h.sum(1, keepdim=True) for h, c in zip((inside, everything), below, strict=True)]
+        )
         scores = (2 * common / (found + inside.sum(1, keepdim=True)).clamp(min=1)).mean(0)
         level = int(scores.argmax())
         if scores[level] > best:

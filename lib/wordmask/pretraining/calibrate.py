@@ -1,7 +1,8 @@
 """Where to set the limits of presence: measured on phantoms that trained nothing and are not the samples.
 
-``python -m wordmask.pretraining.calibrate --output runs/tiny/calibration`` prints a Markdown table and draws the curve. The operating point
-is then written into the preset's YAML by hand, where people can read and change it.
+``python -m wordmask.pretraining.calibrate --output runs/tiny/calibration`` prints a Markdown table and draws
+the curve. The operating point is then written into the preset's YAML by hand, where people can read and
+change it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ SMALLEST_TRUE_AREA = 0.0012  # a thing whose largest cut is smaller counts as ne
 
 @dataclass(frozen=True)
 class Observation:
-    """One word in one case. area: share of a slice, of the largest marked cut; true_area likewise, 0 when it is absent."""
+    """One word in one case.
+
+    area: share of a slice, of the largest marked cut; true_area likewise, 0 when it is absent.
+    """
 
     case: str
     word: str
@@ -50,14 +54,26 @@ def phantom_cases(volumes: int, pictures: int) -> Iterator[tuple[str, Volume, np
     """Name, volume and true labels [n, h, w]; heights of the volumes vary from the chest to the pelvis."""
     seed = FIRST_SEED
     geometry = Geometry(
-        size=(SIZE, SIZE, SLICES), spacing=(2.4, 2.4, 8.0), origin=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)
+        size=(SIZE, SIZE, SLICES),
+        spacing=(2.4, 2.4, 8.0),
+        origin=(0.0, 0.0, 0.0),
+        direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
     )
     heights = np.random.default_rng(FIRST_SEED).uniform((0.03, 0.5), (0.4, 1.02), (volumes, 2))
     for number, (top, bottom) in enumerate(heights):
         hounsfield, labels = ct_volume(SLICES, SIZE, (float(top), float(bottom)), Random(seed + number))
         array = np.ascontiguousarray(hounsfield.round().numpy().astype(np.int16)[::-1])
-        yield f"ct_{number}", Volume(array=array, geometry=geometry, modality="CT", name=f"ct_{number}"), labels.numpy()[::-1]
-    flat = Geometry(size=(SIZE, SIZE, 1), spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
+        yield (
+            f"ct_{number}",
+            Volume(array=array, geometry=geometry, modality="CT", name=f"ct_{number}"),
+            labels.numpy()[::-1],
+        )
+    flat = Geometry(
+        size=(SIZE, SIZE, 1),
+        spacing=(1.0, 1.0, 1.0),
+        origin=(0.0, 0.0, 0.0),
+        direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
+    )
     for offset, (kind, paint) in enumerate(KINDS.items(), start=1):
         images, labels = paint(pictures, SIZE, Random(seed + 1000 * offset))
         for number in range(pictures):
@@ -80,7 +96,9 @@ def observe(segmenter: Segmenter, volumes: int, pictures: int) -> list[Observati
             result = pipeline.segment(volume, [word])
             marked, truth = result.labels > 0, np.isin(labels, label_values(word))
             size = truth.shape[1] * truth.shape[2]
-            area, true_area = (float(np.count_nonzero(mask, axis=(1, 2)).max()) / size for mask in (marked, truth))
+            area, true_area = (
+                float(np.count_nonzero(mask, axis=(1, 2)).max()) / size for mask in (marked, truth)
+            )
             score = dice(marked, truth) if true_area else 0.0
             found.append(Observation(name, word, result.statistics[word].presence, area, true_area, score))
     return found
@@ -88,7 +106,10 @@ def observe(segmenter: Segmenter, volumes: int, pictures: int) -> list[Observati
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """volume_logit and minimum_area, and what they do: sensitivity (present words kept), specificity (absent words left empty), Dice."""
+    """volume_logit and minimum_area, and what they do.
+
+    Sensitivity (present words kept), specificity (absent words left empty), Dice.
+    """
 
     volume_logit: float
     minimum_area: float
@@ -104,7 +125,11 @@ def operating_points(
     clipped = np.clip([o.presence for o in observations], 1e-9, 1 - 1e-9)
     logit = np.log(clipped / (1 - clipped))
     area, truth = np.array([o.area for o in observations]), np.array([o.true_area for o in observations])
-    scores, present, absent = np.array([o.dice for o in observations]), truth >= SMALLEST_TRUE_AREA, truth == 0
+    scores, present, absent = (
+        np.array([o.dice for o in observations]),
+        truth >= SMALLEST_TRUE_AREA,
+        truth == 0,
+    )
     points = []
     for limit in logits:
         for smallest in areas:
@@ -133,7 +158,8 @@ def markdown(points: Sequence[OperatingPoint], chosen: OperatingPoint) -> str:
         if point.minimum_area == chosen.minimum_area:
             mark = " **(chosen)**" if point == chosen else ""
             lines.append(
-                f"| {point.volume_logit:g}{mark} | {point.sensitivity:.3f} | {point.specificity:.3f} | {point.dice:.3f} |"
+                f"| {point.volume_logit:g}{mark} | {point.sensitivity:.3f} | {point.specificity:.3f} | "
+                f"{point.dice:.3f} |"
             )
     return "\n".join(lines)
 
@@ -146,10 +172,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=20, help="of each kind")
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
-    observations = observe(load_segmenter("simple_vilmedsam", preset=chosen.preset), chosen.volumes, chosen.pictures)
+    observations = observe(
+        load_segmenter("simple_vilmedsam", preset=chosen.preset), chosen.volumes, chosen.pictures
+    )
     chosen.output.mkdir(parents=True, exist_ok=True)
-    (chosen.output / "observations.json").write_text(json.dumps([asdict(o) for o in observations]), encoding="utf-8")
-    points = operating_points(observations, [x / 2 for x in range(-12, 13)], [0.0, 0.0004, 0.0008, 0.0012, 0.002])
+    (chosen.output / "observations.json").write_text(
+        json.dumps([asdict(o) for o in observations]), encoding="utf-8"
+    )
+    points = operating_points(
+        observations, [x / 2 for x in range(-12, 13)], [0.0, 0.0004, 0.0008, 0.0012, 0.002]
+    )
     best = best_point(points)
     console = Console(width=120)
     console.print(markdown(points, best), markup=False)

@@ -1,8 +1,9 @@
-"""Stage 1 of the tiny weights: a CLIP whose image *and* patch embeddings agree with words, also under the bottleneck's noise.
+"""Stage 1 of the tiny weights: a CLIP whose image *and* patch embeddings agree with words, also under the
+bottleneck's noise.
 
-Source: design measurements of the project (docs/tiny.md). Two sigmoid losses: image against "the word covers enough of the slice", and
-patch against "the share of the patch that the word covers". In half of each batch the tokens are mixed with noise as the information
-bottleneck does, so that its inputs are familiar ones.
+Source: design measurements of the project (docs/tiny.md). Two sigmoid losses: image against "the word covers
+enough of the slice", and patch against "the share of the patch that the word covers". In half of each batch
+the tokens are mixed with noise as the information bottleneck does, so that its inputs are familiar ones.
 """
 
 from __future__ import annotations
@@ -46,7 +47,13 @@ def sample_spellings(generator: torch.Generator, words: Sequence[str] = WORDS) -
 
 
 def train_clip(
-    model: ClipWithScores, data: PhantomSlices, *, steps: int, seed: int, layers: tuple[int, ...], checkpoint: Path
+    model: ClipWithScores,
+    data: PhantomSlices,
+    *,
+    steps: int,
+    seed: int,
+    layers: tuple[int, ...],
+    checkpoint: Path,
 ) -> None:
     """layers: the blocks after which the bottleneck may sit; one is drawn per step."""
 
@@ -66,21 +73,29 @@ def clip_losses(
     """images: [B, 3, H, W] in 0..1; labels: [B, H, W]."""
     clip, size = model.clip, model.clip.image_size
     frame = Frame.fit((images.shape[-2], images.shape[-1]), (size, size), "center")
-    fractions = word_fractions(labels_in_frame(labels, frame, size), clip.grid).flatten(2)  # [B, words, patches]
+    fractions = word_fractions(labels_in_frame(labels, frame, size), clip.grid).flatten(
+        2
+    )  # [B, words, patches]
     present = (fractions.mean(2) > SMALLEST_PRESENT).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = clip.head(clip.normalise(frame.to_model(images)), layer)
         kept = torch.ones(len(images), clip.grid**2)
         half = len(images) // 2
-        mixed, kept[:half] = mix_with_noise(hidden[:half].float(), fractions[:half], present[:half], clip.grid, generator)
+        mixed, kept[:half] = mix_with_noise(
+            hidden[:half].float(), fractions[:half], present[:half], clip.grid, generator
+        )
         tokens = clip.tail_tokens(torch.cat([mixed, hidden[half:].float()]), layer)
         text = clip.encode_text(sample_spellings(generator))
     tokens, text = F.normalize(tokens.float(), dim=-1), F.normalize(text.float(), dim=-1)
     visible = (fractions * kept[:, None]).sum(2) / fractions.sum(2).clamp(min=1e-6)
-    image_loss = F.binary_cross_entropy_with_logits(model.scores.presence(tokens[:, 0] @ text.T), present * visible)
+    image_loss = F.binary_cross_entropy_with_logits(
+        model.scores.presence(tokens[:, 0] @ text.T), present * visible
+    )
     target = fractions.transpose(1, 2)
     weight = (1 + INSIDE_WEIGHT * target) * kept[:, :, None]
-    patch = F.binary_cross_entropy_with_logits(model.scores.similarity(tokens[:, 1:] @ text.T), target, reduction="none")
+    patch = F.binary_cross_entropy_with_logits(
+        model.scores.similarity(tokens[:, 1:] @ text.T), target, reduction="none"
+    )
     dense_loss = (patch * weight).sum() / weight.sum()
     return {"loss": image_loss + DENSE_WEIGHT * dense_loss, "image": image_loss, "dense": dense_loss}
 
@@ -90,15 +105,18 @@ def mix_with_noise(
 ) -> tuple[Tensor, Tensor]:
     """What the bottleneck does to tokens: near 1 of the signal inside a random region, near 0 outside.
 
-    hidden: [B, 1 + patches, D]; fractions: [B, words, patches]; present: [B, words]. Returns the mixed tokens and which patches were
-    kept [B, patches]. One region in three is exactly one present word's patches, or all but those.
+    hidden: [B, 1 + patches, D]; fractions: [B, words, patches]; present: [B, words]. Returns the mixed tokens
+    and which patches were kept [B, patches]. One region in three is exactly one present word's patches, or
+    all but those.
     """
     count = len(hidden)
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, 1, generator=generator) * (high - low) + low
 
-    field = F.interpolate(torch.rand(count, 1, 5, 5, generator=generator), size=(grid, grid), mode="bilinear")[:, 0].flatten(1)
+    field = F.interpolate(
+        torch.rand(count, 1, 5, 5, generator=generator), size=(grid, grid), mode="bilinear"
+    )[:, 0].flatten(1)
     threshold = torch.quantile(field.flatten(), 0.5) + (uniform(0.15, 0.85) - 0.5) * 0.8
     kept = (field > threshold).float()
     for row in range(0, count, 3):
@@ -106,7 +124,9 @@ def mix_with_noise(
             continue
         word = int(torch.multinomial(present[row], 1, generator=generator))
         if row % 2:
-            region = F.max_pool2d((fractions[row, word] > 0.05).float().view(1, 1, grid, grid), 3, 1, 1).flatten()
+            region = F.max_pool2d(
+                (fractions[row, word] > 0.05).float().view(1, 1, grid, grid), 3, 1, 1
+            ).flatten()
         else:
             region = (fractions[row, word] > 0.02).float()
         kept[row] = region if row % 6 == 0 else 1 - region

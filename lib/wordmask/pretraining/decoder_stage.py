@@ -1,7 +1,9 @@
-"""Stage 3 of the tiny weights: the position-prompt decoder on frozen features, then a joint phase with SAM's encoder.
+"""Stage 3 of the tiny weights: the position-prompt decoder on frozen features, then a joint phase with SAM's
+encoder.
 
-Everything that does not learn is computed once: SAM embeddings, CLIP's scores, and the maps of both priors. The variants (which prior,
-with or without the word token) are trained on the same pairs for the same steps and compared on slices of another seed.
+Everything that does not learn is computed once: SAM embeddings, CLIP's scores, and the maps of both priors.
+The variants (which prior, with or without the word token) are trained on the same pairs for the same steps
+and compared on slices of another seed.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from wordmask.pretraining.sam_stage import embed
 logger = logging.getLogger(__name__)
 
 ENCODE_BATCH, FIT_BATCH = 32, 64
-LOG_PRIOR = -1.5  # of each of the two upsamplers' outputs, which are summed: about 5 % of a frame is inside a word
+LOG_PRIOR = (
+    -1.5
+)  # of each of the two upsamplers' outputs, which are summed: about 5 % of a frame is inside a word
 PRESENT_WORDS, ABSENT_WORDS = 4, 2
 PAIRS_PER_STEP = 24
 DECODER_RATE, JOINT_ENCODER_RATE, JOINT_DECODER_RATE = 2e-3, 2e-4, 1e-3
@@ -43,8 +47,8 @@ JOINT_SLICES, JOINT_WORDS = 6, 5
 class PairData:
     """Frozen features of N slices and the maps of P (slice, word) pairs on SAM's grid.
 
-    images [N, 3, S, S] uint8, labels [N, S, S]; text [words, E]; pairs [P, 2]; bottleneck and similarity maps [P, g, g] in 0..1;
-    presence [P] logits; shares [P], of the slice that the word covers.
+    images [N, 3, S, S] uint8, labels [N, S, S]; text [words, E]; pairs [P, 2]; bottleneck and similarity maps
+    [P, g, g] in 0..1; presence [P] logits; shares [P], of the slice that the word covers.
     """
 
     images: Tensor
@@ -68,7 +72,11 @@ class PairData:
 
     def prior(self, kind: str, rows: Tensor) -> Tensor:
         """[R, priors, g, g], as the decoder of that kind wants it."""
-        chosen = {"m2ib": [self.bottleneck], "similarity": [self.similarity], "both": [self.bottleneck, self.similarity]}[kind]
+        chosen = {
+            "m2ib": [self.bottleneck],
+            "similarity": [self.similarity],
+            "both": [self.bottleneck, self.similarity],
+        }[kind]
         return torch.stack([maps[rows] for maps in chosen], 1)
 
     def word(self, rows: Tensor) -> Tensor:
@@ -106,7 +114,9 @@ def prepare_pairs(
     cosine = torch.cat(cosines)  # [N, 1 + patches, words]
     presence = clip.scores.presence(cosine[:, 0])
     shares = word_shares(data.labels)
-    pairs = choose_pairs(shares > SMALLEST_PRESENT, presence, torch.Generator().manual_seed(seed), every_word=every_word)
+    pairs = choose_pairs(
+        shares > SMALLEST_PRESENT, presence, torch.Generator().manual_seed(seed), every_word=every_word
+    )
     maps = bottleneck_maps(clip, torch.cat(hidden), text, pairs, bottleneck, seed)
     similarity = torch.sigmoid(clip.scores.similarity(cosine[pairs[:, 0], 1:, pairs[:, 1]])).view(
         -1, clip.clip.grid, clip.clip.grid
@@ -126,21 +136,35 @@ def bottleneck_maps(
         chunk = pairs[start : start + FIT_BATCH]
         keys = [(seed, int(row), WORDS[int(word)]) for row, word in chunk]
         fitted = fit_pairs(
-            clip.clip, hidden[chunk[:, 0]], text[chunk[:, 1]], pair_keys=keys, layer=preset.layer, beta=preset.beta, steps=preset.steps,
-            learning_rate=preset.learning_rate, replicas=preset.replicas, noise=noise,
-        )  # fmt: skip
+            clip.clip,
+            hidden[chunk[:, 0]],
+            text[chunk[:, 1]],
+            pair_keys=keys,
+            layer=preset.layer,
+            beta=preset.beta,
+            steps=preset.steps,
+            learning_rate=preset.learning_rate,
+            replicas=preset.replicas,
+            noise=noise,
+        )
         maps.append(normalise_maps(fitted))
     return torch.cat(maps)
 
 
 def word_shares(labels: Tensor) -> Tensor:
     """Labels [N, S, S] -> [N, words]: the share of the slice that each word covers."""
-    counts = torch.stack([torch.bincount(picture.flatten().long(), minlength=len(LABELS)) for picture in labels]).float()
+    counts = torch.stack(
+        [torch.bincount(picture.flatten().long(), minlength=len(LABELS)) for picture in labels]
+    ).float()
     return counts @ word_table().T / labels[0].numel()
 
 
-def choose_pairs(present: Tensor, presence: Tensor, generator: torch.Generator, *, every_word: bool) -> Tensor:
-    """[P, 2]: up to 4 present words per slice, the absent word that CLIP finds most likely, and a random absent one."""
+def choose_pairs(
+    present: Tensor, presence: Tensor, generator: torch.Generator, *, every_word: bool
+) -> Tensor:
+    """[P, 2]: up to 4 present words per slice, the absent word that CLIP finds most likely, and a random
+    absent one.
+    """
     if every_word:
         return torch.cartesian_prod(torch.arange(len(present)), torch.arange(present.shape[1]))
     pairs = []
@@ -164,11 +188,22 @@ def new_decoder(preset: DecoderPreset, text_width: int) -> PositionPromptDecoder
 @torch.no_grad()
 def sam_embeddings(sam: Sam, images: Tensor) -> Tensor:
     """[N, C, g, g] of pictures [N, 3, S, S] uint8."""
-    return torch.cat([embed(sam, images[i : i + ENCODE_BATCH].float() / 255)[0] for i in range(0, len(images), ENCODE_BATCH)])
+    return torch.cat(
+        [
+            embed(sam, images[i : i + ENCODE_BATCH].float() / 255)[0]
+            for i in range(0, len(images), ENCODE_BATCH)
+        ]
+    )
 
 
 def train_decoder(
-    decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, *, steps: int, seed: int, checkpoint: Path
+    decoder: PositionPromptDecoder,
+    embeddings: Tensor,
+    data: PairData,
+    *,
+    steps: int,
+    seed: int,
+    checkpoint: Path,
 ) -> None:
     """The decoder alone, on frozen embeddings [N, C, g, g]."""
 
@@ -177,16 +212,25 @@ def train_decoder(
         return {"loss": pair_loss(decoder, embeddings[data.pairs[rows, 0]], data, rows)}
 
     groups: list[dict[str, object]] = [{"params": list(decoder.parameters()), "lr": DECODER_RATE}]
-    train(decoder, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
+    train(
+        decoder, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4
+    )
 
 
 def pair_loss(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, rows: Tensor) -> Tensor:
-    """BCE + Dice of the named pairs at the decoder's own resolution; slices fill SAM's frame (square phantoms)."""
+    """BCE + Dice of the named pairs at the decoder's own resolution.
+
+    Slices fill SAM's frame (square phantoms).
+    """
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = decoder(embeddings, data.prior(decoder.preset.prior, rows), data.word(rows) if decoder.word_token else None)[
-            :, 0
-        ].float()
-    target = word_masks(sample_labels(data.labels[data.pairs[rows, 0]], logits.shape[-1]), data.pairs[rows, 1])
+        logits = decoder(
+            embeddings,
+            data.prior(decoder.preset.prior, rows),
+            data.word(rows) if decoder.word_token else None,
+        )[:, 0].float()
+    target = word_masks(
+        sample_labels(data.labels[data.pairs[rows, 0]], logits.shape[-1]), data.pairs[rows, 1]
+    )
     return mask_loss(logits, target)
 
 
@@ -204,8 +248,13 @@ class EncoderAndDecoder(nn.Module):
         self.encoder, self.decoder = sam.image_encoder, decoder
 
 
-def train_jointly(sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, steps: int, seed: int, checkpoint: Path) -> None:
-    """Encoder and decoder together on whole slices, each with some of its words; slices with rare words are drawn more often."""
+def train_jointly(
+    sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, steps: int, seed: int, checkpoint: Path
+) -> None:
+    """Encoder and decoder together on whole slices, each with some of its words.
+
+    Slices with rare words are drawn more often.
+    """
     of_slice: list[list[int]] = [[] for _ in range(len(data.images))]
     for number, row in enumerate(data.pairs[:, 0].tolist()):
         of_slice[row].append(number)
@@ -228,16 +277,23 @@ def train_jointly(sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, s
 
 
 def rarity(data: PairData) -> Tensor:
-    """[N], how often to draw each slice: one over the root of how often its rarest present word comes in the pairs."""
+    """[N], how often to draw each slice.
+
+    One over the root of how often its rarest present word comes in the pairs.
+    """
     present = data.shares > SMALLEST_PRESENT
     counts = torch.bincount(data.pairs[present, 1], minlength=len(WORDS)).clamp(min=1)
     weights = torch.full((len(data.images),), float(counts.max()) ** -0.5)
-    return weights.scatter_reduce(0, data.pairs[present, 0], counts[data.pairs[present, 1]].float() ** -0.5, "amax")
+    return weights.scatter_reduce(
+        0, data.pairs[present, 0], counts[data.pairs[present, 1]].float() ** -0.5, "amax"
+    )
 
 
 @dataclass(frozen=True)
 class Score:
-    """Dice of present words (area above twice the smallest), its mean over words, and the share of absent words that got a mark."""
+    """Dice of present words (area above twice the smallest), its mean over words, and the share of absent
+    words that got a mark.
+    """
 
     dice: float
     words: dict[str, float]
@@ -246,7 +302,10 @@ class Score:
 
 @torch.no_grad()
 def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, *, batch: int = 64) -> Score:
-    """On pairs of slices that trained nothing; threshold 0.5 at the decoder's resolution, no presence gate."""
+    """On pairs of slices that trained nothing.
+
+    Threshold 0.5 at the decoder's resolution, no presence gate.
+    """
     dices, areas = [], []
     for rows in torch.arange(len(data.pairs)).split(batch):
         logits = decoder(
@@ -255,7 +314,9 @@ def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData,
             data.word(rows) if decoder.word_token else None,
         )
         mask = (logits[:, 0] > 0).float()
-        target = word_masks(sample_labels(data.labels[data.pairs[rows, 0]], mask.shape[-1]), data.pairs[rows, 1])
+        target = word_masks(
+            sample_labels(data.labels[data.pairs[rows, 0]], mask.shape[-1]), data.pairs[rows, 1]
+        )
         overlap = (mask * target).sum((1, 2))
         dices.append(2 * overlap / (mask.sum((1, 2)) + target.sum((1, 2))).clamp(min=1))
         areas.append(mask.mean((1, 2)))
@@ -266,7 +327,11 @@ def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData,
         chosen = present & (data.pairs[:, 1] == number)
         if chosen.any():
             words[word] = float(dice[chosen].mean())
-    return Score(dice=sum(words.values()) / len(words), words=words, false_alarms=float((area[absent] > 0.002).float().mean()))
+    return Score(
+        dice=sum(words.values()) / len(words),
+        words=words,
+        false_alarms=float((area[absent] > 0.002).float().mean()),
+    )
 
 
 def log_scores(name: str, score: Score, names: Sequence[str] = WORDS) -> None:

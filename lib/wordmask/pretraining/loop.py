@@ -1,4 +1,6 @@
-"""One resumable training loop for all stages: same seed, same steps, same weights, whether interrupted or not.
+"""One resumable training loop for all stages.
+
+Same seed, same steps, same weights, whether interrupted or not.
 
 Knows modules, an optimizer and a loss function; not what is learned.
 """
@@ -37,14 +39,24 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """The factor on the learning rate, 0..1."""
-        return min(1.0, (step + 1) / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps)))
+        return min(1.0, (step + 1) / self.warm_up) * (
+            0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
+        )
 
 
 def train(
-    module: nn.Module, groups: list[dict[str, object]], loss_function: LossFunction, *, schedule: Schedule, seed: int, checkpoint: Path,
+    module: nn.Module,
+    groups: list[dict[str, object]],
+    loss_function: LossFunction,
+    *,
+    schedule: Schedule,
+    seed: int,
+    checkpoint: Path,
     weight_decay: float = 0.05,
-) -> None:  # fmt: skip
-    """Minimise ``loss_function`` with AdamW; the state is kept in ``checkpoint`` every 250 steps and a finished stage is not repeated.
+) -> None:
+    """Minimise ``loss_function`` with AdamW.
+
+    The state is kept in ``checkpoint`` every 250 steps and a finished stage is not repeated.
 
     groups: AdamW parameter groups, each with its own "lr" (the peak).
     """
@@ -64,7 +76,13 @@ def train(
         optimizer.step()
         history.append({name: float(value.detach()) for name, value in losses.items()})
         if (step + 1) % LOG_EVERY == 0:
-            _log(checkpoint.stem, step + 1, schedule.steps, history[-LOG_EVERY:], (time.monotonic() - began) / (step + 1 - start))
+            _log(
+                checkpoint.stem,
+                step + 1,
+                schedule.steps,
+                history[-LOG_EVERY:],
+                (time.monotonic() - began) / (step + 1 - start),
+            )
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
             _save(module, optimizer, step + 1, checkpoint)
     module.eval()

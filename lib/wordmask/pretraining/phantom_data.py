@@ -1,6 +1,8 @@
-"""Phantom slices for training: made once per seed, augmented at every use, shown through the models' own frames.
+"""Phantom slices for training: made once per seed, augmented at every use, shown through the models' own
+frames.
 
-Image right is the patient's left in every picture, so nothing here ever mirrors: that would exchange left and right words.
+Image right is the patient's left in every picture, so nothing here ever mirrors: that would exchange left and
+right words.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ logger = logging.getLogger(__name__)
 
 CT_SHARE = 0.65
 CHUNK = 16
-SMALLEST_PRESENT = 0.0006  # share of the slice below which a structure counts as not there (half a patch of the tiny CLIP)
+SMALLEST_PRESENT = (
+    0.0006  # share of the slice below which a structure counts as not there (half a patch of the tiny CLIP)
+)
 
 
 @dataclass
 class PhantomSlices:
-    """images: [N, 3, S, S] uint8; labels: [N, S, S] uint8; kinds: [N] uint8 (0 CT, then the pictures in the order of KINDS)."""
+    """images: [N, 3, S, S] uint8; labels.
+
+    [N, S, S] uint8; kinds: [N] uint8 (0 CT, then the pictures in the order of KINDS).
+    """
 
     images: Tensor
     labels: Tensor
@@ -51,7 +58,11 @@ def make_slices(count: int, seed: int, size: int = SLICE_SIZE) -> PhantomSlices:
         part = slice(start, min(start + CHUNK, count))
         number = part.stop - part.start
         draw = torch.rand(1, generator=random.generator).item()
-        kind = 0 if draw < CT_SHARE else 1 + min(int((draw - CT_SHARE) / (1 - CT_SHARE) * len(painters)), len(painters) - 1)
+        kind = (
+            0
+            if draw < CT_SHARE
+            else 1 + min(int((draw - CT_SHARE) / (1 - CT_SHARE) * len(painters)), len(painters) - 1)
+        )
         if kind == 0:
             hounsfield, labels[part] = ct_slices(number, size, random)
             picture = soft_tissue(hounsfield, random)[:, None]
@@ -84,7 +95,8 @@ def cached_slices(count: int, seed: int, folder: Path) -> PhantomSlices:
 def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Scale, turn, shift, gain, offset, blur, and cut to a rectangle; never mirrored.
 
-    images: [B, 3, S, S] uint8; labels: [B, S, S]. Returns [B, 3, H, W] float in 0..1 and [B, H, W] uint8 of the same size.
+    images: [B, 3, S, S] uint8; labels: [B, S, S]. Returns [B, 3, H, W] float in 0..1 and [B, H, W] uint8 of
+    the same size.
     """
     count = len(images)
 
@@ -102,10 +114,14 @@ def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple
     ]
     grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float() / 255, grid, align_corners=False)
-    moved_labels = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].to(torch.uint8)
+    moved_labels = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].to(
+        torch.uint8
+    )
     moved = moved * uniform(0.9, 1.1).view(-1, 1, 1, 1) + uniform(-0.05, 0.05).view(-1, 1, 1, 1)
     if torch.rand(1, generator=generator) < 0.3:  # a coarser or smoother scanner
-        moved = F.interpolate(F.avg_pool2d(moved, 2), size=moved.shape[-2:], mode="bilinear", align_corners=False)
+        moved = F.interpolate(
+            F.avg_pool2d(moved, 2), size=moved.shape[-2:], mode="bilinear", align_corners=False
+        )
     moved = moved.clamp(0, 1)
     if torch.rand(1, generator=generator) < 0.25:  # not every picture is a square
         size = images.shape[-1]
@@ -121,7 +137,9 @@ def word_fractions(labels: Tensor, grid: int) -> Tensor:
     count, size, _ = labels.shape
     cell = torch.arange(size) * grid // size
     index = (torch.arange(count).view(-1, 1, 1) * grid + cell.view(1, -1, 1)) * grid + cell.view(1, 1, -1)
-    counts = torch.bincount((index * len(LABELS) + labels.long()).flatten(), minlength=count * grid * grid * len(LABELS))
+    counts = torch.bincount(
+        (index * len(LABELS) + labels.long()).flatten(), minlength=count * grid * grid * len(LABELS)
+    )
     shares = counts.view(count, grid, grid, len(LABELS)).float()
     return torch.einsum("bhwl,kl->bkhw", shares / shares.sum(-1, keepdim=True), word_table())
 

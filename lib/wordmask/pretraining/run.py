@@ -1,6 +1,7 @@
 """The bundled tiny weights, from nothing: ``wordmask pretrain --output runs/tiny``.
 
-Stages, each resumable and each with its own seed: phantom slices, CLIP, SAM, decoder variants (prior, word token), joint phase, bundle.
+Stages, each resumable and each with its own seed: phantom slices, CLIP, SAM, decoder variants (prior, word
+token), joint phase, bundle.
 Same seed and step counts: same weights on the same machine and number of threads.
 """
 
@@ -79,7 +80,9 @@ class Pretraining:
         self.preset = preset or load_preset("simple_vilmedsam", "tiny")
 
     def token_ids(self) -> list[int]:
-        """The rows of the text table: whatever the vocabulary needs on the day the run starts, kept with the run."""
+        """The rows of the text table: whatever the vocabulary needs on the day the run starts, kept with the
+        run.
+        """
         path = self.folder / "token_ids.json"
         architecture = self.preset.clip.architecture
         if not path.exists() and architecture is not None:
@@ -116,12 +119,18 @@ class Pretraining:
         sam = build_tiny_sam(self.preset.sam.architecture)
         warm_start_from_clip(sam.image_encoder, clip.clip)
         model = SamWithHead(sam, self.preset.sam.architecture.out_channels, data)
-        train_sam(model, data, steps=self.plan.sam_steps, seed=self.plan.seed + 2, checkpoint=self.folder / "sam.pt")
+        train_sam(
+            model, data, steps=self.plan.sam_steps, seed=self.plan.seed + 2, checkpoint=self.folder / "sam.pt"
+        )
         return model.sam.eval()
 
     def pairs(self, clip: ClipWithScores, *, test: bool) -> PairData:
         """Frozen inputs of the decoder: for training, or every word of slices of another seed."""
-        count, seed = (self.plan.test_slices, self.plan.seed + 200) if test else (self.plan.pair_slices, self.plan.seed + 300)
+        count, seed = (
+            (self.plan.test_slices, self.plan.seed + 200)
+            if test
+            else (self.plan.pair_slices, self.plan.seed + 300)
+        )
         path = self.folder / f"pairs_{seed}_{count}.safetensors"
         if not path.exists():
             logger.info("preparing %s pairs", "test" if test else "training")
@@ -133,15 +142,21 @@ class Pretraining:
             made.save(path)
         return PairData.load(path)
 
-    def decoder(self, embeddings: Tensor, data: PairData, preset: DecoderPreset, steps: int) -> PositionPromptDecoder:
+    def decoder(
+        self, embeddings: Tensor, data: PairData, preset: DecoderPreset, steps: int
+    ) -> PositionPromptDecoder:
         """Stage 3: one variant on the frozen SAM embeddings of the pairs' slices."""
         torch.manual_seed(self.plan.seed)
         decoder = new_decoder(preset, data.text.shape[1] + 1)
         name = f"decoder_{preset.prior}{'_token' if preset.word_token else ''}_{steps}.pt"
-        train_decoder(decoder, embeddings, data, steps=steps, seed=self.plan.seed + 3, checkpoint=self.folder / name)
+        train_decoder(
+            decoder, embeddings, data, steps=steps, seed=self.plan.seed + 3, checkpoint=self.folder / name
+        )
         return decoder
 
-    def compare_variants(self, embeddings: Tensor, data: PairData, test_embeddings: Tensor, test: PairData) -> dict[str, Score]:
+    def compare_variants(
+        self, embeddings: Tensor, data: PairData, test_embeddings: Tensor, test: PairData
+    ) -> dict[str, Score]:
         """Every variant for the same steps, measured on the test pairs; the table goes to variants.json."""
         scores = {}
         for prior, token in VARIANTS:
@@ -158,11 +173,21 @@ class Pretraining:
     def joint(self, sam: Sam, decoder: PositionPromptDecoder, data: PairData) -> None:
         """Stage 4, in place."""
         train_jointly(
-            sam, decoder, data, steps=self.plan.joint_steps, seed=self.plan.seed + 4, checkpoint=self.folder / "joint.pt"
+            sam,
+            decoder,
+            data,
+            steps=self.plan.joint_steps,
+            seed=self.plan.seed + 4,
+            checkpoint=self.folder / "joint.pt",
         )
 
     def bundle(
-        self, clip: ClipWithScores, sam: Sam, decoder: PositionPromptDecoder, scores: dict[str, Score], output: Path
+        self,
+        clip: ClipWithScores,
+        sam: Sam,
+        decoder: PositionPromptDecoder,
+        scores: dict[str, Score],
+        output: Path,
     ) -> None:
         """Weights, card and baselines, as they ship."""
         model = SimpleViLMedSAM(self.preset, clip.clip, sam, trained_words=WORDS)

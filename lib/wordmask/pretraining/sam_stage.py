@@ -1,7 +1,7 @@
 """Stage 2 of the tiny weights: SAM's image encoder, prompt encoder and mask decoder.
 
-The encoder starts from the tiny CLIP's blocks and learns to name every pixel with a throw-away head; every third step SAM's own prompt
-encoder and mask decoder learn boxes and points on the same features.
+The encoder starts from the tiny CLIP's blocks and learns to name every pixel with a throw-away head; every
+third step SAM's own prompt encoder and mask decoder learn boxes and points on the same features.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class SamWithHead(nn.Module):
             nn.ConvTranspose2d(channels, 48, 2, 2), nn.GELU(), nn.Conv2d(48, 48, 3, padding=1), nn.GELU(),
             nn.ConvTranspose2d(48, 32, 2, 2), nn.GELU(), nn.Conv2d(32, len(LABELS), 1),
         )  # fmt: skip
-        shares = torch.bincount(data.labels[:800, 1::2, 1::2].flatten().long(), minlength=len(LABELS)).float().clamp(min=1)
+        shares = (
+            torch.bincount(data.labels[:800, 1::2, 1::2].flatten().long(), minlength=len(LABELS))
+            .float()
+            .clamp(min=1)
+        )
         # From 0, the first hundred steps would only learn "background".
         self.head[-1].state_dict()["bias"].copy_((shares / shares.sum()).log())
 
@@ -58,7 +62,11 @@ def train_sam(model: SamWithHead, data: PhantomSlices, *, steps: int, seed: int,
         total = losses["cross_entropy"]
         if step % PROMPT_EVERY == 0:
             losses["prompts"] = prompt_loss(
-                model.sam, embedding.float(), target, use_boxes=step % (2 * PROMPT_EVERY) == 0, generator=generator
+                model.sam,
+                embedding.float(),
+                target,
+                use_boxes=step % (2 * PROMPT_EVERY) == 0,
+                generator=generator,
             )
             total = total + PROMPT_WEIGHT * losses["prompts"]
         return {"loss": total, **losses}
@@ -71,7 +79,10 @@ def train_sam(model: SamWithHead, data: PhantomSlices, *, steps: int, seed: int,
         *model.sam.prompt_encoder.parameters(),
         *model.sam.mask_decoder.parameters(),
     ]
-    groups: list[dict[str, object]] = [{"params": slow, "lr": ENCODER_RATE}, {"params": fast, "lr": HEAD_RATE}]
+    groups: list[dict[str, object]] = [
+        {"params": slow, "lr": ENCODER_RATE},
+        {"params": fast, "lr": HEAD_RATE},
+    ]
     train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint)
 
 
@@ -84,7 +95,9 @@ def embed(sam: Sam, images: Tensor) -> tuple[Tensor, Frame]:
     return embedding.float(), frame
 
 
-def prompt_loss(sam: Sam, embedding: Tensor, labels: Tensor, *, use_boxes: bool, generator: torch.Generator) -> Tensor:
+def prompt_loss(
+    sam: Sam, embedding: Tensor, labels: Tensor, *, use_boxes: bool, generator: torch.Generator
+) -> Tensor:
     """Boxes or points on one random structure per slice. labels: [B, s, s] over SAM's frame."""
     rows, masks = random_structures(labels, generator)
     if len(rows) == 0:
@@ -108,7 +121,9 @@ def random_structures(labels: Tensor, generator: torch.Generator) -> tuple[Tenso
             chosen = values[torch.randint(len(values), (1,), generator=generator)]
             rows.append(row)
             masks.append((picture == chosen).float())
-    return torch.tensor(rows, dtype=torch.long), torch.stack(masks) if masks else labels.new_zeros(0, *labels.shape[1:])
+    return torch.tensor(rows, dtype=torch.long), torch.stack(masks) if masks else labels.new_zeros(
+        0, *labels.shape[1:]
+    )
 
 
 def jittered_boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
@@ -120,7 +135,9 @@ def jittered_boxes(masks: Tensor, generator: torch.Generator) -> Tensor:
     return torch.tensor(boxes) + torch.randint(-2, 3, (len(masks), 4), generator=generator).float()
 
 
-def random_points(masks: Tensor, generator: torch.Generator, inside: int = 2, outside: int = 1) -> tuple[Tensor, Tensor]:
+def random_points(
+    masks: Tensor, generator: torch.Generator, inside: int = 2, outside: int = 1
+) -> tuple[Tensor, Tensor]:
     """Points [R, inside + outside, 2] as (x, y) in mask pixels and their labels (1 inside, 0 outside)."""
     size = masks.shape[-1]
     chosen = [

@@ -1,1 +1,3 @@
-"""Files of weights: the catalogue of public ones, checkpoints of our own, their versions, and the folder of an app that holds them."""
+"""Files of weights: the catalogue of public ones, checkpoints of our own, their versions, and the folder of
+an app that holds them.
+"""

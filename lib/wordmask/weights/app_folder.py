@@ -1,6 +1,7 @@
 """Which folder of a MONAI Label app a command means: the one that is named, the one here, or the user's own.
 
-An app folder holds ``main.py``, trained versions, logs and the files of requests. Knows folders; not MONAI Label, not models.
+An app folder holds ``main.py``, trained versions, logs and the files of requests. Knows folders; not MONAI
+Label, not models.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def is_app(folder: Path) -> bool:
 
 
 def default_app() -> Path:
-    """``monailabel_app`` in the current folder when it is an app, else ``wordmask/app`` in the user's data folder, made or not."""
+    """``monailabel_app`` in the current folder when it is an app, else ``wordmask/app`` in the user's data
+    folder, made or not.
+    """
     return LOCAL_APP if is_app(LOCAL_APP) else user_data_path("wordmask", appauthor=False) / "app"
 
 
@@ -37,5 +40,9 @@ def find_app(named: Path | None) -> Path:
     if is_app(folder):
         return folder
     if named is None:
-        raise RequestError(f"There is no app folder yet, neither {LOCAL_APP} here nor {folder}; `wordmask serve` makes one.")
-    raise RequestError(f"{folder} is not a MONAI Label app folder, because it has no main.py; name another one with --app.")
+        raise RequestError(
+            f"There is no app folder yet, neither {LOCAL_APP} here nor {folder}; `wordmask serve` makes one."
+        )
+    raise RequestError(
+        f"{folder} is not a MONAI Label app folder, because it has no main.py; name another one with --app."
+    )

@@ -1,6 +1,9 @@
-"""What trained weights say of themselves: card.json beside them, written by every training and by the pre-training of the bundled weights.
+"""What trained weights say of themselves.
 
-Knows fields and their types; not what wrote them, not the weights. Each training fills in its own part, and the rest keeps its default.
+card.json beside them, written by every training and by the pre-training of the bundled weights.
+
+Knows fields and their types; not what wrote them, not the weights. Each training fills in its own part, and
+the rest keeps its default.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ Scores = dict[str, float | None]
 
 
 class RetrievalScores(BaseModel):
-    """How often a held-out picture's caption comes first among those of its batch, and the other way round."""
+    """How often a held-out picture's caption ranks first in its batch, and the reverse."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -45,37 +48,58 @@ class PresenceCheck(BaseModel):
 
 
 class Card(BaseModel):
-    """A card of any training. Fields that this release does not know are kept: a newer one may have written them."""
+    """A card of any training.
+
+    Fields that this release does not know are kept: a newer one may have written them.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     title: str | None = None
     model: str | None = None
-    preset: str | dict[str, Any] | None = Field(default=None, description="its name; the whole preset in the card of bundled weights")
-    parent: int | None = Field(default=None, description="the version that the training started from; None: the preset's own weights")
-    start_sha256: str | None = Field(default=None, description="of the file of weights that the training started from")
+    preset: str | dict[str, Any] | None = Field(
+        default=None, description="its name; the whole preset in the card of bundled weights"
+    )
+    parent: int | None = Field(
+        default=None, description="the version that the training started from; None: the preset's own weights"
+    )
+    start_sha256: str | None = Field(
+        default=None, description="of the file of weights that the training started from"
+    )
     weights_sha256: str | None = Field(default=None, description="of the file of weights as it was published")
     date: str | None = None
     forced: bool = Field(default=False, description="published without regard to the check")
 
     words: tuple[StrictStr, ...] = Field(default=(), description="all that the weights were trained on")
-    learned: tuple[StrictStr, ...] = Field(default=(), description="those learned from labels, by this version or those before it")
+    learned: tuple[StrictStr, ...] = Field(
+        default=(), description="those learned from labels, by this version or those before it"
+    )
     token_ids: tuple[StrictInt, ...] = Field(default=(), description="rows of the tiny text table")
-    phantom_generator: int | None = Field(default=None, description="version of the phantoms that bundled weights were trained on")
+    phantom_generator: int | None = Field(
+        default=None, description="version of the phantoms that bundled weights were trained on"
+    )
 
     training_cases: tuple[str, ...] = ()
     validation_cases: tuple[str, ...] = ()
-    training_groups: int | None = Field(default=None, description="images or patients with captions that were learned from")
+    training_groups: int | None = Field(
+        default=None, description="images or patients with captions that were learned from"
+    )
     validation_dice: Scores = {}
     validation_dice_before: Scores = {}
     retrieval: RetrievalCheck | None = None
     presence: PresenceCheck | None = None
 
-    decoder: dict[str, Any] = Field(default={}, description="the decoder's form where it differs from the preset's")
+    decoder: dict[str, Any] = Field(
+        default={}, description="the decoder's form where it differs from the preset's"
+    )
     network: dict[str, Any] | None = Field(default=None, description="nnU-Net's network")
-    side: PositiveInt | None = Field(default=None, description="of the square that nnU-Net's network sees, in pixels")
+    side: PositiveInt | None = Field(
+        default=None, description="of the square that nnU-Net's network sees, in pixels"
+    )
     members: PositiveInt | None = Field(default=None, description="networks of nnU-Net's ensemble")
-    threshold: PositiveFloat | None = Field(default=None, description="of the mean probability of nnU-Net's ensemble")
+    threshold: PositiveFloat | None = Field(
+        default=None, description="of the mean probability of nnU-Net's ensemble"
+    )
 
     def as_json(self) -> dict[str, Any]:
         """What the file holds: the fields that were given, ready for JSON."""

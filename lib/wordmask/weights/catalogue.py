@@ -1,7 +1,10 @@
-"""Public pretrained weights: which there are, where they come from, where they are kept, and that they are the right ones.
+"""Public pretrained weights: which there are, where they come from, where they are kept, and that they are
+the right ones.
 
-A file takes its final name in the cache only when its size and sha256 are right; one that has changed since is checked again.
-Knows: configs/weights.yaml, the cache folder, files and packs. Does not know: torch, how a model reads its weights.
+A file takes its final name in the cache only when its size and sha256 are right; one that has changed since
+is checked again.
+Knows: configs/weights.yaml, the cache folder, files and packs. Does not know: torch, how a model reads its
+weights.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from wordmask.weights.download import Patience, download
 
 RECORD = "verified.json"  # in each entry's folder: file -> what was checked, and when the file last changed
 Report = Callable[[str, int, int | None], None]
-"""Called with (file name, bytes there, bytes in all or None) while something is copied, downloaded or checked."""
+"""Called with (file name, bytes done, bytes in all or None) while a file is copied, downloaded or checked."""
 
 
 class WeightFile(BaseModel):
@@ -37,9 +40,13 @@ class WeightFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str
-    name: str = Field(default="", pattern=r"^[\w.-]*$", description="in the cache; left out: the last part of the address")
+    name: str = Field(
+        default="", pattern=r"^[\w.-]*$", description="in the cache; left out: the last part of the address"
+    )
     size: PositiveInt | None = Field(default=None, description="bytes")
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="None: a person accepts what came")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="None: a person accepts what came"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -82,12 +89,16 @@ def find_entry(name: str) -> WeightEntry:
     """The entry of that name; WeightsError names the nearest right one."""
     entries = catalogue()
     if name not in entries:
-        raise WeightsError(f"There are no weights named {name!r}.{suggest(name, entries)} Names: {', '.join(entries)}.")
+        raise WeightsError(
+            f"There are no weights named {name!r}.{suggest(name, entries)} Names: {', '.join(entries)}."
+        )
     return entries[name]
 
 
 def cache_folder() -> Path:
-    """Where weights are kept: ``WORDMASK_WEIGHTS`` when it is set, else ``wordmask/weights`` in the user's cache folder."""
+    """Where weights are kept: ``WORDMASK_WEIGHTS`` when it is set, else ``wordmask/weights`` in the user's
+    cache folder.
+    """
     if chosen := os.environ.get("WORDMASK_WEIGHTS"):
         return Path(chosen).expanduser()
     return user_cache_path("wordmask", appauthor=False, opinion=False) / "weights"
@@ -102,7 +113,8 @@ def weights_path(name: str) -> Path:
     for file in entry.files:
         if not (folder / file.name).exists():
             raise WeightsError(
-                f"The weights {name!r} ({entry.title}) are not on this machine; type `wordmask weights fetch {name}`,"
+                f"The weights {name!r} ({entry.title}) are not on this machine; type `wordmask weights fetch "
+                f"{name}`,"
                 f" or without internet `wordmask weights import {name} FILE`."
             )
         if not _verified(folder, file):
@@ -128,7 +140,8 @@ def fetch(
 ) -> Path:
     """Download what is missing of an entry, verify it, and return what `weights_path` returns.
 
-    accept: hex digests that a person has compared, for files that have none in the catalogue; anew: forget what is there.
+    accept: hex digests that a person has compared, for files that have none in the catalogue; anew: forget
+    what is there.
     WeightsError: no connection, no space, a wrong size or digest, or a digest that waits to be accepted.
     """
     entry, accept = find_entry(name), _normalised(accept)
@@ -143,7 +156,9 @@ def fetch(
     return weights_path(name)
 
 
-def import_weights(name: str, path: Path, *, accept: Collection[str] = (), report: Report | None = None) -> Path:
+def import_weights(
+    name: str, path: Path, *, accept: Collection[str] = (), report: Report | None = None
+) -> Path:
     """Copy an entry from a file, a folder, or a pack made by `pack_weights`, verified like a download.
 
     accept: as for `fetch`; the digest of a whole pack accepts all its files.
@@ -156,7 +171,9 @@ def import_weights(name: str, path: Path, *, accept: Collection[str] = (), repor
             waiting = _import_pack(entry, path, folder, accept, report)
         elif path.is_file() and entry.kind == "folder":
             names = ", ".join(file.name for file in entry.files)
-            raise WeightsError(f"{name} is {len(entry.files)} files; import the folder that holds {names}, or a pack of it.")
+            raise WeightsError(
+                f"{name} is {len(entry.files)} files; import the folder that holds {names}, or a pack of it."
+            )
         else:
             waiting = {}
             for file in entry.files:
@@ -167,15 +184,26 @@ def import_weights(name: str, path: Path, *, accept: Collection[str] = (), repor
 
 
 def pack_weights(name: str, output: Path) -> str:
-    """Put a verified entry into one zip file, to carry to a machine without internet; returns the sha256 of the pack."""
+    """Put a verified entry into one zip file, to carry to a machine without internet.
+
+    Returns the sha256 of the pack.
+    """
     entry = find_entry(name)
     weights_path(name)
     folder = cache_folder() / name
     try:
-        with replace_file(output) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as pack:  # weights do not compress
+        with (
+            replace_file(output) as part,
+            zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as pack,
+        ):  # weights do not compress
             for file in entry.files:
-                member = zipfile.ZipInfo(file.name)  # dated 1980: the same weights make the same pack and digest everywhere
-                with (folder / file.name).open("rb") as source, pack.open(member, "w", force_zip64=True) as target:
+                member = zipfile.ZipInfo(
+                    file.name
+                )  # dated 1980: the same weights make the same pack and digest everywhere
+                with (
+                    (folder / file.name).open("rb") as source,
+                    pack.open(member, "w", force_zip64=True) as target,
+                ):
                     shutil.copyfileobj(source, target, 1 << 22)
     except OSError as error:
         raise WeightsError(f"{output.name} cannot be written: {error.strerror}.") from error
@@ -194,19 +222,26 @@ def _forget(folder: Path, file: WeightFile, *, all_of_it: bool) -> None:
             (folder / f"{file.name}{suffix}").unlink(missing_ok=True)
 
 
-def _import_pack(entry: WeightEntry, path: Path, folder: Path, accept: Collection[str], report: Report | None) -> dict[str, str]:
+def _import_pack(
+    entry: WeightEntry, path: Path, folder: Path, accept: Collection[str], report: Report | None
+) -> dict[str, str]:
     """Take every file of an entry out of a pack; returns {pack: digest} when a person has to decide."""
     digest = sha256_of(path, _named(report, path.name))
     with zipfile.ZipFile(path) as pack:
         waiting = [
-            _take(folder, file, _unpack(pack, path.name, folder, file, report), accept, trusted=digest in accept)
+            _take(
+                folder, file, _unpack(pack, path.name, folder, file, report), accept, trusted=digest in accept
+            )
             for file in entry.files
         ]
     return {path.name: digest} if any(waiting) else {}
 
 
 def _fetch_file(folder: Path, file: WeightFile, patience: Patience, report: Report | None) -> Path:
-    """Download to a file aside and return it, complete; a wrong one that had been continued is fetched anew, once."""
+    """Download to a file aside and return it, complete.
+
+    A wrong one that had been continued is fetched anew, once.
+    """
     part, aside = folder / f"{file.name}.part", folder / f"{file.name}.unverified"
     if aside.exists():  # a file that waits for its digest to be accepted
         return aside
@@ -219,8 +254,12 @@ def _fetch_file(folder: Path, file: WeightFile, patience: Patience, report: Repo
     return part.replace(aside)
 
 
-def _take(folder: Path, file: WeightFile, aside: Path, accept: Collection[str], *, trusted: bool = False) -> dict[str, str]:
-    """Give a complete file its final name if it is the right one; returns {name: digest} when a person has to decide.
+def _take(
+    folder: Path, file: WeightFile, aside: Path, accept: Collection[str], *, trusted: bool = False
+) -> dict[str, str]:
+    """Give a complete file its final name if it is the right one.
+
+    Returns {name: digest} when a person has to decide.
 
     WeightsError, and the file is gone: it is not the one of the catalogue.
     """
@@ -228,8 +267,14 @@ def _take(folder: Path, file: WeightFile, aside: Path, accept: Collection[str], 
     if file.size not in (None, size) or file.sha256 not in (None, digest):
         aside.unlink()
         wrong_size = file.size not in (None, size)
-        found = f"{size} bytes instead of {file.size}" if wrong_size else f"sha256 {digest} instead of {file.sha256}"
-        raise WeightsError(f"{file.name} is not the file of the catalogue ({found}), so it was not kept; get it again.")
+        found = (
+            f"{size} bytes instead of {file.size}"
+            if wrong_size
+            else f"sha256 {digest} instead of {file.sha256}"
+        )
+        raise WeightsError(
+            f"{file.name} is not the file of the catalogue ({found}), so it was not kept; get it again."
+        )
     if file.sha256 is None and not trusted and digest not in accept:
         return {file.name: digest}
     final = aside.replace(folder / file.name)
@@ -245,13 +290,17 @@ def _ask_for_acceptance(command: str, waiting: dict[str, str]) -> None:
     found = "; ".join(f"{name} {digest}" for name, digest in waiting.items())
     options = " ".join(f"--accept-digest {digest}" for digest in dict.fromkeys(waiting.values()))
     raise WeightsError(
-        f"The publisher gives no sha256 to compare with. Found: {found}. If you trust where this came from, type:"
+        f"The publisher gives no sha256 to compare with. Found: {found}. If you trust where this came from, "
+        "type:"
         f" wordmask weights {command} {options}"
     )
 
 
 def _verified(folder: Path, file: WeightFile) -> bool:
-    """Whether the file is there and right; the digest is computed only when the file is not as it was last seen."""
+    """Whether the file is there and right.
+
+    The digest is computed only when the file is not as it was last seen.
+    """
     path = folder / file.name
     if not path.is_file():
         return False
@@ -260,7 +309,11 @@ def _verified(folder: Path, file: WeightFile) -> bool:
     wanted = file.sha256 or (seen or {}).get("sha256")
     if wanted is None or file.size not in (None, state.st_size):
         return False
-    if seen and (seen["sha256"], seen["size"], seen["mtime_ns"]) == (wanted, state.st_size, state.st_mtime_ns):
+    if seen and (seen["sha256"], seen["size"], seen["mtime_ns"]) == (
+        wanted,
+        state.st_size,
+        state.st_mtime_ns,
+    ):
         return True
     return sha256_of(path) == wanted
 
@@ -271,7 +324,11 @@ def _read_record(folder: Path) -> dict[str, dict[str, str | int]]:
     except (OSError, ValueError):  # absent or damaged: then every file is hashed again
         return {}
     complete = {"sha256", "size", "mtime_ns"}
-    return {name: seen for name, seen in record.items() if complete <= set(seen)} if isinstance(record, dict) else {}
+    return (
+        {name: seen for name, seen in record.items() if complete <= set(seen)}
+        if isinstance(record, dict)
+        else {}
+    )
 
 
 @contextmanager
@@ -284,10 +341,13 @@ def _locked(name: str) -> Iterator[Path]:
         with lock:
             yield folder
     except Timeout as error:
-        raise WeightsError(f"Another process is fetching the weights {name!r}; wait for it to end.") from error
+        raise WeightsError(
+            f"Another process is fetching the weights {name!r}; wait for it to end."
+        ) from error
     except OSError as error:
         raise WeightsError(
-            f"The folder for weights cannot be used ({error.strerror}); set WORDMASK_WEIGHTS to a folder that you may write to."
+            f"The folder for weights cannot be used ({error.strerror}); set WORDMASK_WEIGHTS to a folder "
+            "that you may write to."
         ) from error
 
 
@@ -328,7 +388,9 @@ def _unpack(pack: zipfile.ZipFile, title: str, folder: Path, file: WeightFile, r
 
 def _pour(stream: IO[bytes], size: int, folder: Path, file: WeightFile, report: Report | None) -> Path:
     if file.size not in (None, size):
-        raise WeightsError(f"{file.name} is not the file of the catalogue: it has {size} bytes instead of {file.size}.")
+        raise WeightsError(
+            f"{file.name} is not the file of the catalogue: it has {size} bytes instead of {file.size}."
+        )
     aside, progress, done = folder / f"{file.name}.import", _named(report, file.name), 0
     try:
         with aside.open("wb") as target:

@@ -1,4 +1,5 @@
-"""A folder of trained weights: weights.safetensors (only what was trained) and card.json (what it is and what it was trained on).
+"""A folder of trained weights: weights.safetensors (only what was trained) and card.json (what it is and what
+it was trained on).
 
 Knows files and modules; not what the modules do. Nothing is ever unpickled.
 """
@@ -52,7 +53,9 @@ class Bundle:
 
     def only(self, prefixes: tuple[str, ...]) -> Bundle:
         """The part whose names begin with one of these."""
-        return replace(self, tensors={name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)})
+        return replace(
+            self, tensors={name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}
+        )
 
     def apply(self, module: nn.Module) -> None:
         """Load into a module of the same architecture; WeightsError names the first parts that do not fit."""
@@ -66,13 +69,18 @@ class Bundle:
         module.load_state_dict(self.tensors, strict=False)
 
     def _misfits(self, wanted: Mapping[str, Tensor]) -> list[str]:
-        return [name for name, tensor in self.tensors.items() if name not in wanted or tensor.shape != wanted[name].shape]
+        return [
+            name
+            for name, tensor in self.tensors.items()
+            if name not in wanted or tensor.shape != wanted[name].shape
+        ]
 
     def _refuse(self, wrong: list[str]) -> None:
         if wrong:
             shown = ", ".join(wrong[:3])
             raise WeightsError(
-                f"The weights {self.name!r} are of another architecture than the preset: {len(wrong)} parts do not fit ({shown})."
+                f"The weights {self.name!r} are of another architecture than the preset: {len(wrong)} parts "
+                f"do not fit ({shown})."
             )
 
 
@@ -95,12 +103,15 @@ def load_bundle(location: str | Path) -> Bundle:
 
 
 def read_card(folder: Path) -> Card:
-    """What a bundle says of itself; numbers that are none (NaN, Infinity) are None, as no answer in JSON may hold them.
+    """What a bundle says of itself; numbers that are none (NaN, Infinity) are None, as no answer in JSON may
+    hold them.
 
     WeightsError: there is no card, or it is damaged.
     """
     try:
-        return Card.model_validate(json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None))
+        return Card.model_validate(
+            json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        )
     except FileNotFoundError as error:
         raise _lacking(folder, CARD) from error
     except (OSError, ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
@@ -131,10 +142,14 @@ def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: Card) -> None
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / WEIGHTS) as weights_part, replace_file(folder / CARD) as card_part:
         card_part.write_text(json.dumps(card.as_json(), indent=1) + "\n", encoding="utf-8")
-        _save_tensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, weights_part)
+        _save_tensors(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, weights_part
+        )
         for part in (card_part, weights_part):
             sync(part)
-        (folder / WEIGHTS).unlink(missing_ok=True)  # the card is replaced first: there are never weights beside another's card
+        (folder / WEIGHTS).unlink(
+            missing_ok=True
+        )  # the card is replaced first: there are never weights beside another's card
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -146,4 +161,6 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), path.name) from error  # a full disk is told by its number
+        raise OSError(
+            int(number[1]), os.strerror(int(number[1])), path.name
+        ) from error  # a full disk is told by its number

@@ -1,6 +1,8 @@
-"""One file over HTTP: resumed where it stopped, given up with a reason, never half of it under the final name.
+"""One file over HTTP: resumed where it stopped, given up with a reason, never half of it under the final
+name.
 
-Knows: HTTP, size, sha256. Does not know: which weights there are or where they are kept; `weights` decides that.
+Knows: HTTP, size, sha256. Does not know: which weights there are or where they are kept; `weights` decides
+that.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ Progress = Callable[[int, int | None], None]
 """Called with (bytes there, bytes in all or None) after every block."""
 
 BLOCK = 1 << 14  # what is lost at most when a connection breaks in the middle of a block
-FORGIVEN_AFTER = 1 << 20  # a connection that brought this much was a good one: the count of failures starts anew
+FORGIVEN_AFTER = (
+    1 << 20
+)  # a connection that brought this much was a good one: the count of failures starts anew
 
 
 @dataclass(frozen=True)
 class Patience:
     """How long to wait, in seconds, and how often to try again when nothing comes.
 
-    connect: until the server answers at all; stall: between two blocks; attempts: failures in a row before giving up;
+    connect: until the server answers at all; stall: between two blocks; attempts: failures in a row before
+    giving up;
     pause: before the second attempt, doubled before each later one.
     """
 
@@ -40,13 +45,18 @@ class _TryAgainError(Exception):
 
 
 def download(
-    url: str, part: Path, *, size: int | None = None, patience: Patience | None = None, progress: Progress | None = None
+    url: str,
+    part: Path,
+    *,
+    size: int | None = None,
+    patience: Patience | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Bring ``url`` to the file ``part``, continuing what is already in it.
 
-    size: bytes that it must have, when known: another size is refused as soon as the server announces it. The content is not
-    verified here. WeightsError: the server says no (4xx), sends something else, or fails ``patience.attempts`` times in a row;
-    what has come stays in ``part``, so that the next call continues.
+    size: bytes that it must have, when known: another size is refused as soon as the server announces it. The
+    content is not verified here. WeightsError: the server says no (4xx), sends something else, or fails
+    ``patience.attempts`` times in a row; what has come stays in ``part``, so that the next call continues.
     """
     patience, failures = patience or Patience(), 0
     while True:
@@ -64,7 +74,9 @@ def download(
             time.sleep(patience.pause * 2 ** (failures - 1))
 
 
-def _one_request(url: str, part: Path, size: int | None, patience: Patience, progress: Progress | None) -> None:
+def _one_request(
+    url: str, part: Path, size: int | None, patience: Patience, progress: Progress | None
+) -> None:
     """One GET, from where ``part`` ends. Returns when the file is complete."""
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have == size:
@@ -76,8 +88,12 @@ def _one_request(url: str, part: Path, size: int | None, patience: Patience, pro
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.stall)) as answer:
-            if answer.status_code == 416:  # nothing lies beyond what we have: it is all there, or it is not a part of this file
+        with requests.get(
+            url, headers=headers, stream=True, timeout=(patience.connect, patience.stall)
+        ) as answer:
+            if (
+                answer.status_code == 416
+            ):  # nothing lies beyond what we have: it is all there, or it is not a part of this file
                 if _total(answer) == have and size is None:
                     return
                 part.unlink()
@@ -88,8 +104,10 @@ def _one_request(url: str, part: Path, size: int | None, patience: Patience, pro
             if size is not None and total is not None and total != size:
                 kind = answer.headers.get("Content-Type", "no type")
                 raise WeightsError(
-                    f"The server sent something else instead of {part.stem}: {total} bytes ({kind}) where {size} are expected;"
-                    " a proxy or log-in page may stand between. Download it in a browser and use `wordmask weights import`."
+                    f"The server sent something else instead of {part.stem}: {total} bytes ({kind}) where "
+                    f"{size} are expected;"
+                    " a proxy or log-in page may stand between. Download it in a browser and use `wordmask "
+                    "weights import`."
                 )
             done = _save(answer, part, start, size or total, progress)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -119,7 +137,10 @@ def _start(answer: requests.Response, have: int) -> int:
         return 0
     begin = answer.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
     if not begin.isdigit() or int(begin) > have:
-        raise WeightsError("The server continued the file at another place than the one asked for; type the command again later.")
+        raise WeightsError(
+            "The server continued the file at another place than the one asked for; type the command again "
+            "later."
+        )
     return int(begin)
 
 
@@ -136,7 +157,9 @@ def _announced_total(answer: requests.Response, start: int) -> int | None:
     return start + int(length) if length.isdigit() else None
 
 
-def _save(answer: requests.Response, part: Path, start: int, total: int | None, progress: Progress | None) -> int:
+def _save(
+    answer: requests.Response, part: Path, start: int, total: int | None, progress: Progress | None
+) -> int:
     """Write the body into ``part`` from byte ``start``; returns the size that the file has then."""
     try:
         with part.open("r+b" if part.exists() else "wb") as stream:
@@ -148,7 +171,9 @@ def _save(answer: requests.Response, part: Path, start: int, total: int | None, 
                 done += len(block)
                 if total is not None and done > total:
                     part.unlink()
-                    raise WeightsError(f"The server sent more than the {total} bytes that {part.stem} has; it was not kept.")
+                    raise WeightsError(
+                        f"The server sent more than the {total} bytes that {part.stem} has; it was not kept."
+                    )
                 if progress:
                     progress(done, total)
             return done

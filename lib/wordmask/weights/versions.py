@@ -3,7 +3,8 @@
     versions/<n>/weights.safetensors, card.json    what was trained, and on what
     current.json                                   which version serves, and which ones served before it
 
-Knows folders and digests; not what the weights mean. A version is a folder that `bundles.load_bundle` reads. Several processes may
+Knows folders and digests; not what the weights mean. A version is a folder that `bundles.load_bundle` reads.
+Several processes may
 use one store: a training publishes, a server serves.
 """
 
@@ -37,7 +38,10 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """One published version; card: what its training wrote, empty when it cannot be read; served: whether requests get it now."""
+    """One published version; card: what its training wrote, empty when it cannot be read.
+
+    served: whether requests get it now.
+    """
 
     number: int
     card: Card
@@ -46,7 +50,10 @@ class VersionInfo:
 
 @dataclass(frozen=True)
 class _Current:
-    """What current.json says. history: what rollback walks back through, oldest first, the last one serves; last: highest number ever."""
+    """What current.json says.
+
+    history: what rollback walks back through, oldest first, the last one serves; last: highest number ever.
+    """
 
     history: tuple[int | None, ...] = (None,)
     last: int = 0
@@ -56,7 +63,11 @@ class _Current:
         """ValueError, TypeError, LookupError, AttributeError, RecursionError: it is not what `text` wrote."""
         content = json.loads(text)
         history, last = content["history"], content.get("last", 0)
-        if not history or not all(n is None or _is_number(n) for n in history) or not (last == 0 or _is_number(last)):
+        if (
+            not history
+            or not all(n is None or _is_number(n) for n in history)
+            or not (last == 0 or _is_number(last))
+        ):
             raise ValueError(history)
         return cls(tuple(history), last)
 
@@ -65,7 +76,9 @@ class _Current:
 
 
 class ModelStore:
-    """The versions of one model in one folder, which need not exist yet. ``None`` as a version: the preset's own weights.
+    """The versions of one model in one folder, which need not exist yet.
+
+    ``None`` as a version: the preset's own weights.
 
     Threads may share one object. Nothing but `publish` and `rollback` writes.
     """
@@ -75,7 +88,9 @@ class ModelStore:
         self._lock = FileLock(folder / ".lock", timeout=PATIENCE)
         self._looking = threading.Lock()
         self._read: tuple[bytes | None, _Current] | None = None  # current.json, what it says
-        self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}  # number -> (state of its files, whether it can be used)
+        self._sound: dict[
+            int, tuple[tuple[int, ...], bool]
+        ] = {}  # number -> (state of its files, whether it can be used)
 
     def __reduce__(self) -> tuple[type[ModelStore], tuple[Path]]:
         """Another process gets a store of its own on the same folder."""
@@ -97,21 +112,27 @@ class ModelStore:
     def served(self) -> int | None:
         """The version that serves: the current one, or the last usable one before it, or None.
 
-        Cheap enough for every request: files are read again only when they change. A version that is skipped leaves one warning.
+        Cheap enough for every request: files are read again only when they change. A version that is skipped
+        leaves one warning.
         """
         return next((n for n in reversed(self._current().history) if n is None or self._is_sound(n)), None)
 
     def publish(self, write: Callable[[Path], None]) -> int:
-        """Make a version of what ``write`` puts into the folder that it is given, and let it serve. Returns its number.
+        """Make a version of what ``write`` puts into the folder that it is given, and let it serve.
 
-        Killed at any moment, the version before serves on, and the next call removes what was left. Numbers are never used again.
+        Returns its number.
 
-        WeightsError: what was written is no bundle, or another process keeps the store busy. OSError: the disk is full or fails;
-        nothing is published then.
+        Killed at any moment, the version before serves on, and the next call removes what was left. Numbers
+        are never used again.
+
+        WeightsError: what was written is no bundle, or another process keeps the store busy. OSError: the
+        disk is full or fails; nothing is published then.
         """
         with self._locked():
             now = self._current()
-            if not (self.path / CURRENT).exists():  # else a first version whose publishing is killed would look like a lost current.json
+            if not (
+                self.path / CURRENT
+            ).exists():  # else a first version whose publishing is killed would look like a lost current.json
                 replace_text(self.path / CURRENT, now.text())
             number = self._last(now) + 1
             staged = self._staging(number)
@@ -130,28 +151,46 @@ class ModelStore:
         return number
 
     def rollback(self, to: int | None = None) -> int | None:
-        """Let the version before the one that serves serve again, or version ``to`` (0: the preset's own weights). Returns what serves.
+        """Let the version before the one that serves serve again, or version ``to`` (0.
+
+        The preset's own weights). Returns what serves.
 
         The version that is left stays there: its number can be given as ``to`` later.
 
-        RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process keeps the store busy.
+        RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process
+        keeps the store busy.
         """
         with self._locked():
             now = self._current()
             wanted = self._before(now.history) if to is None else to or None
             if wanted is not None and not (wanted in self._numbers() and self._is_sound(wanted)):
-                usable = ", ".join(str(number) for number in self._numbers() if self._is_sound(number)) or "none"
+                usable = (
+                    ", ".join(str(number) for number in self._numbers() if self._is_sound(number)) or "none"
+                )
                 raise RequestError(
-                    f"The model {self.path.name!r} has no usable version {wanted}; there are {usable}, and 0 for the weights of the preset."
+                    f"The model {self.path.name!r} has no usable version {wanted}; there are {usable}, and 0 "
+                    "for the weights of the preset."
                 )
             history = _cut_after(now.history, wanted) or (*now.history, wanted)
             replace_text(self.path / CURRENT, _Current(history, self._last(now)).text())
-        logger.info("The model %s went back to %s.", self.path.name, "the weights of its preset" if wanted is None else f"version {wanted}")
+        logger.info(
+            "The model %s went back to %s.",
+            self.path.name,
+            "the weights of its preset" if wanted is None else f"version {wanted}",
+        )
         return wanted
 
     def reject(self, number: int, why: str) -> None:
-        """Skip a version in this process until its files change: they are whole, but no model could be built from them."""
-        logger.warning("Version %d of the model %s cannot be used (%s); the one before it serves.", number, self.path.name, why)
+        """Skip a version in this process until its files change.
+
+        They are whole, but no model could be built from them.
+        """
+        logger.warning(
+            "Version %d of the model %s cannot be used (%s); the one before it serves.",
+            number,
+            self.path.name,
+            why,
+        )
         with self._looking:
             self._sound[number] = (self._state(number), False)
 
@@ -163,7 +202,8 @@ class ModelStore:
             self._lock.acquire()
         except Timeout as error:
             raise WeightsError(
-                f"Another process has been changing the versions of the model {self.path.name!r} for a minute; try again later."
+                f"Another process has been changing the versions of the model {self.path.name!r} for a "
+                "minute; try again later."
             ) from error
         try:
             yield
@@ -187,7 +227,10 @@ class ModelStore:
         """The usable version before the one that serves; RequestError when the preset's own weights serve."""
         serving = self.served()
         if serving is None:
-            raise RequestError(f"The model {self.path.name!r} serves the weights of its preset already, so there is nothing to go back to.")
+            raise RequestError(
+                f"The model {self.path.name!r} serves the weights of its preset already, so there is nothing "
+                "to go back to."
+            )
         earlier = (_cut_after(history, serving) or ())[:-1]
         return next((n for n in reversed(earlier) if n is None or self._is_sound(n)), None)
 
@@ -213,7 +256,11 @@ class ModelStore:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             numbers = self._numbers()
             if numbers or content is not None:  # else nobody has trained the model yet
-                logger.warning("%s of the model %s is damaged or lost; its newest usable version serves.", CURRENT, self.path.name)
+                logger.warning(
+                    "%s of the model %s is damaged or lost; its newest usable version serves.",
+                    CURRENT,
+                    self.path.name,
+                )
             return _Current((None, *numbers))
 
     def _card(self, number: int) -> Card:
@@ -236,7 +283,11 @@ class ModelStore:
             published = self._card(number).weights_sha256
             sound = published is not None and published == weights_digest(self.folder(number))
             if not sound:
-                logger.warning("Version %d of the model %s is damaged or missing and is not used.", number, self.path.name)
+                logger.warning(
+                    "Version %d of the model %s is damaged or missing and is not used.",
+                    number,
+                    self.path.name,
+                )
             self._sound[number] = (state, sound)
             return sound
 
@@ -252,13 +303,18 @@ def _cut_after(history: tuple[int | None, ...], number: int | None) -> tuple[int
 
 
 def _seal(folder: Path) -> None:
-    """Check that it is a bundle, write the digest of the weights into the card, and everything to the disk."""
+    """Check that it is a bundle, write the weights' digest into the card, and sync everything."""
     card = read_card(folder)
     try:
-        with safe_open(folder / WEIGHTS, framework="np"):  # reads the header and compares it with the file's size
+        with safe_open(
+            folder / WEIGHTS, framework="np"
+        ):  # reads the header and compares it with the file's size
             pass
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was published.") from error
+        raise WeightsError(
+            f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was "
+            "published."
+        ) from error
     sealed = card.model_copy(update={"weights_sha256": sha256_of(folder / WEIGHTS)})
     (folder / CARD).write_text(json.dumps(sealed.as_json(), indent=1) + "\n", encoding="utf-8")
     for path in (*folder.rglob("*"), folder):

@@ -1,6 +1,7 @@
 """Value <-> word <-> code, both ways, for every file and message.
 
-Knows: Prompt, Code, the vocabulary. Does not know: torch, files, HTTP, Slicer. Whoever needs a label value asks here.
+Knows: Prompt, Code, the vocabulary. Does not know: torch, files, HTTP, Slicer. Whoever needs a label value
+asks here.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class Label:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Which value stands for which word in one label map. Gaps between values are normal, and so is a label that no voxel has.
+    """Which value stands for which word in one label map.
 
-    labels are kept in ascending order of value. Two rows with one value, or with one word (in any case or spelling of spaces),
-    raise LabelError, as does a value outside 1..65535.
+    Gaps between values are normal, and so is a label that no voxel has.
+
+    labels are kept in ascending order of value. Two rows with one value, or with one word (in any case or
+    spelling of spaces), raise LabelError, as does a value outside 1..65535.
     """
 
     labels: tuple[Label, ...]
@@ -53,20 +56,31 @@ class LabelTable:
         for label in self.labels:
             word, value, key = label.word, label.value, same_text(label.word)
             if not BACKGROUND < value <= LARGEST_VALUE:
-                raise LabelError(f"Label {word!r} has the value {value}; it must lie in 1 to {LARGEST_VALUE}.")
+                raise LabelError(
+                    f"Label {word!r} has the value {value}; it must lie in 1 to {LARGEST_VALUE}."
+                )
             if not key:
                 raise LabelError(f"The label with the value {value} has no name; name it and save again.")
             if value in values:
-                raise LabelError(f"The value {value} stands for {values[value].word!r} and for {word!r}; give each its own.")
+                raise LabelError(
+                    f"The value {value} stands for {values[value].word!r} and for {word!r}; give each its "
+                    "own."
+                )
             if key in words:
-                raise LabelError(f"The word {word!r} has two values, {words[key].value} and {value}; merge or rename one.")
+                raise LabelError(
+                    f"The word {word!r} has two values, {words[key].value} and {value}; merge or rename one."
+                )
             words[key] = values[value] = label
         object.__setattr__(self, "labels", tuple(sorted(self.labels, key=lambda label: label.value)))
 
     @classmethod
     def from_prompts(cls, prompts: Sequence[Prompt]) -> Self:
         """Values 1..N in the order of the words."""
-        return cls(tuple(Label(value, p.word, p.code, p.modifier, p.color) for value, p in enumerate(prompts, start=1)))
+        return cls(
+            tuple(
+                Label(value, p.word, p.code, p.modifier, p.color) for value, p in enumerate(prompts, start=1)
+            )
+        )
 
     @classmethod
     def from_names(cls, names: Mapping[str, int]) -> Self:
@@ -77,12 +91,15 @@ class LabelTable:
     def from_label_info(cls, label_info: Sequence[Mapping[str, Any]]) -> Self:
         """From what MONAI Label keeps with a submitted label map: [{"name": "liver", "idx": 1}, ...].
 
-        The value is ``idx`` (Slicer's plugin) or ``id`` (its scribbles), never the position in the list: MONAI Label's own
-        converters count positions, which is wrong as soon as one label is missing. An entry for the background (0) is dropped,
-        other keys are ignored. `check_values` must follow: the plugin counts its scribbles in idx and then does not export them.
+        The value is ``idx`` (Slicer's plugin) or ``id`` (its scribbles), never the position in the list:
+        MONAI Label's own converters count positions, which is wrong as soon as one label is missing. An entry
+        for the background (0) is dropped, other keys are ignored. `check_values` must follow: the plugin
+        counts its scribbles in idx and then does not export them.
         """
         if isinstance(label_info, str | bytes) or not isinstance(label_info, Sequence):
-            raise LabelError(f"label_info must be a list of labels with name and idx, not {type(label_info).__name__}.")
+            raise LabelError(
+                f"label_info must be a list of labels with name and idx, not {type(label_info).__name__}."
+            )
         rows = [_name_and_value(row) for row in label_info]
         return cls(tuple(_label(value, name) for name, value in rows if value != BACKGROUND))
 
@@ -93,7 +110,10 @@ class LabelTable:
         return len(self.labels)
 
     def value(self, word: str) -> int:
-        """The value of a word; case, hyphens, underscores and repeated spaces do not matter. LabelError when it has none."""
+        """The value of a word; case, hyphens, underscores and repeated spaces do not matter.
+
+        LabelError when it has none.
+        """
         for label in self.labels:
             if same_text(label.word) == same_text(word):
                 return label.value
@@ -107,32 +127,52 @@ class LabelTable:
         raise LabelError(f"The value {value} stands for no word in this label map; it has {self._listed()}.")
 
     def value_of_code(self, code: Code, modifier: Code | None = None) -> int:
-        """The value of a coded thing (meanings are not compared); LabelError when no label, or more than one, has the code."""
+        """The value of a coded thing (meanings are not compared).
+
+        LabelError when no label, or more than one, has the code.
+        """
         wanted = (_identity(code), _identity(modifier))
-        found = [label for label in self.labels if label.code and (_identity(label.code), _identity(label.modifier)) == wanted]
+        found = [
+            label
+            for label in self.labels
+            if label.code and (_identity(label.code), _identity(label.modifier)) == wanted
+        ]
         if len(found) == 1:
             return found[0].value
         meaning = f"{code.meaning}, {modifier.meaning.lower()}" if modifier else code.meaning
         owners = " and ".join(repr(label.word) for label in found) or "no label"
-        raise LabelError(f"The code {code.scheme} {code.value} ({meaning}) belongs to {owners} here; there are {self._listed()}.")
+        raise LabelError(
+            f"The code {code.scheme} {code.value} ({meaning}) belongs to {owners} here; there are "
+            f"{self._listed()}."
+        )
 
     def names(self) -> dict[str, int]:
         """{"liver": 1, "spleen": 2}, in ascending order of value: `label_names` of an answer."""
         return {label.word: label.value for label in self.labels}
 
     def to_label_info(self) -> list[dict[str, Any]]:
-        """What MONAI Label keeps with a label map: name, idx, and where known color (0..255), code and modifier."""
+        """What MONAI Label keeps with a label map.
+
+        name, idx, and where known color (0..255), code and modifier.
+        """
         return [_row(label) for label in self.labels]
 
     def check_values(self, array: npt.NDArray[Any]) -> None:
-        """array: a label map of any shape. LabelError when it is not integer or holds a value that was not announced."""
+        """array: a label map of any shape.
+
+        LabelError when it is not integer or holds a value that was not announced.
+        """
         if array.dtype.kind not in "iub":
-            raise LabelError(f"A label map holds whole numbers, but this one holds {array.dtype}; save it as integers.")
+            raise LabelError(
+                f"A label map holds whole numbers, but this one holds {array.dtype}; save it as integers."
+            )
         announced = {BACKGROUND, *(label.value for label in self.labels)}
         stray = [int(value) for value in np.unique(array) if int(value) not in announced]
         if stray:
             values = f"value{'s' if len(stray) > 1 else ''} {_shortened([str(value) for value in stray])}"
-            raise LabelError(f"The label map holds the {values}, which no name announces; announced are {self._listed()}.")
+            raise LabelError(
+                f"The label map holds the {values}, which no name announces; announced are {self._listed()}."
+            )
 
     def _listed(self) -> str:
         return _shortened([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
@@ -152,7 +192,9 @@ def _name_and_value(row: object) -> tuple[str, int]:
         raise LabelError('Each entry of label_info needs a name, like {"name": "liver", "idx": 1}.')
     value = row["idx"] if "idx" in row else row.get("id")
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise LabelError(f"The label {row['name']!r} came without its value; label_info needs an idx for each name.")
+        raise LabelError(
+            f"The label {row['name']!r} came without its value; label_info needs an idx for each name."
+        )
     return row["name"].strip(), int(value)
 
 
@@ -163,7 +205,11 @@ def _row(label: Label) -> dict[str, Any]:
     if label.code:
         row["code"] = {"scheme": label.code.scheme, "value": label.code.value, "meaning": label.code.meaning}
     if label.modifier:
-        row["modifier"] = {"scheme": label.modifier.scheme, "value": label.modifier.value, "meaning": label.modifier.meaning}
+        row["modifier"] = {
+            "scheme": label.modifier.scheme,
+            "value": label.modifier.value,
+            "meaning": label.modifier.meaning,
+        }
     return row
 
 

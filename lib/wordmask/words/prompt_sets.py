@@ -1,7 +1,8 @@
-"""Prompt -> the sentences that MedCLIP-SAMv2 gives its text encoder in its place (methods.md 2.3), by the name of a prompt set.
+"""Prompt -> the sentences that MedCLIP-SAMv2 gives its text encoder in its place (methods.md 2.3), by the
+name of a prompt set.
 
-Knows prompts, the vocabulary and configs/prompt_sets.yaml. Does not know: torch, models, images. What somebody types as a sentence is
-never replaced.
+Knows prompts, the vocabulary and configs/prompt_sets.yaml. Does not know: torch, models, images. What
+somebody types as a sentence is never replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from wordmask.resources import read_config
 from wordmask.words.prompts import Prompt
 from wordmask.words.vocabulary import Modality, load_vocabulary
 
-LONGEST_NAME = 5  # words; what is longer and not in the vocabulary is a sentence: "lower pole of left kidney" still is a name
+# words; what is longer and not in the vocabulary is a sentence: "lower pole of left kidney" still is a name
+LONGEST_NAME = 5
 
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
 
@@ -36,7 +38,10 @@ class PromptSet(_Strict):
 
 
 class PromptSets(_Strict):
-    """All sets and descriptions. Refuses what is not a word of the vocabulary and a kind without a description."""
+    """All sets and descriptions.
+
+    Refuses what is not a word of the vocabulary and a kind without a description.
+    """
 
     sets: dict[str, PromptSet] = Field(min_length=1)
     images: dict[Modality | Literal["any"], Sentence]
@@ -66,7 +71,9 @@ class PromptSets(_Strict):
         return self.sets[name]
 
     def described(self, word: str | None, *, kinds: bool) -> tuple[str, ...]:
-        """The sentences for a word of the vocabulary, or those of its kinds where it has some and they are asked for; () for none."""
+        """The sentences for a word of the vocabulary, or those of its kinds where it has some and they are
+        asked for; () for none.
+        """
         if word is None:
             return ()
         if kinds and word in self.kinds:
@@ -75,13 +82,17 @@ class PromptSets(_Strict):
 
 
 def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None) -> tuple[str, ...]:
-    """What the text encoder is given for a prompt: one sentence, or several whose embeddings are to be averaged and made 1 long.
+    """What the text encoder is given for a prompt.
 
-    set_name: P0 to P5 (prompt_sets.yaml): bare word, class name, one description, one of the kind asked for, and the ensembles of both;
-    modality: of the image, for the class name; where it is None, the only one in which the vocabulary looks for the word, or none.
+    One sentence, or several whose embeddings are to be averaged and made 1 long.
 
-    A sentence that was typed (`is_sentence`) is returned as typed by every set. The bare word (`Prompt.text`) is returned where a set of
-    descriptions has none for it. Never empty. RequestError: there is no such set.
+    set_name: P0 to P5 (prompt_sets.yaml): bare word, class name, one description, one of the kind asked for,
+    and the ensembles of both;
+    modality: of the image, for the class name; where it is None, the only one in which the vocabulary looks
+    for the word, or none.
+
+    A sentence that was typed (`is_sentence`) is returned as typed by every set. The bare word (`Prompt.text`)
+    is returned where a set of descriptions has none for it. Never empty. RequestError: there is no such set.
     """
     known = load_prompt_sets()
     chosen = known.named(set_name)
@@ -96,7 +107,10 @@ def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None
 
 
 def is_sentence(prompt: Prompt) -> bool:
-    """Whether somebody typed a sentence of their own, not the name of a thing: more than five words that the vocabulary does not have."""
+    """Whether somebody typed a sentence of their own, not the name of a thing.
+
+    More than five words that the vocabulary does not have.
+    """
     return prompt.entry is None and len(prompt.word.split()) > LONGEST_NAME
 
 

@@ -1,7 +1,7 @@
 """Typed words -> Prompt: what a person asks for, checked once and for all.
 
-Knows: the vocabulary. Does not know: models, images, label values (`wordmask.words.labels`). Whatever comes out of here is Latin
-script, printable, NFC, and no thing twice.
+Knows: the vocabulary. Does not know: models, images, label values (`wordmask.words.labels`). Whatever comes
+out of here is Latin script, printable, NFC, and no thing twice.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ MOST_WORDS = 32
 LONGEST_SHOWN = 40  # characters of a word that an error message repeats
 SEPARATORS = re.compile(r"[,;\n]")
 ALLOWED_MARKS = frozenset(" -'\u2019()/.&+%:_")
-LEAST_COLOR_DISTANCE = 24.0  # between a generated colour and every colour of the vocabulary; Euclidean, in 8-bit RGB
+LEAST_COLOR_DISTANCE = (
+    24.0  # between a generated colour and every colour of the vocabulary; Euclidean, in 8-bit RGB
+)
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One thing to find.
 
-    word: as typed, trimmed, case kept; synonyms: what the text encoder also sees; code, modifier (left or right) and window:
-    where the vocabulary has them; entry: the vocabulary's own word for it, None for a word that it does not have; color: 0..255.
-    objects: how many of it a slice shows at most (both lungs: 2); prompt_set: which sentences the text encoder is given in its place
-    (`wordmask.words.prompt_sets`), None: the model's own choice.
+    word: as typed, trimmed, case kept; synonyms: what the text encoder also sees; code, modifier (left or
+    right) and window: where the vocabulary has them; entry: the vocabulary's own word for it, None for a word
+    that it does not have; color: 0..255.
+    objects: how many of it a slice shows at most (both lungs: 2); prompt_set: which sentences the text
+    encoder is given in its place (`wordmask.words.prompt_sets`), None: the model's own choice.
     """
 
     word: str
@@ -49,13 +52,16 @@ class Prompt:
     def key(self) -> str:
         """Under which a word is kept in cards, limits and channels: two spellings of one word have one key.
 
-        The vocabulary's own word for it, else the typed one in small letters, with blanks in place of hyphens and underscores.
+        The vocabulary's own word for it, else the typed one in small letters, with blanks in place of hyphens
+        and underscores.
         """
         return self.entry or same_text(self.word)
 
     @property
     def text(self) -> str:
-        """What a text encoder reads: the word as the vocabulary or, for other words, as its key spells it, whatever was typed."""
+        """What a text encoder reads: the word as the vocabulary or, for other words, as its key spells it,
+        whatever was typed.
+        """
         typed = same_text(self.word)
         entry = load_vocabulary().lookup(typed)
         return typed if entry is None else next(text for text in entry.texts if same_text(text) == typed)
@@ -64,9 +70,9 @@ class Prompt:
 def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
     """Words separated by commas, semicolons or line breaks, or a list of such strings, in the order typed.
 
-    The same thing twice, also by a synonym or in another case ("liver, Hepar"), is kept once, as it was typed first. Raises
-    PromptError for nothing at all, more than 256 characters in one string, more than 32 words, and characters that the text
-    encoders do not know.
+    The same thing twice, also by a synonym or in another case ("liver, Hepar"), is kept once, as it was typed
+    first. Raises PromptError for nothing at all, more than 256 characters in one string, more than 32 words,
+    and characters that the text encoders do not know.
     """
     vocabulary = load_vocabulary()
     prompts: dict[str, Prompt] = {}
@@ -76,7 +82,9 @@ def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
         if key not in prompts:
             prompts[key] = _prompt(word, entry, vocabulary)
         if len(prompts) > MOST_WORDS:
-            raise PromptError(f"More than {MOST_WORDS} words were asked for; ask for at most {MOST_WORDS} at a time.")
+            raise PromptError(
+                f"More than {MOST_WORDS} words were asked for; ask for at most {MOST_WORDS} at a time."
+            )
     if not prompts:
         raise PromptError('No word was given; type what to look for, for example "liver, spleen".')
     return list(prompts.values())
@@ -90,7 +98,9 @@ def _words(text: str | Sequence[str]) -> Iterator[str]:
         if not isinstance(part, str):
             raise PromptError(f"Each word must be a text, not {_kind(part)}.")
         if len(part) > LONGEST_TEXT:
-            raise PromptError(f"The words have {len(part)} characters together; at most {LONGEST_TEXT} are allowed.")
+            raise PromptError(
+                f"The words have {len(part)} characters together; at most {LONGEST_TEXT} are allowed."
+            )
         lines = part.replace("\r\n", "\n").replace("\r", "\n")
         for typed in SEPARATORS.split(unicodedata.normalize("NFC", lines)):
             word = _checked(typed)
@@ -104,24 +114,33 @@ def _checked(typed: str) -> str:
         category = unicodedata.category(character)
         if category[0] == "C" or category in ("Zl", "Zp"):
             number = f"U+{ord(character):04X}"
-            raise PromptError(f"The words hold an invisible control character ({number}); remove it and type the words again.")
-    # Any other space (a no-break space, pasted from a report) is a space, and a full stop at the end is the sentence's.
+            raise PromptError(
+                f"The words hold an invisible control character ({number}); remove it and type the words "
+                "again."
+            )
+    # Any other space (a no-break space, pasted from a report) is a space, and a full stop at the end is the
+    # sentence's.
     word = " ".join(typed.split()).strip(" .")
     for character in word:
         if not _is_readable(character):
             raise PromptError(
-                f"{_shown(word)} holds {character!r} (U+{ord(character):04X}), which the text encoders cannot read; "
+                f"{_shown(word)} holds {character!r} (U+{ord(character):04X}), which the text encoders "
+                "cannot read; "
                 "use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
             )
     if word and not any(character.isalpha() for character in word):
-        raise PromptError(f"{_shown(word)} has no letter, so it names nothing that could be looked for; type a word.")
+        raise PromptError(
+            f"{_shown(word)} has no letter, so it names nothing that could be looked for; type a word."
+        )
     return word
 
 
 def _is_readable(character: str) -> bool:
     if character.isascii():
         return character.isalnum() or character in ALLOWED_MARKS
-    return character in ALLOWED_MARKS or (character.isalpha() and unicodedata.name(character, "").startswith("LATIN "))
+    return character in ALLOWED_MARKS or (
+        character.isalpha() and unicodedata.name(character, "").startswith("LATIN ")
+    )
 
 
 def _prompt(word: str, entry: VocabularyEntry | None, vocabulary: Vocabulary) -> Prompt:

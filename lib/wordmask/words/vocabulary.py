@@ -1,7 +1,7 @@
 """The words that WordMask knows: names, codes, colours and windows of the things one may look for.
 
-Knows: configs/vocabulary.yaml. Does not know: what a model was trained on, torch, images, the server. A word that is not in
-here can be asked for all the same (`wordmask.words.prompts`).
+Knows: configs/vocabulary.yaml. Does not know: what a model was trained on, torch, images, the server. A word
+that is not in here can be asked for all the same (`wordmask.words.prompts`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from rapidfuzz.distance import DamerauLevenshtein
 from wordmask.resources import read_config
 
 SHORTEST_MISSPELLING = 3  # letters; below that, every second word is one edit away
-LEAST_SIMILARITY = 0.7  # of Damerau-Levenshtein, 0..1: one edit in four letters ("lnug"), three in ten ("galblader", "oesofagis")
+# of Damerau-Levenshtein, 0..1: one edit in four letters ("lnug"), three in ten ("galblader", "oesofagis")
+LEAST_SIMILARITY = 0.7
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
@@ -115,11 +116,15 @@ class Suggestion:
 
 
 def same_text(text: str) -> str:
-    """The form in which two spellings of one text are equal: "Left_Kidney", "left  kidney" and "LEFT-KIDNEY" are one.
+    """The form in which two spellings of one text are equal.
+
+    "Left_Kidney", "left  kidney" and "LEFT-KIDNEY" are one.
 
     A curly apostrophe counts as a straight one. Accents count.
     """
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace("\u2019", "'")
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace(
+        "\u2019", "'"
+    )
     return " ".join(folded.replace("_", " ").replace("-", " ").split())
 
 
@@ -136,10 +141,15 @@ class Vocabulary(_Strict):
             for text in entry.texts:
                 key = same_text(text)
                 if key in owners:
-                    raise ValueError(f"{text!r} stands in the vocabulary twice: for {owners[key]!r} and for {entry.word!r}.")
+                    raise ValueError(
+                        f"{text!r} stands in the vocabulary twice: for {owners[key]!r} and for "
+                        f"{entry.word!r}."
+                    )
                 owners[key] = entry.word
             if entry.color in colors:
-                raise ValueError(f"{colors[entry.color]!r} and {entry.word!r} have the same colour {entry.color}.")
+                raise ValueError(
+                    f"{colors[entry.color]!r} and {entry.word!r} have the same colour {entry.color}."
+                )
             colors[entry.color] = entry.word
         return self
 
@@ -153,7 +163,10 @@ class Vocabulary(_Strict):
         return frozenset(entry.color for entry in self.entries)
 
     def lookup(self, word: str) -> VocabularyEntry | None:
-        """The entry that has this word, synonym or plural; case, hyphens, underscores and repeated spaces do not matter."""
+        """The entry that has this word, synonym or plural.
+
+        case, hyphens, underscores and repeated spaces do not matter.
+        """
         return self._by_text.get(same_text(word))
 
     def texts(self) -> list[str]:
@@ -163,8 +176,8 @@ class Vocabulary(_Strict):
     def suggest(self, query: str, limit: int = 10) -> list[Suggestion]:
         """What somebody who typed ``query`` may mean, best first, each entry once, at most ``limit``.
 
-        The very text first; then words that begin with the query or have a part that does, then synonyms and plurals likewise,
-        then what is spelt much like it.
+        The very text first; then words that begin with the query or have a part that does, then synonyms and
+        plurals likewise, then what is spelt much like it.
         """
         wanted = same_text(query)
         if not wanted or limit <= 0:

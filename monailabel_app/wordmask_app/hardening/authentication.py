@@ -1,7 +1,7 @@
 """MONAI Label's authentication, made to believe tokens again.
 
-MONAI Label 0.8.5 checks a token without saying which signatures it accepts, and PyJWT 2 refuses every token then: with authentication
-on, nobody gets in. Knows MONAI Label's module; not routes, not roles.
+MONAI Label 0.8.5 checks a token without saying which signatures it accepts, and PyJWT 2 refuses every token
+then: with authentication on, nobody gets in. Knows MONAI Label's module; not routes, not roles.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import jwt
 from monailabel.config import settings
 from monailabel.endpoints.user import auth
 
-# Only signatures by the realm's private key: a token that is signed with the public one, which everybody knows, is forged.
+# Only signatures by the realm's private key: a token that is signed with the public one, which everybody
+# knows, is forged.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
 
 

@@ -1,7 +1,8 @@
-"""MONAI Label's background tasks (training, scoring, batch inference), also in the moment between their acceptance and their process.
+"""MONAI Label's background tasks (training, scoring, batch inference), also in the moment between their
+acceptance and their process.
 
-MONAI Label counts processes alone: a second task that comes before the first has its process is queued in silence, and a stop that comes
-then stops nothing. Knows MONAI Label's tasks; not what they compute.
+MONAI Label counts processes alone: a second task that comes before the first has its process is queued in
+silence, and a stop that comes then stops nothing. Knows MONAI Label's tasks; not what they compute.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ from monailabel.utils.async_tasks.utils import processes, tasks
 from wordmask.errors import WordMaskError
 
 STARTING = 10.0  # seconds that a task may take to get its process
-KINDS = {"train": "training", "scoring": "scoring", "batch_infer": "batch inference"}  # MONAI Label's names, and ours
+KINDS = {
+    "train": "training",
+    "scoring": "scoring",
+    "batch_infer": "batch inference",
+}  # MONAI Label's names, and ours
 
 
 class TaskRunningError(WordMaskError):
@@ -24,13 +29,22 @@ class TaskRunningError(WordMaskError):
 def require_free(method: str) -> None:
     """TaskRunningError: a task of this kind runs or is about to. method: a key of `KINDS`."""
     if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks(method)):
-        raise TaskRunningError(f"A {KINDS[method]} is already running on this server; wait for its end, or stop it.")
+        raise TaskRunningError(
+            f"A {KINDS[method]} is already running on this server; wait for its end, or stop it."
+        )
 
 
 def stop(method: str) -> dict[str, object] | None:
-    """Stop the task that runs, waiting for its process where it is only about to run; None when there is none."""
+    """Stop the task that runs, waiting for its process where it is only about to run.
+
+    None when there is none.
+    """
     deadline = time.monotonic() + STARTING
-    while not processes(method) and any(task["status"] == "SUBMITTED" for task in tasks(method)) and time.monotonic() < deadline:
+    while (
+        not processes(method)
+        and any(task["status"] == "SUBMITTED" for task in tasks(method))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     stopped: dict[str, object] | None = AsyncTask.stop(method)
     return stopped

@@ -1,8 +1,8 @@
 """MONAI Label's datastore in a folder, where an id is never a path and a crash loses nothing.
 
-MONAI Label makes paths of whatever ids and tags it is given, copies onto the old file, and truncates its record before it writes it
-anew (seen in 0.8.5). Here ids and tags are checked in one place, and every file is replaced whole or not at all.
-Knows files, ids and tags; not HTTP, not images.
+MONAI Label makes paths of whatever ids and tags it is given, copies onto the old file, and truncates its
+record before it writes it anew (seen in 0.8.5). Here ids and tags are checked in one place, and every file is
+replaced whole or not at all. Knows files, ids and tags; not HTTP, not images.
 """
 
 from __future__ import annotations
@@ -33,17 +33,24 @@ MOST_INFO = 1_000_000  # characters of JSON about one image or label
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
     """Every method that takes an id or a tag raises RequestError for one that is a path.
 
-    A file that a symbolic link leads out of the folder to is not served (UnknownImageError) and never removed.
-    One lock serves threads and processes: MONAI Label's batch inference writes the same record from a process of its own.
+    A file that a symbolic link leads out of the folder to is not served (UnknownImageError) and never
+    removed.
+    One lock serves threads and processes: MONAI Label's batch inference writes the same record from a process
+    of its own.
     """
 
     _datastore: LocalDatastoreModel
 
     def __init__(self, datastore_path: str, **options: Any) -> None:
-        """options: as MONAI Label's. A damaged record is put aside with a warning and made again from the files."""
+        """options: as MONAI Label's.
+
+        A damaged record is put aside with a warning and made again from the files.
+        """
         self._root = Path(datastore_path).resolve()
         self._root.mkdir(parents=True, exist_ok=True)
-        self._held = FileLock(self._root / ".lock")  # one object: it may be taken again by the thread that has it
+        self._held = FileLock(
+            self._root / ".lock"
+        )  # one object: it may be taken again by the thread that has it
         with self._held:
             for folder in (self._root, *self._root.glob("labels/*")):
                 remove_leftovers(folder)
@@ -56,13 +63,17 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return super().get_image(_id(image_id), params)
 
     def get_image_uri(self, image_id: str) -> str:
-        """The file of an image; empty when there is no such image, UnknownImageError when it is outside the folder."""
+        """The file of an image; empty when there is no such image, UnknownImageError when it is outside the
+        folder.
+        """
         return self._inside(super().get_image_uri(_id(image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
         info: dict[str, Any] = super().get_image_info(_id(image_id))
-        shown = info.get("strategy", {})  # active learning counts on its form, and a client may have written anything there
+        shown = info.get(
+            "strategy", {}
+        )  # active learning counts on its form, and a client may have written anything there
         if not isinstance(shown, dict) or not all(isinstance(entry, dict) for entry in shown.values()):
             del info["strategy"]
         return info
@@ -72,7 +83,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return super().get_label(_id(label_id), safe_tag(label_tag), params)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """The file of a label; empty when there is no such label, UnknownImageError when it is outside the folder."""
+        """The file of a label; empty when there is no such label, UnknownImageError when it is outside the
+        folder.
+        """
         return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
@@ -88,10 +101,17 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Files of images and their final labels, without those outside the folder."""
         pairs: list[dict[str, Any]] = super().datalist(full_path)
-        return [pair for pair in pairs if not full_path or all(self._is_inside(Path(file)) for file in pair.values())]
+        return [
+            pair
+            for pair in pairs
+            if not full_path or all(self._is_inside(Path(file)) for file in pair.values())
+        ]
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
-        """Copy a file in as an image; RequestError for an id that is a path or an ending that is not served. Its labels stay."""
+        """Copy a file in as an image; RequestError for an id that is a path or an ending that is not served.
+
+        Its labels stay.
+        """
         stem, ending = self._to_id(os.path.basename(image_filename))
         image_id = _id(image_id or stem)
         name = self._filename(image_id, self._served(ending))
@@ -101,7 +121,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             before = self._datastore.objects.get(image_id)
             labels = before.labels if before else {}
             entry = ImageLabelModel(image=DataModel(info=info, ext=ending), labels=labels)
-            with self._changed(image_id, entry), _staged(self._place(self._datastore.image_path(), name), image_filename):
+            with (
+                self._changed(image_id, entry),
+                _staged(self._place(self._datastore.image_path(), name), image_filename),
+            ):
                 pass
             if before is not None and before.image.ext != ending:
                 self._place(self._datastore.image_path(), image_id + before.image.ext).unlink(missing_ok=True)
@@ -112,13 +135,20 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         with self._held:
             entry = self._entry(image_id)
             for tag, label in entry.labels.items():
-                self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(missing_ok=True)
+                self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(
+                    missing_ok=True
+                )
             self._place(self._datastore.image_path(), image_id + entry.image.ext).unlink(missing_ok=True)
             with self._changed(image_id, None):
                 pass
 
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any] | None) -> str:
-        """Copy a file in as a label of an image: a label that was there stays whole until the new one is. ImageNotFoundException."""
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any] | None
+    ) -> str:
+        """Copy a file in as a label of an image: a label that was there stays whole until the new one is.
+
+        ImageNotFoundException.
+        """
         _, ending = self._to_id(os.path.basename(label_filename))
         name = self._filename(_id(image_id), self._served(ending))
         info = {**_check_info(label_info), "ts": int(time.time()), "name": name}
@@ -146,7 +176,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 pass
 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
-        """Add to what is known of an image; ImageNotFoundException, RequestError for what is not a JSON object."""
+        """Add to what is known of an image.
+
+        ImageNotFoundException, RequestError for what is not a JSON object.
+        """
         with self._held:
             entry = self._entry(image_id)
             entry.image.info.update(_check_info(info))
@@ -154,7 +187,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 pass
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
-        """Add to what is known of a label; ImageNotFoundException, LabelNotFoundException, RequestError for what is not a JSON object."""
+        """Add to what is known of a label.
+
+        ImageNotFoundException, LabelNotFoundException, RequestError for what is not a JSON object.
+        """
         safe_tag(label_tag)
         with self._held:
             entry = self._entry(label_id)
@@ -167,7 +203,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP of all images with a final label; UnknownImageError when there is none yet."""
         if not self.datalist():
-            raise UnknownImageError("No image of this server has a final label yet, so there is no data set to download.")
+            raise UnknownImageError(
+                "No image of this server has a final label yet, so there is no data set to download."
+            )
         found: str = super().get_dataset_archive(limit_cases)
         return found
 
@@ -200,12 +238,20 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     @contextmanager
     def _staged_record(self) -> Iterator[None]:
-        """The record is on the disk beside its place while the body runs, and in its place after it: a full disk shows before."""
+        """The record is on the disk beside its place while the body runs, and in its place after it.
+
+        A full disk shows before.
+        """
         try:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
-            LocalDatastoreModel.model_validate_json(text)  # a value that cannot be read again would cost the whole record
+            LocalDatastoreModel.model_validate_json(
+                text
+            )  # a value that cannot be read again would cost the whole record
         except (ValueError, RecursionError):
-            raise RequestError("What is said of an image or label is nested too deeply, or has characters that cannot be kept.") from None
+            raise RequestError(
+                "What is said of an image or label is nested too deeply, or has characters that cannot be "
+                "kept."
+            ) from None
         record = Path(self._datastore_config_path)
         with _staged(record, text.encode()):
             yield
@@ -222,7 +268,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     def _inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
-            raise UnknownImageError("The file of this image or label lies outside the folder of studies and is not served; copy it there.")
+            raise UnknownImageError(
+                "The file of this image or label lies outside the folder of studies and is not served; copy "
+                "it there."
+            )
         return uri
 
     def _place(self, folder: str, name: str) -> Path:
@@ -252,7 +301,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             except ValueError:
                 aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
                 record.rename(aside)
-                logger.warning("The record of images and labels was damaged; it is %s now, and is made again from the files.", aside.name)
+                logger.warning(
+                    "The record of images and labels was damaged; it is %s now, and is made again from the "
+                    "files.",
+                    aside.name,
+                )
             self._datastore.base_path = self._datastore_path
             self._config_ts = changed
 
@@ -280,7 +333,9 @@ def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         size = len(json.dumps(info, default=str, allow_nan=False))
     except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is not JSON
-        raise RequestError("params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth.") from None
+        raise RequestError(
+            "params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth."
+        ) from None
     if size > MOST_INFO:
         raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")
     return dict(info or {})

@@ -16,10 +16,23 @@ from monailabel.utils.sessions import Sessions
 
 from wordmask.errors import RequestError, VolumeError
 
-IMAGE_PATTERNS = ("*.nii.gz", "*.nii", "*.nrrd", "*.mha", "*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp")
+IMAGE_PATTERNS = (
+    "*.nii.gz",
+    "*.nii",
+    "*.nrrd",
+    "*.mha",
+    "*.png",
+    "*.jpg",
+    "*.jpeg",
+    "*.tif",
+    "*.tiff",
+    "*.bmp",
+)
 
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PATH = re.compile(r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)")  # an id may hold a slash (XNAT), but cannot climb
+_PATH = re.compile(
+    r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)"
+)  # an id may hold a slash (XNAT), but cannot climb
 
 
 class UnknownImageError(VolumeError):
@@ -29,22 +42,33 @@ class UnknownImageError(VolumeError):
 def find_image(image: object, datastore: Datastore) -> Path:
     """The file (or DICOM folder) that an id stands for.
 
-    RequestError: the id is not a name; UnknownImageError: nothing of that name is in the datastore, or its file is gone.
+    RequestError: the id is not a name; UnknownImageError: nothing of that name is in the datastore, or its
+    file is gone.
     """
     image = safe_id(image)
-    if image not in datastore.list_images():  # before any look-up: some datastores make a path or a request of the id
-        raise UnknownImageError(f"There is no image {image!r} on this server; GET /datastore/?output=all lists its images.")
+    if (
+        image not in datastore.list_images()
+    ):  # before any look-up: some datastores make a path or a request of the id
+        raise UnknownImageError(
+            f"There is no image {image!r} on this server; GET /datastore/?output=all lists its images."
+        )
     path = Path(datastore.get_image_uri(image))
     if not path.exists():
-        raise UnknownImageError(f"The file of image {image!r} is no longer there; refresh the list of images.")
+        raise UnknownImageError(
+            f"The file of image {image!r} is no longer there; refresh the list of images."
+        )
     return path
 
 
 def session_image(session_id: str, sessions: Sessions | None) -> Path:
-    """The image of an open session; RequestError for what is not a session id, UnknownImageError when there is no such session."""
+    """The image of an open session; RequestError for what is not a session id, UnknownImageError when there
+    is no such session.
+    """
     session = None if sessions is None else sessions.get_session(safe_session(session_id))
     if session is None:
-        raise UnknownImageError("There is no such session on this server; it expired, or sessions are turned off.")
+        raise UnknownImageError(
+            "There is no such session on this server; it expired, or sessions are turned off."
+        )
     return Path(session.image)
 
 
@@ -58,9 +82,14 @@ def safe_id(image: object) -> str:
 
 
 def safe_session(session_id: str) -> str:
-    """The id of a session, as MONAI Label makes them; RequestError for anything else, which could lead out of the folder of sessions."""
+    """The id of a session, as MONAI Label makes them.
+
+    RequestError for anything else, which could lead out of the folder of sessions.
+    """
     if not _SESSION.fullmatch(session_id):
-        raise RequestError("A session is named by what PUT /session/ answered, such as 3f0b9ba4-7a0e-11ee-b962-0242ac120002.")
+        raise RequestError(
+            "A session is named by what PUT /session/ answered, such as 3f0b9ba4-7a0e-11ee-b962-0242ac120002."
+        )
     return session_id
 
 

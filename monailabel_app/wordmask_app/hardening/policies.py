@@ -1,6 +1,9 @@
-"""What becomes of every route of the server: ours, replaced, guarded, refused, or left as MONAI Label made it, and why.
+"""What becomes of every route of the server.
 
-A route that is not in the table is not served. docs/server.md shows the same table. Knows paths and parameters; not bytes on the wire.
+ours, replaced, guarded, refused, or left as MONAI Label made it, and why.
+
+A route that is not in the table is not served. docs/server.md shows the same table. Knows paths and
+parameters; not bytes on the wire.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ LONGEST_BODY = 1_000_000  # bytes of a JSON body
 
 @dataclass(frozen=True)
 class Incoming:
-    """What is known of a request before its route sees it. body: only where the policy asks for it; names: models etc. that there are."""
+    """What is known of a request before its route sees it.
+
+    body: only where the policy asks for it; names: models etc. that there are.
+    """
 
     path: Mapping[str, str]
     query: QueryParams
@@ -49,7 +55,12 @@ class Policy:
 
 _CHECKSUM = re.compile(r"((SHA256|SHA512|MD5):)?[0-9a-fA-F]{1,128}")
 _RESERVED = {"bundle_path", "image"}  # MONAI Label runs code of the one, and reads the other as a path
-_NAMED: Mapping[str, Callable[[object], str]] = {"image": safe_id, "id": safe_id, "label": safe_id, "tag": safe_tag}
+_NAMED: Mapping[str, Callable[[object], str]] = {
+    "image": safe_id,
+    "id": safe_id,
+    "label": safe_id,
+    "tag": safe_tag,
+}
 
 
 def _ids(incoming: Incoming) -> None:
@@ -66,12 +77,16 @@ def _session(incoming: Incoming) -> None:
     sessions = app_instance().sessions()
     session = None if sessions is None else sessions.get_session(session_id, update_ts=False)
     if session is not None and "image" in incoming.query and Path(session.image).is_dir():
-        raise RequestError("This session has several files, which cannot be fetched as one image; leave image out.")
+        raise RequestError(
+            "This session has several files, which cannot be fetched as one image; leave image out."
+        )
 
 
 def _new_session(incoming: Incoming) -> None:
     if _asks_for(incoming, "uncompress"):
-        raise RequestError("uncompress is not offered, because an archive may write anywhere; send the files themselves.")
+        raise RequestError(
+            "uncompress is not offered, because an archive may write anywhere; send the files themselves."
+        )
     if any(not re.fullmatch(r"[0-9]{1,6}", value) for value in incoming.query.getlist("expiry")):
         raise RequestError("expiry is a number of seconds below a million.")
 
@@ -83,18 +98,26 @@ def _check_name(kind: str) -> Check:
         known = incoming.names[kind]
         for given in incoming.path.values():
             if given not in known:
-                raise UnknownModelError(f"This server has no {kind} {given[:60]!r}; GET /info/ lists what it has.")
+                raise UnknownModelError(
+                    f"This server has no {kind} {given[:60]!r}; GET /info/ lists what it has."
+                )
 
     return check
 
 
 def _task(kind: str, method: str) -> Check:
-    """A background task of a known name, one at a time; its JSON body can name no path, and it does not run in the event loop."""
+    """A background task of a known name, one at a time.
+
+    Its JSON body can name no path, and it does not run in the event loop.
+    """
 
     def check(incoming: Incoming) -> None:
         _check_name(kind)(incoming)
         if _asks_for(incoming, "run_sync"):
-            raise RequestError("run_sync is not offered, because it would keep all others waiting; ask for the state of the task.")
+            raise RequestError(
+                "run_sync is not offered, because it would keep all others waiting; ask for the state of the "
+                "task."
+            )
         _object_without_paths(incoming.body)
         if incoming.path and not _asks_for(incoming, "enqueue"):  # the routes without a name queue always
             require_free(method)
@@ -103,7 +126,9 @@ def _task(kind: str, method: str) -> Check:
 
 
 def _asks_for(incoming: Incoming, switch: str) -> bool:
-    return any(value.lower() not in ("false", "0", "no", "off", "") for value in incoming.query.getlist(switch))
+    return any(
+        value.lower() not in ("false", "0", "no", "off", "") for value in incoming.query.getlist(switch)
+    )
 
 
 def _strategy(incoming: Incoming) -> None:
@@ -139,7 +164,9 @@ def _refuse_paths(value: Any, depth: int = 0) -> None:
     if depth > 20:
         raise RequestError("The body of the request is nested too deeply.")
     if isinstance(value, str) and re.search(r"[/\\\x00]|\.\.", value):
-        raise RequestError(f"{value[:60]!r} looks like a path; requests name images, models and tags, never files.")
+        raise RequestError(
+            f"{value[:60]!r} looks like a path; requests name images, models and tags, never files."
+        )
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for item in inner:
         _refuse_paths(item, depth + 1)
@@ -147,7 +174,10 @@ def _refuse_paths(value: Any, depth: int = 0) -> None:
 
 def _signed_in(incoming: Incoming) -> None:
     if not settings.MONAI_LABEL_AUTH_ENABLE:
-        raise RequestError("The log names studies, so it is shown to administrators only: turn authentication on, or read logs/app.log.")
+        raise RequestError(
+            "The log names studies, so it is shown to administrators only: turn authentication on, or read "
+            "logs/app.log."
+        )
 
 
 def _downward(incoming: Incoming) -> None:
@@ -158,14 +188,22 @@ def _downward(incoming: Incoming) -> None:
 
 def _proxied(incoming: Incoming) -> None:
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
-        raise UnknownModelError("This server's studies are a folder, so there is no DICOMweb server to pass requests on to.")
+        raise UnknownModelError(
+            "This server's studies are a folder, so there is no DICOMweb server to pass requests on to."
+        )
     _downward(incoming)
 
 
 _OURS = Policy("ours", "MONAI Label's access rule; errors are sentences")
 _LEFT_TASK = Policy("left", "state or end of a background task; takes no names")
-_DATASTORE = Policy("guarded", "ids and tags are names, never paths; the datastore checks them again and replaces files whole", _ids)
-_UPLOAD = Policy("replaced", "blocked the event loop and failed on JSON that is no object; ids and tags as above", _ids)
+_DATASTORE = Policy(
+    "guarded",
+    "ids and tags are names, never paths; the datastore checks them again and replaces files whole",
+    _ids,
+)
+_UPLOAD = Policy(
+    "replaced", "blocked the event loop and failed on JSON that is no object; ids and tags as above", _ids
+)
 _PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _proxied)
 _PAGE = Policy("left", "a page or file of MONAI Label; takes nothing")
 _NO_SLIDES = Policy("refused", "whole-slide inference: no model here does it, and its parameters name files")
@@ -182,15 +220,23 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/wordmask/training"): _OURS,
     ("POST", "/wordmask/next"): _OURS,
     ("GET", "/wordmask/health"): _OURS,
-    ("POST", "/infer/{model}"): Policy("replaced", "computed in the event loop, and `params.image` named any file of the server"),
-    ("POST", "/reload"): Policy("replaced", "had no access rule: now for administrators; jobs, models and caches stay"),
+    ("POST", "/infer/{model}"): Policy(
+        "replaced", "computed in the event loop, and `params.image` named any file of the server"
+    ),
+    ("POST", "/reload"): Policy(
+        "replaced", "had no access rule: now for administrators; jobs, models and caches stay"
+    ),
     ("POST", "/infer/wsi/{model}"): _NO_SLIDES,
     ("POST", "/infer/wsi_v2/{model}"): _NO_SLIDES,
     ("GET", "/info/"): Policy("left", "names, labels and counts"),
     ("GET", "/model/{model}"): Policy("guarded", "configured models only", _check_name("model")),
     ("GET", "/model/info/{model}"): Policy("guarded", "configured models only", _check_name("model")),
-    ("PUT", "/model/{model}"): Policy("refused", "would replace weights by any file; versions come from training"),
-    ("DELETE", "/model/{model}"): Policy("refused", "would take the weights away; go back with `/wordmask/models/{name}/rollback`"),
+    ("PUT", "/model/{model}"): Policy(
+        "refused", "would replace weights by any file; versions come from training"
+    ),
+    ("DELETE", "/model/{model}"): Policy(
+        "refused", "would take the weights away; go back with `/wordmask/models/{name}/rollback`"
+    ),
     ("GET", "/batch/infer"): _LEFT_TASK,
     ("DELETE", "/batch/infer"): _LEFT_TASK,
     ("POST", "/batch/infer/{model}"): Policy(
@@ -199,12 +245,19 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/train/"): _LEFT_TASK,
     ("DELETE", "/train/"): Policy("replaced", "missed a training that was about to start"),
     ("POST", "/train/"): Policy("guarded", "no `run_sync`, no paths", _task("trainer", "train"), True),
-    ("POST", "/train/{model}"): Policy("guarded", "known trainer, one at a time, no `run_sync`, no paths", _task("trainer", "train"), True),
+    ("POST", "/train/{model}"): Policy(
+        "guarded", "known trainer, one at a time, no `run_sync`, no paths", _task("trainer", "train"), True
+    ),
     ("GET", "/scoring/"): _LEFT_TASK,
     ("DELETE", "/scoring/"): _LEFT_TASK,
-    ("POST", "/scoring/"): Policy("guarded", "no `run_sync`, no paths", _task("scoring method", "scoring"), True),
+    ("POST", "/scoring/"): Policy(
+        "guarded", "no `run_sync`, no paths", _task("scoring method", "scoring"), True
+    ),
     ("POST", "/scoring/{method}"): Policy(
-        "guarded", "known method, one at a time, no `run_sync`, no paths", _task("scoring method", "scoring"), True
+        "guarded",
+        "known method, one at a time, no `run_sync`, no paths",
+        _task("scoring method", "scoring"),
+        True,
     ),
     ("POST", "/activelearning/{strategy}"): Policy(
         "replaced", "chose in the event loop; known strategy, no paths in the body", _strategy, True
@@ -225,10 +278,16 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/datastore/label/info"): _DATASTORE,
     ("PUT", "/datastore/label/info"): _UPLOAD,
     ("PUT", "/datastore/updatelabelinfo"): _UPLOAD,
-    ("GET", "/datastore/dataset"): Policy("left", "images with final labels as one ZIP; packs them while others wait"),
+    ("GET", "/datastore/dataset"): Policy(
+        "left", "images with final labels as one ZIP; packs them while others wait"
+    ),
     ("GET", "/session/{session_id}"): Policy("guarded", "ids are those that MONAI Label makes", _session),
-    ("DELETE", "/session/{session_id}"): Policy("guarded", "ids are those that MONAI Label makes: `..` removed folders", _session),
-    ("PUT", "/session/"): Policy("guarded", "no archives: unpacking a tar wrote outside; bounded expiry", _new_session),
+    ("DELETE", "/session/{session_id}"): Policy(
+        "guarded", "ids are those that MONAI Label makes: `..` removed folders", _session
+    ),
+    ("PUT", "/session/"): Policy(
+        "guarded", "no archives: unpacking a tar wrote outside; bounded expiry", _new_session
+    ),
     ("GET", "/logs/"): Policy("guarded", "only with authentication on: the log names studies", _signed_in),
     ("GET", "/logs/gpu"): Policy("refused", "`/wordmask/health` says what is known of the device"),
     ("GET", "/ohif/{path:path}"): Policy("guarded", "no `..` in the path", _downward),
@@ -240,7 +299,9 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("POST", "/proxy/dicom/stow/{path:path}"): _PROXY,
     ("GET", "/proxy/dicom/{path:path}"): _PROXY,
     ("POST", "/proxy/dicom/{path:path}"): _PROXY,
-    ("POST", "/auth/token"): Policy("left", "only with authentication on: passes name and password to the realm"),
+    ("POST", "/auth/token"): Policy(
+        "left", "only with authentication on: passes name and password to the realm"
+    ),
     ("GET", "/auth/"): Policy("left", "only with authentication on: whether it is"),
     ("GET", "/auth/token/valid"): Policy("left", "only with authentication on: whether a token is valid"),
     ("GET", "/"): _PAGE,

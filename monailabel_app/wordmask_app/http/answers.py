@@ -24,7 +24,11 @@ _BLOCK = 1 << 18
 
 
 def job_status(job: Job, queue: JobQueue) -> dict[str, Any]:
-    """A job as JSON. seconds: of computing; waiting: jobs before it, null unless it waits; status_code: of its error, null without one."""
+    """A job as JSON.
+
+    seconds: of computing; waiting: jobs before it, null unless it waits; status_code: of its error, null
+    without one.
+    """
     failure = job.outcome.exception() if job.state is JobState.FAILED else None
     progress = job.progress
     return {
@@ -48,8 +52,10 @@ def job_status(job: Job, queue: JobQueue) -> dict[str, Any]:
 def answer(result: JobResult, output: str | None, *, name: str, once: bool) -> Response:
     """The result as MONAI Label's clients expect it, sent in blocks.
 
-    output: ``json``, ``image``, else both as multipart/form-data with the parts params and image; name: of the file, without ending.
-    once: the file is removed now; an open file is still sent to its end, and is gone also when the client goes away in between.
+    output: ``json``, ``image``, else both as multipart/form-data with the parts params and image; name: of
+    the file, without ending.
+    once: the file is removed now; an open file is still sent to its end, and is gone also when the client
+    goes away in between.
     """
     file_name = name + suffix_of(result.file)
     file = result.file.open("rb")
@@ -60,9 +66,15 @@ def answer(result: JobResult, output: str | None, *, name: str, once: bool) -> R
         return JSONResponse(result.fields)
     media = get_mime_type(file_name)
     if output == "image":
-        headers = {"Content-Disposition": f'attachment; filename="{file_name}"', "Content-Length": str(os.fstat(file.fileno()).st_size)}
+        headers = {
+            "Content-Disposition": f'attachment; filename="{file_name}"',
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+        }
         return StreamingResponse(_blocks(file), media_type=media, headers=headers)
-    fields = {"params": (None, json.dumps(result.fields), "application/json"), "image": (file_name, file, media)}
+    fields = {
+        "params": (None, json.dumps(result.fields), "application/json"),
+        "image": (file_name, file, media),
+    }
     encoder = MultipartEncoder(fields=fields)
     headers = {"Content-Length": str(encoder.len)}
     return StreamingResponse(_blocks(encoder), media_type=encoder.content_type, headers=headers)

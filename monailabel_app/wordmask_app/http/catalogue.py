@@ -22,7 +22,9 @@ from wordmask_app.tasks.trainers import train_task
 
 
 def vocabulary(served: ServedModel, query: str, limit: int) -> dict[str, Any]:
-    """Suggestions for the beginning of a word, or a misspelt one; the first words of the vocabulary when nothing was typed.
+    """Suggestions for the beginning of a word, or a misspelt one.
+
+    The first words of the vocabulary when nothing was typed.
 
     trained: whether this model's weights were trained on the word; null when they are not limited to a list.
     """
@@ -34,11 +36,15 @@ def vocabulary(served: ServedModel, query: str, limit: int) -> dict[str, Any]:
         found = [(entry, entry.word, "prefix") for entry in ordered[:limit]]
     else:
         suggestions = words.suggest(query, limit=limit)
-        found = [(entry, s.matched, s.kind) for s in suggestions if (entry := words.lookup(s.word)) is not None]
+        found = [
+            (entry, s.matched, s.kind) for s in suggestions if (entry := words.lookup(s.word)) is not None
+        ]
     return {
         "model": served.name,
         "query": query,
-        "words": [_entry(entry, trained) | {"matched": matched, "kind": kind} for entry, matched, kind in found],
+        "words": [
+            _entry(entry, trained) | {"matched": matched, "kind": kind} for entry, matched, kind in found
+        ],
     }
 
 
@@ -62,7 +68,9 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 
 def models(runtime: Runtime) -> dict[str, Any]:
-    """Every model of the server: what it is, what it can do, which version is in use, and which others there are."""
+    """Every model of the server: what it is, what it can do, which version is in use, and which others there
+    are.
+    """
     return {"models": [_model(served) for served in runtime.models.values()]}
 
 
@@ -84,17 +92,23 @@ def _model(served: ServedModel) -> dict[str, Any]:
         "windows": list(preset.windows),
         "ready": segmenter is not None,
         "trained_words": [] if segmenter is None else sorted(segmenter.trained_words),
-        "training": None if trainer is None else {"recipes": trainer.recipe_choice(), "words": trainer.asks_for_words},
+        "training": None
+        if trainer is None
+        else {"recipes": trainer.recipe_choice(), "words": trainer.asks_for_words},
         "unknown_words": preset.unknown_words,
         "version": served.version,
         "versions": [
-            {"number": version.number, "served": version.served, "card": version.card.as_json()} for version in served.store.versions()
+            {"number": version.number, "served": version.served, "card": version.card.as_json()}
+            for version in served.store.versions()
         ],
     }
 
 
 def health(runtime: Runtime) -> dict[str, Any]:
-    """Figures for monitoring: versions, device, queue, caches, room on the disk. Sizes in bytes, times in seconds."""
+    """Figures for monitoring: versions, device, queue, caches, room on the disk.
+
+    Sizes in bytes, times in seconds.
+    """
     jobs = runtime.queue.all()
     return {
         "status": "ok",
@@ -110,7 +124,12 @@ def health(runtime: Runtime) -> dict[str, Any]:
         },
         "disk_free": shutil.disk_usage(runtime.spool.folder).free,
         "models": [
-            {"name": served.name, "preset": served.preset.name, "version": served.version, "device": served.device}
+            {
+                "name": served.name,
+                "preset": served.preset.name,
+                "version": served.version,
+                "device": served.device,
+            }
             | {"cache": served.cache.statistics()}
             for served in runtime.models.values()
         ],

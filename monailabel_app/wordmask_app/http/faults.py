@@ -1,4 +1,7 @@
-"""What a client is told of an error: one status and one sentence for each kind. Knows errors; not routes, not models."""
+"""What a client is told of an error: one status and one sentence for each kind.
+
+Knows errors; not routes, not models.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,30 @@ from dataclasses import dataclass, field
 
 import requests
 from fastapi import HTTPException
-from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelException,
+)
 
-from wordmask.errors import CancelledError, DiskFullError, OutOfMemoryError, TooLargeError, UnknownModelError, WeightsError, WordMaskError
+from wordmask.errors import (
+    CancelledError,
+    DiskFullError,
+    OutOfMemoryError,
+    TooLargeError,
+    UnknownModelError,
+    WeightsError,
+    WordMaskError,
+)
 from wordmask_app.hardening.background import TaskRunningError
 from wordmask_app.hardening.images import UnknownImageError
-from wordmask_app.jobs.queue import JobNotReadyError, QueueFullError, ResultGoneError, TimeLimitError, UnknownJobError
+from wordmask_app.jobs.queue import (
+    JobNotReadyError,
+    QueueFullError,
+    ResultGoneError,
+    TimeLimitError,
+    UnknownJobError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +44,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_NAME = (errno.ENAMETOOLONG, errno.EISDIR)
 _REFERENCE = "reference "
 
-_STATUS: tuple[tuple[type[WordMaskError], int], ...] = (  # the first that fits; every other WordMaskError is the client's: 400
+_STATUS: tuple[
+    tuple[type[WordMaskError], int], ...
+] = (  # the first that fits; every other WordMaskError is the client's: 400
     (UnknownImageError, 404),
     (UnknownModelError, 404),
     (UnknownJobError, 404),
@@ -42,7 +65,10 @@ _STATUS: tuple[tuple[type[WordMaskError], int], ...] = (  # the first that fits;
 
 @dataclass(frozen=True)
 class Fault:
-    """status: of HTTP; sentence: for people, without a trace or a path of the server; headers: what else the answer carries."""
+    """status: of HTTP; sentence: for people, without a trace or a path of the server.
+
+    headers: what else the answer carries.
+    """
 
     status: int
     sentence: str
@@ -50,15 +76,21 @@ class Fault:
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What to answer; the trace of an unforeseen error goes to the log, under the reference that the sentence gives."""
+    """What to answer; the trace of an unforeseen error goes to the log, under the reference that the sentence
+    gives.
+    """
     if isinstance(error, WordMaskError):
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
-        return Fault(next((status for kind, status in _STATUS if isinstance(error, kind)), 400), str(error), headers)
+        return Fault(
+            next((status for kind, status in _STATUS if isinstance(error, kind)), 400), str(error), headers
+        )
     if isinstance(error, HTTPException):
         return Fault(error.status_code, str(error.detail), dict(error.headers or {}))
     if isinstance(error, OSError) and error.errno in _FULL:
         logger.error("The disk is full: %s", error)
-        return Fault(507, "The server's disk is full, so nothing was kept; free some space and send the request again.")
+        return Fault(
+            507, "The server's disk is full, so nothing was kept; free some space and send the request again."
+        )
     if isinstance(error, OSError) and error.errno in _NO_NAME:
         return Fault(400, "The name of a file in the request is too long, or is not a file name.")
     if isinstance(error, requests.RequestException):
@@ -73,7 +105,10 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _reference(error: BaseException) -> str:
-    """Under which the log has the trace: written once, however often a client asks for the state of a job that ended with it."""
+    """Under which the log has the trace.
+
+    Written once, however often a client asks for the state of a job that ended with it.
+    """
     for note in getattr(error, "__notes__", ()):
         if note.startswith(_REFERENCE):
             return str(note)
@@ -87,5 +122,13 @@ def _of_another_server(error: requests.RequestException) -> Fault:
     """The realm that knows passwords, or the DICOMweb server."""
     logger.warning("Another server failed: %s", error)
     if error.response is not None and error.response.status_code in (400, 401, 403):
-        return Fault(401, "The server that was asked did not accept this name or password.", {"WWW-Authenticate": "Bearer"})
-    return Fault(503, "A server that this one depends on does not answer as it should; try again later.", {"Retry-After": "10"})
+        return Fault(
+            401,
+            "The server that was asked did not accept this name or password.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+    return Fault(
+        503,
+        "A server that this one depends on does not answer as it should; try again later.",
+        {"Retry-After": "10"},
+    )

@@ -29,8 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 def install(app: FastAPI, *, upload_bytes: int) -> None:
-    """Put the guard in front of all routes, in place of one that is there. It comes after CORS, so that browsers can read refusals."""
-    app.user_middleware = [middleware for middleware in app.user_middleware if getattr(middleware.cls, "__name__", "") != Guard.__name__]
+    """Put the guard in front of all routes, in place of one that is there.
+
+    It comes after CORS, so that browsers can read refusals.
+    """
+    app.user_middleware = [
+        middleware
+        for middleware in app.user_middleware
+        if getattr(middleware.cls, "__name__", "") != Guard.__name__
+    ]
     app.user_middleware.append(Middleware(Guard, upload_bytes=upload_bytes))
     app.middleware_stack = None  # Starlette builds it at the next request
 
@@ -41,9 +48,15 @@ class Guard:
     def __init__(self, app: ASGIApp, *, upload_bytes: int) -> None:
         self._app, self._upload_bytes = app, upload_bytes
         prefix = settings.MONAI_LABEL_API_STR
-        # Literal paths before those with parameters, as routers try them: /infer/wsi/{model} must not pass as /infer/{model}.
-        ordered = sorted(POLICIES.items(), key=lambda item: (item[0][1].count("{"), ":path" in item[0][1], -len(item[0][1])))
-        self._policies = [(method, compile_path(prefix + path)[0], policy) for (method, path), policy in ordered]
+        # Literal paths before those with parameters, as routers try them: /infer/wsi/{model} must not pass as
+        # /infer/{model}.
+        ordered = sorted(
+            POLICIES.items(),
+            key=lambda item: (item[0][1].count("{"), ":path" in item[0][1], -len(item[0][1])),
+        )
+        self._policies = [
+            (method, compile_path(prefix + path)[0], policy) for (method, path), policy in ordered
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
@@ -53,7 +66,9 @@ class Guard:
         answer = _Answer(send)
         try:
             bounded = self._limit_body(scope, receive)
-            policy, path = self._policy(scope["method"], scope["path"].removeprefix(scope.get("root_path", "")))
+            policy, path = self._policy(
+                scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))
+            )
             body, bounded = await _body(bounded) if policy.reads_body else (b"", bounded)
             if policy.kind == "refused":
                 raise HTTPException(403, f"This route is not offered by WordMask: {policy.why}.")
@@ -63,13 +78,24 @@ class Guard:
         except Exception as error:
             fault = fault_of(error)
             if answer.begun:
-                logger.error("The answer to %s %s broke off: %s", scope["method"], scope["path"], fault.sentence)
+                logger.error(
+                    "The answer to %s %s broke off: %s", scope["method"], scope["path"], fault.sentence
+                )
                 raise
-            logger.info("refused %s %s status=%d %s", scope["method"], scope["path"][:200], fault.status, fault.sentence)
+            logger.info(
+                "refused %s %s status=%d %s",
+                scope["method"],
+                scope["path"][:200],
+                fault.status,
+                fault.sentence,
+            )
             await _refusal(fault)(scope, receive, send)
 
     def _policy(self, method: str, path: str) -> tuple[Policy, Mapping[str, str]]:
-        """The policy of a request, and the parameters of its path; HTTPException 404 or 405 for a route that is not in the table."""
+        """The policy of a request, and the parameters of its path.
+
+        HTTPException 404 or 405 for a route that is not in the table.
+        """
         known = False
         for candidate in (path, f"{path}/", path.rstrip("/")):  # routers redirect from the one to the other
             for allowed, pattern, policy in self._policies:
@@ -84,7 +110,10 @@ class Guard:
 
     def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
         """Receive no more than the largest body, whatever the request says of its length."""
-        message = f"The request is larger than the {self._upload_bytes // 2**20} MB that this server takes; crop or compress the image."
+        message = (
+            f"The request is larger than the {self._upload_bytes // 2**20} MB that this server takes; crop "
+            "or compress the image."
+        )
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._upload_bytes:
             raise TooLargeError(message)
@@ -115,7 +144,11 @@ class _Answer:
         if self._start is not None and message["type"] == "http.response.body":
             body = _without_paths(message.get("body", b""))
             if not message.get("more_body"):
-                self._start["headers"] = [(name, value) for name, value in self._start["headers"] if name.lower() != b"content-length"]
+                self._start["headers"] = [
+                    (name, value)
+                    for name, value in self._start["headers"]
+                    if name.lower() != b"content-length"
+                ]
                 self._start["headers"].append((b"content-length", str(len(body)).encode()))
             start, self._start, self.begun = self._start, None, True
             await self._send(start)
@@ -131,8 +164,15 @@ def _refusal(fault: Fault) -> JSONResponse:
 
 def _without_paths(body: bytes) -> bytes:
     """Replace the server's own folders, longest first."""
-    folders = (settings.MONAI_LABEL_STUDIES, settings.MONAI_LABEL_APP_DIR, tempfile.gettempdir(), str(Path.home()))
-    for folder in sorted({folder.rstrip("/") for folder in folders if len(folder) > 1}, key=len, reverse=True):
+    folders = (
+        settings.MONAI_LABEL_STUDIES,
+        settings.MONAI_LABEL_APP_DIR,
+        tempfile.gettempdir(),
+        str(Path.home()),
+    )
+    for folder in sorted(
+        {folder.rstrip("/") for folder in folders if len(folder) > 1}, key=len, reverse=True
+    ):
         body = re.sub(re.escape(folder.encode()) + rb"[^\s\"']*", b"(a file of the server)", body)
     return body
 
@@ -159,5 +199,9 @@ async def _body(receive: Receive) -> tuple[bytes, Receive]:
 def _names() -> dict[str, frozenset[str]]:
     """What this server has, by kind."""
     app = app_instance()
-    found: dict[str, Any] = {"model": app._infers, "trainer": app._trainers, "scoring method": app._scoring_methods}
+    found: dict[str, Any] = {
+        "model": app._infers,
+        "trainer": app._trainers,
+        "scoring method": app._scoring_methods,
+    }
     return {kind: frozenset(tasks) for kind, tasks in (found | {"strategy": app._strategies}).items()}

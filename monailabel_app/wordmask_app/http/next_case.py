@@ -30,9 +30,16 @@ class NextRequest:
     user: str | None
 
 
-def answer_next(request: NextRequest, source: CaseSource, choose: CaseChooser, runtime: Runtime) -> dict[str, Any]:
-    """The answer as JSON; ``case`` is None when every case has its label. WordMaskError: what is wrong with the question."""
-    found = choose(request.strategy, source.datastore(), model=request.model, words=request.words, skip=request.skip)
+def answer_next(
+    request: NextRequest, source: CaseSource, choose: CaseChooser, runtime: Runtime
+) -> dict[str, Any]:
+    """The answer as JSON; ``case`` is None when every case has its label.
+
+    WordMaskError: what is wrong with the question.
+    """
+    found = choose(
+        request.strategy, source.datastore(), model=request.model, words=request.words, skip=request.skip
+    )
     preview, problem = None, ""
     if found.case is not None:
         _take_note(found.case, request, source.datastore())
@@ -42,7 +49,9 @@ def answer_next(request: NextRequest, source: CaseSource, choose: CaseChooser, r
         except WordMaskError as error:  # a full queue must not keep the case from who asks for it
             problem = str(error)
     score = (
-        None if found.score is None else {name: value for name, value in asdict(found.score).items() if name not in ("case", "embedding")}
+        None
+        if found.score is None
+        else {name: value for name, value in asdict(found.score).items() if name not in ("case", "embedding")}
     )
     return {
         "case": found.case,
@@ -62,4 +71,6 @@ def answer_next(request: NextRequest, source: CaseSource, choose: CaseChooser, r
 def _take_note(case: str, request: NextRequest, datastore: Datastore) -> None:
     """That the case was offered, where MONAI Label's own route notes it."""
     shown = datastore.get_image_info(case).get("strategy", {})
-    datastore.update_image_info(case, {"strategy": {**shown, request.strategy: {"ts": int(time.time()), "client_id": request.user}}})
+    datastore.update_image_info(
+        case, {"strategy": {**shown, request.strategy: {"ts": int(time.time()), "client_id": request.user}}}
+    )

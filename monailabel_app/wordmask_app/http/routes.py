@@ -1,7 +1,8 @@
 """The HTTP routes of WordMask, and those of MONAI Label that they replace.
 
-Errors are raised as they are: guards.py turns every one of them into a status and a sentence. Computing happens on the queue's thread,
-reading uploads on the pool's; the event loop only waits. Knows HTTP; what is computed is the runtime's business.
+Errors are raised as they are: guards.py turns every one of them into a status and a sentence. Computing
+happens on the queue's thread, reading uploads on the pool's; the event loop only waits. Knows HTTP; what is
+computed is the runtime's business.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ LOOK = 0.5  # seconds between looks whether a waiting client is still there
 
 AsUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 AsAdmin = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
-Params = Annotated[str, Form(description='JSON, such as {"words": "liver, spleen"}; docs/server.md has every parameter')]
+Params = Annotated[
+    str, Form(description='JSON, such as {"words": "liver, spleen"}; docs/server.md has every parameter')
+]
 Upload = Annotated[UploadFile | None, File()]
 
 router = APIRouter(prefix="/wordmask", tags=["WordMask"])
@@ -43,13 +46,17 @@ replacing = APIRouter(tags=["WordMask"])
 
 def install(app: FastAPI) -> None:
     """Add the routes, and take away those of MONAI Label that they replace; a second call changes nothing."""
-    from monailabel.app import reload as reload_without_rule  # here: the module reads the settings when it is imported
+    from monailabel.app import (
+        reload as reload_without_rule,
+    )  # here: the module reads the settings when it is imported
 
     entries = app.router.routes
     if any(_is(entry, infer) for entry in entries):
         return
     replaced = (api_run_inference, api_sample, reload_without_rule)
-    app.router.routes[:] = [entry for entry in entries if not any(_is(entry, endpoint) for endpoint in replaced)]
+    app.router.routes[:] = [
+        entry for entry in entries if not any(_is(entry, endpoint) for endpoint in replaced)
+    ]
     theirs = list(app.router.routes)
     app.router.routes.clear()
     for added in (router, replacing, uploads.router):
@@ -93,7 +100,10 @@ async def start_job(
     params: Params = "{}",
     file: Upload = None,
 ) -> dict[str, Any]:
-    """model: the server's first when left out; image: id of the datastore, or ``session_id``, or ``file``; params: as of infer."""
+    """model: the server's first when left out.
+
+    image: id of the datastore, or ``session_id``, or ``file``; params: as of infer.
+    """
     job = await run_in_threadpool(_submit, Submission(model, image, session_id, params, _upload(file)))
     return job_status(job, _runtime().queue)
 
@@ -121,7 +131,10 @@ async def cancel_job(job_id: str, user: AsUser) -> dict[str, Any]:
 
 @router.get("/jobs/{job_id}/result", summary=f"{RBAC_USER}What a job made", response_class=Response)
 async def get_result(job_id: str, user: AsUser, output: ResultType | None = None) -> Response:
-    """Label map and JSON, the same multipart answer as infer gives; kept for a minute after it was fetched."""
+    """Label map and JSON, the same multipart answer as infer gives.
+
+    Kept for a minute after it was fetched.
+    """
     _refuse_dicom_seg(output)
     return answer(_runtime().queue.result(job_id), output, name=job_id, once=False)
 
@@ -145,7 +158,10 @@ async def get_models(user: AsUser) -> dict[str, Any]:
 
 @router.post("/models/{name}/rollback", summary=f"{RBAC_ADMIN}Let an earlier version serve")
 async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=0)] = None) -> dict[str, Any]:
-    """to: a version's number, 0 the preset's own weights, else the version before. The next request is answered by it."""
+    """to: a version's number, 0 the preset's own weights, else the version before.
+
+    The next request is answered by it.
+    """
 
     def go_back() -> dict[str, Any]:
         served = _runtime().find_model(name)
@@ -164,7 +180,9 @@ async def get_training(user: AsUser, model: str = "") -> dict[str, Any]:
     return await run_in_threadpool(lambda: training_state(_runtime().find_model(model).store))
 
 
-@router.post("/next", summary=f"{RBAC_USER}The case to label next, why this one, and a label map to start from")
+@router.post(
+    "/next", summary=f"{RBAC_USER}The case to label next, why this one, and a label map to start from"
+)
 async def next_case(
     user: AsUser,
     strategy: Annotated[str, Query(max_length=100)] = "hybrid",
@@ -172,7 +190,10 @@ async def next_case(
     words: Annotated[str, Query(max_length=10_000)] = "",
     skip: Annotated[list[str] | None, Query()] = None,
 ) -> dict[str, Any]:
-    """strategy: first, random, uncertainty, diversity, hybrid; words: else those of the submitted labels; skip: ids not to be offered."""
+    """strategy: first, random, uncertainty, diversity, hybrid.
+
+    words: else those of the submitted labels; skip: ids not to be offered.
+    """
     question = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
     return await run_in_threadpool(lambda: _answer_next(question))
 
@@ -183,7 +204,9 @@ async def get_health(user: AsUser) -> dict[str, Any]:
     return await run_in_threadpool(lambda: catalogue.health(_runtime()))
 
 
-@replacing.post("/infer/{model}", summary=f"{RBAC_USER}Run Inference for supported model", response_class=Response)
+@replacing.post(
+    "/infer/{model}", summary=f"{RBAC_USER}Run Inference for supported model", response_class=Response
+)
 async def infer(
     request: Request,
     model: str,
@@ -208,7 +231,9 @@ async def infer(
     return answer(result, output, name=job.id, once=True)
 
 
-@replacing.post("/activelearning/{strategy}", summary=f"{RBAC_USER}Run Active Learning strategy to get next sample")
+@replacing.post(
+    "/activelearning/{strategy}", summary=f"{RBAC_USER}Run Active Learning strategy to get next sample"
+)
 async def activelearning(strategy: str, user: AsUser, params: dict[str, Any] | None = None) -> dict[str, Any]:
     """MONAI Label's route, off the event loop; the same choice as `/wordmask/next`, without a preview."""
     found: dict[str, Any] = await run_in_threadpool(sample, strategy, params, user.username)
@@ -231,4 +256,7 @@ async def reload(user: AsAdmin) -> dict[str, Any]:
 
 def _refuse_dicom_seg(output: ResultType | None) -> None:
     if output == ResultType.dicom_seg:
-        raise RequestError("This server answers with label maps, not with DICOM SEG; leave output out, or use image, json or all.")
+        raise RequestError(
+            "This server answers with label maps, not with DICOM SEG; leave output out, or use image, json "
+            "or all."
+        )

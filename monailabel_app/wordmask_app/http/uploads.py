@@ -1,6 +1,8 @@
-"""MONAI Label's routes that take files and what is said of them, off the event loop and with a look at the JSON.
+"""MONAI Label's routes that take files and what is said of them, off the event loop and with a look at the
+JSON.
 
-Theirs copy files while everybody waits, and fail on JSON that is not an object. The work itself stays MONAI Label's.
+Theirs copy files while everybody waits, and fail on JSON that is not an object. The work itself stays MONAI
+Label's.
 """
 
 from __future__ import annotations
@@ -25,8 +27,17 @@ router = APIRouter(prefix="/datastore", tags=["Datastore"])
 
 @router.put("/", include_in_schema=False, deprecated=True)
 @router.put("/image", summary=f"{RBAC_ANNOTATOR}Upload new Image")
-async def add_image(user: AsAnnotator, background: BackgroundTasks, file: Upload, image: str | None = None, params: Json = "{}") -> Any:
-    """image: its id, else the name of the file without its ending; params: a JSON object that is kept with it."""
+async def add_image(
+    user: AsAnnotator,
+    background: BackgroundTasks,
+    file: Upload,
+    image: str | None = None,
+    params: Json = "{}",
+) -> Any:
+    """image: its id, else the name of the file without its ending.
+
+    params: a JSON object that is kept with it.
+    """
     json_object(params)
     return await run_in_threadpool(datastore.add_image, background, image, params, file, user.username)
 

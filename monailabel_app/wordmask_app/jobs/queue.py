@@ -1,6 +1,8 @@
-"""Jobs: what a client asked for, done one after the other on a thread of their own, and kept until fetched or expired.
+"""Jobs: what a client asked for, done one after the other on a thread of their own, and kept until fetched or
+expired.
 
-Knows states, time and order. Does not know: HTTP, volumes, models; what a job does is a function that it is given.
+Knows states, time and order. Does not know: HTTP, volumes, models; what a job does is a function that it is
+given.
 """
 
 from __future__ import annotations
@@ -106,7 +108,9 @@ class Job:
         """Take note of how far the work is; TimeLimitError when the time is up."""
         self.progress, self.message = progress, progress.stage
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise TimeLimitError("The request took longer than this server allows; ask for fewer words or slices at a time.")
+            raise TimeLimitError(
+                "The request took longer than this server allows; ask for fewer words or slices at a time."
+            )
 
     @property
     def final(self) -> bool:
@@ -124,8 +128,8 @@ class Job:
 class JobQueue:
     """Runs jobs in the order in which they came, one at a time; every method may be called from any thread.
 
-    limit: jobs that may wait; time_limit: seconds that one may compute; keep_seconds, keep_bytes: how long, and how much in all, of what
-    was computed is kept. The thread starts with the first job.
+    limit: jobs that may wait; time_limit: seconds that one may compute; keep_seconds, keep_bytes: how long,
+    and how much in all, of what was computed is kept. The thread starts with the first job.
     """
 
     def __init__(self, *, limit: int, time_limit: float, keep_seconds: float, keep_bytes: int) -> None:
@@ -144,7 +148,8 @@ class JobQueue:
             if len(self._waiting) >= self.limit or self._closed:
                 seconds = self._seconds_until_room()
                 raise QueueFullError(
-                    f"{len(self._waiting)} requests are waiting, which is as many as this server takes; try again in {seconds} s.",
+                    f"{len(self._waiting)} requests are waiting, which is as many as this server takes; try "
+                    f"again in {seconds} s.",
                     retry_after=seconds,
                 )
             job.outcome.set_running_or_notify_cancel()  # from now on only the queue decides how it ends
@@ -161,7 +166,10 @@ class JobQueue:
         self.expire()
         job = self._jobs.get(job_id)
         if job is None:
-            raise UnknownJobError("There is no such job on this server; it expired, or the server was restarted: send the request again.")
+            raise UnknownJobError(
+                "There is no such job on this server; it expired, or the server was restarted: send the "
+                "request again."
+            )
         return job
 
     def all(self) -> list[Job]:
@@ -171,7 +179,10 @@ class JobQueue:
             return list(self._jobs.values())[::-1]
 
     def cancel(self, job_id: str) -> Job:
-        """Take a waiting job out, or ask the running one to stop between two batches; a final one stays as it is."""
+        """Take a waiting job out, or ask the running one to stop between two batches.
+
+        A final one stays as it is.
+        """
         job = self.get(job_id)
         with self._changed:
             job.cancel.cancel()
@@ -181,13 +192,20 @@ class JobQueue:
         return job
 
     def result(self, job_id: str) -> JobResult:
-        """What a job made, to be fetched now. JobNotReadyError, CancelledError, ResultGoneError, or the error that ended the job."""
+        """What a job made, to be fetched now.
+
+        JobNotReadyError, CancelledError, ResultGoneError, or the error that ended the job.
+        """
         job = self.get(job_id)
         if not job.final:
-            raise JobNotReadyError(f"The job is {job.state}: {job.message} Ask for its result when its state is done.")
+            raise JobNotReadyError(
+                f"The job is {job.state}: {job.message} Ask for its result when its state is done."
+            )
         result = job.outcome.result()
         if not result.file.exists():
-            raise ResultGoneError("The result is no longer kept: it was fetched, or it expired; send the request again.")
+            raise ResultGoneError(
+                "The result is no longer kept: it was fetched, or it expired; send the request again."
+            )
         job.fetched = job.fetched or time.monotonic()
         return result
 
@@ -196,7 +214,9 @@ class JobQueue:
         with self._changed:
             if job not in self._waiting:
                 return None
-            return self._waiting.index(job) + sum(other.state is JobState.RUNNING for other in self._jobs.values())
+            return self._waiting.index(job) + sum(
+                other.state is JobState.RUNNING for other in self._jobs.values()
+            )
 
     def waiting(self) -> int:
         """How many jobs wait."""
@@ -236,7 +256,10 @@ class JobQueue:
             for job in self._jobs.values():
                 job.cancel.cancel()
             while self._waiting:
-                self._end(self._waiting.popleft(), CancelledError("The server was stopped before the request began."))
+                self._end(
+                    self._waiting.popleft(),
+                    CancelledError("The server was stopped before the request began."),
+                )
             self._changed.notify_all()
         if self._worker is not None:
             self._worker.join(timeout)
@@ -281,7 +304,11 @@ class JobQueue:
             return
         cancelled = isinstance(outcome, CancelledError)
         job.state = JobState.CANCELLED if cancelled else JobState.FAILED
-        job.message = str(outcome) if isinstance(outcome, WordMaskError) else "Something went wrong on the server; its log says what."
+        job.message = (
+            str(outcome)
+            if isinstance(outcome, WordMaskError)
+            else "Something went wrong on the server; its log says what."
+        )
         job.outcome.set_exception(outcome)
 
     def _results(self) -> Iterator[tuple[Job, JobResult]]:
@@ -297,7 +324,9 @@ def expires(job: Job, keep_seconds: float) -> str | None:
     """When a final job is forgotten, as ISO 8601 in UTC; None while it is not final."""
     if job.ended is None:
         return None
-    return datetime.fromtimestamp(time.time() + job.ended + keep_seconds - time.monotonic(), UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(time.time() + job.ended + keep_seconds - time.monotonic(), UTC).isoformat(
+        timespec="seconds"
+    )
 
 
 def _nothing(job: Job) -> JobResult:

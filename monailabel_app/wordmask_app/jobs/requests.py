@@ -1,8 +1,9 @@
 """What a client may ask for, checked before any work is done.
 
-Parameters come from the wire as JSON: every value is suspect. Those of MONAI Label's own clients that mean nothing here
-(``client_id``, ``device``, ``model_filename``...) are left alone; hints that no model would use are refused, not ignored.
-Knows the names and types of parameters; not whether they fit a volume, which the pipeline checks.
+Parameters come from the wire as JSON: every value is suspect. Those of MONAI Label's own clients that mean
+nothing here (``client_id``, ``device``, ``model_filename``...) are left alone; hints that no model would use
+are refused, not ignored. Knows the names and types of parameters; not whether they fit a volume, which the
+pipeline checks.
 """
 
 from __future__ import annotations
@@ -47,17 +48,27 @@ class InferRequest:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], *, default_words: Sequence[Prompt]) -> InferRequest:
-        """params: the request's JSON. PromptError or RequestError names the parameter, what was found and what is allowed."""
+        """params: the request's JSON.
+
+        PromptError or RequestError names the parameter, what was found and what is allowed.
+        """
         _refuse_scribbles(params)
-        output_volume = cast(OutputVolume, _choice(params, "output_volume", get_args(OutputVolume), default="labels"))
+        output_volume = cast(
+            OutputVolume, _choice(params, "output_volume", get_args(OutputVolume), default="labels")
+        )
         typed = read_words(params)
         prompts = tuple(default_words if typed is None else parse_prompts(typed))
         if (prompt_set := _text(params, "prompt_set")) is not None:
             prompts = tuple(replace(prompt, prompt_set=prompt_set) for prompt in prompts)
         if output_volume != "labels" and switch(params, "save_label", default=False):
-            raise RequestError(f"save_label keeps label maps only, and {output_volume} was asked for; leave one of them out.")
+            raise RequestError(
+                f"save_label keeps label maps only, and {output_volume} was asked for; leave one of them out."
+            )
         if output_volume != "labels" and len(prompts) > 1:
-            raise RequestError(f"output_volume {output_volume!r} is a volume of one word; ask for the {len(prompts)} words one by one.")
+            raise RequestError(
+                f"output_volume {output_volume!r} is a volume of one word; ask for the {len(prompts)} words "
+                "one by one."
+            )
         return cls(
             prompts=prompts,
             plane=_text(params, "plane") or "auto",
@@ -73,7 +84,9 @@ class InferRequest:
 
 
 def read_words(params: Mapping[str, Any]) -> Any:
-    """The words as they were sent, None when there are none: ``words``, or ``prompt``, its other name on every route with a JSON body.
+    """The words as they were sent, None when there are none.
+
+    ``words``, or ``prompt``, its other name on every route with a JSON body.
 
     RequestError: both are given, and differ.
     """
@@ -82,7 +95,10 @@ def read_words(params: Mapping[str, Any]) -> Any:
         return prompt if words is None else words
     if words is None or words == "" or words == prompt:
         return prompt
-    raise RequestError(f"words and prompt are the same, but words is {_shorten(words)} and prompt is {_shorten(prompt)}; leave prompt out.")
+    raise RequestError(
+        f"words and prompt are the same, but words is {_shorten(words)} and prompt is {_shorten(prompt)}; "
+        "leave prompt out."
+    )
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -114,14 +130,19 @@ def _refuse_scribbles(params: Mapping[str, Any]) -> None:
     for name in SCRIBBLES:
         given = params.get(name)
         if given is not None and given != [] and given != "":
-            raise RequestError("No model here can use scribbles; leave them out. Some take points or a box: GET /wordmask/models tells.")
+            raise RequestError(
+                "No model here can use scribbles; leave them out. Some take points or a box: GET "
+                "/wordmask/models tells."
+            )
 
 
 def _points(given: object) -> tuple[tuple[float, float, float, bool], ...]:
     if given is None or given == "":
         return ()
     if not isinstance(given, list) or len(given) > MOST_POINTS:
-        raise RequestError(f"points is a list of at most {MOST_POINTS} points [i, j, k], not {_shorten(given)}.")
+        raise RequestError(
+            f"points is a list of at most {MOST_POINTS} points [i, j, k], not {_shorten(given)}."
+        )
     return tuple(_point(point) for point in given)
 
 
@@ -130,16 +151,29 @@ def _point(given: object) -> tuple[float, float, float, bool]:
         sign = given[3] if len(given) == 4 else 1
         if sign in (0, 1):
             return float(given[0]), float(given[1]), float(given[2]), sign == 1
-    raise RequestError(f"A point is [i, j, k] in voxels, or [i, j, k, 0] for one outside the structure, not {_shorten(given)}.")
+    raise RequestError(
+        "A point is [i, j, k] in voxels, or [i, j, k, 0] for one outside the structure, not "
+        f"{_shorten(given)}."
+    )
 
 
 def _box(given: object) -> tuple[Triple, Triple] | None:
     if given is None or given == "" or given == []:
         return None
-    if isinstance(given, list) and len(given) == 2 and all(isinstance(corner, list) and len(corner) == 3 for corner in given):
+    if (
+        isinstance(given, list)
+        and len(given) == 2
+        and all(isinstance(corner, list) and len(corner) == 3 for corner in given)
+    ):
         first, last = given
-        if all(_is_number(value) for value in (*first, *last)) and all(a <= b for a, b in zip(first, last, strict=True)):
-            return (float(first[0]), float(first[1]), float(first[2])), (float(last[0]), float(last[1]), float(last[2]))
+        if all(_is_number(value) for value in (*first, *last)) and all(
+            a <= b for a, b in zip(first, last, strict=True)
+        ):
+            return (float(first[0]), float(first[1]), float(first[2])), (
+                float(last[0]),
+                float(last[1]),
+                float(last[2]),
+            )
     raise RequestError(f"box is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shorten(given)}.")
 
 
@@ -190,7 +224,8 @@ def _dtype(params: Mapping[str, Any], output_volume: OutputVolume) -> str | None
         return _choice(params, "result_dtype", LABEL_TYPES, default="") or None
     if params.get("result_dtype") not in (None, "float32"):
         raise RequestError(
-            f"A {output_volume} volume is written as float32; result_dtype {_shorten(params['result_dtype'])} would lose values."
+            f"A {output_volume} volume is written as float32; result_dtype "
+            f"{_shorten(params['result_dtype'])} would lose values."
         )
     return None
 

@@ -1,4 +1,6 @@
-"""What exists once per server process, however often MONAI Label builds the app again: models, job queue, files of requests.
+"""What exists once per server process, however often MONAI Label builds the app again.
+
+models, job queue, files of requests.
 
 Knows models, jobs and files; not HTTP, not MONAI Label's app or datastore.
 """
@@ -54,14 +56,16 @@ class StageClock:
 
 
 class Runtime:
-    """The configured models, the queue of the one worker that uses them, and the folder of requests' files."""
+    """The configured models, the queue of their one worker, and the folder of requests' files."""
 
     def __init__(self, app_dir: Path, chosen: AppSettings) -> None:
         """UnknownModelError: a model or preset is not known. Neither loads weights nor starts a thread."""
         self.chosen = chosen
         self.began = time.time()
         self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)
-        self.models = {name: ServedModel(name, chosen, ModelStore(app_dir / "model" / name)) for name in chosen.models}
+        self.models = {
+            name: ServedModel(name, chosen, ModelStore(app_dir / "model" / name)) for name in chosen.models
+        }
         self.queue = JobQueue(
             limit=chosen.queue,
             time_limit=60.0 * chosen.job_minutes,
@@ -70,7 +74,10 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Become the one server of the app folder and load the models, but those that wait to be trained; RequestError, WeightsError."""
+        """Become the one server of the app folder and load the models, but those that wait to be trained.
+
+        RequestError, WeightsError.
+        """
         self.spool.claim()
         for served in self.models.values():
             if served.load_if_trained() is None:
@@ -82,10 +89,15 @@ class Runtime:
         self.spool.release()
 
     def find_model(self, name: object) -> ServedModel:
-        """The model that a request names, the first one when it names none. UnknownModelError: there is no such model."""
+        """The model that a request names, the first one when it names none.
+
+        UnknownModelError: there is no such model.
+        """
         name = name or next(iter(self.models))
         if not isinstance(name, str) or name not in self.models:
-            raise UnknownModelError(f"This server has no model {str(name)[:60]!r}. Models: {', '.join(self.models)}.")
+            raise UnknownModelError(
+                f"This server has no model {str(name)[:60]!r}. Models: {', '.join(self.models)}."
+            )
         return self.models[name]
 
     def segment(
@@ -98,7 +110,10 @@ class Runtime:
         progress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> JobResult:
-        """Read, segment, write. The file is the caller's to remove. Leaves one line in the log, whatever happens."""
+        """Read, segment, write.
+
+        The file is the caller's to remove. Leaves one line in the log, whatever happens.
+        """
         served, clock = self.models[model], StageClock(progress)
         outcome = "failed"
         try:
@@ -109,19 +124,34 @@ class Runtime:
             file = write_result(segmentation, request, self.spool.new_file(request.extension))
             clock.enter("end")
             outcome = _outcome(segmentation)
-            return JobResult(file, {**segmentation.summary(), "seconds": round(sum(clock.seconds.values()), 3)})
+            return JobResult(
+                file, {**segmentation.summary(), "seconds": round(sum(clock.seconds.values()), 3)}
+            )
         except BaseException as error:
             clock.enter("end")
             outcome = f"{type(error).__name__}: {error}"
             if is_out_of_memory(error):
-                raise OutOfMemoryError("There is not enough memory for this image; crop it, or ask for a part of it by slices.") from None
+                raise OutOfMemoryError(
+                    "There is not enough memory for this image; crop it, or ask for a part of it by slices."
+                ) from None
             raise
         finally:
-            stages = " ".join(f"{stage.replace(' ', '_')}={seconds:.3f}" for stage, seconds in clock.seconds.items())
+            stages = " ".join(
+                f"{stage.replace(' ', '_')}={seconds:.3f}" for stage, seconds in clock.seconds.items()
+            )
             words = "; ".join(prompt.word for prompt in request.prompts)
             logger.info(
                 "job=%s model=%s version=%s words=%r slices=%d seconds=%.3f %s outcome=%r",
-                *(job_id, model, served.version, words, clock.slices, sum(clock.seconds.values()), stages, outcome[:300]),
+                *(
+                    job_id,
+                    model,
+                    served.version,
+                    words,
+                    clock.slices,
+                    sum(clock.seconds.values()),
+                    stages,
+                    outcome[:300],
+                ),
             )
 
 

@@ -34,14 +34,19 @@ class ServedModel:
     """
 
     def __init__(self, name: str, chosen: AppSettings, store: ModelStore) -> None:
-        """UnknownModelError: there is no such model or preset. The weights are loaded by `load`, or by the first request."""
+        """UnknownModelError: there is no such model or preset.
+
+        The weights are loaded by `load`, or by the first request.
+        """
         segmenter_class(name)
         self.name, self.store = name, store
         self.preset: Preset = load_preset(name, chosen.preset)
         self.cache = FeatureCache(chosen.cache_mb * 2**20, chosen.cache_dir, chosen.cache_disk_mb * 2**20)
         self._device = chosen.device
         self._computing = threading.Lock()
-        self._loading = threading.Lock()  # apart from the other, so that a question about the model does not wait for a computation
+        self._loading = (
+            threading.Lock()
+        )  # apart from the other, so that a question about the model does not wait for a computation
         self._version: int | None = None
         self._volumes: VolumeSegmenter | None = None
 
@@ -90,7 +95,10 @@ class ServedModel:
             )
 
     def _current(self) -> VolumeSegmenter:
-        """The published version, loaded when it is not yet; one that cannot be built is tried once, and the version before it is used."""
+        """The published version, loaded when it is not yet.
+
+        One that cannot be built is tried once, and the version before it is used.
+        """
         with self._loading:
             while self._volumes is None or self.store.served() != self._version:
                 self._change_to(self.store.served())
@@ -111,5 +119,12 @@ class ServedModel:
         segmenter = load_segmenter(self.name, preset=self.preset.name, device=self._device, weights=folder)
         version = BUNDLED if number is None else str(number)
         seconds = time.perf_counter() - started
-        logger.info("Loaded %s (%s, version %s) on %s in %.1f s", self.name, self.preset.name, version, segmenter.device, seconds)
+        logger.info(
+            "Loaded %s (%s, version %s) on %s in %.1f s",
+            self.name,
+            self.preset.name,
+            version,
+            segmenter.device,
+            seconds,
+        )
         return VolumeSegmenter(segmenter, cache=self.cache, version=version)

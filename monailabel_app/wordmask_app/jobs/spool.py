@@ -1,6 +1,7 @@
 """The folder for files that live as long as a request: uploads that wait, results that have not been fetched.
 
-Only one server works in it, and what a killed server left there is removed at the next start. Knows files; not what is in them.
+Only one server works in it, and what a killed server left there is removed at the next start. Knows files;
+not what is in them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _BLOCK = 1 << 20
 class Spool:
     """Files with names of our own, for the owner's eyes only.
 
-    folder: made when missing; upload_bytes: largest upload; what all uploads may take at a time is twice that.
+    folder: made when missing; upload_bytes: largest upload; what all uploads may take at a time is twice
+    that.
     """
 
     def __init__(self, folder: Path, *, upload_bytes: int) -> None:
@@ -33,13 +35,17 @@ class Spool:
         self._space = threading.Lock()
 
     def claim(self) -> None:
-        """Become the one server of this folder and remove what a dead one left; RequestError when another one is alive."""
+        """Become the one server of this folder and remove what a dead one left.
+
+        RequestError when another one is alive.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RequestError(
-                "Another server runs from this app folder already, and there must be one only: its jobs, cache and models belong to one "
+                "Another server runs from this app folder already, and there must be one only: its jobs, "
+                "cache and models belong to one "
                 "process. Stop it, or give the second server a copy of the app folder."
             ) from None
         for path in self.folder.iterdir():
@@ -58,7 +64,10 @@ class Spool:
         return Path(name)
 
     def keep(self, content: BinaryIO, suffix: str) -> Path:
-        """Copy an upload; TooLargeError beyond the limits, OSError when the disk is full. Nothing is left behind then."""
+        """Copy an upload; TooLargeError beyond the limits, OSError when the disk is full.
+
+        Nothing is left behind then.
+        """
         path = self.new_file(suffix, prefix=UPLOAD)
         try:
             with self._space, path.open("wb") as file:
@@ -82,5 +91,7 @@ def _copy(content: BinaryIO, write: Callable[[bytes], object], most: int) -> Non
     while block := content.read(_BLOCK):
         size += len(block)
         if size > most:
-            raise TooLargeError(f"The upload is larger than the {most // 2**20} MB that this server takes at the moment.")
+            raise TooLargeError(
+                f"The upload is larger than the {most // 2**20} MB that this server takes at the moment."
+            )
         write(block)

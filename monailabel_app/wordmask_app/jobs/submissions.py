@@ -1,7 +1,8 @@
 """From what came over the wire to a job: which image, which words, what to do with the result.
 
-Everything is checked before the job waits; what can change while it waits (the image may be removed) is checked again when it runs.
-Knows MONAI Label's datastore and sessions, and the runtime; not HTTP, and of the app only what `CaseSource` names.
+Everything is checked before the job waits; what can change while it waits (the image may be removed) is
+checked again when it runs. Knows MONAI Label's datastore and sessions, and the runtime; not HTTP, and of the
+app only what `CaseSource` names.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ from wordmask_app.jobs.queue import Job, JobResult
 from wordmask_app.jobs.requests import InferRequest, json_object, switch
 from wordmask_app.jobs.runtime import Runtime
 
-_ADDRESS = ("image", "model", "session", "session_id", "file")  # what belongs in the address or the form, and not in params
+_ADDRESS = (
+    "image",
+    "model",
+    "session",
+    "session_id",
+    "file",
+)  # what belongs in the address or the form, and not in params
 
 
 class CaseSource(Protocol):
     """Where a job's image comes from and its label goes to: the app, as far as a job needs it."""
 
     def check_request(self, model: str, params: Mapping[str, Any]) -> InferRequest:
-        """What was asked of a model, checked against what it can do; UnknownModelError, PromptError, RequestError."""
+        """What was asked of a model, checked against what it can do.
+
+        UnknownModelError, PromptError, RequestError.
+        """
 
     def datastore(self) -> Datastore:
         """The images and labels of the server."""
@@ -42,7 +52,10 @@ class CaseSource(Protocol):
 
 @dataclass(frozen=True)
 class Submission:
-    """One request as it came. Exactly one of image (id in the datastore), session_id and upload (file name, content) counts."""
+    """One request as it came.
+
+    Exactly one of image (id in the datastore), session_id and upload (file name, content) counts.
+    """
 
     model: str = ""
     image: str = ""
@@ -55,19 +68,24 @@ class Submission:
 def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Job:
     """Check a request and make a job of it.
 
-    UnknownModelError, UnknownImageError, RequestError, PromptError, TooLargeError: a sentence about what is wrong.
+    UnknownModelError, UnknownImageError, RequestError, PromptError, TooLargeError: a sentence about what is
+    wrong.
     """
     model = runtime.find_model(submission.model).name
     params = json_object(submission.params)
     _refuse_addresses(params, submission)
-    request = source.check_request(model, {**params, "label": "a file" if submission.has_label else params.get("label")})
+    request = source.check_request(
+        model, {**params, "label": "a file" if submission.has_label else params.get("label")}
+    )
     save_tag = _save_tag(params, submission)
     path, files = _find_image(submission, source, runtime)
     path()  # for its errors, now
 
     def work(job: Job) -> JobResult:
         try:
-            result = runtime.segment(model, path(), request, job_id=job.id, progress=job.report, cancel=job.cancel)
+            result = runtime.segment(
+                model, path(), request, job_id=job.id, progress=job.report, cancel=job.cancel
+            )
         except WordMaskError as error:
             raise type(error)(_with_its_own_name(str(error), files, submission)) from error
         if save_tag is not None:
@@ -82,7 +100,10 @@ def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None
     same = {"image": submission.image, "model": submission.model}
     for name in _ADDRESS:
         if name in params and (name not in same or params[name] != same[name]):
-            raise RequestError(f"{name} stands in the address or the form of a request, not in params; image is the id of an image.")
+            raise RequestError(
+                f"{name} stands in the address or the form of a request, not in params; image is the id of "
+                "an image."
+            )
 
 
 def _save_tag(params: Mapping[str, Any], submission: Submission) -> str | None:
@@ -94,19 +115,26 @@ def _save_tag(params: Mapping[str, Any], submission: Submission) -> str | None:
     return tag
 
 
-def _find_image(submission: Submission, source: CaseSource, runtime: Runtime) -> tuple[Callable[[], Path], list[Path]]:
+def _find_image(
+    submission: Submission, source: CaseSource, runtime: Runtime
+) -> tuple[Callable[[], Path], list[Path]]:
     """How to find the image when it is needed, and the files that are to be removed after it."""
     if submission.upload is not None:
         name, content = submission.upload
         suffix = suffix_of(Path(name or "volume.nii.gz"))
         if suffix not in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"):
-            raise RequestError(f"An upload is a NIfTI, NRRD, MetaImage, DICOM or picture file by its name, not {suffix[:20]!r}.")
+            raise RequestError(
+                "An upload is a NIfTI, NRRD, MetaImage, DICOM or picture file by its name, not "
+                f"{suffix[:20]!r}."
+            )
         path = runtime.spool.keep(content, suffix)
         return lambda: path, [path]
     if submission.session_id:
         return lambda: session_image(submission.session_id, source.sessions()), []
     if not submission.image:
-        raise RequestError("The request names no image: give the id of an image of this server, a session, or a file.")
+        raise RequestError(
+            "The request names no image: give the id of an image of this server, a session, or a file."
+        )
     return lambda: find_image(submission.image, source.datastore()), []
 
 

@@ -15,17 +15,30 @@ LEAST_ROOM = 1 << 20  # bytes; with less, a failure to write is one of space
 
 
 def write_result(segmentation: Segmentation, request: InferRequest, path: Path) -> Path:
-    """Write what was asked for to ``path``, whose ending says how; the file is removed when writing fails (VolumeError, DiskFullError)."""
+    """Write what was asked for to ``path``, whose ending says how.
+
+    The file is removed when writing fails (VolumeError, DiskFullError).
+    """
     try:
         if request.output_volume == "labels":
-            write_label_map(path, segmentation.labels, segmentation.geometry, compress=request.compress, dtype=request.dtype)
+            write_label_map(
+                path,
+                segmentation.labels,
+                segmentation.geometry,
+                compress=request.compress,
+                dtype=request.dtype,
+            )
         else:
             (values,) = segmentation.maps[request.output_volume].values()  # one word: InferRequest sees to it
             write_scalar_map(path, values, segmentation.geometry, compress=request.compress)
     except BaseException as error:
         path.unlink(missing_ok=True)
-        no_room = isinstance(error, VolumeError) and shutil.disk_usage(path.parent).free < LEAST_ROOM  # ITK does not say why it failed
+        no_room = (
+            isinstance(error, VolumeError) and shutil.disk_usage(path.parent).free < LEAST_ROOM
+        )  # ITK does not say why it failed
         if no_room or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            raise DiskFullError("The server's disk is full, so nothing was kept; free some space and send the request again.") from None
+            raise DiskFullError(
+                "The server's disk is full, so nothing was kept; free some space and send the request again."
+            ) from None
         raise
     return path

@@ -1,7 +1,7 @@
 """Infer tasks: one per model, as MONAI Label lists and calls them.
 
-InferTask and not BasicInferTask: the latter overwrites the answer's ``label_names`` with static labels after the writer has run.
-Knows requests and the runtime; not HTTP and not the datastore.
+InferTask and not BasicInferTask: the latter overwrites the answer's ``label_names`` with static labels after
+the writer has run. Knows requests and the runtime; not HTTP and not the datastore.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from wordmask_app.jobs.runtime import Runtime
 
 
 class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
-    """A text-prompted model as MONAI Label sees it. Keeps nothing of a request: two at the same time cannot mix."""
+    """A text-prompted model as MONAI Label sees it.
+
+    Keeps nothing of a request: two at the same time cannot mix.
+    """
 
     def __init__(self, name: str, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
         preset = runtime.models[name].preset
@@ -52,6 +55,9 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
         return request
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """request: its parameters, ``image`` a file. Returns the result file, for the caller to remove, and its JSON."""
+        """request: its parameters, ``image`` a file.
+
+        Returns the result file, for the caller to remove, and its JSON.
+        """
         result = self._runtime.segment(self.name, Path(request["image"]), self.check_request(request))
         return str(result.file), result.fields

@@ -17,7 +17,9 @@ FINAL = DefaultLabelTag.FINAL.value
 
 
 def labelled_cases(datastore: Datastore) -> tuple[list[Case], list[str]]:
-    """Cases with a final label, by id, and a sentence for each that cannot be used because its labels have no names."""
+    """Cases with a final label, by id, and a sentence for each that cannot be used because its labels have no
+    names.
+    """
     cases, problems = [], []
     for image in sorted(datastore.get_labeled_images()):
         try:
@@ -26,7 +28,15 @@ def labelled_cases(datastore: Datastore) -> tuple[list[Case], list[str]]:
             problems.append(f"{image}: {error}")
             continue
         group = str(datastore.get_image_info(image).get("group", ""))
-        cases.append(Case(image, Path(datastore.get_image_uri(image)), Path(datastore.get_label_uri(image, FINAL)), words, group))
+        cases.append(
+            Case(
+                image,
+                Path(datastore.get_image_uri(image)),
+                Path(datastore.get_label_uri(image, FINAL)),
+                words,
+                group,
+            )
+        )
     return cases, problems
 
 

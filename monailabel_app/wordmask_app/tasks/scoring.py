@@ -1,8 +1,11 @@
-"""Scores of the cases of a datastore: made in a process of their own, kept beside a model's versions, made again when they are stale.
+"""Scores of the cases of a datastore.
 
-One file per model holds the last score of every case with all that it depends on: the image's file, the version and the words. It is
-replaced whole after every case, so a scoring that is killed goes on where it was. Knows MONAI Label's tasks and datastore, and models;
-not HTTP. What a score is, is the library's business; which case comes next, strategies.py decides.
+Made in a process of their own, kept beside a model's versions, made again when they are stale.
+
+One file per model holds the last score of every case with all that it depends on: the image's file, the
+version and the words. It is replaced whole after every case, so a scoring that is killed goes on where it
+was. Knows MONAI Label's tasks and datastore, and models; not HTTP. What a score is, is the library's
+business; which case comes next, strategies.py decides.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ UNREADABLE = (VolumeError, TooLargeError)
 class Entry(BaseModel):
     """What is kept of one case, and what it depends on.
 
-    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, because the case had a label.
+    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, because
+    the case had a label.
     problem: why the image cannot be read, empty otherwise.
     """
 
@@ -67,10 +71,15 @@ class ScoreBook:
 
     def __init__(self, store: ModelStore) -> None:
         self._path = store.path / SCORES
-        self._read: tuple[int, _Content] | None = None  # when the file was changed, in nanoseconds, and what it says
+        self._read: tuple[int, _Content] | None = (
+            None  # when the file was changed, in nanoseconds, and what it says
+        )
 
     def read(self) -> tuple[tuple[str, ...], dict[str, Entry]]:
-        """The words of the last scoring, and the entries by image; nothing when there is no file, or a damaged one."""
+        """The words of the last scoring, and the entries by image.
+
+        Nothing when there is no file, or a damaged one.
+        """
         try:
             changed = self._path.stat().st_mtime_ns
             if self._read is None or self._read[0] != changed:
@@ -78,7 +87,11 @@ class ScoreBook:
         except OSError:
             return (), {}
         except ValidationError:
-            logger.warning("%s of the model %s is damaged; the cases will be scored again.", SCORES, self._path.parent.name)
+            logger.warning(
+                "%s of the model %s is damaged; the cases will be scored again.",
+                SCORES,
+                self._path.parent.name,
+            )
             return (), {}
         return self._read[1].words, dict(self._read[1].cases)
 
@@ -91,7 +104,8 @@ class ScoreBook:
 def stamp_of(image: str, datastore: Datastore) -> str:
     """Differs when the file of an image may have changed; empty when it is gone.
 
-    Images of a DICOMweb server have ids that never come to mean another image, and looking at their files would fetch them all.
+    Images of a DICOMweb server have ids that never come to mean another image, and looking at their files
+    would fetch them all.
     """
     if not isinstance(datastore, GuardedDatastore):
         return "by id"
@@ -103,7 +117,9 @@ def stamp_of(image: str, datastore: Datastore) -> str:
 
 
 def words_for(given: object, datastore: Datastore, default: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The words that were asked for (text or a list), else those of the submitted labels, else the configured ones. PromptError."""
+    """The words that were asked for (text or a list), else those of the submitted labels, else the configured
+    ones. PromptError.
+    """
     if given:
         return tuple(parse_prompts(given))  # type: ignore[arg-type]  # from the wire; it checks the type
     cases, _ = labelled_cases(datastore)
@@ -112,35 +128,52 @@ def words_for(given: object, datastore: Datastore, default: Sequence[Prompt]) ->
 
 
 class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no types
-    """`POST /scoring/active_learning`: scores of all images without a final label, and embeddings of the others."""
+    """`POST /scoring/active_learning`.
+
+    Scores of all images without a final label, and embeddings of the others.
+    """
 
     def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
-        super().__init__("How sure the model is of every case without a final label; for the strategies uncertainty, diversity and hybrid")
+        super().__init__(
+            "How sure the model is of every case without a final label; for the strategies uncertainty, "
+            "diversity and hybrid"
+        )
         self._runtime, self._default_words = runtime, tuple(default_words)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
-        """request: ``model``, the first when left out; ``words``, see `words_for`. MONAI Label runs this in a process of its own.
+        """request: ``model``, the first when left out; ``words``, see `words_for`.
 
-        A failure that a person can mend ends the process with its sentence as the last line, because `GET /scoring/` shows the last lines.
+        MONAI Label runs this in a process of its own.
+
+        A failure that a person can mend ends the process with its sentence as the last line, because `GET
+        /scoring/` shows the last lines.
         """
         os.nice(POLITE)
         try:
             served = self._runtime.find_model(request.get("model"))
             words = words_for(read_words(request), datastore, self._default_words)
-            return score_datastore(served, datastore, words, max_voxels=self._runtime.chosen.megavoxels * 10**6)
+            return score_datastore(
+                served, datastore, words, max_voxels=self._runtime.chosen.megavoxels * 10**6
+            )
         except WordMaskError as error:
             raise SystemExit(str(error)) from None
 
 
-def score_datastore(served: ServedModel, datastore: Datastore, words: Sequence[Prompt], *, max_voxels: int) -> dict[str, int]:
-    """Score with the version in use whatever has no valid score yet. Returns how many were scored, kept, and unreadable.
+def score_datastore(
+    served: ServedModel, datastore: Datastore, words: Sequence[Prompt], *, max_voxels: int
+) -> dict[str, int]:
+    """Score with the version in use whatever has no valid score yet.
+
+    Returns how many were scored, kept, and unreadable.
 
     Kept after every case; cases that are gone are forgotten. WeightsError: the model cannot be loaded.
     """
     served.load()
     version, names, book = served.version, tuple(prompt.word for prompt in words), ScoreBook(served.store)
     labelled = set(datastore.get_labeled_images())
-    images = sorted(datastore.list_images(), key=lambda image: (image not in labelled, image))  # embeddings are quick: first
+    images = sorted(
+        datastore.list_images(), key=lambda image: (image not in labelled, image)
+    )  # embeddings are quick: first
     cases = {image: entry for image, entry in book.read()[1].items() if image in set(images)}
     done = {"scored": 0, "kept": 0, "unreadable": 0}
     book.write(names, cases)
@@ -153,19 +186,39 @@ def score_datastore(served: ServedModel, datastore: Datastore, words: Sequence[P
         cases[image] = entry = _score_case(empty, image, datastore, served, words, max_voxels)
         book.write(names, cases)
         done["unreadable" if entry.problem else "scored"] += 1
-        logger.info("Scored %s with version %s of %s: %s", image, version, served.name, entry.problem or _describe(entry))
+        logger.info(
+            "Scored %s with version %s of %s: %s",
+            image,
+            version,
+            served.name,
+            entry.problem or _describe(entry),
+        )
     return done
 
 
-def is_valid(entry: Entry | None, stamp: str, version: str, words: tuple[str, ...], *, labelled: bool) -> bool:
-    """Whether an entry says of a case what would be said of it now. Of a labelled case only the embedding counts, whatever the words."""
+def is_valid(
+    entry: Entry | None, stamp: str, version: str, words: tuple[str, ...], *, labelled: bool
+) -> bool:
+    """Whether an entry says of a case what would be said of it now.
+
+    Of a labelled case only the embedding counts, whatever the words.
+    """
     if entry is None or (entry.stamp, entry.version) != (stamp, version):
         return False
     return labelled or (entry.words == words and not entry.embedded)
 
 
-def _score_case(entry: Entry, image: str, datastore: Datastore, served: ServedModel, words: Sequence[Prompt], max_voxels: int) -> Entry:
-    """The entry with the case's score, with the reason why it cannot be read, or with neither when the scoring itself fails."""
+def _score_case(
+    entry: Entry,
+    image: str,
+    datastore: Datastore,
+    served: ServedModel,
+    words: Sequence[Prompt],
+    max_voxels: int,
+) -> Entry:
+    """The entry with the case's score, with the reason why it cannot be read, or with neither when the
+    scoring itself fails.
+    """
     try:
         volume = read_volume(find_image(image, datastore), max_voxels=max_voxels)
     except UNREADABLE as error:
@@ -198,9 +251,12 @@ def start_refresh(model: str, words: Sequence[str]) -> None:
 
 
 class ScoreWatch:
-    """Refreshes scores by itself when another version is in use than the one that made them: after a publish and after a rollback.
+    """Refreshes scores by itself when another version is in use than the one that made them.
 
-    Where nobody has asked for scores yet, nothing is done. One try per version: a scoring that fails is begun again by who asks next.
+    After a publish and after a rollback.
+
+    Where nobody has asked for scores yet, nothing is done. One try per version: a scoring that fails is begun
+    again by who asks next.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:

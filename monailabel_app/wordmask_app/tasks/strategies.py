@@ -1,7 +1,8 @@
-"""Which case to label next: the library's choice over the scores that are kept, as MONAI Label's clients and ours ask for it.
+"""Which case to label next: the library's choice over the scores that are kept, as MONAI Label's clients and
+ours ask for it.
 
-Answers at once: scores that are missing or stale are made in the background and never waited for. Knows the datastore and the scores;
-not HTTP.
+Answers at once: scores that are missing or stale are made in the background and never waited for. Knows the
+datastore and the scores; not HTTP.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ WITHOUT_SCORES = ("first", "random")
 class NextCase:
     """What was chosen, and from what.
 
-    case: its id, None when no case is left; score: None where there is none; skipped: id -> why it cannot be read.
-    scored: of the ``unlabelled`` cases; stale: a score is missing, or of another version, other words or another file; refreshing: new
-    ones are being made; weight: what MONAI Label shows beside the case.
+    case: its id, None when no case is left; score: None where there is none; skipped: id -> why it cannot be
+    read.
+    scored: of the ``unlabelled`` cases; stale: a score is missing, or of another version, other words or
+    another file; refreshing: new ones are being made; weight: what MONAI Label shows beside the case.
     """
 
     case: str | None
@@ -61,7 +63,10 @@ class NextCase:
 
 @dataclass
 class _Cases:
-    """The cases of one question, and what is kept of them. unread: id -> stamp, of those that nobody has tried to read yet."""
+    """The cases of one question, and what is kept of them.
+
+    unread: id -> stamp, of those that nobody has tried to read yet.
+    """
 
     scores: dict[str, CaseScore]
     labelled: list[CaseScore]
@@ -76,10 +81,18 @@ class CaseChooser:
     def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
         self._runtime, self._default_words = runtime, tuple(default_words)
         self._books: dict[str, ScoreBook] = {}
-        self._readable: dict[tuple[str, str], str] = {}  # (id, stamp) -> why it cannot be read, empty when it can
+        self._readable: dict[
+            tuple[str, str], str
+        ] = {}  # (id, stamp) -> why it cannot be read, empty when it can
 
     def __call__(
-        self, strategy: str, datastore: Datastore, *, model: object = "", words: object = "", skip: Collection[str] = ()
+        self,
+        strategy: str,
+        datastore: Datastore,
+        *,
+        model: object = "",
+        words: object = "",
+        skip: Collection[str] = (),
     ) -> NextCase:
         """model, words: see `Runtime.find_model` and `words_for`; skip: ids not to be offered.
 
@@ -111,7 +124,9 @@ class CaseChooser:
             weight=1.0 if score is None else score.uncertainty,
         )
 
-    def _look_up(self, model: str, version: str, words: tuple[str, ...], images: Sequence[str], datastore: Datastore) -> _Cases:
+    def _look_up(
+        self, model: str, version: str, words: tuple[str, ...], images: Sequence[str], datastore: Datastore
+    ) -> _Cases:
         book = self._books.setdefault(model, ScoreBook(self._runtime.models[model].store))
         entries = book.read()[1]
         labelled = [entries[image].score for image in datastore.get_labeled_images() if image in entries]
@@ -125,7 +140,9 @@ class CaseChooser:
                 _sort_in(image, entry, cases)
         return cases
 
-    def _choose(self, strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore) -> Choice | None:
+    def _choose(
+        self, strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore
+    ) -> Choice | None:
         """A case that can be read; those that cannot are added to the problems. None when no case is left."""
         left = [image for image in images if image not in cases.problems]
         while left:
@@ -138,7 +155,10 @@ class CaseChooser:
         return None
 
     def _problem(self, image: str, stamp: str | None, datastore: Datastore) -> str:
-        """Why an image cannot be read, empty when it can; stamp: None where a scoring has read it. Read once per file."""
+        """Why an image cannot be read, empty when it can; stamp: None where a scoring has read it.
+
+        Read once per file.
+        """
         if stamp is None:
             return ""
         if (image, stamp) not in self._readable:
@@ -158,13 +178,17 @@ class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no typ
         self._name, self._chooser = name, chooser
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """``id`` of an image, ``weight`` (its uncertainty, 1 where none is known), ``reason``, ``skipped``; None when none is left.
+        """``id`` of an image, ``weight`` (its uncertainty, 1 where none is known), ``reason``, ``skipped``.
+
+        None when none is left.
 
         request: ``model``, ``words`` and ``skip`` as of the chooser.
         """
         skip = request.get("skip")
         skip = [image for image in skip if isinstance(image, str)] if isinstance(skip, list) else []
-        found = self._chooser(self._name, datastore, model=request.get("model"), words=read_words(request), skip=skip)
+        found = self._chooser(
+            self._name, datastore, model=request.get("model"), words=read_words(request), skip=skip
+        )
         if found.case is None:
             return None
         return {"id": found.case, "weight": found.weight, "reason": found.reason, "skipped": found.skipped}
@@ -184,7 +208,9 @@ def _pick(strategy: str, images: Sequence[str], cases: _Cases, datastore: Datast
         return choose(strategy, [CaseScore.unscored(image) for image in images], [])
     scored = [cases.scores[image] for image in images if image in cases.scores]
     if not scored:
-        return Choice(_rather_not_offered(images, datastore), "Chosen by chance, because no case has been scored yet.")
+        return Choice(
+            _rather_not_offered(images, datastore), "Chosen by chance, because no case has been scored yet."
+        )
     choice = choose(strategy, scored, cases.labelled)
     return Choice(choice.case, f"{choice.reason} The scores are not up to date.") if cases.stale else choice
 
@@ -206,4 +232,8 @@ def _last_offer(info: Mapping[str, Any]) -> int:
 def _nothing_left(images: Sequence[str], skip: Collection[str]) -> str:
     if images:
         return "None of the cases without a final label can be read."
-    return "Every case has its final label." if not skip else "Every case that is not left out has its final label."
+    return (
+        "Every case has its final label."
+        if not skip
+        else "Every case that is not left out has its final label."
+    )

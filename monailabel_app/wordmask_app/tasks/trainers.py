@@ -1,7 +1,7 @@
 """Train tasks: one per model, as MONAI Label lists and runs them, in a process of their own.
 
-Knows MONAI Label's requests and the datastore; what a training is, is the library's business. How far it is stands in a file beside the
-versions, for the server's process to read.
+Knows MONAI Label's requests and the datastore; what a training is, is the library's business. How far it is
+stands in a file beside the versions, for the server's process to read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ logger = logging.getLogger(__name__)
 WEAK = "medclip_samv2_weak"
 STATE = "training.json"
 DEFAULT_RECIPE = "few_shot"
-WAITING = timedelta(hours=12)  # for the first of several devices, which validates alone; one that ends early ends the others
+WAITING = timedelta(
+    hours=12
+)  # for the first of several devices, which validates alone; one that ends early ends the others
 STOPPED = "The training was stopped before its end; what serves is as it was."
 UNEXPLAINED = "The training failed; the server's log says why."
 _SET_BY_RECIPE = sorted(Recipe.model_fields.keys() - {"name", "description"})
@@ -51,8 +53,8 @@ _SET_BY_WEAK_RECIPE = sorted(WeakRecipe.model_fields.keys() - {"name", "descript
 class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no types
     """Learn from the final labels of the datastore, and publish when it helps.
 
-    MONAI Label's own loop would start from the last run's file, publish at every epoch and validate on nothing; the library's is run in
-    its place, the same that `wordmask train` runs.
+    MONAI Label's own loop would start from the last run's file, publish at every epoch and validate on
+    nothing; the library's is run in its place, the same that `wordmask train` runs.
     """
 
     what = "Learn from the submitted labels"
@@ -89,10 +91,11 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         return {"multi_gpu": False}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """request: ``recipe``, ``force``, ``start``, ``device``, ``multi_gpu``, ``gpus``, and any number of the recipe by its name.
+        """request: ``recipe``, ``force``, ``start``, ``device``, ``multi_gpu``, ``gpus``, and any number of
+        the recipe by its name.
 
-        Returns the report. A failure that a person can mend ends the process with its sentence as the last line, for `GET /train/` shows
-        the last lines.
+        Returns the report. A failure that a person can mend ends the process with its sentence as the last
+        line, for `GET /train/` shows the last lines.
         """
         self._process, self._newest = os.getpid(), newest(self.store)
         try:
@@ -101,11 +104,16 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
             for name in ("recipe", "device", "gpus"):
                 _check_text(asked, name)
             asked["multi_gpu"] = switch(request, "multi_gpu", default=False)
-            report: dict[str, Any] = super().__call__(asked, datastore)  # calls `pre_process`, and `train` once per device
+            report: dict[str, Any] = super().__call__(
+                asked, datastore
+            )  # calls `pre_process`, and `train` once per device
             return report
         except WordMaskError as error:
             raise self._failed(str(error)) from None
-        except (ProcessRaisedException, ProcessExitedException) as error:  # one of several devices, which may have said why
+        except (
+            ProcessRaisedException,
+            ProcessExitedException,
+        ) as error:  # one of several devices, which may have said why
             logger.error("%s", error)
             told = json.loads(Path(self._stats_path).read_text(encoding="utf-8"))
             raise self._failed(told["message"] if told["state"] == "failed" else UNEXPLAINED) from None
@@ -134,14 +142,21 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         request["problems"] = problems
         return cases
 
-    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]) -> dict[str, Any]:
-        """One process of a training: the whole of it, or that of one device of several. MONAI Label spawns those; the first one reports."""
+    def train(
+        self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]
+    ) -> dict[str, Any]:
+        """One process of a training: the whole of it, or that of one device of several.
+
+        MONAI Label spawns those; the first one reports.
+        """
         if not request["multi_gpu"]:
             return self._run(request, datalist, self._run_folder(), leads=True)
         on_gpu = torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(rank)
-        torch.distributed.init_process_group("nccl" if on_gpu else "gloo", world_size=world_size, rank=rank, timeout=WAITING)
+        torch.distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", world_size=world_size, rank=rank, timeout=WAITING
+        )
         asked = {**request, "device": f"cuda:{rank}" if on_gpu else "cpu"}
         try:
             report = self._run(asked, datalist, self._run_folder() / str(rank), leads=rank == 0)
@@ -150,7 +165,9 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         torch.distributed.destroy_process_group()
         return report
 
-    def _run(self, asked: dict[str, Any], cases: list[Any], run_folder: Path, *, leads: bool) -> dict[str, Any]:
+    def _run(
+        self, asked: dict[str, Any], cases: list[Any], run_folder: Path, *, leads: bool
+    ) -> dict[str, Any]:
         tell = self._write_progress if leads else lambda _: None
         summary = self._learn(asked, cases, run_folder, tell).summary()
         summary["skipped"] = [*asked["problems"], *summary["skipped"]]
@@ -159,15 +176,26 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
             logger.info("%s", summary["message"])
         return summary
 
-    def _learn(self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report) -> TrainingReport:
+    def _learn(
+        self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report
+    ) -> TrainingReport:
         """The training itself, in this process."""
-        from wordmask.learning.finetuning.run import TrainingRequest, train_model  # torch's engines are needed in this process alone
+        from wordmask.learning.finetuning.run import (
+            TrainingRequest,
+            train_model,
+        )  # torch's engines are needed in this process alone
 
-        recipe = load_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_RECIPE if name in asked})
+        recipe = load_recipe(
+            asked["recipe"], **{name: asked[name] for name in _SET_BY_RECIPE if name in asked}
+        )
         start = asked.get("start")
         if start is not None and (type(start) is not int or start < 0):
-            raise RequestError("start is the number of the version to go on from, 0 for the preset's own weights.")
-        request = TrainingRequest(self.name, self.preset, recipe, asked["device"], start, switch(asked, "force", default=False))
+            raise RequestError(
+                "start is the number of the version to go on from, 0 for the preset's own weights."
+            )
+        request = TrainingRequest(
+            self.name, self.preset, recipe, asked["device"], start, switch(asked, "force", default=False)
+        )
         return train_model(cases, request, self.store, run_folder=run_folder, report=tell)
 
     def stats(self) -> dict[str, Any]:
@@ -197,10 +225,12 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
 
 
 class WeakTrain(WordMaskTrain):
-    """Learn words from every image of the datastore, labelled or not: nnU-Net on the zero-shot masks, as `wordmask train-weak`.
+    """Learn words from every image of the datastore, labelled or not.
 
-    request: as of `WordMaskTrain` but ``start`` and ``multi_gpu``; ``words`` (or ``prompt``): what to learn, else the words of the
-    submitted labels.
+    nnU-Net on the zero-shot masks, as `wordmask train-weak`.
+
+    request: as of `WordMaskTrain` but ``start`` and ``multi_gpu``; ``words`` (or ``prompt``): what to learn,
+    else the words of the submitted labels.
     """
 
     what = "Learn from zero-shot masks of all images, labelled or not"
@@ -219,25 +249,42 @@ class WeakTrain(WordMaskTrain):
     def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[WeakImage]:
         """Every image, with its final label where there is one. RequestError: there are no words."""
         cases = {case.name: case for case in self._begin(request, datastore)}
-        request["words"] = read_words(request) or sorted({word for case in cases.values() for word in case.words})
+        request["words"] = read_words(request) or sorted(
+            {word for case in cases.values() for word in case.words}
+        )
         if not request["words"]:
-            raise RequestError('Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.')
+            raise RequestError(
+                'Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.'
+            )
         return [
-            WeakImage(name, Path(datastore.get_image_uri(name)), str(datastore.get_image_info(name).get("group", "")), cases.get(name))
+            WeakImage(
+                name,
+                Path(datastore.get_image_uri(name)),
+                str(datastore.get_image_info(name).get("group", "")),
+                cases.get(name),
+            )
             for name in sorted(datastore.list_images())
         ]
 
-    def train(self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]) -> dict[str, Any]:
+    def train(
+        self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]
+    ) -> dict[str, Any]:
         """RequestError: on several devices, which this training cannot use."""
         if request["multi_gpu"]:
             raise RequestError("Weak supervision learns on one device; leave multi_gpu out.")
         return super().train(rank, world_size, request, datalist)
 
-    def _learn(self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report) -> TrainingReport:
+    def _learn(
+        self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report
+    ) -> TrainingReport:
         from wordmask.learning.weak.run import WeakRequest, train_weakly
 
-        recipe = load_weak_recipe(asked["recipe"], **{name: asked[name] for name in _SET_BY_WEAK_RECIPE if name in asked})
-        request = WeakRequest(asked["words"], self.preset, recipe, asked["device"], switch(asked, "force", default=False))
+        recipe = load_weak_recipe(
+            asked["recipe"], **{name: asked[name] for name in _SET_BY_WEAK_RECIPE if name in asked}
+        )
+        request = WeakRequest(
+            asked["words"], self.preset, recipe, asked["device"], switch(asked, "force", default=False)
+        )
         return train_weakly(cases, request, self.store, run_folder=run_folder, report=tell)
 
 
@@ -254,7 +301,10 @@ def newest(store: ModelStore) -> int:
 
 
 def training_state(store: ModelStore) -> dict[str, Any]:
-    """``state`` (none, running, done, failed, stopped) and what is known: stage, done, total, loss, dice, dice_before, message, version."""
+    """``state`` (none, running, done, failed, stopped) and what is known.
+
+    stage, done, total, loss, dice, dice_before, message, version.
+    """
     try:
         state: dict[str, Any] = json.loads((store.path / STATE).read_text(encoding="utf-8"))
         written = (store.path / STATE).stat().st_mtime
@@ -265,7 +315,9 @@ def training_state(store: ModelStore) -> dict[str, Any]:
     if own and own[-1]["status"] in ("SUBMITTED", "RUNNING"):
         if state.get("process") not in alive:  # what is written is of the training before
             return {"model": store.path.name, "state": "running", "stage": "starting", "done": 0, "total": 0}
-    elif own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp():  # it wrote nothing at all
+    elif (
+        own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp()
+    ):  # it wrote nothing at all
         return {"model": store.path.name, "state": "stopped", "message": STOPPED}
     if state["state"] == "running" and state.get("process") not in alive:
         return _stopped(state, newest(store))

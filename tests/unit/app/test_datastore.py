@@ -1,4 +1,6 @@
-"""The datastore: an id is never a path, and neither a kill nor a full disk costs a label or the record of them."""
+"""The datastore: an id is never a path, and neither a kill nor a full disk costs a label or the record of
+them.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,12 @@ def test_no_method_takes_a_path_for_an_id_or_a_tag(datastore, studies, path):
 
 def test_images_and_labels_are_kept_with_what_is_said_about_them(datastore, studies):
     assert datastore.add_image("mr", a_label(studies.parent, b"new"), {"who": "me"}) == "mr"
-    assert datastore.save_label("mr", a_label(studies.parent, b"label"), "final", {"label_info": [{"name": "liver", "idx": 1}]}) == "mr"
+    assert (
+        datastore.save_label(
+            "mr", a_label(studies.parent, b"label"), "final", {"label_info": [{"name": "liver", "idx": 1}]}
+        )
+        == "mr"
+    )
     again = GuardedDatastore(str(studies), extensions=ENDINGS)
     assert sorted(again.list_images()) == ["ct", "mr"]
     assert Path(again.get_label_uri("mr", "final")).read_bytes() == b"label"
@@ -112,7 +119,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("a small disk cannot be mounted here: this needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
@@ -179,7 +188,9 @@ def test_an_image_that_is_sent_again_keeps_its_labels(datastore, studies, tmp_pa
 
 
 def test_a_damaged_record_is_put_aside_and_made_anew_from_the_files(studies, caplog):
-    GuardedDatastore(str(studies), extensions=ENDINGS).save_label("ct", a_label(studies.parent, b"x"), "final", {})
+    GuardedDatastore(str(studies), extensions=ENDINGS).save_label(
+        "ct", a_label(studies.parent, b"x"), "final", {}
+    )
     (studies / "datastore_v2.json").write_text('{"name": "new-data')
     again = GuardedDatastore(str(studies), extensions=ENDINGS)
     assert again.list_images() == ["ct"]

@@ -1,4 +1,7 @@
-"""The queue of jobs: order, bounds, cancelling, and what is kept. The work is a few lines each; no model is needed."""
+"""The queue of jobs: order, bounds, cancelling, and what is kept.
+
+The work is a few lines each; no model is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,16 @@ import pytest
 from wordmask.errors import CancelledError, RequestError
 from wordmask.progress import Progress
 from wordmask_app.jobs import queue as jobs
-from wordmask_app.jobs.queue import Job, JobNotReadyError, JobQueue, JobResult, JobState, QueueFullError, ResultGoneError, UnknownJobError
+from wordmask_app.jobs.queue import (
+    Job,
+    JobNotReadyError,
+    JobQueue,
+    JobResult,
+    JobState,
+    QueueFullError,
+    ResultGoneError,
+    UnknownJobError,
+)
 
 PATIENCE = 120.0  # seconds, after which something hangs
 
@@ -25,7 +37,9 @@ def queue() -> Iterator[JobQueue]:
 
 
 class Work:
-    """A job that writes ``size`` bytes, and waits for ``release`` between two reports of its progress when told to."""
+    """A job that writes ``size`` bytes, and waits for ``release`` between two reports of its progress when
+    told to.
+    """
 
     def __init__(self, folder: Path, *, size: int = 10, hold: bool = False) -> None:
         self.folder, self.size = folder, size
@@ -115,7 +129,9 @@ def test_cancelling_a_finished_job_changes_nothing(queue, tmp_path):
     assert queue.result(job.id).fields == {"job": job.id}
 
 
-@pytest.mark.parametrize("error", [RequestError("There is no such plane."), ValueError("a defect"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [RequestError("There is no such plane."), ValueError("a defect"), KeyboardInterrupt()]
+)
 def test_whatever_a_job_dies_of_the_next_one_runs(queue, tmp_path, error):
     def die(job: Job) -> JobResult:
         raise error

@@ -1,4 +1,4 @@
-"""The command line: answers on stdout, one sentence and exit status 2 for wrong input, nothing half-written."""
+"""The command line: answers on stdout, one sentence and exit status 2 for wrong input, no partial file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ from wordmask.words.prompts import Prompt
 
 
 class BrightSegmenter(Segmenter):
-    """Marks what is brighter than the middle of the window for every word but "polyp", of which it sees nothing."""
+    """Marks what is brighter than the middle of the window for every word but "polyp", of which it sees
+    nothing.
+    """
 
     name = "simple_vilmedsam"
     capabilities = Capabilities(attribution=True)
@@ -72,19 +74,27 @@ class BrightSegmenter(Segmenter):
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         size = (slices.shape[-2], slices.shape[-1])
-        return SliceFeatures(tuple(keys), {"grey": slices.mean(1)}, {"all": Frame(size, size, (1.0, 1.0), (0.0, 0.0))})
+        return SliceFeatures(
+            tuple(keys), {"grey": slices.mean(1)}, {"all": Frame(size, size, (1.0, 1.0), (0.0, 0.0))}
+        )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         seen = torch.tensor([0.0 if prompt.word == "polyp" else 1.0 for prompt in prompts])
         return PromptFeatures(tuple(prompts), {"seen": seen}, torch.ones(len(prompts), dtype=torch.bool))
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         pairs = all_pairs(len(slices), len(prompts)) if pairs is None else pairs
         seen = prompts.tensors["seen"][pairs[:, 1]][:, None, None]
         grey = slices.tensors["grey"][pairs[:, 0]]
-        return SegmenterOutput((grey - 0.5) * 20 * seen - (1 - seen) * 20, slices.frames["all"], attribution=grey)
+        return SegmenterOutput(
+            (grey - 0.5) * 20 * seen - (1 - seen) * 20, slices.frames["all"], attribution=grey
+        )
 
 
 @pytest.fixture
@@ -128,7 +138,9 @@ def test_segment_writes_a_label_map_in_the_geometry_of_the_image(
 
 
 @pytest.mark.usefixtures("a_stub_model")
-def test_json_gives_the_statistics_to_scripts(a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_gives_the_statistics_to_scripts(
+    a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, out, _ = run(capsys, "segment", a_ct, "liver, polyp", "-o", tmp_path / "labels.nii.gz", "--json")
     summary = json.loads(out)
     assert status == 0
@@ -138,7 +150,9 @@ def test_json_gives_the_statistics_to_scripts(a_ct: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.usefixtures("a_stub_model")
-def test_overlay_with_panels_is_a_picture(a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overlay_with_panels_is_a_picture(
+    a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     overlay = tmp_path / "overlay.png"
     arguments = ("-o", tmp_path / "labels.nii.gz", "--overlay", overlay)
     assert run(capsys, "segment", a_ct, "liver", *arguments)[0] == 0
@@ -148,8 +162,24 @@ def test_overlay_with_panels_is_a_picture(a_ct: Path, tmp_path: Path, capsys: py
 
 
 @pytest.mark.usefixtures("a_stub_model")
-def test_slices_outside_the_range_stay_empty(a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "segment", a_ct, "liver", "-o", tmp_path / "part.nii.gz", "--plane", "axial", "--slices", "5:6")[0] == 0
+def test_slices_outside_the_range_stay_empty(
+    a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(
+            capsys,
+            "segment",
+            a_ct,
+            "liver",
+            "-o",
+            tmp_path / "part.nii.gz",
+            "--plane",
+            "axial",
+            "--slices",
+            "5:6",
+        )[0]
+        == 0
+    )
     labels = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "part.nii.gz"))
     assert [k for k in range(12) if labels[k].any()] == [5, 6]
 
@@ -180,7 +210,11 @@ def test_slices_outside_the_range_stay_empty(a_ct: Path, tmp_path: Path, capsys:
 )
 @pytest.mark.usefixtures("a_stub_model")
 def test_wrong_input_is_one_sentence_and_status_2_and_writes_nothing(
-    changed: dict[str, str], sentence: str, a_ct: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    changed: dict[str, str],
+    sentence: str,
+    a_ct: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(a_ct.parent)
     before = a_ct.read_bytes()
@@ -195,13 +229,17 @@ def test_wrong_input_is_one_sentence_and_status_2_and_writes_nothing(
     assert a_ct.read_bytes() == before
 
 
-def test_panels_without_a_picture_are_refused(a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_panels_without_a_picture_are_refused(
+    a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, _, err = run(capsys, "segment", a_ct, "liver", "-o", tmp_path / "labels.nii.gz", "--uncertainty")
     assert status == 2
     assert "--overlay" in err
 
 
-@pytest.mark.parametrize(("option", "name"), [("--model", "simple_vilmedsan"), ("--preset", "tinny"), ("--device", "cupu")])
+@pytest.mark.parametrize(
+    ("option", "name"), [("--model", "simple_vilmedsan"), ("--preset", "tinny"), ("--device", "cupu")]
+)
 def test_an_unknown_model_preset_or_device_is_status_2(
     option: str, name: str, a_ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,14 @@ from wordmask.demo.client import free_port
 from wordmask.errors import RequestError
 from wordmask.weights.app_folder import default_app, find_app
 from wordmask_app import serving
-from wordmask_app.serving import APP_FILES, ServerOptions, check_studies, end_children, installed_app, prepare_app
+from wordmask_app.serving import (
+    APP_FILES,
+    ServerOptions,
+    check_studies,
+    end_children,
+    installed_app,
+    prepare_app,
+)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -53,10 +60,14 @@ def test_an_empty_value_is_not_taken_for_everything(capsys, option):
 
 
 def test_a_host_that_is_elsewhere_is_refused(capsys, tmp_path, studies):
-    assert "is not an address of this machine" in refusal(capsys, "--studies", studies, "--host", "no.such.host.invalid")
+    assert "is not an address of this machine" in refusal(
+        capsys, "--studies", studies, "--host", "no.such.host.invalid"
+    )
 
 
-@pytest.mark.parametrize(("name", "said"), [("missing", "There is no studies folder"), ("Bilder für heute/x.png", "is a file")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("missing", "There is no studies folder"), ("Bilder für heute/x.png", "is a file")]
+)
 def test_a_studies_folder_that_cannot_be_used_is_named(capsys, tmp_path, studies, name, said):
     sentence = refusal(capsys, "--studies", tmp_path / name, "--app", tmp_path / "app", "--port", free_port())
     assert said in sentence.replace("\n", " ")
@@ -65,7 +76,9 @@ def test_a_studies_folder_that_cannot_be_used_is_named(capsys, tmp_path, studies
 
 @pytest.mark.parametrize(("right", "verb"), [(os.R_OK | os.X_OK, "read"), (os.W_OK, "write to")])
 def test_a_studies_folder_without_rights_is_named(monkeypatch, studies, right, verb):
-    monkeypatch.setattr(serving.os, "access", lambda path, mode: mode != right)  # whoever runs the tests may be root
+    monkeypatch.setattr(
+        serving.os, "access", lambda path, mode: mode != right
+    )  # whoever runs the tests may be root
     with pytest.raises(RequestError, match=f"may not {verb} the studies folder .*heute.* change its rights"):
         check_studies(studies)
 
@@ -102,13 +115,17 @@ def test_half_of_the_files_for_https_is_refused(capsys, studies):
 def test_a_new_app_folder_gets_the_apps_files(tmp_path):
     folder = tmp_path / "neue" / "App für alle"
     prepare_app(folder)
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == sorted(APP_FILES)
+    assert sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    ) == sorted(APP_FILES)
     (folder / "model" / "kept").write_text("a version")
     prepare_app(folder)
     assert (folder / "model" / "kept").read_text() == "a version"
 
 
-@pytest.mark.parametrize(("make", "said"), [("file", "is a file"), ("others", "holds other files and no main.py")])
+@pytest.mark.parametrize(
+    ("make", "said"), [("file", "is a file"), ("others", "holds other files and no main.py")]
+)
 def test_an_app_folder_that_is_something_else_is_left_alone(tmp_path, make, said):
     folder = tmp_path / "app"
     if make == "file":
@@ -149,7 +166,10 @@ def test_the_address_to_open_is_one_of_this_machine():
 
 
 def test_what_was_started_ends_although_it_does_not_obey():
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); "
+        "time.sleep(600)"
+    )
     with contextlib.suppress(KeyboardInterrupt), end_children():
         child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
         assert child.stdout is not None

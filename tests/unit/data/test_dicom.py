@@ -1,4 +1,7 @@
-"""DICOM files and folders, written by pydicom: what becomes a volume, what a picture, and what would be a wrong volume."""
+"""DICOM files and folders, written by pydicom.
+
+What becomes a volume, what a picture, and what would be a wrong volume.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ def refusal(path) -> str:
 
 
 def test_a_series_is_sorted_by_position_and_rescaled(tmp_path, slices):
-    write_series(tmp_path / "ct", slices, positions=at(0, 2.5, 5, 7.5), RescaleSlope="1", RescaleIntercept="-1024")
+    write_series(
+        tmp_path / "ct", slices, positions=at(0, 2.5, 5, 7.5), RescaleSlope="1", RescaleIntercept="-1024"
+    )
     volume = read_volume(tmp_path / "ct")
     np.testing.assert_array_equal(volume.array, slices - 1024)
     assert (volume.modality, volume.name) == ("CT", "ct")
@@ -93,8 +98,16 @@ def test_grey_of_8_bits_is_the_same_picture_as_a_png_of_it(tmp_path, tag, modali
 
 def test_a_radiograph_whose_white_is_low_is_turned_over(tmp_path, slices):
     for kind in ("MONOCHROME1", "MONOCHROME2"):
-        write_dicom(tmp_path / f"{kind}.dcm", slices[0].astype(np.uint16), modality="DX", position=None, PhotometricInterpretation=kind)
-    low_is_white, low_is_black = (read_volume(tmp_path / f"MONOCHROME{n}.dcm").array.astype(int) for n in (1, 2))
+        write_dicom(
+            tmp_path / f"{kind}.dcm",
+            slices[0].astype(np.uint16),
+            modality="DX",
+            position=None,
+            PhotometricInterpretation=kind,
+        )
+    low_is_white, low_is_black = (
+        read_volume(tmp_path / f"MONOCHROME{n}.dcm").array.astype(int) for n in (1, 2)
+    )
     assert len(np.unique(low_is_white + low_is_black)) == 1
 
 
@@ -115,7 +128,15 @@ def test_a_truncated_file_is_refused_alone_and_in_its_series(tmp_path, slices):
 
 def test_two_series_in_a_folder_are_named_with_what_to_do(tmp_path, slices):
     write_series(tmp_path / "study", slices, positions=at(0, 1, 2, 3))
-    write_series(tmp_path / "study", slices[:2], positions=at(0, 1), series=f"{SERIES}.1", prefix="b", SeriesNumber=7, SeriesDescription="")
+    write_series(
+        tmp_path / "study",
+        slices[:2],
+        positions=at(0, 1),
+        series=f"{SERIES}.1",
+        prefix="b",
+        SeriesNumber=7,
+        SeriesDescription="",
+    )
     message = refusal(tmp_path / "study")
     assert "The folder study holds 2 series: " in message
     assert "3 'Abdomen 5 mm' (4 images)" in message
@@ -125,7 +146,10 @@ def test_two_series_in_a_folder_are_named_with_what_to_do(tmp_path, slices):
 
 def test_a_folder_without_dicom_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert refusal(tmp_path / "empty") == "The folder empty holds no DICOM images; choose the folder with the files of one series."
+    assert (
+        refusal(tmp_path / "empty")
+        == "The folder empty holds no DICOM images; choose the folder with the files of one series."
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,5 +183,7 @@ def remove_pixels(path) -> None:
     data = pydicom.dcmread(path)
     for name in ("PixelData", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel"):
         delattr(data, name)
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # a text report
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = (
+        "1.2.840.10008.5.1.4.1.1.88.11"  # a text report
+    )
     data.save_as(path)

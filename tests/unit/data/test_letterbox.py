@@ -29,8 +29,12 @@ def test_a_map_of_model_coordinates_comes_back_as_original_coordinates(align, he
     back_x, back_y = frame.to_original(torch.stack([xs, ys]))
     margin = 1 + int(1 / min(frame.scale))  # lookups at the edge of the model's square are held constant
     inside = (slice(margin, height - margin), slice(margin, width - margin))
-    torch.testing.assert_close(back_x[inside], (torch.arange(width) + 0.5).expand(height, width)[inside], atol=2e-3, rtol=0)
-    torch.testing.assert_close(back_y[inside], (torch.arange(height) + 0.5)[:, None].expand(height, width)[inside], atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        back_x[inside], (torch.arange(width) + 0.5).expand(height, width)[inside], atol=2e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        back_y[inside], (torch.arange(height) + 0.5)[:, None].expand(height, width)[inside], atol=2e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("align", ALIGNS)
@@ -112,9 +116,13 @@ def test_a_batch_equals_its_maps_done_one_at_a_time(align):
     torch.manual_seed(0)
     frame = Frame.fit((33, 47), (24, 24), align)
     maps = torch.randn(3, 24, 24)
-    torch.testing.assert_close(frame.to_original(maps), torch.cat([frame.to_original(one[None]) for one in maps]))
+    torch.testing.assert_close(
+        frame.to_original(maps), torch.cat([frame.to_original(one[None]) for one in maps])
+    )
     images = torch.rand(3, 2, 33, 47)
-    torch.testing.assert_close(frame.to_model(images), torch.cat([frame.to_model(one[None]) for one in images]))
+    torch.testing.assert_close(
+        frame.to_model(images), torch.cat([frame.to_model(one[None]) for one in images])
+    )
 
 
 @pytest.mark.parametrize("align", ALIGNS)

@@ -1,4 +1,4 @@
-"""Images that announce more than is taken, or that point to other files, are refused before a voxel is read."""
+"""Images that announce too much, or point to other files, are refused before a voxel is read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ def a_png_that_announces(path: Path, side: int) -> Path:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -49,9 +54,15 @@ def test_a_nifti_header_is_believed_before_its_voxels_are_read(tmp_path, name):
 def test_an_nrrd_or_metaimage_header_is_believed(tmp_path, name):
     path = tmp_path / name
     if path.suffix == ".nrrd":
-        text = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {HUGE} {HUGE} {HUGE}\nencoding: raw\nendian: little\n\n"
+        text = (
+            f"NRRD0004\ntype: short\ndimension: 3\nsizes: {HUGE} {HUGE} {HUGE}\nencoding: raw\nendian: "
+            "little\n\n"
+        )
     else:
-        text = f"ObjectType = Image\nNDims = 3\nDimSize = {HUGE} {HUGE} {HUGE}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+        text = (
+            f"ObjectType = Image\nNDims = 3\nDimSize = {HUGE} {HUGE} {HUGE}\nElementType = "
+            "MET_SHORT\nElementDataFile = LOCAL\n"
+        )
     path.write_bytes(text.encode() + bytes(8))
     with pytest.raises(TooLargeError):
         read_volume(path, max_voxels=10**6)
@@ -77,10 +88,13 @@ def test_an_image_cannot_take_its_voxels_from_another_file(tmp_path, name):
     path = tmp_path / name
     headers = {
         ".nrrd": f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {secret}\n",
-        ".mha": f"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {secret}\n",
+        ".mha": "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\n"
+        f"ElementType = MET_UCHAR\nElementDataFile = {secret}\n",
     }
     path.write_text(headers[path.suffix])
-    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel()[63] == 63, "the hole is there in SimpleITK"
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).ravel()[63] == 63, (
+        "the hole is there in SimpleITK"
+    )
     with pytest.raises(VolumeError, match="from another file"):
         read_volume(path)
 

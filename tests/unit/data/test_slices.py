@@ -59,7 +59,9 @@ def test_a_picture_has_one_plane(a_picture):
 @pytest.mark.parametrize("name", ["transversal", "axal", "", 3, None])
 def test_an_unknown_plane_is_refused_for_every_image(a_picture, name):
     for volume in (a_volume(np.zeros((4, 5, 6))), a_picture):
-        with pytest.raises(RequestError, match=r"There is no plane .* Planes: auto, axial, coronal, sagittal"):
+        with pytest.raises(
+            RequestError, match=r"There is no plane .* Planes: auto, axial, coronal, sagittal"
+        ):
             choose_plane(volume, name)
     if name == "axal":
         with pytest.raises(RequestError, match="Did you mean 'axial'"):
@@ -75,7 +77,9 @@ def test_a_window_maps_its_ends_to_0_and_1_and_clips_the_rest():
     assert unit.dtype == np.float32
 
 
-@pytest.mark.parametrize(("level", "width"), [(40, 0), (40, -1), (40, float("nan")), (float("nan"), 400), (40, float("inf"))])
+@pytest.mark.parametrize(
+    ("level", "width"), [(40, 0), (40, -1), (40, float("nan")), (float("nan"), 400), (40, float("inf"))]
+)
 def test_a_window_without_a_width_is_refused(level, width):
     with pytest.raises(RequestError, match="needs a level and a width above 0 HU"):
         Window(level, width)
@@ -85,7 +89,10 @@ def test_the_named_windows_are_those_of_the_workstations():
     assert list(load_windows()) == ["soft_tissue", "lung", "bone", "brain", "mediastinum"]
     assert window_named("soft_tissue") == Window(level=40, width=400)
     assert window_named("lung").high < window_named("bone").high
-    with pytest.raises(RequestError, match=r"no window 'soft tissue'. Did you mean 'soft_tissue'\? Windows: soft_tissue, lung"):
+    with pytest.raises(
+        RequestError,
+        match=r"no window 'soft tissue'. Did you mean 'soft_tissue'\? Windows: soft_tissue, lung",
+    ):
         window_named("soft tissue")
 
 
@@ -98,13 +105,20 @@ def test_every_window_of_the_vocabulary_exists():
 def test_ct_is_seen_through_the_window():
     volume = a_volume(np.array([[[-1000, 40], [240, 140]]], dtype=np.int16), modality="CT")
     seen = to_unit_range(volume, volume.array, window_named("soft_tissue"))
-    assert (seen.shape, seen.dtype, seen.flags.c_contiguous, seen.flags.writeable) == ((1, 3, 2, 2), np.float32, True, True)
+    assert (seen.shape, seen.dtype, seen.flags.c_contiguous, seen.flags.writeable) == (
+        (1, 3, 2, 2),
+        np.float32,
+        True,
+        True,
+    )
     for channel in range(3):
         np.testing.assert_allclose(seen[0, channel], [[0, 0.5], [1, 0.75]], atol=1e-6)
 
 
 def test_other_images_are_stretched_between_percentiles_of_the_volume_not_of_the_slice():
-    array = np.stack([np.full((50, 50), 100.0), np.linspace(0, 1000, 2500).reshape(50, 50)]).astype(np.float32)
+    array = np.stack([np.full((50, 50), 100.0), np.linspace(0, 1000, 2500).reshape(50, 50)]).astype(
+        np.float32
+    )
     volume = a_volume(array)
     low, high = np.percentile(array, (0.5, 99.5))
     expected = np.clip((array - low) / (high - low), 0, 1)

@@ -1,4 +1,7 @@
-"""The promise of geometry.py for every orientation, spacing, plane and size; somebody else's readers judge the files."""
+"""The promise of geometry.py for every orientation, spacing, plane and size.
+
+Somebody else's readers judge the files.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,15 @@ from wordmask.data.volumes import read_volume, write_label_map
 from wordmask.errors import VolumeError
 
 # All 48: which patient axis each voxel axis follows, and its sign.
-AXIS_CODES = [np.eye(3)[list(axes)].T * signs for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]
+AXIS_CODES = [
+    np.eye(3)[list(axes)].T * signs for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)
+]
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive end of x, y, z of LPS
 
 quickly = settings(max_examples=60, deadline=None)
-with_files = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+with_files = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray[Any, Any]:
@@ -66,7 +73,9 @@ def test_every_axis_code_is_displayed_as_radiologists_look(plane):
         start = lps(geometry, slicing.slice_to_voxel([0, 0, 0]))
         for axis, expected in enumerate(along):
             step = lps(geometry, slicing.slice_to_voxel(np.eye(3)[axis])) - start
-            np.testing.assert_allclose(step, np.array(expected) * slicing.spacing[axis], atol=1e-9, err_msg=code)
+            np.testing.assert_allclose(
+                step, np.array(expected) * slicing.spacing[axis], atol=1e-9, err_msg=code
+            )
 
 
 @given(geometry=geometries(largest_turn=30), plane=st.sampled_from(Plane))
@@ -214,7 +223,12 @@ def test_arrays_of_another_shape_are_refused():
     ],
 )
 def test_a_geometry_that_cannot_be_is_refused(change, reason):
-    right = {"size": (3, 4, 5), "spacing": (1, 1, 1), "origin": (0, 0, 0), "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1)}
+    right = {
+        "size": (3, 4, 5),
+        "spacing": (1, 1, 1),
+        "origin": (0, 0, 0),
+        "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    }
     with pytest.raises(VolumeError, match=reason):
         Geometry(**(right | change))
 
@@ -225,7 +239,9 @@ def test_an_affine_with_an_axis_of_length_0_is_refused():
 
 
 def lps(geometry: Geometry, ijk: Any) -> np.ndarray[Any, Any]:
-    return np.asarray(an_itk_image(geometry).TransformContinuousIndexToPhysicalPoint(np.asarray(ijk, dtype=float).tolist()))
+    return np.asarray(
+        an_itk_image(geometry).TransformContinuousIndexToPhysicalPoint(np.asarray(ijk, dtype=float).tolist())
+    )
 
 
 def an_itk_image(geometry: Geometry) -> sitk.Image:

@@ -24,7 +24,11 @@ def test_volumes_are_read_as_another_reader_reads_them(tmp_path, grey_values, su
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.array, grey_values)
     np.testing.assert_allclose(volume.geometry.direction, GRID.direction, atol=1e-7)
-    assert (volume.geometry.size, volume.geometry.spacing, volume.geometry.origin) == (GRID.size, GRID.spacing, GRID.origin)
+    assert (volume.geometry.size, volume.geometry.spacing, volume.geometry.origin) == (
+        GRID.size,
+        GRID.spacing,
+        GRID.origin,
+    )
     assert (volume.modality, volume.name, volume.is_picture) == ("unknown", f"scan{suffix}", False)
 
 
@@ -35,7 +39,10 @@ def test_the_affine_is_that_of_nibabel(tmp_path, grey_values):
 
 def test_the_digest_is_the_same_in_every_format_and_number_type(tmp_path, grey_values):
     files = [save(tmp_path / f"scan{suffix}", grey_values) for suffix in (".nii", ".nii.gz", ".nrrd", ".mha")]
-    files += [save(tmp_path / f"{kind}.nrrd", grey_values.astype(kind)) for kind in ("int32", "float32", "float64", "uint16")]
+    files += [
+        save(tmp_path / f"{kind}.nrrd", grey_values.astype(kind))
+        for kind in ("int32", "float32", "float64", "uint16")
+    ]
     assert len({read_volume(path).digest for path in files}) == 1
 
 
@@ -73,7 +80,10 @@ def test_trailing_dimensions_of_one_are_dropped_in_nifti(tmp_path, shape):
     np.testing.assert_array_equal(volume.array, values.reshape(*(*shape, 1, 1)[:3]).T)
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("<i2", ".nii"), (">i2", ".nii.gz"), ("<f4", ".nii.gz"), (">f4", ".nii"), (">f8", ".nii.gz")])
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [("<i2", ".nii"), (">i2", ".nii.gz"), ("<f4", ".nii.gz"), (">f4", ".nii"), (">f8", ".nii.gz")],
+)
 def test_both_byte_orders_of_nifti_are_read_and_checked(tmp_path, grey_values, kind, suffix):
     path = tmp_path / f"scan{suffix}"
     header = nib.Nifti1Header(endianness=kind[0])
@@ -122,7 +132,12 @@ def test_numbers_are_kept_in_the_smallest_fitting_type(tmp_path):
 
 def test_hounsfield_units_are_recognised(tmp_path, hounsfield_units):
     for kind in ("int16", "float32"):
-        assert read_volume(save(tmp_path / f"{kind}.nrrd", hounsfield_units.astype(kind), plain(hounsfield_units))).modality == "CT"
+        assert (
+            read_volume(
+                save(tmp_path / f"{kind}.nrrd", hounsfield_units.astype(kind), plain(hounsfield_units))
+            ).modality
+            == "CT"
+        )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +239,9 @@ def test_colour_of_16_bits_keeps_its_upper_8(tmp_path):
 
 def test_a_colour_image_of_one_slice_in_a_volume_format_is_a_picture(tmp_path, a_colour_picture):
     for suffix in (".nrrd", ".nii.gz", ".mha"):
-        sitk.WriteImage(sitk.GetImageFromArray(a_colour_picture[None], isVector=True), str(tmp_path / f"skin{suffix}"))
+        sitk.WriteImage(
+            sitk.GetImageFromArray(a_colour_picture[None], isVector=True), str(tmp_path / f"skin{suffix}")
+        )
         volume = read_volume(tmp_path / f"skin{suffix}")
         np.testing.assert_array_equal(volume.array[0], a_colour_picture)
         assert volume.modality == "picture"

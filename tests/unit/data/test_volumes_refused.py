@@ -15,14 +15,19 @@ from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import VolumeError
 
 
-@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha", "scan.mhd", "scan.png", "scan.dcm", "scan"])
+@pytest.mark.parametrize(
+    "name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha", "scan.mhd", "scan.png", "scan.dcm", "scan"]
+)
 def test_missing_and_empty_files_are_refused(tmp_path, name):
     assert "does not exist" in refusal(tmp_path / name)
     (tmp_path / name).touch()
     assert "is empty (0 bytes)" in refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha", "scan.png", "scan.tif", "scan.jpg", "scan.dcm"])
+@pytest.mark.parametrize(
+    "name",
+    ["scan.nii", "scan.nii.gz", "scan.nrrd", "scan.mha", "scan.png", "scan.tif", "scan.jpg", "scan.dcm"],
+)
 def test_files_that_are_something_else_are_refused(tmp_path, name):
     (tmp_path / name).write_text("<html>Not found</html>" * 50)
     assert "export it again" in refusal(tmp_path / name) or "not an image" in refusal(tmp_path / name)
@@ -86,7 +91,9 @@ def test_values_that_are_not_finite_are_refused_and_counted(tmp_path, wrong, kin
     values = np.ones(GRID.shape, kind)
     values[1, 2, 3] = values[0, 0, 0] = wrong
     assert "has 2 of 120 voxels that are NaN or infinite" in refusal(save(tmp_path / "scan.nii.gz", values))
-    assert "all of its 120 voxels are NaN or infinite" in refusal(save(tmp_path / "scan.nrrd", np.full(GRID.shape, wrong, kind)))
+    assert "all of its 120 voxels are NaN or infinite" in refusal(
+        save(tmp_path / "scan.nrrd", np.full(GRID.shape, wrong, kind))
+    )
 
 
 def test_a_float_picture_that_is_not_finite_is_refused(tmp_path):
@@ -95,7 +102,8 @@ def test_a_float_picture_that_is_not_finite_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "reason"), [("1 0 0 0 1 0 0 1 0", "direction matrix is singular"), ("1 0 0 0.3 1 0 0 0 1", "sheared or scaled")]
+    ("matrix", "reason"),
+    [("1 0 0 0 1 0 0 1 0", "direction matrix is singular"), ("1 0 0 0.3 1 0 0 0 1", "sheared or scaled")],
 )
 def test_direction_matrices_that_are_no_rotation_are_refused(tmp_path, matrix, reason):
     assert reason in refusal(write_mha(tmp_path / "scan.mha", TransformMatrix=matrix))
@@ -107,8 +115,13 @@ def test_sheared_and_singular_nifti_and_nrrd_are_refused(tmp_path, grey_values):
     nib.save(nib.Nifti1Image(grey_values, affine), tmp_path / "scan.nii.gz")
     assert "direction matrix" in refusal(tmp_path / "scan.nii.gz")
     for second, reason in [("(0.5,1,0)", "sheared"), ("(1,0,0)", "singular")]:
-        header = f"NRRD0004\ntype: short\ndimension: 3\nspace: LPS\nsizes: 2 2 2\nspace directions: (1,0,0) {second} (0,0,1)\n"
-        (tmp_path / "scan.nrrd").write_bytes(f"{header}space origin: (0,0,0)\nencoding: raw\nendian: little\n\n".encode() + bytes(16))
+        header = (
+            "NRRD0004\ntype: short\ndimension: 3\nspace: LPS\nsizes: 2 2 2\nspace directions: (1,0,0) "
+            f"{second} (0,0,1)\n"
+        )
+        (tmp_path / "scan.nrrd").write_bytes(
+            f"{header}space origin: (0,0,0)\nencoding: raw\nendian: little\n\n".encode() + bytes(16)
+        )
         assert reason in refusal(tmp_path / "scan.nrrd")
 
 

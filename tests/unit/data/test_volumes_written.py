@@ -22,7 +22,13 @@ from wordmask.errors import VolumeError
 
 @pytest.mark.parametrize(
     ("suffix", "largest", "kind"),
-    [(".nii", 1, "uint8"), (".nii.gz", 255, "uint8"), (".nrrd", 256, "uint16"), (".mha", 65535, "uint16"), (".nii", 256, "uint16")],
+    [
+        (".nii", 1, "uint8"),
+        (".nii.gz", 255, "uint8"),
+        (".nrrd", 256, "uint16"),
+        (".mha", 65535, "uint16"),
+        (".nii", 256, "uint16"),
+    ],
 )
 def test_labels_are_written_in_the_smallest_type_on_the_same_grid(tmp_path, suffix, largest, kind):
     labels = np.random.default_rng(9).integers(0, largest + 1, GRID.shape)
@@ -32,7 +38,9 @@ def test_labels_are_written_in_the_smallest_type_on_the_same_grid(tmp_path, suff
     array = sitk.GetArrayFromImage(image)
     np.testing.assert_array_equal(array, labels)
     assert array.dtype == kind
-    np.testing.assert_allclose([*image.GetSpacing(), *image.GetOrigin()], [*GRID.spacing, *GRID.origin], atol=1e-6)
+    np.testing.assert_allclose(
+        [*image.GetSpacing(), *image.GetOrigin()], [*GRID.spacing, *GRID.origin], atol=1e-6
+    )
     np.testing.assert_allclose(image.GetDirection(), GRID.direction, atol=1e-6)
 
 
@@ -47,7 +55,9 @@ def test_nifti_label_maps_say_the_same_twice(tmp_path):
 
 def test_a_mirrored_view_is_written_as_it_looks(tmp_path, grey_values):
     write_label_map(tmp_path / "labels.nrrd", grey_values[:, ::-1, ::-1], GRID)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "labels.nrrd"))), grey_values[:, ::-1, ::-1])
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "labels.nrrd"))), grey_values[:, ::-1, ::-1]
+    )
 
 
 @pytest.mark.parametrize("largest", [3, 300])
@@ -103,7 +113,9 @@ def test_a_failed_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):
         raise RuntimeError("No space left on device")
 
     monkeypatch.setattr(volumes.sitk, "WriteImage", fill_the_disk)
-    with pytest.raises(VolumeError, match=r"labels\.nrrd cannot be written: its folder is not writable, or the disk is full"):
+    with pytest.raises(
+        VolumeError, match=r"labels\.nrrd cannot be written: its folder is not writable, or the disk is full"
+    ):
         write_label_map(path, np.zeros(GRID.shape, int), GRID)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -130,7 +142,9 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path):
 
 
 def test_reading_volumes_needs_neither_torch_nor_monai():
-    code = "import sys, wordmask.data.slices; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
+    code = (
+        "import sys, wordmask.data.slices; sys.exit(any(name in sys.modules for name in ('torch', 'monai')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
@@ -144,7 +158,9 @@ def test_a_label_map_that_the_disk_did_not_take_whole_is_not_called_written(tmp_
 
     monkeypatch.setattr(sitk, "WriteImage", write_half)
     labels = np.random.default_rng(0).integers(0, 9, (20, 30, 40)).astype(np.uint8)
-    geometry = Geometry((40, 30, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    geometry = Geometry(
+        (40, 30, 20), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    )
     with pytest.raises(VolumeError, match="disk is full"):
         write_label_map(tmp_path / name, labels, geometry)
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,9 @@ from requests_toolbelt import MultipartEncoder
 from wordmask.demo.client import AppClient, ServerError, free_port, parse_answer, running_server
 
 
-@pytest.mark.parametrize("content", [b"", b"\r\n", b"\n\n", b"--", b"\x1f\x8b\r\n--\r\n\r\n\x00\xff\r", bytes(range(256)) * 9])
+@pytest.mark.parametrize(
+    "content", [b"", b"\r\n", b"\n\n", b"--", b"\x1f\x8b\r\n--\r\n\r\n\x00\xff\r", bytes(range(256)) * 9]
+)
 def test_a_file_in_an_answer_arrives_byte_for_byte(content: bytes) -> None:
     """MONAI Label builds its answers with this encoder."""
     encoder = MultipartEncoder(
@@ -32,9 +34,13 @@ def test_an_answer_may_be_json_alone_or_a_file_alone() -> None:
     assert parse_answer(head, b"\x1f\x8b") == ({}, b"\x1f\x8b", "mask.nii.gz")
 
 
-def test_a_server_that_cannot_start_is_reported_with_its_reason_and_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_reported_with_its_reason_and_the_end_of_its_log(
+    tmp_path: Path,
+) -> None:
     with (
-        pytest.raises(ServerError, match=r"(?s)before it was ready\. There is no studies folder .*\n.*is starting"),
+        pytest.raises(
+            ServerError, match=r"(?s)before it was ready\. There is no studies folder .*\n.*is starting"
+        ),
         running_server(tmp_path / "app", tmp_path / "studies", log=tmp_path / "log"),
     ):
         pass

@@ -57,7 +57,10 @@ def an_openai_file(tmp_path_factory: pytest.TempPathFactory) -> Public:
     open_clip.add_model_config(folder)
     torch.manual_seed(2)
     model = CLIP(**config).eval()
-    save_file({name: value.half() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {name: value.half() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     model.half().float()
     return Public(model, folder / "open_clip_model.safetensors", SimpleTokenizer(context_length=77))
 
@@ -70,7 +73,9 @@ def a_tiny_clip() -> ClipEncoder:
 
 
 @pytest.fixture(scope="module")
-def encoders(a_tiny_clip: ClipEncoder, an_openai_file: Public, a_biomedclip_folder: Public) -> dict[str, ClipEncoder]:
+def encoders(
+    a_tiny_clip: ClipEncoder, an_openai_file: Public, a_biomedclip_folder: Public
+) -> dict[str, ClipEncoder]:
     return {
         "tiny": a_tiny_clip,
         "openai": load_clip(ClipConfig(source="openai:Small-8", checkpoint=str(an_openai_file.path))),

@@ -35,7 +35,9 @@ def test_tensors_come_back_from_a_file(tmp_path: Path, name: str) -> None:
 
 
 def test_a_training_checkpoint_gives_its_model(tmp_path: Path) -> None:
-    """As Simple-ViLMedSAM writes it: optimiser, scheduler and a mean loss that numpy computed lie beside the weights."""
+    """As Simple-ViLMedSAM writes it: optimiser, scheduler and a mean loss that numpy computed lie beside the
+    weights.
+    """
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))])
     checkpoint = {
         "model": TENSORS,
@@ -83,7 +85,9 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "it_ran").exists()
 
 
-@pytest.mark.parametrize("content", [{}, [torch.ones(1)], torch.ones(1), {"epoch": 3}, {"model": {"epoch": 3}}])
+@pytest.mark.parametrize(
+    "content", [{}, [torch.ones(1)], torch.ones(1), {"epoch": 3}, {"model": {"epoch": 3}}]
+)
 def test_a_file_of_other_things_is_refused(tmp_path: Path, content: object) -> None:
     with pytest.raises(WeightsError, match="not a file of named tensors"):
         read_tensors(write(tmp_path / "other.pth", content))

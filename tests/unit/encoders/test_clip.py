@@ -1,4 +1,7 @@
-"""CLIP cut open: against open_clip's own forward pass, for its own and for timm's transformer; from random weights made here."""
+"""CLIP cut open: against open_clip's own forward pass, for its own and for timm's transformer.
+
+From random weights made here.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def visual(encoder: ClipEncoder) -> Any:
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_stopping_after_any_block_and_going_on_is_the_whole_encoder(encoders: dict[str, ClipEncoder], kind: str) -> None:
+def test_stopping_after_any_block_and_going_on_is_the_whole_encoder(
+    encoders: dict[str, ClipEncoder], kind: str
+) -> None:
     clip = encoders[kind]
     pixels = pictures(clip)
     with torch.no_grad():
@@ -50,12 +55,16 @@ def test_public_weights_give_the_embeddings_of_the_model_that_was_saved(
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_the_last_block_of_the_tail_computes_the_class_token_only(encoders: dict[str, ClipEncoder], kind: str) -> None:
+def test_the_last_block_of_the_tail_computes_the_class_token_only(
+    encoders: dict[str, ClipEncoder], kind: str
+) -> None:
     clip = encoders[kind]
     seen: list[int] = []
     first = {"tiny": "c_fc", "openai": "c_fc", "biomedclip": "fc1"}[kind]
     layers = [module for name, module in visual(clip).named_modules() if name.endswith(f".mlp.{first}")]
-    hooks = [layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1])) for layer in layers]
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1])) for layer in layers
+    ]
     with torch.no_grad():
         clip.tail(torch.zeros(1, 1 + clip.grid**2, clip.width), clip.depth - 3)
     for hook in hooks:
@@ -109,7 +118,9 @@ def test_a_batch_of_padded_words_is_each_word_alone(encoders: dict[str, ClipEnco
     clip = encoders[kind]
     with torch.no_grad():
         alone = torch.cat([clip.encode_text([word]) for word in WORDS])
-        assert torch.equal(clip.encode_text(WORDS), alone)  # to the last bit: a mask must not depend on the words beside it
+        assert torch.equal(
+            clip.encode_text(WORDS), alone
+        )  # to the last bit: a mask must not depend on the words beside it
         clip.train()
         try:
             together = clip.encode_text(WORDS)
@@ -124,7 +135,8 @@ def test_no_words_give_no_rows(a_tiny_clip: ClipEncoder) -> None:
 
 def test_tiny_knows_the_words_whose_every_token_has_a_row(a_tiny_clip: ClipEncoder) -> None:
     known = {
-        word: a_tiny_clip.knows(word) for word in ("liver", "Left  KIDNEY", "right liver", "gallbladder", "liver gallbladder", "", " ")
+        word: a_tiny_clip.knows(word)
+        for word in ("liver", "Left  KIDNEY", "right liver", "gallbladder", "liver gallbladder", "", " ")
     }
     assert [word for word, yes in known.items() if yes] == ["liver", "Left  KIDNEY", "right liver"]
 
@@ -170,8 +182,14 @@ def test_everything_in_a_new_tiny_clip_learns() -> None:
 
 
 @pytest.mark.parametrize("kind", ["openai", "biomedclip", "loaded tiny"])
-def test_what_is_loaded_is_frozen_in_evaluation_mode_and_in_float32(encoders: dict[str, ClipEncoder], kind: str) -> None:
-    clip = load_clip(ClipConfig(source="tiny"), token_ids=(320, 533)) if kind == "loaded tiny" else encoders[kind]
+def test_what_is_loaded_is_frozen_in_evaluation_mode_and_in_float32(
+    encoders: dict[str, ClipEncoder], kind: str
+) -> None:
+    clip = (
+        load_clip(ClipConfig(source="tiny"), token_ids=(320, 533))
+        if kind == "loaded tiny"
+        else encoders[kind]
+    )
     assert not clip.training
     assert not any(weight.requires_grad for weight in clip.parameters())
     assert {weight.dtype for weight in clip.parameters()} == {torch.float32}

@@ -54,7 +54,9 @@ def test_safetensors_are_preferred_to_an_older_file(a_copy: Path, encoders: dict
     assert load_folder(a_copy).logit_scale == encoders["biomedclip"].logit_scale + 1
 
 
-def test_a_folder_of_openais_kind_is_read_too(an_openai_file: Public, tmp_path: Path, encoders: dict[str, ClipEncoder]) -> None:
+def test_a_folder_of_openais_kind_is_read_too(
+    an_openai_file: Public, tmp_path: Path, encoders: dict[str, ClipEncoder]
+) -> None:
     config = open_clip.get_model_config("Small-8-quickgelu")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}), encoding="utf-8")
     (tmp_path / "open_clip_model.safetensors").write_bytes(an_openai_file.path.read_bytes())
@@ -103,7 +105,9 @@ def test_an_unknown_text_tower_needs_its_configuration(a_copy: Path) -> None:
         load_folder(a_copy)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"model_cfg": {}}', '{"model_cfg": {"vision_cfg": 1, "text_cfg": 2}}', "\udcff"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"model_cfg": {}}', '{"model_cfg": {"vision_cfg": 1, "text_cfg": 2}}', "\udcff"]
+)
 def test_a_damaged_configuration_is_refused(a_copy: Path, content: str) -> None:
     (a_copy / "open_clip_config.json").write_text(content, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(WeightsError, match="does not describe a CLIP"):
@@ -119,12 +123,16 @@ def test_a_configuration_that_cannot_be_built_is_refused(a_copy: Path) -> None:
 
 @pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise"])
-def test_damaged_weights_are_refused(a_copy: Path, encoders: dict[str, ClipEncoder], name: str, damage: str) -> None:
+def test_damaged_weights_are_refused(
+    a_copy: Path, encoders: dict[str, ClipEncoder], name: str, damage: str
+) -> None:
     path = a_copy / name
     if name.endswith("safetensors"):
         save_file(encoders["biomedclip"].model.state_dict(), path)
     data = path.read_bytes()
-    path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "noise": bytes(range(256)) * 40}[damage])
+    path.write_bytes(
+        {"truncated": data[: len(data) // 2], "empty": b"", "noise": bytes(range(256)) * 40}[damage]
+    )
     with pytest.raises(WeightsError, match=name) as refused:
         load_folder(a_copy)
     assert str(a_copy.parent) not in str(refused.value)
@@ -142,16 +150,22 @@ def test_a_truncated_archive_of_torchscript_is_refused(an_openai_file: Public, t
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "another shape"])
-def test_weights_of_another_architecture_are_refused(an_openai_file: Public, tmp_path: Path, change: str) -> None:
+def test_weights_of_another_architecture_are_refused(
+    an_openai_file: Public, tmp_path: Path, change: str
+) -> None:
     state = {name: value.clone() for name, value in an_openai_file.model.state_dict().items()}
     if change == "missing":
         del state["visual.proj"]
     elif change == "extra":
         state["visual.proj2"] = torch.zeros(1)
     else:
-        state["visual.positional_embedding"] = torch.zeros(26, 128)  # open_clip would resample these in silence
+        state["visual.positional_embedding"] = torch.zeros(
+            26, 128
+        )  # open_clip would resample these in silence
     save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"other.safetensors holds another architecture.*1 tensors.*visual.p"):
+    with pytest.raises(
+        WeightsError, match=r"other.safetensors holds another architecture.*1 tensors.*visual.p"
+    ):
         load_clip(ClipConfig(source="openai:Small-8", checkpoint=str(tmp_path / "other.safetensors")))
 
 
@@ -175,24 +189,37 @@ def test_a_clip_that_sees_in_another_way_is_refused() -> None:
     text = CLIPTextCfg(context_length=8, vocab_size=20, width=16, heads=2, layers=1)
     residual = CLIP(16, CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32), text)
     averaged = CLIP(16, CLIPVisionCfg(layers=1, width=64, patch_size=8, image_size=32, pool_type="avg"), text)
-    convolved = CLIP(16, CLIPVisionCfg(timm_model_name="test_convnext", timm_pool="avg", image_size=160), text)
-    for model, sentence in ((residual, "ModifiedResNet"), (averaged, "class token"), (convolved, "timm trunk")):
+    convolved = CLIP(
+        16, CLIPVisionCfg(timm_model_name="test_convnext", timm_pool="avg", image_size=160), text
+    )
+    for model, sentence in (
+        (residual, "ModifiedResNet"),
+        (averaged, "class token"),
+        (convolved, "timm trunk"),
+    ):
         with pytest.raises(WeightsError, match=sentence):
             ClipEncoder(model, SimpleTokenizer(context_length=8))
 
 
-@pytest.mark.parametrize("source", ["openai:ViT-B-16", "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"])
+@pytest.mark.parametrize(
+    "source", ["openai:ViT-B-16", "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"]
+)
 def test_without_network_and_files_the_sentence_says_what_to_do(source: str) -> None:
     with pytest.raises(WeightsError, match=r"could not be had from the .*wordmask weights list"):
         load_clip(ClipConfig(source=source))
 
 
 def test_a_hub_name_reads_the_files_of_the_hub(
-    a_biomedclip_folder: Public, encoders: dict[str, ClipEncoder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    a_biomedclip_folder: Public,
+    encoders: dict[str, ClipEncoder],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     folder = a_biomedclip_folder.path
     config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"].update(hf_model_name=str(folder), hf_tokenizer_name=str(folder))  # as if the hub answered
+    config["model_cfg"]["text_cfg"].update(
+        hf_model_name=str(folder), hf_tokenizer_name=str(folder)
+    )  # as if the hub answered
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
 
     def download(_: str, filename: str | None = None, **__: object) -> str:
@@ -227,7 +254,9 @@ def test_a_configuration_with_a_slip_is_refused(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_plain_copy_of_the_hub_at_full_size_needs_no_configuration_of_its_text_tower(tmp_path: Path) -> None:
+def test_a_plain_copy_of_the_hub_at_full_size_needs_no_configuration_of_its_text_tower(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(6)
     public = make_biomed_folder(tmp_path / "full", WORDS, ship_bert=False)
     clip = load_folder(public.path)
@@ -241,14 +270,21 @@ def test_a_plain_copy_of_the_hub_at_full_size_needs_no_configuration_of_its_text
         torch.testing.assert_close(clip.encode_text(WORDS), expected, atol=1e-5, rtol=0)
 
 
-def test_weights_that_were_fetched_are_found_by_their_name(a_biomedclip_folder: Public, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wordmask.encoders.clip_sources.weights_path", {"biomedclip": Path(a_biomedclip_folder.path)}.__getitem__)
+def test_weights_that_were_fetched_are_found_by_their_name(
+    a_biomedclip_folder: Public, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "wordmask.encoders.clip_sources.weights_path",
+        {"biomedclip": Path(a_biomedclip_folder.path)}.__getitem__,
+    )
     direct = load_clip(ClipConfig(source=f"local-dir:{a_biomedclip_folder.path}"))
     assert load_clip(ClipConfig(source="weights:biomedclip")).fingerprint() == direct.fingerprint()
 
 
 @pytest.mark.parametrize("name", ["biomedclip", "openai_vit_b_16"])
-def test_weights_that_are_missing_are_answered_with_the_command_to_type(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_missing_are_answered_with_the_command_to_type(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORDMASK_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match=f"wordmask weights fetch {name}"):
         load_clip(ClipConfig(source=f"weights:{name}"))

@@ -180,7 +180,9 @@ def test_lora_weights_survive_a_file(
 
 
 def reference_file(path: Path, depth: int = DEPTH, width: int = WIDTH, rank: int = RANK) -> dict[str, Tensor]:
-    """As SAMed saves: A and B numbered over q, v, q, v of the blocks, beside SAM's prompt encoder and mask decoder."""
+    """As SAMed saves: A and B numbered over q, v, q, v of the blocks, beside SAM's prompt encoder and mask
+    decoder.
+    """
     tensors = {f"w_a_{index:03d}": torch.randn(rank, width) for index in range(2 * depth)}
     tensors |= {f"w_b_{index:03d}": torch.randn(width, rank) for index in range(2 * depth)}
     torch.save(tensors | {"prompt_encoder.no_mask_embed.weight": torch.zeros(1, 16)}, path)
@@ -192,8 +194,12 @@ def test_the_published_lora_file_alternates_q_and_v(an_encoder: ImageEncoderViT,
     merge_lora(load_lora_file(an_encoder, tmp_path / "best_model.pth"))
     original = small_encoder()
     for index in range(DEPTH):
-        (q, _, v), (q_merged, _, v_merged) = (rows(encoder.blocks[index].attn.qkv.weight) for encoder in (original, an_encoder))
-        delta_q, delta_v = (tensors[f"w_b_{2 * index + part:03d}"] @ tensors[f"w_a_{2 * index + part:03d}"] for part in (0, 1))
+        (q, _, v), (q_merged, _, v_merged) = (
+            rows(encoder.blocks[index].attn.qkv.weight) for encoder in (original, an_encoder)
+        )
+        delta_q, delta_v = (
+            tensors[f"w_b_{2 * index + part:03d}"] @ tensors[f"w_a_{2 * index + part:03d}"] for part in (0, 1)
+        )
         torch.testing.assert_close(q_merged, q + delta_q, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(v_merged, v + delta_v, atol=1e-5, rtol=1e-5)
 
@@ -211,9 +217,13 @@ def test_lora_of_another_encoder_is_refused_and_the_encoder_stays_as_it_was(
 
 def test_lora_of_another_rank_is_refused(an_adapted_encoder: ImageEncoderViT) -> None:
     before = lora_state_dict(an_adapted_encoder)
-    with pytest.raises(WeightsError, match=f"A of 8 x {WIDTH}, this one has {DEPTH} blocks and A of {RANK} x {WIDTH}"):
+    with pytest.raises(
+        WeightsError, match=f"A of 8 x {WIDTH}, this one has {DEPTH} blocks and A of {RANK} x {WIDTH}"
+    ):
         load_lora_state_dict(an_adapted_encoder, lora_state_dict(add_lora(small_encoder(), rank=8)))
-    assert all(torch.equal(before[name], tensor) for name, tensor in lora_state_dict(an_adapted_encoder).items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in lora_state_dict(an_adapted_encoder).items()
+    )
 
 
 def test_a_file_without_lora_is_refused(an_encoder: ImageEncoderViT) -> None:

@@ -27,7 +27,9 @@ from wordmask.encoders.sam import (
 from wordmask.errors import WeightsError
 
 ROWS, GRID, SIZE = 4, 8, 64
-SMALL = TinySamArchitecture(image_size=SIZE, patch_size=8, width=32, depth=2, heads=2, out_channels=32, decoder_mlp=64)
+SMALL = TinySamArchitecture(
+    image_size=SIZE, patch_size=8, width=32, depth=2, heads=2, out_channels=32, decoder_mlp=64
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,21 @@ def a_tiny_sam() -> Sam:
 def a_tiny_clip() -> ClipEncoder:
     torch.manual_seed(2)
     architecture = TinyClipArchitecture(
-        image_size=32, patch_size=8, width=32, layers=2, head_width=16, embed_dim=16, text_width=16, text_layers=1, text_heads=2
+        image_size=32,
+        patch_size=8,
+        width=32,
+        layers=2,
+        head_width=16,
+        embed_dim=16,
+        text_width=16,
+        text_layers=1,
+        text_heads=2,
     )
     clip = build_tiny_clip(architecture, token_ids=range(10)).eval().requires_grad_(False)
     with torch.no_grad():
-        for parameter in clip.parameters():  # biases and norms start at 0 and 1, where a forgotten copy would not show
+        for (
+            parameter
+        ) in clip.parameters():  # biases and norms start at 0 and 1, where a forgotten copy would not show
             parameter.add_(0.1 * torch.randn_like(parameter))
     return clip
 
@@ -69,10 +81,13 @@ def some_prompts(*kinds: str) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
     return {kind: every[kind] for kind in kinds}
 
 
-def one_row(prompts: dict[str, Tensor | tuple[Tensor, Tensor]], row: int) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
+def one_row(
+    prompts: dict[str, Tensor | tuple[Tensor, Tensor]], row: int
+) -> dict[str, Tensor | tuple[Tensor, Tensor]]:
     keep = slice(row, row + 1)
     return {
-        kind: tuple(part[keep] for part in value) if isinstance(value, tuple) else value[keep] for kind, value in prompts.items()
+        kind: tuple(part[keep] for part in value) if isinstance(value, tuple) else value[keep]
+        for kind, value in prompts.items()
     }
 
 
@@ -106,7 +121,11 @@ def test_each_row_is_what_segment_anything_itself_predicts(
         mine = one_row(prompts, row)
         coordinates, labels = mine.get("points", (None, None))
         _, expected_iou, expected = predictor.predict_torch(
-            coordinates, labels, boxes=mine.get("boxes"), mask_input=mine.get("masks"), multimask_output=multimask
+            coordinates,
+            labels,
+            boxes=mine.get("boxes"),
+            mask_input=mine.get("masks"),
+            multimask_output=multimask,
         )
         torch.testing.assert_close(logits[row : row + 1], expected, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(iou[row : row + 1], expected_iou, atol=1e-6, rtol=1e-5)
@@ -114,7 +133,9 @@ def test_each_row_is_what_segment_anything_itself_predicts(
 
 
 @pytest.mark.parametrize("kinds", KINDS)
-def test_a_row_does_not_depend_on_the_other_rows(a_tiny_sam: Sam, embeddings: Tensor, kinds: tuple[str, ...]) -> None:
+def test_a_row_does_not_depend_on_the_other_rows(
+    a_tiny_sam: Sam, embeddings: Tensor, kinds: tuple[str, ...]
+) -> None:
     prompts = some_prompts(*kinds)
     before, iou = decode_prompts(a_tiny_sam, embeddings, **prompts)
     others = embeddings.clone()
@@ -146,7 +167,9 @@ def test_pixels_are_normalised_first_and_padded_after(a_tiny_sam: Sam) -> None:
     padded = F.pad(picture, (0, 0, 0, 24))[None]
     valid = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     valid[:40] = True
-    expected = a_tiny_sam.preprocess(picture * 255)[None]  # segment_anything's own, which pads at the bottom right
+    expected = a_tiny_sam.preprocess(picture * 255)[
+        None
+    ]  # segment_anything's own, which pads at the bottom right
     for mask in (valid, valid[None]):
         torch.testing.assert_close(preprocess(a_tiny_sam, padded, mask), expected, atol=1e-6, rtol=1e-5)
     assert not preprocess(a_tiny_sam, padded, valid)[:, :, 40:].any()
@@ -185,9 +208,15 @@ def test_another_patch_size_keeps_the_answer_to_an_even_picture(a_tiny_clip: Cli
     grey = torch.tensor([0.2, 0.5, 0.7])[None, :, None, None]
     whole = torch.ones(4 * patch, 4 * patch, dtype=torch.bool)
     with torch.no_grad():
-        tokens = sam.image_encoder.patch_embed(preprocess(sam, grey.expand(1, 3, 4 * patch, 4 * patch), whole))
-        expected = a_tiny_clip.model.visual.conv1(a_tiny_clip.normalise(grey.expand(1, 3, 32, 32)))[:, :, 0, 0]
-    assert F.cosine_similarity(tokens[0, 0, 0], expected[0], dim=0) > 0.95  # bicubic keeps a kernel's sum only nearly
+        tokens = sam.image_encoder.patch_embed(
+            preprocess(sam, grey.expand(1, 3, 4 * patch, 4 * patch), whole)
+        )
+        expected = a_tiny_clip.model.visual.conv1(a_tiny_clip.normalise(grey.expand(1, 3, 32, 32)))[
+            :, :, 0, 0
+        ]
+    assert (
+        F.cosine_similarity(tokens[0, 0, 0], expected[0], dim=0) > 0.95
+    )  # bicubic keeps a kernel's sum only nearly
     assert tokens[0, 0, 0].norm().item() == pytest.approx(expected[0].norm().item(), rel=0.15)
 
 
@@ -195,7 +224,9 @@ def test_positions_are_resampled_to_sams_grid(a_tiny_clip: ClipEncoder) -> None:
     encoder = build_tiny_sam(SMALL).image_encoder
     warm_start_from_clip(encoder, a_tiny_clip)
     positions = a_tiny_clip.model.visual.positional_embedding[1:].view(1, 4, 4, 32)
-    expected = F.interpolate(positions.permute(0, 3, 1, 2), size=(GRID, GRID), mode="bicubic", align_corners=False)
+    expected = F.interpolate(
+        positions.permute(0, 3, 1, 2), size=(GRID, GRID), mode="bicubic", align_corners=False
+    )
     torch.testing.assert_close(encoder.pos_embed.detach(), expected.permute(0, 2, 3, 1))
 
 
@@ -212,11 +243,16 @@ def a_vit_b_state() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(8)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in sam_model_registry["vit_b"]().state_dict().items()}
-    return {name: torch.empty(shape).normal_(std=0.02, generator=generator).half() for name, shape in shapes.items()}
+    return {
+        name: torch.empty(shape).normal_(std=0.02, generator=generator).half()
+        for name, shape in shapes.items()
+    }
 
 
 @pytest.fixture(scope="module")
-def a_vit_b_file(a_vit_b_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def a_vit_b_file(
+    a_vit_b_state: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("sam") / "sam_vit_b.pth"
     torch.save(a_vit_b_state, path)
     yield path
@@ -234,7 +270,9 @@ def test_a_published_sam_is_loaded_as_it_is(a_vit_b_file: Path, a_vit_b_state: d
     assert sam.pixel_mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
 
 
-def test_a_smaller_frame_resamples_positions_as_samed_does(a_vit_b_file: Path, a_vit_b_state: dict[str, Tensor]) -> None:
+def test_a_smaller_frame_resamples_positions_as_samed_does(
+    a_vit_b_file: Path, a_vit_b_state: dict[str, Tensor]
+) -> None:
     sam = load_sam(SamConfig(kind="vit_b", checkpoint=a_vit_b_file, image_size=128))
     encoder = sam.image_encoder
     positions = a_vit_b_state["image_encoder.pos_embed"].float().permute(0, 3, 1, 2)
@@ -242,7 +280,12 @@ def test_a_smaller_frame_resamples_positions_as_samed_does(a_vit_b_file: Path, a
     torch.testing.assert_close(encoder.pos_embed.detach(), expected)
     for index, block in enumerate(encoder.blocks):
         stored = a_vit_b_state[f"image_encoder.blocks.{index}.attn.rel_pos_w"].float()
-        if index in (2, 5, 8, 11):  # global attention; the others look into windows of 14 x 14, whatever the frame
+        if index in (
+            2,
+            5,
+            8,
+            11,
+        ):  # global attention; the others look into windows of 14 x 14, whatever the frame
             stored = F.interpolate(stored[None, None], (15, 64), mode="bilinear", align_corners=False)[0, 0]
         torch.testing.assert_close(block.attn.rel_pos_w.detach(), stored)
     with torch.no_grad():
@@ -250,7 +293,9 @@ def test_a_smaller_frame_resamples_positions_as_samed_does(a_vit_b_file: Path, a
         logits, _ = decode_prompts(
             sam, embedding, boxes=torch.tensor([[10.0, 10.0, 60.0, 90.0]]), masks=torch.zeros(1, 1, 32, 32)
         )
-        point = torch.tensor([[[16 * 2.5 - 0.5, 16 * 5.5 - 0.5]]])  # the centre of cell (x 2, y 5), in SAM's pixels
+        point = torch.tensor(
+            [[[16 * 2.5 - 0.5, 16 * 5.5 - 0.5]]]
+        )  # the centre of cell (x 2, y 5), in SAM's pixels
         sparse, _ = sam.prompt_encoder(points=(point, torch.ones(1, 1)), boxes=None, masks=None)
         where = sparse[0, 0] - sam.prompt_encoder.point_embeddings[1].weight[0]
     torch.testing.assert_close(where, sam.prompt_encoder.get_dense_pe()[0, :, 5, 2], atol=1e-5, rtol=1e-5)
@@ -264,13 +309,17 @@ def test_a_smaller_frame_resamples_positions_as_samed_does(a_vit_b_file: Path, a
 def test_weights_of_another_size_are_named(tmp_path: Path, kind: str) -> None:
     other, width = ("vit_l", 1024) if kind != "vit_l" else ("vit_h", 1280)
     save_file({"image_encoder.pos_embed": torch.zeros(1, 64, 64, width)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=f"^other.safetensors holds SAM {other}, but the preset asks for SAM {kind};"):
+    with pytest.raises(
+        WeightsError, match=f"^other.safetensors holds SAM {other}, but the preset asks for SAM {kind};"
+    ):
         load_sam(SamConfig(kind=kind, checkpoint=tmp_path / "other.safetensors"))
 
 
 def test_weights_of_the_right_width_with_something_missing_are_refused(tmp_path: Path) -> None:
     save_file({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "part.safetensors")
-    with pytest.raises(WeightsError, match=r"holds a changed SAM vit_b \(\d+ tensors missing, extra or of another shape"):
+    with pytest.raises(
+        WeightsError, match=r"holds a changed SAM vit_b \(\d+ tensors missing, extra or of another shape"
+    ):
         load_sam(SamConfig(kind="vit_b", checkpoint=tmp_path / "part.safetensors"))
 
 
@@ -281,20 +330,26 @@ def test_weights_of_another_kind_of_model_are_refused(a_tiny_clip: ClipEncoder, 
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_the_tiny_sam_comes_back_from_either_kind_of_file(a_tiny_sam: Sam, tmp_path: Path, suffix: str) -> None:
+def test_the_tiny_sam_comes_back_from_either_kind_of_file(
+    a_tiny_sam: Sam, tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"tiny{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(a_tiny_sam.state_dict(), path)
     loaded = load_sam(SamConfig(kind="tiny", checkpoint=path, architecture=SMALL)).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in a_tiny_sam.state_dict().items())
 
 
-def test_missing_weights_come_with_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_come_with_the_command_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORDMASK_WEIGHTS", str(tmp_path))
     with pytest.raises(WeightsError, match="`wordmask weights fetch sam_vit_h`"):
         load_sam(SamConfig(kind="vit_h"))
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "vit_x"}, {"kind": "vit_b", "image_size": 500}, {"kind": "tiny", "image_size": 512}])
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "vit_x"}, {"kind": "vit_b", "image_size": 500}, {"kind": "tiny", "image_size": 512}]
+)
 def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         SamConfig.model_validate(wrong)

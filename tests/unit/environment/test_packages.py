@@ -52,7 +52,9 @@ def test_torchvision_built_for_another_torch_is_noticed(
     torch: str, torchvision: str, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(self_check.platform, "machine", lambda: "x86_64")
-    problems = find_problems([], versions(torch=torch, torchvision=torchvision), requires(torchvision=["numpy", "torch==2.14.1"]))
+    problems = find_problems(
+        [], versions(torch=torch, torchvision=torchvision), requires(torchvision=["numpy", "torch==2.14.1"])
+    )
     assert [("torchvision::nms" in problem) for problem in problems] == ([] if fits else [True])
 
 
@@ -63,13 +65,17 @@ def test_a_package_that_is_not_installed_itself_says_so() -> None:
 
 def test_the_first_problem_is_raised_and_the_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_check, "find_problems", lambda: ["numpy is wrong.", "torch is wrong."])
-    with pytest.raises(BrokenEnvironmentError, match=r"^numpy is wrong\. \(2 problems in all: `wordmask check`\)$"):
+    with pytest.raises(
+        BrokenEnvironmentError, match=r"^numpy is wrong\. \(2 problems in all: `wordmask check`\)$"
+    ):
         require_sound_environment()
 
 
 def test_every_upper_bound_has_its_symptom() -> None:
     capped = {
-        text.split("<")[0].split(">")[0].split("=")[0].strip() for text in _own_requirements() if "<" in text or "==" in text
+        text.split("<")[0].split(">")[0].split("=")[0].strip()
+        for text in _own_requirements()
+        if "<" in text or "==" in text
     }
     assert capped == set(self_check.SYMPTOMS)
 

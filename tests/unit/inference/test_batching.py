@@ -30,8 +30,16 @@ def test_every_item_comes_once_in_its_own_row_of_a_full_batch(items, size):
 @given(st.sets(st.integers(0, 500), min_size=1), st.data())
 def test_the_row_of_an_item_does_not_depend_on_the_others(items, data):
     part = data.draw(st.sets(st.sampled_from(sorted(items)), min_size=1))
-    rows = {batch.items[row]: row for batch in fixed_batches(sorted(items), size=4, row=int) for row in batch.wanted}
-    rows_of_part = {batch.items[row]: row for batch in fixed_batches(sorted(part), size=4, row=int) for row in batch.wanted}
+    rows = {
+        batch.items[row]: row
+        for batch in fixed_batches(sorted(items), size=4, row=int)
+        for row in batch.wanted
+    }
+    rows_of_part = {
+        batch.items[row]: row
+        for batch in fixed_batches(sorted(part), size=4, row=int)
+        for row in batch.wanted
+    }
     assert rows_of_part == {item: rows[item] for item in part}
 
 
@@ -53,13 +61,21 @@ def test_pairs_of_one_slice_spread_over_the_rows():
     words = ["liver", "spleen", "aorta", "left kidney", "right kidney", "heart", "stomach", "bladder"]
     rows = [pair_row(7, word) % 8 for word in words]
     assert max(rows.count(row) for row in rows) <= 3
-    assert [pair_row(8, word) - row for word, row in zip(words, (pair_row(7, word) for word in words), strict=True)] == [1] * 8
+    assert [
+        pair_row(8, word) - row
+        for word, row in zip(words, (pair_row(7, word) for word in words), strict=True)
+    ] == [1] * 8
 
 
 def some_features(rows: int) -> SliceFeatures:
     keys = tuple(SliceKey("d", "axial", i) for i in range(rows))
-    frames = {"clip": Frame.fit((301, 517), (112, 112), "center"), "sam": Frame.fit((301, 517), (160, 160), "top_left")}
-    return SliceFeatures(keys, {"hidden": torch.randn(rows, 3, 5), "counts": torch.arange(rows * 2).view(rows, 2)}, frames)
+    frames = {
+        "clip": Frame.fit((301, 517), (112, 112), "center"),
+        "sam": Frame.fit((301, 517), (160, 160), "top_left"),
+    }
+    return SliceFeatures(
+        keys, {"hidden": torch.randn(rows, 3, 5), "counts": torch.arange(rows * 2).view(rows, 2)}, frames
+    )
 
 
 def test_features_come_back_from_the_cache_rounded_to_float16_with_exact_frames():
@@ -70,7 +86,9 @@ def test_features_come_back_from_the_cache_rounded_to_float16_with_exact_frames(
     joined = join_slices(stored, features.keys, CPU)
     assert joined.frames == features.frames
     assert joined.keys == features.keys
-    torch.testing.assert_close(joined.tensors["hidden"], features.tensors["hidden"].half().float(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        joined.tensors["hidden"], features.tensors["hidden"].half().float(), rtol=0, atol=0
+    )
     assert joined.tensors["hidden"].dtype == torch.float32
     torch.testing.assert_close(joined.tensors["counts"], features.tensors["counts"])
 
@@ -84,7 +102,9 @@ def test_rows_kept_in_different_precision_can_share_a_batch():
 
 def test_words_join_in_order_and_may_repeat():
     def features(word: str, value: float, known: bool) -> PromptFeatures:
-        return PromptFeatures((Prompt(word, (), None, (0, 0, 0)),), {"text": torch.full((1, 2), value)}, torch.tensor([known]))
+        return PromptFeatures(
+            (Prompt(word, (), None, (0, 0, 0)),), {"text": torch.full((1, 2), value)}, torch.tensor([known])
+        )
 
     liver, spleen = features("liver", 1.0, True), features("spleen", 2.0, False)
     joined = join_prompts([liver, spleen, liver])

@@ -1,4 +1,6 @@
-"""The feature cache: what is computed once, what is dropped, what happens when threads meet, files break or the disk is full."""
+"""The feature cache: what is computed once, what is dropped, what happens when threads meet, files break or
+the disk is full.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,10 @@ def test_many_slices_come_in_order_and_only_the_missing_are_computed_each_once()
     indices = [2, 1, 0, 2, 5]
     served = cache.get_many([a_key(i) for i in indices], compute)
     assert asked == [[0, 2, 4]]
-    assert all(torch.equal(features["clip"], a_feature(i)["clip"].half()) for i, features in zip(indices, served, strict=True))
+    assert all(
+        torch.equal(features["clip"], a_feature(i)["clip"].half())
+        for i, features in zip(indices, served, strict=True)
+    )
     assert (cache.hits, cache.misses) == (1, 4)
 
 
@@ -135,7 +140,9 @@ def test_too_few_features_for_the_missing_slices_are_an_error_and_block_nobody()
     cache = FeatureCache(BIG)
     with pytest.raises(ValueError, match="zip"):
         cache.get_many([a_key(1), a_key(2)], lambda _: [a_feature(1)])
-    assert torch.equal(cache.get_or_compute(a_key(2), lambda: a_feature(2))["clip"], a_feature(2)["clip"].half())
+    assert torch.equal(
+        cache.get_or_compute(a_key(2), lambda: a_feature(2))["clip"], a_feature(2)["clip"].half()
+    )
 
 
 def test_threads_that_want_one_slice_compute_it_once(an_encoder):
@@ -166,7 +173,9 @@ def test_crossing_requests_of_many_threads_end_and_compute_each_slice_once():
             return [a_feature(indices[i]) for i in positions]
 
         served = cache.get_many([a_key(i) for i in indices], compute)
-        return all(torch.equal(f["clip"], a_feature(i)["clip"].half()) for i, f in zip(indices, served, strict=True))
+        return all(
+            torch.equal(f["clip"], a_feature(i)["clip"].half()) for i, f in zip(indices, served, strict=True)
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(24), timeout=PATIENCE))

@@ -1,4 +1,6 @@
-"""Points and boxes of a person: from voxels to slices, to a model that takes them, and refused by one that does not."""
+"""Points and boxes of a person: from voxels to slices, to a model that takes them, and refused by one that
+does not.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,12 @@ def test_a_voxel_and_its_place_in_its_slice_are_the_same_voxel(size, axes, plane
 
 
 def test_hints_reach_a_model_that_takes_them_in_the_slices_of_the_plane():
-    segment(Takes, organs(), "liver", hints=VoxelHints(((9.25, 6.0, 3.0, True),), ((2.0, 3.0, 4.0), (5.0, 9.0, 7.0))))
+    segment(
+        Takes,
+        organs(),
+        "liver",
+        hints=VoxelHints(((9.25, 6.0, 3.0, True),), ((2.0, 3.0, 4.0), (5.0, 9.0, 7.0))),
+    )
     assert Takes.seen == Hints(((3, 9.25, 6.0, True),), (4, 7, 1.5, 2.5, 5.5, 9.5))
     segment(Takes, organs(), "liver", plane="coronal", hints=VoxelHints(((9.0, 6.0, 3.0, False),)))
     index, x, y, positive = Takes.seen.points[0]
@@ -97,7 +104,9 @@ def test_what_a_person_marked_is_segmented_though_the_model_thinks_it_absent():
     class Doubts(PromptFreeStub):
         capabilities = Capabilities(hints=frozenset({"box"}), presence=True, attribution=True)
 
-    doubtful = stub_preset().model_copy(update={"presence": PresencePreset(volume_logit=1e6, minimum_area=0.9)})
+    doubtful = stub_preset().model_copy(
+        update={"presence": PresencePreset(volume_logit=1e6, minimum_area=0.9)}
+    )
     box = VoxelHints(box=((10.0, 10.0, 6.0), (12.0, 12.0, 8.0)))
     assert not segment(Doubts, organs(), "liver", preset=doubtful).labels.any()
     marked = segment(Doubts, organs(), "liver", preset=doubtful, hints=box).labels

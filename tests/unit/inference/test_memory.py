@@ -1,4 +1,7 @@
-"""When memory runs out in the middle of a request: smaller batches, then a sentence. The stubs really ask torch for too much."""
+"""When memory runs out in the middle of a request: smaller batches, then a sentence.
+
+The stubs really ask torch for too much.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ def test_a_probability_equal_to_the_threshold_is_not_marked():
 @given(st.permutations(range(4)), st.integers(0, 2**32 - 1))
 def test_the_order_of_the_words_never_changes_who_wins(order, seed):
     random = np.random.default_rng(seed)
-    words = [marks_of(*random.permutation(36).reshape(2, 3, 6) / 40 + i / 1000) for i in range(4)]  # no two values are equal
+    words = [
+        marks_of(*random.permutation(36).reshape(2, 3, 6) / 40 + i / 1000) for i in range(4)
+    ]  # no two values are equal
     plain, _ = resolve(words, (2, 3, 6))
     shuffled, _ = resolve([words[i] for i in order], (2, 3, 6))
     values = np.array([0, *(i + 1 for i in order)])
@@ -92,4 +94,6 @@ def test_more_words_than_a_byte_counts_still_get_their_own_values():
 
 
 def test_entropy_is_zero_at_certainty_and_ln_2_at_one_half():
-    np.testing.assert_allclose(binary_entropy(np.array([0, 0.5, 1], dtype=np.float32)), [0, math.log(2), 0], atol=1e-7)
+    np.testing.assert_allclose(
+        binary_entropy(np.array([0, 0.5, 1], dtype=np.float32)), [0, math.log(2), 0], atol=1e-7
+    )

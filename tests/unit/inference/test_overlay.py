@@ -49,7 +49,21 @@ def a_segmentation(a_volume) -> Segmentation:
     heat = (labels == 1).astype(np.float32)
     maps = {name: dict.fromkeys(names, heat) for name in ("attribution", "uncertainty")}
     window = dict.fromkeys(names, "percentiles")
-    return Segmentation(labels, names, statistics, ["aorta"], [], "m", "tiny", "1", window, "axial", a_volume.geometry, prompts, maps)
+    return Segmentation(
+        labels,
+        names,
+        statistics,
+        ["aorta"],
+        [],
+        "m",
+        "tiny",
+        "1",
+        window,
+        "axial",
+        a_volume.geometry,
+        prompts,
+        maps,
+    )
 
 
 def test_every_word_that_was_found_is_drawn_in_its_colour(a_volume, a_segmentation, tmp_path):
@@ -105,7 +119,9 @@ def test_without_any_mask_the_middle_slice_is_shown():
 
 def test_pixels_are_as_wide_and_high_as_they_are_in_the_patient(a_volume, a_segmentation, tmp_path):
     overlay_picture(a_volume, replace(a_segmentation, plane="coronal"), tmp_path / "coronal.png")
-    picture = drawn(tmp_path / "coronal.png")  # 20 rows of 4 mm, 50 columns of 1 mm: 80 mm high and 50 mm wide
+    picture = drawn(
+        tmp_path / "coronal.png"
+    )  # 20 rows of 4 mm, 50 columns of 1 mm: 80 mm high and 50 mm wide
     rows, _ = np.nonzero((picture[:, : -overlay.LEGEND] != np.array(overlay.PAPER)).any(axis=-1))
     assert np.ptp(rows) + 1 >= overlay.CELLS[2]
     liver = a_segmentation.prompts[0].color
@@ -129,9 +145,13 @@ def test_map_panels_are_rows_below_and_light_where_the_map_is_high(a_volume, a_s
     assert inside > outside + 200
 
 
-def test_a_label_map_is_drawn_on_its_image_file_with_the_vocabularys_colours(a_volume, a_segmentation, tmp_path):
+def test_a_label_map_is_drawn_on_its_image_file_with_the_vocabularys_colours(
+    a_volume, a_segmentation, tmp_path
+):
     write_label_map(tmp_path / "image.nii.gz", (a_volume.array > 50).astype(np.uint8), a_volume.geometry)
-    overlay_labels(tmp_path / "image.nii.gz", a_segmentation.labels, a_segmentation.names, tmp_path / "overlay.png")
+    overlay_labels(
+        tmp_path / "image.nii.gz", a_segmentation.labels, a_segmentation.names, tmp_path / "overlay.png"
+    )
     slices = drawn(tmp_path / "overlay.png")[:, : -overlay.LEGEND]
     assert count(slices, a_segmentation.prompts[0].color) > 100
 
@@ -150,7 +170,9 @@ def test_an_unknown_panel_or_a_map_that_was_not_kept_is_refused(a_volume, a_segm
     with pytest.raises(RequestError, match="no panel 'heat'"):
         overlay_picture(a_volume, a_segmentation, tmp_path / "x.png", panels=("heat",))
     with pytest.raises(RequestError, match="attribution map was not kept"):
-        overlay_picture(a_volume, replace(a_segmentation, maps={}), tmp_path / "x.png", panels=("attribution",))
+        overlay_picture(
+            a_volume, replace(a_segmentation, maps={}), tmp_path / "x.png", panels=("attribution",)
+        )
     assert list(tmp_path.iterdir()) == []
 
 

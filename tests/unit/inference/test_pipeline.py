@@ -35,7 +35,8 @@ def assert_identical(one: Segmentation, other: Segmentation) -> None:
             np.testing.assert_array_equal(one.maps[name][word], other.maps[name][word])
 
 
-# --- what is marked ---------------------------------------------------------------------------------------------------------------
+# --- what is marked
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stub", STUBS)
@@ -97,7 +98,9 @@ def test_a_picture_is_one_slice_and_has_no_millilitres():
 
 def test_only_the_slices_that_were_asked_for_are_computed(a_volume_with_organs):
     segmenter = PromptFreeStub(stub_preset())
-    part = VolumeSegmenter(segmenter, clean=False).segment(a_volume_with_organs, ["liver"], plane="axial", slices=(5, 6))
+    part = VolumeSegmenter(segmenter, clean=False).segment(
+        a_volume_with_organs, ["liver"], plane="axial", slices=(5, 6)
+    )
     whole = segment(PromptFreeStub, a_volume_with_organs, ["liver"], clean=False)
     np.testing.assert_array_equal(part.labels[5:7], whole.labels[5:7])
     assert not part.labels[:5].any()
@@ -115,7 +118,8 @@ def test_maps_are_kept_only_when_asked_for(a_volume_with_organs):
     assert attribution[8, 10:20, 8:16].mean() > attribution[8, 30:40, 20:30].mean() + 0.2
 
 
-# --- nothing depends on the batch -------------------------------------------------------------------------------------------------
+# --- nothing depends on the batch
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stub", STUBS)
@@ -146,14 +150,24 @@ def test_cold_warm_and_disk_cache_give_identical_bits(stub, a_volume_with_organs
 def test_a_words_probabilities_do_not_depend_on_other_words_or_slices(stub, a_volume_with_organs):
     keep = ("labels", "probability")
     alone = segment(stub, a_volume_with_organs, ["spleen"], keep=keep).maps["probability"]["spleen"]
-    company = segment(stub, a_volume_with_organs, ["liver", "kidney", "polyp", "spleen"], keep=keep).maps["probability"]["spleen"]
-    part = segment(stub, a_volume_with_organs, ["spleen"], keep=keep, slices=(9, 17)).maps["probability"]["spleen"]
+    company = segment(stub, a_volume_with_organs, ["liver", "kidney", "polyp", "spleen"], keep=keep).maps[
+        "probability"
+    ]["spleen"]
+    part = segment(stub, a_volume_with_organs, ["spleen"], keep=keep, slices=(9, 17)).maps["probability"][
+        "spleen"
+    ]
     np.testing.assert_array_equal(alone, company)
     np.testing.assert_array_equal(alone[9:18], part[9:18])
 
 
 def test_the_real_model_with_its_bottleneck_gives_identical_bits_for_every_chunk_and_company():
-    array = np.random.default_rng(2).uniform(0, 100, (9, 8, 7)).repeat(5, axis=1).repeat(5, axis=2).astype(np.float32)
+    array = (
+        np.random.default_rng(2)
+        .uniform(0, 100, (9, 8, 7))
+        .repeat(5, axis=1)
+        .repeat(5, axis=2)
+        .astype(np.float32)
+    )
     volume, keep = a_volume(array), ("labels", "probability", "attribution")
     model = random_tiny()
     answers = [
@@ -203,7 +217,8 @@ def test_two_requests_at_the_same_time_do_not_mix(a_volume_with_organs):
         assert_identical(results[word], segment(PromptFreeStub, a_volume_with_organs, [word]))
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------------------
+# --- the cache
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_second_word_encodes_no_slice_again(a_volume_with_organs):
@@ -219,7 +234,9 @@ def test_other_weights_other_planes_and_other_voxels_share_no_features(a_volume_
     cache = FeatureCache(1 << 28)
     segment(PromptFreeStub, a_volume_with_organs, ["liver"], cache=cache)
     assert cache.misses == 23
-    VolumeSegmenter(PromptFreeStub(stub_preset(), seed=1), cache=cache).segment(a_volume_with_organs, ["liver"], plane="axial")
+    VolumeSegmenter(PromptFreeStub(stub_preset(), seed=1), cache=cache).segment(
+        a_volume_with_organs, ["liver"], plane="axial"
+    )
     assert cache.misses == 2 * 23
     segment(PromptFreeStub, a_volume_with_organs, ["liver"], cache=cache, plane="coronal")
     assert cache.misses == 2 * 23 + 46
@@ -227,7 +244,8 @@ def test_other_weights_other_planes_and_other_voxels_share_no_features(a_volume_
     assert cache.misses == 3 * 23 + 46
 
 
-# --- absent, unknown and overlapping words ----------------------------------------------------------------------------------------
+# --- absent, unknown and overlapping words
+# ----------------------------------------------------------------------------------------
 
 
 def test_an_absent_word_gives_an_empty_mask_and_one_sentence(a_volume_with_organs):
@@ -237,14 +255,21 @@ def test_an_absent_word_gives_an_empty_mask_and_one_sentence(a_volume_with_organ
     (sentence,) = [sentence for sentence in result.warnings if "Nothing was marked for 'polyp'" in sentence]
     assert "does not seem to be in this image" in sentence
     polyp = result.statistics["polyp"]
-    assert (polyp.voxels, polyp.millilitres, polyp.mean_probability, polyp.largest_slice) == (0, 0.0, None, None)
+    assert (polyp.voxels, polyp.millilitres, polyp.mean_probability, polyp.largest_slice) == (
+        0,
+        0.0,
+        None,
+        None,
+    )
     assert polyp.presence < 0.5
     assert not result.maps["probability"]["polyp"].any()
 
 
 def test_a_word_may_need_more_presence_than_others(a_volume_with_organs):
     preset = stub_preset(presence=PresencePreset(words={"spleen": 1e6}))
-    assert segment(PromptFreeStub, a_volume_with_organs, ["liver", "spleen"], preset=preset).not_found == ["spleen"]
+    assert segment(PromptFreeStub, a_volume_with_organs, ["liver", "spleen"], preset=preset).not_found == [
+        "spleen"
+    ]
 
 
 def test_slices_without_the_thing_are_not_segmented(a_volume_with_organs):
@@ -274,12 +299,19 @@ def test_a_word_of_which_only_a_spot_is_found_is_dropped(a_volume_with_organs):
 
 
 def test_a_word_that_the_preset_was_not_trained_on_is_refused_or_marked_with_a_warning(a_volume_with_organs):
-    refused = segment(WordDependentStub, a_volume_with_organs, ["liver", "gallbladder"], preset=stub_preset(unknown_words="refuse"))
+    refused = segment(
+        WordDependentStub,
+        a_volume_with_organs,
+        ["liver", "gallbladder"],
+        preset=stub_preset(unknown_words="refuse"),
+    )
     assert refused.not_found == ["gallbladder"]
     assert refused.statistics["gallbladder"].presence == 0
     (sentence,) = [sentence for sentence in refused.warnings if "gallbladder" in sentence]
     assert sentence.startswith("The preset 'tiny' was not trained on 'gallbladder', so nothing was marked")
-    marked = segment(WordDependentStub, a_volume_with_organs, ["gallbladder"], preset=stub_preset(unknown_words="segment"))
+    marked = segment(
+        WordDependentStub, a_volume_with_organs, ["gallbladder"], preset=stub_preset(unknown_words="segment")
+    )
     assert any("was not trained on 'gallbladder'" in sentence for sentence in marked.warnings)
     assert marked.statistics["gallbladder"].presence > 0
 
@@ -294,8 +326,15 @@ def test_labels_of_many_words_are_the_overlap_of_each_words_own_mask(a_volume_wi
     words = ["liver", "kidney", "spleen"]
     keep = ("labels", "probability")
     together = segment(WordDependentStub, a_volume_with_organs, words, threshold=0.1)
-    alone = [segment(WordDependentStub, a_volume_with_organs, [word], threshold=0.1, keep=keep) for word in words]
-    claims = np.stack([np.where(one.mask(word), one.maps["probability"][word], 0) for one, word in zip(alone, words, strict=True)])
+    alone = [
+        segment(WordDependentStub, a_volume_with_organs, [word], threshold=0.1, keep=keep) for word in words
+    ]
+    claims = np.stack(
+        [
+            np.where(one.mask(word), one.maps["probability"][word], 0)
+            for one, word in zip(alone, words, strict=True)
+        ]
+    )
     expected = np.where(claims.max(axis=0) > 0, claims.argmax(axis=0) + 1, 0)
     assert (np.count_nonzero(claims, axis=0) > 1).any()
     np.testing.assert_array_equal(together.labels, expected)
@@ -322,7 +361,9 @@ def test_specks_are_dropped_unless_switched_off_or_only_a_part_is_asked_for():
 
 def test_a_higher_threshold_marks_less(a_volume_with_organs):
     low, middle, high = (
-        segment(WordDependentStub, a_volume_with_organs, ["liver"], threshold=threshold).statistics["liver"].voxels
+        segment(WordDependentStub, a_volume_with_organs, ["liver"], threshold=threshold)
+        .statistics["liver"]
+        .voxels
         for threshold in (0.1, 0.5, 0.8)
     )
     assert low > middle > high > 0
@@ -331,7 +372,8 @@ def test_a_higher_threshold_marks_less(a_volume_with_organs):
     assert any("above the threshold of 1" in sentence for sentence in nothing.warnings)
 
 
-# --- progress and cancelling ------------------------------------------------------------------------------------------------------
+# --- progress and cancelling
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stub", STUBS)
@@ -364,7 +406,8 @@ def test_a_cancelled_request_stops_between_two_batches(a_volume_with_organs):
     assert_identical(again, segment(PromptFreeStub, a_volume_with_organs))
 
 
-# --- chunks and gradients --------------------------------------------------------------------------------------------------------
+# --- chunks and gradients
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_chunk_without_a_slice_is_refused():
@@ -377,16 +420,26 @@ def test_segmenting_leaves_the_callers_gradients_on(a_volume_with_organs):
     assert torch.is_grad_enabled()
 
 
-def test_a_word_whose_presence_cannot_be_judged_is_looked_for_in_every_slice_and_goes_by_its_mask(a_volume_with_organs):
+def test_a_word_whose_presence_cannot_be_judged_is_looked_for_in_every_slice_and_goes_by_its_mask(
+    a_volume_with_organs,
+):
     class Strict(PromptFreeStub):
         def judges_presence(self, prompt):
             return prompt.word not in self.learned
 
     model = Strict(stub_preset(presence=PresencePreset(slice_logit=1e9, volume_logit=1e9)))
     model.learned = ()
-    assert VolumeSegmenter(model).segment(a_volume_with_organs, ["liver", "spleen"]).not_found == ["liver", "spleen"]
+    assert VolumeSegmenter(model).segment(a_volume_with_organs, ["liver", "spleen"]).not_found == [
+        "liver",
+        "spleen",
+    ]
     model.learned = ("spleen",)
     result = VolumeSegmenter(model).segment(a_volume_with_organs, ["liver", "spleen"], keep=("probability",))
     assert result.not_found == ["liver"]
-    assert result.statistics["spleen"].presence == pytest.approx(result.maps["probability"]["spleen"].max(), abs=1e-5)
-    assert VolumeSegmenter(model).segment(a_volume_with_organs, ["spleen"]).statistics["spleen"] == result.statistics["spleen"]
+    assert result.statistics["spleen"].presence == pytest.approx(
+        result.maps["probability"]["spleen"].max(), abs=1e-5
+    )
+    assert (
+        VolumeSegmenter(model).segment(a_volume_with_organs, ["spleen"]).statistics["spleen"]
+        == result.statistics["spleen"]
+    )

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wordmask.inference.presence import is_large_enough, is_present, probability, volume_logit, worth_segmenting
+from wordmask.inference.presence import (
+    is_large_enough,
+    is_present,
+    probability,
+    volume_logit,
+    worth_segmenting,
+)
 from wordmask.models.presets import PresencePreset
 from wordmask.words.prompts import Prompt
 
@@ -58,7 +64,9 @@ def test_without_a_presence_section_nothing_is_judged_absent():
 
 def test_slices_below_the_slice_limit_are_not_worth_segmenting():
     preset = PresencePreset(slice_logit=-1.0)
-    np.testing.assert_array_equal(worth_segmenting(logits(-1.1, -1.0, 5, float("nan")), preset), [False, True, True, False])
+    np.testing.assert_array_equal(
+        worth_segmenting(logits(-1.1, -1.0, 5, float("nan")), preset), [False, True, True, False]
+    )
 
 
 def test_a_word_whose_largest_slice_is_too_small_is_dropped():

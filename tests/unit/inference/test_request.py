@@ -20,7 +20,8 @@ def a_volume_with_organs() -> Volume:
     return organs()
 
 
-# --- windows and air --------------------------------------------------------------------------------------------------------------
+# --- windows and air
+# --------------------------------------------------------------------------------------------------
 
 
 def test_slices_of_air_are_skipped_in_ct_unless_asked_for():
@@ -32,7 +33,9 @@ def test_slices_of_air_are_skipped_in_ct_unless_asked_for():
 
 
 def test_a_ct_that_shows_only_air_gives_an_empty_answer_with_a_reason():
-    result = segment(PromptFreeStub, a_volume(np.full((4, 20, 20), -1000, dtype=np.int16), modality="CT"), ["liver"])
+    result = segment(
+        PromptFreeStub, a_volume(np.full((4, 20, 20), -1000, dtype=np.int16), modality="CT"), ["liver"]
+    )
     assert result.not_found == ["liver"]
     assert not result.labels.any()
     assert any("air" in sentence for sentence in result.warnings)
@@ -49,7 +52,9 @@ def test_a_preset_that_knows_fewer_windows_uses_its_first():
 
 
 def test_a_window_that_was_asked_for_is_used_for_all_words_with_a_warning_when_the_preset_does_not_know_it():
-    result = segment(PromptFreeStub, a_ct(), ["liver", "lung"], window="bone", preset=stub_preset(windows=("soft_tissue",)))
+    result = segment(
+        PromptFreeStub, a_ct(), ["liver", "lung"], window="bone", preset=stub_preset(windows=("soft_tissue",))
+    )
     assert result.window == {"liver": "bone", "lung": "bone"}
     assert any("'bone'" in sentence and "soft_tissue" in sentence for sentence in result.warnings)
 
@@ -60,7 +65,8 @@ def test_a_window_for_an_image_that_is_no_ct_is_answered_with_a_warning(a_volume
     assert any("windows are for CT" in sentence for sentence in result.warnings)
 
 
-# --- warnings ---------------------------------------------------------------------------------------------------------------------
+# --- warnings
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_word_outside_the_vocabulary_is_marked_with_a_warning(a_volume_with_organs):
@@ -70,10 +76,14 @@ def test_a_word_outside_the_vocabulary_is_marked_with_a_warning(a_volume_with_or
 
 def test_a_word_of_another_modality_is_marked_with_a_warning():
     result = segment(WordDependentStub, a_ct(), ["skin lesion"])
-    assert any("'skin lesion' is usually looked for in" in sentence and "CT" in sentence for sentence in result.warnings)
+    assert any(
+        "'skin lesion' is usually looked for in" in sentence and "CT" in sentence
+        for sentence in result.warnings
+    )
 
 
-# --- wrong requests ---------------------------------------------------------------------------------------------------------------
+# --- wrong requests
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.01, math.nan, math.inf, "0.5", True])
@@ -104,7 +114,9 @@ def test_an_output_that_does_not_exist_or_that_the_model_does_not_give_is_refuse
 
 def test_prompts_made_before_are_taken_as_they_are_but_not_twice(a_volume_with_organs):
     prompts = parse_prompts("liver, spleen")
-    made_before, typed = (segment(PromptFreeStub, a_volume_with_organs, words) for words in (prompts, "liver, spleen"))
+    made_before, typed = (
+        segment(PromptFreeStub, a_volume_with_organs, words) for words in (prompts, "liver, spleen")
+    )
     assert made_before.prompts == typed.prompts == tuple(prompts)
     np.testing.assert_array_equal(made_before.labels, typed.labels)
     with pytest.raises(PromptError, match="twice"):

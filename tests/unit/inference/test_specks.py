@@ -39,7 +39,9 @@ def test_pieces_that_touch_at_a_corner_across_slices_are_one():
 
 
 def test_the_limit_is_a_fraction_of_the_largest_piece():
-    mask = a_mask((slice(0, 1), slice(0, 10), slice(0, 10)), (slice(5, 6), slice(20, 22), slice(20, 25)))  # 100 and 10 voxels
+    mask = a_mask(
+        (slice(0, 1), slice(0, 10), slice(0, 10)), (slice(5, 6), slice(20, 22), slice(20, 25))
+    )  # 100 and 10 voxels
     assert drop_specks(mask, minimum_fraction=0.1).sum() == 110
     assert drop_specks(mask, minimum_fraction=0.11).sum() == 100
 

@@ -16,7 +16,14 @@ from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.active.scores import band_of, disagreement, undecided
-from wordmask.learning.active.strategies import STRATEGIES, UNSURE_SHARE, CaseScore, choose, embed_case, score_case
+from wordmask.learning.active.strategies import (
+    STRATEGIES,
+    UNSURE_SHARE,
+    CaseScore,
+    choose,
+    embed_case,
+    score_case,
+)
 from wordmask.models.base import load_segmenter
 from wordmask.models.presets import DecoderPreset, PresencePreset
 from wordmask.progress import CancelToken
@@ -56,7 +63,9 @@ def test_diversity_takes_the_case_whose_nearest_labelled_case_is_farthest(pool, 
 @given(pools(), st.lists(points, max_size=3))
 def test_hybrid_takes_one_of_the_less_sure_half_and_there_the_farthest(pool, places):
     labelled = [a_score(f"labelled_{i}", 0.0, place) for i, place in enumerate(places)]
-    unsure = sorted(pool, key=lambda score: (-score.uncertainty, score.case))[: math.ceil(UNSURE_SHARE * len(pool))]
+    unsure = sorted(pool, key=lambda score: (-score.uncertainty, score.case))[
+        : math.ceil(UNSURE_SHARE * len(pool))
+    ]
     assert choose("hybrid", pool, labelled).case == choose("diversity", unsure, labelled).case
 
 
@@ -130,15 +139,22 @@ def test_the_band_lies_on_both_sides_of_the_outline_within_each_slice():
 
 
 def test_a_score_is_the_same_every_time_and_within_its_range():
-    first, second = (score_case(PromptFreeStub(stub_preset()), organs(), "liver, aorta", name="x") for _ in range(2))
+    first, second = (
+        score_case(PromptFreeStub(stub_preset()), organs(), "liver, aorta", name="x") for _ in range(2)
+    )
     assert first == second
     assert all(0 <= getattr(first, part) <= 1 for part in PARTS)
-    assert first.uncertainty == pytest.approx((first.presence + first.boundary + first.disagreement) / 3, abs=1e-5)
+    assert first.uncertainty == pytest.approx(
+        (first.presence + first.boundary + first.disagreement) / 3, abs=1e-5
+    )
 
 
 def test_a_presence_at_the_limit_of_its_word_is_most_uncertain_and_told():
     black = a_volume(np.zeros((1, 40, 40, 3), dtype=np.uint8), modality="picture")
-    for limit, expected in ((0.0, 0.0), (-12.0, 1.0)):  # the stub's logit is -12 where nothing has the word's grey value
+    for limit, expected in (
+        (0.0, 0.0),
+        (-12.0, 1.0),
+    ):  # the stub's logit is -12 where nothing has the word's grey value
         preset = stub_preset(presence=PresencePreset(words={"polyp": limit}))
         score = score_case(PromptFreeStub(preset), black, "polyp", name="x")
         assert score.presence == pytest.approx(expected, abs=1e-3)
@@ -149,7 +165,10 @@ def test_a_vague_outline_is_more_uncertain_than_a_sharp_one_and_its_slices_are_t
     volume = organs()
     blurred = volume.array.copy()
     blurred[6:9, 6:24] = np.linspace(100, 190, 18)[:, None]  # the liver's grey value is 150
-    sharp, vague = (score_case(PromptFreeStub(stub_preset()), a_volume(array), "liver", name="x") for array in (volume.array, blurred))
+    sharp, vague = (
+        score_case(PromptFreeStub(stub_preset()), a_volume(array), "liver", name="x")
+        for array in (volume.array, blurred)
+    )
     assert vague.boundary > sharp.boundary
     assert vague.disagreement == 0
 

@@ -1,4 +1,6 @@
-"""Pairs of pictures and captions: every list, every way in which one may be wrong, and captions that are written of label maps."""
+"""Pairs of pictures and captions: every list, every way in which one may be wrong, and captions that are
+written of label maps.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def listed(folder: Path, text: str, name: str = "pairs.csv"):
 
 
 def test_a_csv_gives_pairs_with_paths_beside_it_and_counts_short_captions(folder):
-    found = listed(folder, f'id,image,caption,group\n1,One.png,"{LONG}, with\na comma",anna\n2,two.png,short,\n3,two.png,{LONG},\n')
+    found = listed(
+        folder,
+        "id,image,caption,group\n"
+        f'1,One.png,"{LONG}, with\na comma",anna\n2,two.png,short,\n3,two.png,{LONG},\n',
+    )
     first, second = found.pairs
     assert found.short == 1
     assert (first.image, first.caption, first.group) == (folder / "One.png", f"{LONG}, with a comma", "anna")
@@ -43,7 +49,10 @@ def test_a_csv_gives_pairs_with_paths_beside_it_and_counts_short_captions(folder
 
 
 def test_a_json_list_may_name_slices_in_display_order(folder):
-    entries = [{"image": "ct.nii.gz", "caption": LONG, "slice": 3}, {"image": "ct.nii.gz", "caption": LONG, "slice": 0, "window": "lung"}]
+    entries = [
+        {"image": "ct.nii.gz", "caption": LONG, "slice": 3},
+        {"image": "ct.nii.gz", "caption": LONG, "slice": 0, "window": "lung"},
+    ]
     found = listed(folder, json.dumps(entries), "pairs.json")
     bright, other = read_pictures(found.pairs)
     assert bright.shape == other.shape == (3, 12, 10)
@@ -53,30 +62,36 @@ def test_a_json_list_may_name_slices_in_display_order(folder):
     assert restricted[1][:, 2:].mean() == pytest.approx((0 - 40) / 400 + 0.5)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("image,text\nOne.png,x\n", "pairs.csv lacks the column 'caption'"),
-    ("", "lacks the column 'image'"),
-    ("image,caption\n", "pairs.csv has no caption to learn from: it is empty"),
-    ("image,caption\nOne.png,short\n", "its 1 captions are all shorter than 20"),
-    (f"image,caption\nMissing.png,{LONG}\n", "no file Missing.png, which line 2 of pairs.csv names"),
-    (f"image,caption\nOne.png,{LONG}, and more\n", "Line 2 of pairs.csv has not as many fields"),
-    ("image,caption\nOne.png\n", "Line 2 of pairs.csv has not as many fields"),
-    (f"image,caption\nOne.png,{LONG}\n,{LONG}\n", "Line 3 of pairs.csv needs image and caption"),
-    (f"image,caption,slice\nOne.png,{LONG},-1\n", "slice in line 2 of pairs.csv must be a whole number"),
-    (f'image,caption\nOne.png,"{LONG}\n', "is no readable CSV"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,text\nOne.png,x\n", "pairs.csv lacks the column 'caption'"),
+        ("", "lacks the column 'image'"),
+        ("image,caption\n", "pairs.csv has no caption to learn from: it is empty"),
+        ("image,caption\nOne.png,short\n", "its 1 captions are all shorter than 20"),
+        (f"image,caption\nMissing.png,{LONG}\n", "no file Missing.png, which line 2 of pairs.csv names"),
+        (f"image,caption\nOne.png,{LONG}, and more\n", "Line 2 of pairs.csv has not as many fields"),
+        ("image,caption\nOne.png\n", "Line 2 of pairs.csv has not as many fields"),
+        (f"image,caption\nOne.png,{LONG}\n,{LONG}\n", "Line 3 of pairs.csv needs image and caption"),
+        (f"image,caption,slice\nOne.png,{LONG},-1\n", "slice in line 2 of pairs.csv must be a whole number"),
+        (f'image,caption\nOne.png,"{LONG}\n', "is no readable CSV"),
+    ],
+)
 def test_a_wrong_csv_is_refused_with_its_line(folder, text, message):
     with pytest.raises(VolumeError, match=message):
         listed(folder, text)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{}", "must be a list"),
-    ("[]", "must be a list"),
-    ("[3]", "Entry 0 of Pairs.json must be a table"),
-    ('[{"image": "One.png"}]', "Entry 0 of Pairs.json needs image and caption"),
-    ("[", "is no readable JSON"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "must be a list"),
+        ("[]", "must be a list"),
+        ("[3]", "Entry 0 of Pairs.json must be a table"),
+        ('[{"image": "One.png"}]', "Entry 0 of Pairs.json needs image and caption"),
+        ("[", "is no readable JSON"),
+    ],
+)
 def test_a_wrong_json_list_is_refused_with_its_entry(folder, text, message):
     with pytest.raises(VolumeError, match=message):
         listed(folder, text, "Pairs.json")
@@ -120,8 +135,10 @@ def a_case(folder: Path, **changes) -> Case:
 def test_captions_of_a_case_name_what_its_slices_show_the_largest_first(tmp_path):
     pairs = captions_of_cases([a_case(tmp_path, group="anna")], slices=3, words=None).pairs
     assert [(pair.slice, pair.caption) for pair in pairs] == [
-        (3, "CT slice showing liver"), (5, "CT slice showing liver and spleen"), (7, "CT slice showing liver"),
-    ]  # fmt: skip
+        (3, "CT slice showing liver"),
+        (5, "CT slice showing liver and spleen"),
+        (7, "CT slice showing liver"),
+    ]
     assert {pair.group for pair in pairs} == {"anna"}
     one = captions_of_cases([a_case(tmp_path)], slices=9, words=1).pairs
     assert [pair.slice for pair in one] == [2, 3, 4, 5, 6, 7]

@@ -24,7 +24,9 @@ def write_volume(path: Path, array: np.ndarray, spacing: float = 1.0) -> Path:
 
 @pytest.fixture
 def a_volume(tmp_path: Path) -> Path:
-    return write_volume(tmp_path / "scan.nii.gz", np.random.default_rng(1).integers(0, 900, (4, 8, 9)).astype(np.int16))
+    return write_volume(
+        tmp_path / "scan.nii.gz", np.random.default_rng(1).integers(0, 900, (4, 8, 9)).astype(np.int16)
+    )
 
 
 def test_a_word_may_stand_for_several_values_and_a_named_word_without_voxels_is_absent(tmp_path, a_volume):
@@ -58,7 +60,9 @@ def test_a_jpeg_mask_is_cut_in_the_middle(tmp_path):
         (np.full((4, 8, 9), 0.5, np.float32), 1.0, "holds fractions"),
     ],
 )
-def test_a_label_map_that_does_not_fit_is_refused_with_the_reason(tmp_path, a_volume, labels, spacing, message):
+def test_a_label_map_that_does_not_fit_is_refused_with_the_reason(
+    tmp_path, a_volume, labels, spacing, message
+):
     case = Case("scan", a_volume, write_volume(tmp_path / "label.nii.gz", labels, spacing), {"liver": (1,)})
     with pytest.raises(WordMaskError, match=message):
         case.read()
@@ -69,9 +73,16 @@ def test_a_list_in_json_takes_values_lists_and_label_info(tmp_path):
     entry = {"image": case.image.name, "label": case.label.name}
     names = [{"Hepar": 1}, {"kidney": [2, 3]}, [{"name": "spleen", "idx": 4}], {"polyp": []}]
     listed = tmp_path / "cases.json"
-    listed.write_text(json.dumps([{**entry, "names": n, "name": str(i), "group": "one"} for i, n in enumerate(names)]))
+    listed.write_text(
+        json.dumps([{**entry, "names": n, "name": str(i), "group": "one"} for i, n in enumerate(names)])
+    )
     cases = cases_from_json(listed)
-    assert [case.words for case in cases] == [{"liver": (1,)}, {"kidney": (2, 3)}, {"spleen": (4,)}, {"polyp": ()}]
+    assert [case.words for case in cases] == [
+        {"liver": (1,)},
+        {"kidney": (2, 3)},
+        {"spleen": (4,)},
+        {"polyp": ()},
+    ]
     assert [case.group for case in cases] == ["one"] * 4
 
 

@@ -1,4 +1,6 @@
-"""DHN-NCE: against the written formula in plain loops, its gradient, and how the released code's loss differs from it."""
+"""DHN-NCE: against the written formula in plain loops, its gradient, and how the released code's loss differs
+from it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def one_way(s: list[list[float]], temperature: float, beta: float) -> float:
         others = [j for j in range(count) if j != i]
         normaliser = sum(math.exp(beta * s[i][k] / temperature) for k in others)
         weights = {j: (count - 1) * math.exp(beta * s[i][j] / temperature) / normaliser for j in others}
-        total += -s[i][i] / temperature + math.log(sum(math.exp(s[i][j] / temperature) * weights[j] for j in others))
+        total += -s[i][i] / temperature + math.log(
+            sum(math.exp(s[i][j] / temperature) * weights[j] for j in others)
+        )
     return total / count
 
 
@@ -42,27 +46,38 @@ def written(s: list[list[float]], temperature: float, beta_image: float, beta_te
 
 
 def released(s: Tensor, temperature: float, beta: float) -> Tensor:
-    """One direction of the released code's loss, from its five differences in methods.md 2.2; s: cosines [B, B]."""
+    """One direction of the released code's loss, from its five differences in methods.md 2.2.
+
+    s: cosines [B, B].
+    """
     count = len(s)
     own = torch.eye(count, dtype=torch.bool)
     zero = torch.zeros_like(s)
     positive = torch.where(own, s / temperature, zero).exp()  # 1: off the diagonal exp(0), on it the pair
     negative = torch.where(own, zero, s / temperature).exp()  # 1: on the diagonal exp(0)
     normaliser = negative.sum(1)  # 2: no beta in the exponent, and the diagonal is in it as exp(0)
-    weights = (count - 1) * torch.where(own, zero, beta * s / temperature).exp() / normaliser  # 3: row i's divides column i; 5: N = B - 1
+    weights = (
+        (count - 1) * torch.where(own, zero, beta * s / temperature).exp() / normaliser
+    )  # 3: row i's divides column i; 5: N = B - 1
     return -(positive / (negative * weights)).log().mean()  # 1: over all B x B entries
 
 
 def a_batch_with(s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image [B, 2B] and text [B, 2B], all of length 1, with the cosines s, and the length left over in each image [B].
+    """Image [B, 2B] and text [B, 2B], all of length 1, with the cosines s, and the length left over in each
+    image [B].
 
-    Text j is the axis j; image i has s_i on these axes and the rest of its length on axis B + i, which it has to itself. So moving text j
-    along axis B + i changes s_ij alone, by that rest: the gradient to the text is the gradient to each cosine.
+    Text j is the axis j; image i has s_i on these axes and the rest of its length on axis B + i, which it has
+    to itself. So moving text j along axis B + i changes s_ij alone, by that rest: the gradient to the text is
+    the gradient to each cosine.
     """
     count = len(s)
     rest = (1 - s.square().sum(1)).sqrt()
     assert not rest.isnan().any()
-    return torch.cat([s, torch.diag(rest)], 1), torch.cat([torch.eye(count), torch.zeros(count, count)], 1).to(s.dtype), rest
+    return (
+        torch.cat([s, torch.diag(rest)], 1),
+        torch.cat([torch.eye(count), torch.zeros(count, count)], 1).to(s.dtype),
+        rest,
+    )
 
 
 def gradient_to_cosines(s: Tensor, **settings: float) -> Tensor:
@@ -84,16 +99,22 @@ def cosines_with_a_hard_negative() -> Tensor:
 
 
 @pytest.mark.parametrize("count", [2, 3, 16])
-@pytest.mark.parametrize(("temperature", "beta_image", "beta_text"), [(0.6, 0.15, 0.15), (0.07, 0.0, 1.5), (1.0, 0.3, 0.0)])
+@pytest.mark.parametrize(
+    ("temperature", "beta_image", "beta_text"), [(0.6, 0.15, 0.15), (0.07, 0.0, 1.5), (1.0, 0.3, 0.0)]
+)
 def test_it_is_the_written_formula(count, temperature, beta_image, beta_text):
     image, text = random_pairs(count)
     loss = dhn_nce(image, text, temperature=temperature, beta_image=beta_image, beta_text=beta_text)
-    assert loss.item() == pytest.approx(written(cosines_of(image, text), temperature, beta_image, beta_text), rel=1e-10)
+    assert loss.item() == pytest.approx(
+        written(cosines_of(image, text), temperature, beta_image, beta_text), rel=1e-10
+    )
 
 
 def test_the_papers_numbers_are_the_defaults():
     image, text = random_pairs(5)
-    assert torch.equal(dhn_nce(image, text), dhn_nce(image, text, temperature=0.6, beta_image=0.15, beta_text=0.15))
+    assert torch.equal(
+        dhn_nce(image, text), dhn_nce(image, text, temperature=0.6, beta_image=0.15, beta_text=0.15)
+    )
 
 
 def test_beta_of_0_leaves_the_decoupled_loss_whose_denominator_lacks_the_pair_itself():
@@ -106,7 +127,10 @@ def test_beta_of_0_leaves_the_decoupled_loss_whose_denominator_lacks_the_pair_it
 
 def test_images_and_texts_change_places_with_their_betas():
     image, text = random_pairs(7)
-    there, back = dhn_nce(image, text, beta_image=0.1, beta_text=0.9), dhn_nce(text, image, beta_image=0.9, beta_text=0.1)
+    there, back = (
+        dhn_nce(image, text, beta_image=0.1, beta_text=0.9),
+        dhn_nce(text, image, beta_image=0.9, beta_text=0.1),
+    )
     assert there.item() == pytest.approx(back.item(), rel=1e-12)
     assert there.item() != pytest.approx(dhn_nce(text, image, beta_image=0.1, beta_text=0.9).item(), rel=1e-6)
 
@@ -120,7 +144,9 @@ def test_the_order_of_the_pairs_does_not_matter():
 @pytest.mark.parametrize("loss", [dhn_nce, lambda image, text: info_nce(image, text, 0.6)])
 def test_the_length_of_embeddings_does_not_matter(loss):
     image, text = random_pairs(4)
-    assert loss(image * torch.tensor([[0.1], [3], [50], [1]]), 7 * text).item() == pytest.approx(loss(image, text).item(), rel=1e-12)
+    assert loss(image * torch.tensor([[0.1], [3], [50], [1]]), 7 * text).item() == pytest.approx(
+        loss(image, text).item(), rel=1e-12
+    )
 
 
 def test_the_gradient_to_embeddings_is_that_of_finite_differences():
@@ -135,12 +161,16 @@ def test_every_cosine_has_the_gradient_of_the_written_formula(cosines_with_a_har
         up, down = s.clone(), s.clone()
         up[i, j] += step
         down[i, j] -= step
-        slope = (written(up.tolist(), TEMPERATURE, BETA, BETA) - written(down.tolist(), TEMPERATURE, BETA, BETA)) / (2 * step)
+        slope = (
+            written(up.tolist(), TEMPERATURE, BETA, BETA) - written(down.tolist(), TEMPERATURE, BETA, BETA)
+        ) / (2 * step)
         assert found[i, j].item() == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0.6, 0.07])
-def test_the_hardest_negative_is_pushed_away_and_the_hardest_more_than_any_other(cosines_with_a_hard_negative, temperature):
+def test_the_hardest_negative_is_pushed_away_and_the_hardest_more_than_any_other(
+    cosines_with_a_hard_negative, temperature
+):
     s = cosines_with_a_hard_negative
     gradient = gradient_to_cosines(s, temperature=temperature)
     own = torch.eye(16, dtype=torch.bool)
@@ -162,7 +192,9 @@ def test_a_step_down_the_gradient_moves_the_hard_negative_away_by_measure(cosine
     assert dhn_nce(moved, text) < before
 
 
-def test_the_released_loss_pulls_a_hard_negative_closer_where_the_papers_pushes_it_away(cosines_with_a_hard_negative):
+def test_the_released_loss_pulls_a_hard_negative_closer_where_the_papers_pushes_it_away(
+    cosines_with_a_hard_negative,
+):
     s = cosines_with_a_hard_negative.clone().requires_grad_()
     (released(s, TEMPERATURE, BETA) + released(s.T, TEMPERATURE, BETA)).backward()
     # methods.md 2.2, item 4: (1 + beta) / (B^2 tau) less the softmax share / (B tau), in each direction.
@@ -187,7 +219,9 @@ def test_it_stays_finite_at_temperatures_where_exponentials_do_not(temperature):
     loss.backward()
     assert loss.isfinite()
     assert image.grad.isfinite().all()
-    assert loss.item() == pytest.approx(dhn_nce(image.double(), text.double(), temperature=temperature).item(), rel=1e-4)
+    assert loss.item() == pytest.approx(
+        dhn_nce(image.double(), text.double(), temperature=temperature).item(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

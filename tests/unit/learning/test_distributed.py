@@ -1,4 +1,6 @@
-"""Training on several devices, here two processes with gloo on the CPU, through MONAI Label's own way of spawning them."""
+"""Training on several devices, here two processes with gloo on the CPU, through MONAI Label's own way of
+spawning them.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,19 @@ from wordmask.weights.versions import ModelStore
 from wordmask_app.tasks.trainers import WordMaskTrain
 
 MODEL = "simple_vilmedsam"
-# Three steps of which two change the weights together: the last round of every epoch leaves the second process without a batch.
+# Three steps of which two change the weights together: the last round of every epoch leaves the second
+# process without a batch.
 SHORT = {
-    "recipe": "quick", "decoder_rate": 1e-3, "epochs": 2, "views": 2, "batch": 4, "steps_per_epoch": 3, "accumulate": 2, "replay": 0,
+    "recipe": "quick",
+    "decoder_rate": 1e-3,
+    "epochs": 2,
+    "views": 2,
+    "batch": 4,
+    "steps_per_epoch": 3,
+    "accumulate": 2,
+    "replay": 0,
     "force": True,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,10 @@ def train(folder: Path, datastore: LocalDatastore, **request) -> tuple[ModelStor
 
 @pytest.fixture
 def an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processes meet, as MONAI Label's server sets it; one thread each, so that two on two cores do not wait for each other."""
+    """Where the processes meet, as MONAI Label's server sets it.
+
+    One thread each, so that two on two cores do not wait for each other.
+    """
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -58,19 +71,30 @@ def test_two_processes_learn_what_one_learns_and_publish_once(tmp_path, labelled
     assert of_two["state"] == "done"
     assert of_two["version"] == of_one["version"] == 1
     assert of_two["dice"] == pytest.approx(of_one["dice"], abs=1e-3)
-    one, two, before = (load_bundle(place).tensors for place in (alone.folder(1), together.folder(1), "bundled/simple_vilmedsam_tiny"))
+    one, two, before = (
+        load_bundle(place).tensors
+        for place in (alone.folder(1), together.folder(1), "bundled/simple_vilmedsam_tiny")
+    )
     assert one.keys() == two.keys()
     learned = [
-        name for name in one
-        if name in before and one[name].shape == before[name].shape and not name.endswith(("_mean", "_var", "num_batches_tracked"))
-    ]  # fmt: skip
-    moved, apart = (torch.cat([(one[name] - other[name]).flatten() for name in learned]) for other in (before, two))
+        name
+        for name in one
+        if name in before
+        and one[name].shape == before[name].shape
+        and not name.endswith(("_mean", "_var", "num_batches_tracked"))
+    ]
+    moved, apart = (
+        torch.cat([(one[name] - other[name]).flatten() for name in learned]) for other in (before, two)
+    )
     assert moved.abs().max() > 1e-3  # else the rest says nothing
-    # Not number by number: Adam's first steps go by the sign of a gradient, which rounding decides where the gradient is almost 0.
+    # Not number by number: Adam's first steps go by the sign of a gradient, which rounding decides where the
+    # gradient is almost 0.
     assert apart.norm() < 0.02 * moved.norm()
     for name in one:
         if "running_" in name:
-            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
     assert not any((together.path / "runs").iterdir())
 
 

@@ -63,7 +63,10 @@ def test_two_empty_masks_have_no_score_and_one_empty_mask_scores_zero():
     neither = agreement(empty, empty, spacing=(1, 1), tolerance=2)
     assert all(math.isnan(value) for value in (neither.dice, neither.iou, neither.nsd, dice(empty, empty)))
     assert not neither.shown
-    alarm, missed = agreement(mask, empty, spacing=(1, 1), tolerance=2), agreement(empty, mask, spacing=(1, 1), tolerance=2)
+    alarm, missed = (
+        agreement(mask, empty, spacing=(1, 1), tolerance=2),
+        agreement(empty, mask, spacing=(1, 1), tolerance=2),
+    )
     assert (alarm.dice, alarm.nsd, alarm.shown, alarm.found, alarm.predicted_voxels) == (0, 0, False, True, 4)
     assert (missed.dice, missed.nsd, missed.shown, missed.found) == (0, 0, True, False)
 
@@ -76,7 +79,12 @@ def test_masks_of_different_shapes_are_refused_with_both_shapes():
 def test_the_surface_is_measured_in_millimetres_along_each_axis():
     truth = box((12, 12, 12), (4, 8), (4, 8), (4, 8))
     moved = np.roll(truth, 1, axis=0)
-    for spacing, tolerance, whole in (((3, 1, 1), 2, False), ((3, 1, 1), 3, True), ((1, 3, 3), 1, True), ((1, 1, 1), 0.5, False)):
+    for spacing, tolerance, whole in (
+        ((3, 1, 1), 2, False),
+        ((3, 1, 1), 3, True),
+        ((1, 3, 3), 1, True),
+        ((1, 1, 1), 0.5, False),
+    ):
         found = agreement(moved, truth, spacing=spacing, tolerance=tolerance).nsd
         assert (found == 1) == whole, (spacing, tolerance)
         assert found > 0.2
@@ -118,10 +126,14 @@ def score(case: str, word: str, value: float, *, predicted: int = 5, true: int =
 
 def test_a_word_is_averaged_over_the_cases_that_show_it_and_counted_in_the_others():
     scores = [
-        score("a", "liver", 0.8), score("b", "liver", 0.0, predicted=0), score("c", "liver", 0.0, true=0),
-        score("d", "liver", math.nan, predicted=0, true=0), score("e", "liver", math.nan, predicted=0, true=0),
-        score("a", "aorta", math.nan, predicted=0, true=0), score("a", "spleen", 0.6),
-    ]  # fmt: skip
+        score("a", "liver", 0.8),
+        score("b", "liver", 0.0, predicted=0),
+        score("c", "liver", 0.0, true=0),
+        score("d", "liver", math.nan, predicted=0, true=0),
+        score("e", "liver", math.nan, predicted=0, true=0),
+        score("a", "aorta", math.nan, predicted=0, true=0),
+        score("a", "spleen", 0.6),
+    ]
     liver, aorta, spleen = summarise(scores, seed=1)
     assert (liver.word, liver.shown, liver.not_shown) == ("liver", 2, 3)
     assert liver.scores["dice"].mean == pytest.approx(0.4)
@@ -135,7 +147,9 @@ def test_a_word_is_averaged_over_the_cases_that_show_it_and_counted_in_the_other
 
 @pytest.fixture
 def cases(tmp_path: Path) -> list[Case]:
-    return [write_case(tmp_path / "cases", seed) for seed in range(1, 5)] + [write_case(tmp_path / "cases", 50, empty=True)]
+    return [write_case(tmp_path / "cases", seed) for seed in range(1, 5)] + [
+        write_case(tmp_path / "cases", 50, empty=True)
+    ]
 
 
 def made_by_another_tool(folder: Path, cases: list[Case], *, value: int = 1, shift: int = 0) -> Path:
@@ -143,7 +157,10 @@ def made_by_another_tool(folder: Path, cases: list[Case], *, value: int = 1, shi
     folder.mkdir()
     for case in cases:
         labels = sitk.GetArrayFromImage(sitk.ReadImage(str(case.label)))
-        sitk.WriteImage(sitk.GetImageFromArray(np.roll((labels > 0).astype(np.uint8) * value, shift, axis=1)), f"{folder}/{case.name}.png")
+        sitk.WriteImage(
+            sitk.GetImageFromArray(np.roll((labels > 0).astype(np.uint8) * value, shift, axis=1)),
+            f"{folder}/{case.name}.png",
+        )
     return folder
 
 
@@ -160,11 +177,15 @@ def test_label_maps_of_another_tool_are_judged_like_a_model(cases, tmp_path):
     perfect = judge(cases, LabelMaps(made_by_another_tool(tmp_path / "same", cases)), tmp_path / "one")
     assert perfect.words[0].scores["nsd"].mean == 1
     assert (perfect.words[0].sensitivity, perfect.words[0].specificity) == (1, 1)
-    moved = judge(cases, LabelMaps(made_by_another_tool(tmp_path / "moved", cases, shift=4)), tmp_path / "two")
+    moved = judge(
+        cases, LabelMaps(made_by_another_tool(tmp_path / "moved", cases, shift=4)), tmp_path / "two"
+    )
     assert 0.5 < moved.words[0].scores["dice"].mean < 0.9
     kept = rows(tmp_path / "two")
     assert [row["case"] for row in kept] == [case.name for case in cases]
-    assert [float(row["dice"]) for row in kept[:4]] == pytest.approx([s.agreement.dice for s in moved.scores[:4]], abs=1e-6)
+    assert [float(row["dice"]) for row in kept[:4]] == pytest.approx(
+        [s.agreement.dice for s in moved.scores[:4]], abs=1e-6
+    )
     assert (kept[4]["dice"], kept[4]["shown"], kept[4]["found"], kept[4]["presence"]) == ("", "no", "no", "")
     assert {row["tolerance_unit"] for row in kept} == {"pixels"}
     assert "2 pixels" in (tmp_path / "two" / "summary.md").read_text()
@@ -227,7 +248,11 @@ def test_impossible_evaluations_are_refused_with_a_reason(cases, tmp_path):
 def test_the_picture_shows_the_slice_with_most_of_the_truth_and_both_outlines():
     truth = box((5, 40, 60), (1, 2), (5, 10), (5, 10)) | box((5, 40, 60), (3, 4), (5, 35), (10, 50))
     marked = box((5, 40, 60), (3, 4), (12, 28), (20, 40))
-    volume = Volume(np.zeros((5, 40, 60), dtype=np.int16), Geometry.from_affine_ras(np.diag([1.0, 1.0, 4.0, 1.0]), (60, 40, 5)), "MR")
+    volume = Volume(
+        np.zeros((5, 40, 60), dtype=np.int16),
+        Geometry.from_affine_ras(np.diag([1.0, 1.0, 4.0, 1.0]), (60, 40, 5)),
+        "MR",
+    )
     drawn = np.asarray(draw_case(volume, parse_prompts("liver")[0], truth, marked))
     assert drawn.shape[1] / drawn.shape[0] == pytest.approx(60 / 40, rel=0.02)
     share = [np.mean(np.all(drawn == color, axis=2)) for color in (TRUTH, MARKED)]
@@ -246,7 +271,10 @@ def a_list(tmp_path: Path) -> Path:
     index = json.loads((SAMPLES / "index.json").read_text())["cases"]
     chosen = [case for case in index if Path(case["image"]).stem in ("ultrasound_1", "dermoscopy_1")]
     entries = [
-        {**{to: str(SAMPLES / case[key]) for to, key in (("image", "image"), ("label", "truth"))}, "names": {**case["words"], "polyp": 99}}
+        {
+            **{to: str(SAMPLES / case[key]) for to, key in (("image", "image"), ("label", "truth"))},
+            "names": {**case["words"], "polyp": 99},
+        }
         for case in chosen
     ]
     path = tmp_path / "cases.json"
@@ -261,7 +289,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_the_command_measures_what_validation_measures(a_list, tmp_path, capsys):
-    status, out, _ = run(capsys, "evaluate", a_list, "-o", tmp_path / "out", "--device", "cpu", "--version", 0)
+    status, out, _ = run(
+        capsys, "evaluate", a_list, "-o", tmp_path / "out", "--device", "cpu", "--version", 0
+    )
     assert status == 0
     assert "breast tumor" in out
     written = {(row["case"], row["word"]): row for row in rows(tmp_path / "out")}
@@ -285,17 +315,23 @@ def an_app(tmp_path: Path) -> Path:
     (app / "main.py").write_text("")
     bundle = load_bundle("bundled/simple_vilmedsam_tiny")
     card = bundle.card.model_copy(update={"preset": "tiny", "training_cases": ("dermoscopy_1",)})
-    ModelStore(app / "model" / "simple_vilmedsam").publish(lambda folder: save_bundle(folder, bundle.tensors, card))
+    ModelStore(app / "model" / "simple_vilmedsam").publish(
+        lambda folder: save_bundle(folder, bundle.tensors, card)
+    )
     return app
 
 
-def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_told(a_list, an_app, tmp_path, capsys):
-    status, _, err = run(capsys, "evaluate", a_list, "-o", tmp_path / "out", "--app", an_app, "--device", "cpu")
+def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_told(
+    a_list, an_app, tmp_path, capsys
+):
+    status, _, err = run(
+        capsys, "evaluate", a_list, "-o", tmp_path / "out", "--app", an_app, "--device", "cpu"
+    )
     assert status == 0
-    assert "1 of these cases were in the training of this version, first 'dermoscopy_1'" in err
+    assert "1 of these cases trained this version, first 'dermoscopy_1'" in err
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| version | 1, trained |" in summary
-    assert "were in the training" in summary
+    assert "trained this version" in summary
     assert read_card(ModelStore(an_app / "model" / "simple_vilmedsam").folder(1)).preset == "tiny"
 
 
@@ -309,7 +345,9 @@ def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_to
         (["--model", "nnunet"], "no model 'nnunet'"),
     ],
 )
-def test_wrong_requests_are_one_sentence_and_write_nothing(options, sentence, a_list, an_app, tmp_path, capsys):
+def test_wrong_requests_are_one_sentence_and_write_nothing(
+    options, sentence, a_list, an_app, tmp_path, capsys
+):
     status, _, err = run(capsys, "evaluate", a_list, "-o", tmp_path / "out", "--app", an_app, *options)
     assert status == 2
     assert sentence in err
@@ -327,7 +365,9 @@ def test_ctrl_c_ends_the_command_with_what_is_known(a_list, tmp_path, capsys, mo
 
     real = VolumeSegmenter.segment
     monkeypatch.setattr(VolumeSegmenter, "segment", interrupt)
-    status, out, err = run(capsys, "evaluate", a_list, "-o", tmp_path / "out", "--version", 0, "--device", "cpu")
+    status, out, err = run(
+        capsys, "evaluate", a_list, "-o", tmp_path / "out", "--version", 0, "--device", "cpu"
+    )
     assert status == 130
     assert "stopped; what was judged until then is in" in err
     assert "1 of 2 cases" in out

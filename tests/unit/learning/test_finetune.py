@@ -1,4 +1,6 @@
-"""A whole training at tiny size: a word that nobody trained is learned, published, served bit for bit, refused, rolled back."""
+"""A whole training at tiny size: a word that nobody trained is learned, published, served bit for bit,
+refused, rolled back.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,14 @@ pytestmark = pytest.mark.usefixtures("few_phantoms")
 
 MODEL = "simple_vilmedsam"
 QUICK = {
-    "epochs": 6, "views": 2, "steps_per_epoch": 8, "validate_every": 2, "validation": 0.3, "decoder_rate": 1e-3, "replay": 0.25,
-}  # fmt: skip
+    "epochs": 6,
+    "views": 2,
+    "steps_per_epoch": 8,
+    "validate_every": 2,
+    "validation": 0.3,
+    "decoder_rate": 1e-3,
+    "replay": 0.25,
+}
 
 
 def ask(**changes) -> TrainingRequest:
@@ -81,14 +89,19 @@ def test_what_is_served_gives_the_masks_that_were_measured(trained, cases):
 
 
 def test_an_old_word_is_found_as_before_by_its_presence(trained, tmp_path):
-    old, new = load_segmenter(MODEL, device="cpu"), load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1))
+    old, new = (
+        load_segmenter(MODEL, device="cpu"),
+        load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1)),
+    )
     words = sorted(old.trained_words)
     with torch.no_grad():
         moved = (old.clip.encode_text(words) * new.clip.encode_text(words)).sum(1)
     assert moved.min() > 0.97  # cosine: held in place while a new word was learned
 
 
-def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serves(trained, cases, tmp_path, monkeypatch):
+def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serves(
+    trained, cases, tmp_path, monkeypatch
+):
     store, _ = trained
     started: list[dict[str, torch.Tensor]] = []
     real = finetune.start_trainee
@@ -99,7 +112,9 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
         return trainee
 
     monkeypatch.setattr(finetune, "start_trainee", spy)
-    hopeless = ask(decoder_rate=1e-12, text_rate=1e-12, epochs=1, views=1, replay=0, steps_per_epoch=1, weight_decay=0)
+    hopeless = ask(
+        decoder_rate=1e-12, text_rate=1e-12, epochs=1, views=1, replay=0, steps_per_epoch=1, weight_decay=0
+    )
     report = train_model(cases, hopeless, store, run_folder=tmp_path / "run")
     assert report.version is None
     assert "did not help" in report.message
@@ -111,9 +126,15 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
     store.rollback()
     try:
         report = train_model(cases, hopeless, store, run_folder=tmp_path / "again")
-        assert report.start_sha256 == weights_digest(bundle_folder("bundled/simple_vilmedsam_tiny")) is not None
+        assert (
+            report.start_sha256 == weights_digest(bundle_folder("bundled/simple_vilmedsam_tiny")) is not None
+        )
         own = load_bundle("bundled/simple_vilmedsam_tiny").tensors
-        assert all(torch.equal(own[name], tensor) for name, tensor in started[-1].items() if name.startswith("decoder."))
+        assert all(
+            torch.equal(own[name], tensor)
+            for name, tensor in started[-1].items()
+            if name.startswith("decoder.")
+        )
     finally:
         store.rollback(1)
 
@@ -130,15 +151,24 @@ def test_the_same_seed_gives_the_same_weights(cases, tmp_path):
 
 def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases, tmp_path):
     store = ModelStore(tmp_path / "store")
-    train_model(cases[:3], ask(epochs=1, steps_per_epoch=2, lora_rank=2, lora_rate=1e-2, force=True), store, run_folder=tmp_path / "run")
+    train_model(
+        cases[:3],
+        ask(epochs=1, steps_per_epoch=2, lora_rank=2, lora_rate=1e-2, force=True),
+        store,
+        run_folder=tmp_path / "run",
+    )
     tensors = load_bundle(store.folder(1)).tensors
     assert tensors["lora.blocks.0.q.B"].abs().max() > 0
     model = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
     assert model.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
     assert isinstance(model.sam.image_encoder.blocks[0].attn.qkv, torch.nn.Linear)
-    report = train_model(cases[:3], ask(epochs=1, steps_per_epoch=1, force=True), store, run_folder=tmp_path / "run2")
+    report = train_model(
+        cases[:3], ask(epochs=1, steps_per_epoch=1, force=True), store, run_folder=tmp_path / "run2"
+    )
     assert report.parent == 1
-    assert torch.equal(load_bundle(store.folder(2)).tensors["lora.blocks.0.q.B"], tensors["lora.blocks.0.q.B"])
+    assert torch.equal(
+        load_bundle(store.folder(2)).tensors["lora.blocks.0.q.B"], tensors["lora.blocks.0.q.B"]
+    )
 
 
 def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(trained, cases, tmp_path):
@@ -147,7 +177,9 @@ def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(train
     assert own["refiner.head.weight"].abs().max() > 0
     served = load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1))
     assert all(torch.equal(served.state_dict()[name], tensor) for name, tensor in own.items())
-    assert served.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint  # features without pixels are of no use to it
+    assert (
+        served.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
+    )  # features without pixels are of no use to it
     start = trained[0].folder(1)
     going_on = start_trainee(MODEL, "tiny", start, load_recipe("quick", refiner=False), [WORD])
     assert all(torch.equal(going_on.state()[name], tensor) for name, tensor in own.items())
@@ -155,9 +187,17 @@ def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(train
 
 def test_a_training_without_a_refiner_adds_none(cases, tmp_path):
     store = ModelStore(tmp_path / "store")
-    train_model(cases[:3], ask(epochs=1, steps_per_epoch=1, refiner=False, force=True), store, run_folder=tmp_path / "run")
+    train_model(
+        cases[:3],
+        ask(epochs=1, steps_per_epoch=1, refiner=False, force=True),
+        store,
+        run_folder=tmp_path / "run",
+    )
     assert not [name for name in load_bundle(store.folder(1)).tensors if name.startswith("refiner.")]
-    assert load_segmenter(MODEL, device="cpu", weights=store.folder(1)).fingerprint == load_segmenter(MODEL, device="cpu").fingerprint
+    assert (
+        load_segmenter(MODEL, device="cpu", weights=store.folder(1)).fingerprint
+        == load_segmenter(MODEL, device="cpu").fingerprint
+    )
 
 
 def test_too_few_cases_and_nothing_to_learn_are_said(cases, tmp_path):
@@ -174,7 +214,10 @@ def test_too_few_cases_and_nothing_to_learn_are_said(cases, tmp_path):
 def test_a_case_that_cannot_be_read_is_left_out_and_named(cases, tmp_path):
     broken = replace(cases[0], name="broken", label=tmp_path / "missing.png")
     report = train_model(
-        [*cases[:3], broken], ask(epochs=1, steps_per_epoch=1, force=True), ModelStore(tmp_path / "store"), run_folder=tmp_path / "run"
+        [*cases[:3], broken],
+        ask(epochs=1, steps_per_epoch=1, force=True),
+        ModelStore(tmp_path / "store"),
+        run_folder=tmp_path / "run",
     )
     assert [sentence.split(":")[0] for sentence in report.skipped] == ["broken"]
 
@@ -183,14 +226,22 @@ def test_a_cancelled_training_publishes_nothing(cases, tmp_path):
     cancel, store = CancelToken(), ModelStore(tmp_path / "store")
     with pytest.raises(CancelledError):
         train_model(
-            cases, ask(force=True), store, run_folder=tmp_path / "run", cancel=cancel,
+            cases,
+            ask(force=True),
+            store,
+            run_folder=tmp_path / "run",
+            cancel=cancel,
             report=lambda progress: cancel.cancel() if progress.stage == "training" else None,
-        )  # fmt: skip
+        )
     assert store.versions() == []
 
 
 def test_a_wrong_recipe_says_what_is_wrong():
-    for changes, message in (({"epoch": 3}, "epochs"), ({"epochs": 0}, "epochs"), ({"batch": "many"}, "batch")):
+    for changes, message in (
+        ({"epoch": 3}, "epochs"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch": "many"}, "batch"),
+    ):
         with pytest.raises(RequestError, match=message):
             load_recipe("few_shot", **changes)
     with pytest.raises(RequestError, match="Did you mean 'few_shot'"):
@@ -203,9 +254,15 @@ def test_few_slices_are_seen_many_ways_and_many_slices_at_least_two(slices, view
     assert load_recipe("few_shot", views=1).views_of_each(slices) == 1
 
 
-@pytest.mark.parametrize(("words", "fresh", "rate"), [
-    (["liver"], False, 1e-5), (["liver", WORD], False, 1e-2), ([WORD], False, 1e-2), (["liver"], True, 1e-2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "fresh", "rate"),
+    [
+        (["liver"], False, 1e-5),
+        (["liver", WORD], False, 1e-2),
+        ([WORD], False, 1e-2),
+        (["liver"], True, 1e-2),
+    ],
+)
 def test_the_decoder_learns_slowly_where_the_weights_know_every_word(words, fresh, rate):
     recipe = load_recipe("few_shot", decoder_rate=1e-2, known_decoder_rate=1e-5, fresh_decoder=fresh)
     decoder, *_ = start_trainee(MODEL, "tiny", None, recipe, words).parameter_groups()

@@ -1,4 +1,4 @@
-"""The papers' experiments: what ships is sound, and a whole run works on small data sets in the same layout."""
+"""The papers' experiments: what ships is sound, and a run works on small data sets of the same layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from wordmask.cli import main
 from wordmask.errors import RequestError
 from wordmask.learning.cases import canonical_word
 from wordmask.learning.evaluation.paper_runs import ProtocolRequest, run_protocol
-from wordmask.learning.evaluation.papers import Protocol, data_set, data_sets, load_protocol, protocol_names, require_folders
+from wordmask.learning.evaluation.papers import (
+    Protocol,
+    data_set,
+    data_sets,
+    load_protocol,
+    protocol_names,
+    require_folders,
+)
 from wordmask.learning.recipes import load_recipe
 from wordmask.weights.versions import ModelStore
 
@@ -30,8 +37,12 @@ def write_data_set(root: Path, name: str, *, train: int = 6, test: int = 2) -> N
             (folder / kind).mkdir(parents=True)
         for seed in seeds:
             picture, mask = disc(seed)
-            sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(folder / "images" / f"{seed}.png"))
-            sitk.WriteImage(sitk.GetImageFromArray((mask * 255).astype(np.uint8)), str(folder / "labels" / f"{seed}.png"))
+            sitk.WriteImage(
+                sitk.GetImageFromArray(picture, isVector=True), str(folder / "images" / f"{seed}.png")
+            )
+            sitk.WriteImage(
+                sitk.GetImageFromArray((mask * 255).astype(np.uint8)), str(folder / "labels" / f"{seed}.png")
+            )
 
 
 def a_protocol(**changes) -> Protocol:
@@ -57,16 +68,31 @@ def test_a_zero_shot_target_and_its_images_are_never_learned_from(name):
 
 
 def test_the_published_numbers_are_those_of_the_paper():
-    zero_shot = {run.label: (run.published.dice, run.published.iou) for run in load_protocol("zero_shot").runs}
-    assert zero_shot == {"Kvasir-SEG": (59.83, 50.45), "ISIC": (79.65, 70.67), "chest X-ray": (82.60, 74.82), "chest CT": (93.62, 89.25)}
+    zero_shot = {
+        run.label: (run.published.dice, run.published.iou) for run in load_protocol("zero_shot").runs
+    }
+    assert zero_shot == {
+        "Kvasir-SEG": (59.83, 50.45),
+        "ISIC": (79.65, 70.67),
+        "chest X-ray": (82.60, 74.82),
+        "chest CT": (93.62, 89.25),
+    }
     assert [run.published.dice for run in load_protocol("few_shot").runs] == [75.48, 85.08, 90.34, 94.13]
     ablation = {run.label: run for run in load_protocol("ablation").runs}
     assert {label: run.published.dice for label, run in ablation.items()} == {
-        "none": 46.69, "IPP": 52.74, "IPP + BID": 54.47, "LoRA": 55.02, "LoRA + BID": 56.98, "LoRA + IPP": 59.02, "LoRA + IPP + BID": 59.83,
-    }  # fmt: skip
+        "none": 46.69,
+        "IPP": 52.74,
+        "IPP + BID": 54.47,
+        "LoRA": 55.02,
+        "LoRA + BID": 56.98,
+        "LoRA + IPP": 59.02,
+        "LoRA + IPP + BID": 59.83,
+    }
     for label, run in ablation.items():
         recipe = load_recipe("zero_shot", **run.recipe_changes)
-        assert (recipe.lora_rank > 0, recipe.ipp, recipe.bid) == tuple(part in label for part in ("LoRA", "IPP", "BID"))
+        assert (recipe.lora_rank > 0, recipe.ipp, recipe.bid) == tuple(
+            part in label for part in ("LoRA", "IPP", "BID")
+        )
 
 
 def test_long_prompts_are_sentences_that_can_be_asked_for():
@@ -80,9 +106,18 @@ def test_cases_are_taken_evenly_and_images_with_two_labels_stay_together(tmp_pat
         write_data_set(tmp_path, name, train=6 if name == "isic" else 3)
     protocol = a_protocol(train=["isic", "ct_lung", "ct_heart"], train_cases=8)
     chosen = protocol.cases(protocol.runs[0], "train", tmp_path)
-    assert sorted(case.name.split("/")[0] for case in chosen) == ["ct_heart"] * 2 + ["ct_lung"] * 3 + ["isic"] * 3
-    assert {case.group for case in chosen if case.name.startswith("ct_")} == {"chest_ct/0", "chest_ct/1", "chest_ct/2"}
-    assert [case.name for case in protocol.cases(protocol.runs[0], "train", tmp_path, most=8)] == [case.name for case in chosen]
+    assert (
+        sorted(case.name.split("/")[0] for case in chosen)
+        == ["ct_heart"] * 2 + ["ct_lung"] * 3 + ["isic"] * 3
+    )
+    assert {case.group for case in chosen if case.name.startswith("ct_")} == {
+        "chest_ct/0",
+        "chest_ct/1",
+        "chest_ct/2",
+    }
+    assert [case.name for case in protocol.cases(protocol.runs[0], "train", tmp_path, most=8)] == [
+        case.name for case in chosen
+    ]
     assert next(iter(chosen[0].words)) == "skin lesion"
 
 
@@ -90,7 +125,10 @@ def test_missing_data_sets_are_named_in_one_sentence(tmp_path):
     write_data_set(tmp_path, "isic")
     protocol = load_protocol("few_shot")
     require_folders(protocol.chosen(["ISIC"]), tmp_path)
-    with pytest.raises(RequestError, match=r"lacks Kvasir-SEG/train, Kvasir-SEG/test, each with images/ and labels/; `wordmask"):
+    with pytest.raises(
+        RequestError,
+        match=r"lacks Kvasir-SEG/train, Kvasir-SEG/test, each with images/ and labels/; `wordmask",
+    ):
         require_folders(protocol.chosen(["isic", "Kvasir-SEG"]), tmp_path)
 
 
@@ -108,7 +146,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProtocolRequest,
     """Few-shot on ISIC with six small pictures, at tiny size."""
     root, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("out")
     write_data_set(root, "isic")
-    asked = ProtocolRequest(load_protocol("few_shot"), root, "simple_vilmedsam", "tiny", "cpu", ("ISIC",), 4, QUICK)
+    asked = ProtocolRequest(
+        load_protocol("few_shot"), root, "simple_vilmedsam", "tiny", "cpu", ("ISIC",), 4, QUICK
+    )
     results = run_protocol(asked, folder)
     assert [(result.label, result.trained_on, result.tested_on) for result in results] == [("ISIC", 4, 2)]
     return asked, folder
@@ -120,7 +160,12 @@ def test_a_run_trains_tests_and_writes_our_numbers_beside_the_published_ones(fin
     assert "| ISIC | 4 | 2 |" in table
     assert "| 85.08 |" in table
     assert "epochs=1" in table
-    assert {path.name for path in (folder / "isic").iterdir()} >= {"cases.csv", "summary.md", "result.json", "model"}
+    assert {path.name for path in (folder / "isic").iterdir()} >= {
+        "cases.csv",
+        "summary.md",
+        "result.json",
+        "model",
+    }
     assert ModelStore(folder / "isic" / "model").served() == 1
     assert "trained on | 4 cases of isic" in (folder / "isic" / "summary.md").read_text()
 
@@ -147,7 +192,19 @@ def test_the_commands_list_the_layout_and_refuse_what_is_missing(tmp_path, capsy
     assert all(name in out for name in protocol_names())
     assert "COVID-QU-Ex" in out
     assert "images/ and labels/" in out
-    status = main(["protocol", "run", "few_shot", "--data", str(tmp_path), "-o", str(tmp_path / "out"), "--preset", "tiny"])
+    status = main(
+        [
+            "protocol",
+            "run",
+            "few_shot",
+            "--data",
+            str(tmp_path),
+            "-o",
+            str(tmp_path / "out"),
+            "--preset",
+            "tiny",
+        ]
+    )
     assert status == 2
     assert "lacks" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

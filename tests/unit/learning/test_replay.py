@@ -48,7 +48,9 @@ def test_the_cases_of_a_version_are_found_again_but_for_new_ones_and_lost_files(
     write_cases(version, cases)
     cases[3].label.unlink()
     found = earlier_cases(version, {cases[0].name})
-    assert [(case.name, dict(case.words)) for case in found] == [(case.name, dict(case.words)) for case in cases[1:3]]
+    assert [(case.name, dict(case.words)) for case in found] == [
+        (case.name, dict(case.words)) for case in cases[1:3]
+    ]
     assert found[0].read().masks[WORD].any()
 
 
@@ -64,7 +66,12 @@ def test_every_epoch_repeats_old_words_in_the_stated_share_and_each_as_often(tmp
     new = [write_case(tmp_path, seed).read() for seed in range(60)]
     old = phantom_cases(card, {WORD}, REPEAT_SEED, 0.3)
     data = TrainingPairs(
-        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame, replayed=[old]
+        new,
+        load_segmenter("simple_vilmedsam"),
+        recipe,
+        FeatureCache(1 << 20),
+        frame_of=trainee.target_frame,
+        replayed=[old],
     )
     words = [data.pairs[number].word for batch in EpochSampler(data, recipe) for number, _ in batch]
     repeated = [word for word in words if word != WORD]

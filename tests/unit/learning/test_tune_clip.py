@@ -1,4 +1,7 @@
-"""A whole tuning at tiny size: learned, judged, published, served, killed and resumed; and its parts against hand-made cases."""
+"""A whole tuning at tiny size: learned, judged, published, served, killed and resumed.
+
+And its parts against hand-made cases.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> CaptionList:
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory, pairs: CaptionList) -> tuple[ModelStore, TuneReport, Path]:
+def tuned(
+    tmp_path_factory: pytest.TempPathFactory, pairs: CaptionList
+) -> tuple[ModelStore, TuneReport, Path]:
     folder = tmp_path_factory.mktemp("store")
     store = ModelStore(folder / MODEL)
     return store, tune_clip(pairs, ask(), store, run_folder=folder / "run"), folder / "run"
@@ -75,16 +80,25 @@ def test_retrieval_rises_and_a_version_of_clip_alone_is_published(tuned, pairs):
 
 def test_a_version_is_laid_over_the_weights_of_the_preset(tuned):
     store, report, _ = tuned
-    own, served = load_segmenter(MODEL, device="cpu"), load_segmenter(MODEL, device="cpu", weights=store.folder(1))
+    own, served = (
+        load_segmenter(MODEL, device="cpu"),
+        load_segmenter(MODEL, device="cpu", weights=store.folder(1)),
+    )
     tensors = load_bundle(store.folder(1)).tensors
     now = served.state_dict()
     assert all(torch.equal(now[name], value) for name, value in tensors.items())
-    assert all(torch.equal(now[name], value) for name, value in own.state_dict().items() if name.startswith("sam."))
+    assert all(
+        torch.equal(now[name], value) for name, value in own.state_dict().items() if name.startswith("sam.")
+    )
     assert served.trained_words == own.trained_words
     assert served.fingerprint != own.fingerprint
     assert "disc" not in own.trained_words
     assert own.preset.presence is not None
-    assert (served.preset.presence is not None) == report.presence.holds == read_card(store.folder(1)).presence.holds
+    assert (
+        (served.preset.presence is not None)
+        == report.presence.holds
+        == read_card(store.folder(1)).presence.holds
+    )
 
 
 def test_what_is_served_is_what_was_measured(tuned, pairs):
@@ -125,8 +139,13 @@ def test_the_recipe_chooses_the_loss(pairs, tmp_path):
 
 def test_too_few_pairs_and_equal_captions_are_said(pairs, tmp_path):
     store = ModelStore(tmp_path / "store")
-    few, alike = CaptionList(pairs.pairs[:1]), CaptionList(tuple(pair for pair in pairs.pairs if pair.caption == pairs.pairs[0].caption))
-    one_group = CaptionList(tuple(ImageCaption(p.image, p.caption, p.source, "anna") for p in pairs.pairs[:6]))
+    few, alike = (
+        CaptionList(pairs.pairs[:1]),
+        CaptionList(tuple(pair for pair in pairs.pairs if pair.caption == pairs.pairs[0].caption)),
+    )
+    one_group = CaptionList(
+        tuple(ImageCaption(p.image, p.caption, p.source, "anna") for p in pairs.pairs[:6])
+    )
     for asked, message in ((few, "too few"), (alike, "say the same"), (one_group, "one group")):
         with pytest.raises(RequestError, match=message):
             tune_clip(asked, ask(), store, run_folder=tmp_path / "run")
@@ -156,14 +175,24 @@ tune_clip(pairs, asked, ModelStore(folder / "store"), run_folder=folder / "run",
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(tuned, pairs, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     listed = pairs.pairs[0].image.parent / "pairs.csv"
     arguments = [str(listed), str(tmp_path), json.dumps(QUICK)]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(f"run/*/{CHECKPOINT}"))) == 1
     store, epochs = ModelStore(tmp_path / "store"), []
-    tune_clip(pairs, ask(), store, run_folder=tmp_path / "run", report=lambda p: epochs.append(p.done) if p.loss is not None else None)
+    tune_clip(
+        pairs,
+        ask(),
+        store,
+        run_folder=tmp_path / "run",
+        report=lambda p: epochs.append(p.done) if p.loss is not None else None,
+    )
     assert epochs == [3]
     once, again = (load_bundle(s.folder(1)).tensors for s in (tuned[0], store))
     assert once.keys() == again.keys()
@@ -180,12 +209,21 @@ def test_a_damaged_checkpoint_and_another_recipe_start_anew(pairs, tmp_path):
                 cancel.cancel()
 
         with pytest.raises(CancelledError):
-            tune_clip(pairs, ask(**changes), ModelStore(tmp_path / "store"), run_folder=tmp_path / "run", report=report, cancel=cancel)
+            tune_clip(
+                pairs,
+                ask(**changes),
+                ModelStore(tmp_path / "store"),
+                run_folder=tmp_path / "run",
+                report=report,
+                cancel=cancel,
+            )
         return epochs
 
     assert (run(), run()) == ([1], [2])
     assert run(seed=2) == [1]
-    (path,) = (path for path in tmp_path.glob(f"run/*/{CHECKPOINT}") if b'"epoch":"2"' in path.read_bytes()[:2000])
+    (path,) = (
+        path for path in tmp_path.glob(f"run/*/{CHECKPOINT}") if b'"epoch":"2"' in path.read_bytes()[:2000]
+    )
     path.write_bytes(path.read_bytes()[:5000])
     assert run() == [1]
 
@@ -193,8 +231,12 @@ def test_a_damaged_checkpoint_and_another_recipe_start_anew(pairs, tmp_path):
 # --- public weights
 
 
-def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on(pairs, tmp_path, monkeypatch):
-    bert = BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)  # with dropout
+def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on(
+    pairs, tmp_path, monkeypatch
+):
+    bert = BertConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )  # with dropout
     torch.manual_seed(1)
     captions = ("liver", "left kidney", "right kidney", "longer description")
     public = make_biomed_folder(tmp_path / "clip", captions, biomed_config("test_vit", 160, 24), bert)
@@ -209,10 +251,21 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
     tensors = []
     for name in ("once", "again"):
         store, cancel = ModelStore(tmp_path / name), CancelToken()
-        report = lambda progress, token=cancel: token.cancel() if progress.done == 1 and progress.loss is not None else None  # noqa: E731
+
+        def report(progress, token=cancel):
+            if progress.done == 1 and progress.loss is not None:
+                token.cancel()
+
         if name == "again":
             with pytest.raises(CancelledError):
-                tune_clip(few, ask(epochs=2, force=True), store, run_folder=tmp_path / "run", report=report, cancel=cancel)
+                tune_clip(
+                    few,
+                    ask(epochs=2, force=True),
+                    store,
+                    run_folder=tmp_path / "run",
+                    report=report,
+                    cancel=cancel,
+                )
         tune_clip(few, ask(epochs=2, force=True), store, run_folder=tmp_path / "run")
         tensors.append(load_bundle(store.folder(1)).tensors)
     assert any(name.startswith("clip.model.visual.") for name in tensors[0])
@@ -226,23 +279,34 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
 
 
 def test_retrieval_of_a_hand_computed_case():
-    scores = torch.tensor([[3.0, 2.0, 1.0, 0.0], [4.0, 3.0, 2.0, 1.0], [0.0, 0.0, 5.0, 6.0], [9.0, 8.0, 7.0, 6.5]])
+    scores = torch.tensor(
+        [[3.0, 2.0, 1.0, 0.0], [4.0, 3.0, 2.0, 1.0], [0.0, 0.0, 5.0, 6.0], [9.0, 8.0, 7.0, 6.5]]
+    )
     image, text = scores, torch.eye(4)
     found = retrieval(image, text, "abcd", "wxyz")  # every pair meets all others: fewer than fifty
-    # rivals that score as high: rows 0, 1, 1, 3; columns [3 4 0 9], [2 3 0 8], [1 2 5 7], [0 1 6 6.5]: 2, 1, 1, 0
+    # rivals that score as high: rows 0, 1, 1, 3; columns [3 4 0 9], [2 3 0 8], [1 2 5 7], [0 1 6 6.5]: 2, 1,
+    # 1, 0
     assert (found.image_to_text_top1, found.image_to_text_top2) == (0.25, 0.75)
     assert (found.text_to_image_top1, found.text_to_image_top2) == (0.25, 0.75)
     assert found.top1 == 0.25
-    alike = retrieval(image, text, "aacd", "wxyz")  # a caption twice: the second row is right with the first text
+    alike = retrieval(
+        image, text, "aacd", "wxyz"
+    )  # a caption twice: the second row is right with the first text
     assert alike.image_to_text_top1 == 0.5
     assert retrieval(image, text, "abcd", "wxyy").image_to_text_top1 == 0.5  # a picture twice
-    assert retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0  # says the same of everything
+    assert (
+        retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0
+    )  # says the same of everything
 
 
 def test_a_pair_that_is_left_over_is_asked_among_as_many_rivals_as_the_others():
     image, text, names = -torch.eye(11), torch.eye(11), range(11)  # each is least like its own
     found = retrieval(image, text, names, names, batch=10)
-    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (0, 0, 11)  # alone it would always be right
+    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (
+        0,
+        0,
+        11,
+    )  # alone it would always be right
     generator = torch.Generator().manual_seed(0)
     image, text = torch.randn(2, 51, 4, generator=generator)
     assert retrieval(image, text, range(51), range(51)) == retrieval(image, text, range(51), range(51))
@@ -277,7 +341,10 @@ def test_pictures_are_kept_as_bytes_and_an_image_that_is_broken_leaves_nothing(p
     assert kept[0, :, 0].max() == 0  # the padding of a picture that is wider than high
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(VolumeError, match=r"line 9 of list\.csv"):
-        store([*pairs.pairs[:3], ImageCaption(tmp_path / "broken.png", "x", "line 9 of list.csv", "x")], "other.npy")
+        store(
+            [*pairs.pairs[:3], ImageCaption(tmp_path / "broken.png", "x", "line 9 of list.csv", "x")],
+            "other.npy",
+        )
     assert not (tmp_path / "other.npy").exists()
 
 
@@ -289,7 +356,9 @@ def test_presence_keeps_its_meaning_where_cosines_moved_and_gives_up_where_they_
     torch.testing.assert_close(scores.presence(0.25 * before + 0.6), wanted, atol=1e-2, rtol=1e-3)
     assert fit.holds
     assert fit.agreement > 0.99
-    lost = fit_presence(WordScores(presence=(7.0, -2.0)), before, torch.rand(60, 9, generator=generator), -4.0)
+    lost = fit_presence(
+        WordScores(presence=(7.0, -2.0)), before, torch.rand(60, 9, generator=generator), -4.0
+    )
     assert not lost.holds
 
 
@@ -302,7 +371,16 @@ def test_the_command_tunes_on_a_list_tells_and_publishes(tmp_path, capsys):
     listed = write_pairs(tmp_path, 24)
     with listed.open("a", encoding="utf-8") as file:
         file.write("0.png,too short\n")
-    common = ["--app", str(tmp_path / "app"), "--run", str(tmp_path / "run"), "--device", "cpu", "--set", "batch=8"]
+    common = [
+        "--app",
+        str(tmp_path / "app"),
+        "--run",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--set",
+        "batch=8",
+    ]
     assert main(["tune-clip", str(listed), *common, "--set", "epochs=1", "--force"]) == 0
     told = capsys.readouterr()
     assert "picture of a caption, first" in told.out
@@ -330,7 +408,17 @@ def test_the_command_writes_captions_of_labelled_cases(tmp_path, capsys):
         for n, word in enumerate(("polyp", "skin lesion", "breast tumor", "liver"), start=1)
     )
     (tmp_path / "cases.json").write_text(f"[{entries}]", encoding="utf-8")
-    arguments = ["--app", str(tmp_path), "--run", str(tmp_path / "run"), "--device", "cpu", "--set", "epochs=1", "--force"]
+    arguments = [
+        "--app",
+        str(tmp_path),
+        "--run",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+        "--set",
+        "epochs=1",
+        "--force",
+    ]
     assert main(["tune-clip", str(tmp_path / "cases.json"), *arguments]) == 0
     card = read_card(tmp_path / "model" / MODEL / "versions" / "1")
     assert card.as_json()["training_pairs"] == 3

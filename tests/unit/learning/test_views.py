@@ -21,7 +21,9 @@ def test_view_0_is_the_slice_itself():
 
 
 def test_the_same_key_gives_the_same_view_and_another_key_another():
-    one, same, other = (make_view(IMAGE, {"liver": LEFT}, key=key, number=1, mirror=True) for key in ("k", "k", "l"))
+    one, same, other = (
+        make_view(IMAGE, {"liver": LEFT}, key=key, number=1, mirror=True) for key in ("k", "k", "l")
+    )
     assert torch.equal(one.image, same.image)
     assert torch.equal(one.masks["liver"], same.masks["liver"])
     assert one.image.shape != other.image.shape or not torch.equal(one.image, other.image)
@@ -44,8 +46,13 @@ def test_words_without_a_side_have_no_opposite():
 
 
 def test_a_mirror_exchanges_left_and_right_and_leaves_out_what_has_no_other_side():
-    """The mean column of a mask tells whether a view was mirrored, for small turns alone are allowed besides (mirror is off)."""
-    both, alone = {"left kidney": LEFT, "right kidney": RIGHT, "liver": LEFT}, {"left kidney": LEFT, "liver": LEFT}
+    """The mean column of a mask tells whether a view was mirrored, for small turns alone are allowed besides
+    (mirror is off).
+    """
+    both, alone = (
+        {"left kidney": LEFT, "right kidney": RIGHT, "liver": LEFT},
+        {"left kidney": LEFT, "liver": LEFT},
+    )
     mirrored = 0
     for number in range(1, 30):
         view = make_view(IMAGE, both, key="k", number=number, mirror=True)
@@ -53,7 +60,9 @@ def test_a_mirror_exchanges_left_and_right_and_leaves_out_what_has_no_other_side
         same_place = torch.equal(view.masks["left kidney"], view.masks["liver"])
         was_mirrored = "left kidney" not in lonely.masks
         mirrored += was_mirrored
-        assert same_place != was_mirrored  # mirrored: the left kidney's mask is the right one's, mirrored, and no longer the liver's
+        assert (
+            same_place != was_mirrored
+        )  # mirrored: the left kidney's mask is the right one's, mirrored, and no longer the liver's
     assert 5 < mirrored < 25
 
 

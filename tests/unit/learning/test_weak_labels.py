@@ -1,4 +1,6 @@
-"""What an image is taken to show, which of its slices are learned from, and what of them lies in nnU-Net's raw data set."""
+"""What an image is taken to show, which of its slices are learned from, and what of them lies in nnU-Net's
+raw data set.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,12 @@ def test_a_person_who_says_that_nothing_is_there_is_believed(a_teacher, tmp_path
 
 def test_every_slice_with_a_mask_is_chosen_and_of_the_others_a_bounded_share(tmp_path):
     stacks = [
-        SliceLabels(WeakImage(str(number), tmp_path), tmp_path, {i: frozenset({1} if 10 <= i < 18 else ()) for i in range(40)}, False)
+        SliceLabels(
+            WeakImage(str(number), tmp_path),
+            tmp_path,
+            {i: frozenset({1} if 10 <= i < 18 else ()) for i in range(40)},
+            False,
+        )
         for number in range(3)
     ]
     chosen = choose_slices(stacks, negatives=0.2, seed=1)
@@ -97,7 +104,11 @@ def test_a_slice_lies_in_its_square_as_the_model_will_see_it(tmp_path):
     ((name, files),) = dataset["dataset"].items()
     assert image.name not in name
     frame = square_frame((72, 64), 96)
-    seen = frame.to_model(torch.from_numpy(make_view(image.read(), plane="auto", slices=None, skip_air=True).unit_range([0], None)))
+    seen = frame.to_model(
+        torch.from_numpy(
+            make_view(image.read(), plane="auto", slices=None, skip_air=True).unit_range([0], None)
+        )
+    )
     kept = tifffile.imread(tmp_path / "raw" / files["images"][0])
     np.testing.assert_array_equal(kept, seen[0].clamp(0, 1).permute(1, 2, 0).numpy())
     classes = tifffile.imread(tmp_path / "raw" / files["label"])
@@ -114,12 +125,26 @@ def test_a_volume_is_written_once_per_window_and_black_slices_never(tmp_path):
     np.savez_compressed(tmp_path / "labels.npz", labels=np.ones((4, 40, 40), np.uint8))
     one = SliceLabels(image, tmp_path / "labels.npz", {}, False)
     public = load_preset("medclip_samv2_weak", "biomedclip_vit_b")  # trained on any window
-    for number, (words, preset, count) in enumerate([("liver, spleen", public, 3), ("liver, lung", public, 6), ("liver, lung", PRESET, 3)]):
+    for number, (words, preset, count) in enumerate(
+        [("liver, spleen", public, 3), ("liver, lung", public, 6), ("liver, lung", PRESET, 3)]
+    ):
         folder = tmp_path / str(number)
         made = write_raw_dataset(
-            folder, [one], [[0, 1, 2, 3]], parse_prompts(words), [1, 2], side=40, preset=preset, report=lambda done, total: None
+            folder,
+            [one],
+            [[0, 1, 2, 3]],
+            parse_prompts(words),
+            [1, 2],
+            side=40,
+            preset=preset,
+            report=lambda done, total: None,
         )
-        assert made == count == len(list((folder / "imagesTr").iterdir())) == len(list((folder / "labelsTr").iterdir()))
+        assert (
+            made
+            == count
+            == len(list((folder / "imagesTr").iterdir()))
+            == len(list((folder / "labelsTr").iterdir()))
+        )
 
 
 def test_images_of_a_folder_have_names_and_what_is_wrong_is_said(tmp_path):

@@ -1,4 +1,6 @@
-"""The cyclic learning rate against numbers that were worked out by hand, and which networks join the ensemble."""
+"""The cyclic learning rate against numbers that were worked out by hand, and which networks join the
+ensemble.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,25 @@ from wordmask.errors import RequestError
 from wordmask.learning.weak.recipe import load_weak_recipe, weak_recipe_names
 
 
-@pytest.mark.parametrize(("epoch", "rate"), [
-    (0, 0.01), (1, 0.0099849987), (100, 0.0084866615), (160, 0.0075643442), (199, 0.0075643442), (200, 0.01), (360, 0.0075643442),
-    (400, 0.01), (599, 0.0075643442),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [
+        (0, 0.01),
+        (1, 0.0099849987),
+        (100, 0.0084866615),
+        (160, 0.0075643442),
+        (199, 0.0075643442),
+        (200, 0.01),
+        (360, 0.0075643442),
+        (400, 0.01),
+        (599, 0.0075643442),
+    ],
+)
 def test_the_rate_is_that_of_the_released_code(epoch, rate):
-    """600 epochs in 3 cycles, gamma 0.8: after 160 epochs of a cycle it is 0.01 * (440 / 600) ** 0.9 and stays."""
+    """600 epochs in 3 cycles, gamma 0.8.
+
+    After 160 epochs of a cycle it is 0.01 * (440 / 600) ** 0.9 and stays.
+    """
     assert load_weak_recipe("paper").rate_in(epoch) == pytest.approx(rate, rel=1e-7)
 
 
@@ -31,21 +46,34 @@ def test_one_cycle_with_gamma_1_is_the_polynomial_rate_of_torch():
 
 def test_the_last_networks_of_every_cycle_are_members():
     recipe = load_weak_recipe("paper")
-    assert [epoch for epoch in range(600) if recipe.is_member(epoch)] == [*range(190, 200), *range(390, 400), *range(590, 600)]
+    assert [epoch for epoch in range(600) if recipe.is_member(epoch)] == [
+        *range(190, 200),
+        *range(390, 400),
+        *range(590, 600),
+    ]
 
 
 def test_the_paper_is_as_published():
     recipe = load_weak_recipe("paper")
-    assert (recipe.epochs, recipe.cycles, recipe.save_last, recipe.iterations, recipe.gamma) == (600, 3, 10, 250, 0.8)
+    assert (recipe.epochs, recipe.cycles, recipe.save_last, recipe.iterations, recipe.gamma) == (
+        600,
+        3,
+        10,
+        250,
+        0.8,
+    )
     assert (recipe.rate, recipe.weight_decay, recipe.threshold) == (0.01, 3e-5, 0.5)
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({"cycles": 7}, "600 epochs cannot be divided into 7 cycles"),
-    ({"save_last": 201}, "save_last is 201, but a cycle has 200 epochs"),
-    ({"epoch": 3}, "Did you mean 'epochs'"),
-    ({"threshold": 1}, "'threshold'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"cycles": 7}, "600 epochs cannot be divided into 7 cycles"),
+        ({"save_last": 201}, "save_last is 201, but a cycle has 200 epochs"),
+        ({"epoch": 3}, "Did you mean 'epochs'"),
+        ({"threshold": 1}, "'threshold'"),
+    ],
+)
 def test_a_wrong_number_is_named(changes, sentence):
     with pytest.raises(RequestError, match=sentence):
         load_weak_recipe("paper", **changes)

@@ -1,4 +1,7 @@
-"""A whole weak training at smoke size: published, served bit for bit, repeated by the server's task, and the same again."""
+"""A whole weak training at smoke size.
+
+published, served bit for bit, repeated by the server's task, and the same again.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ class Trained:
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[WeakImage]:
     """Two patients with two pictures each, one of them labelled; two pictures of patients of their own."""
     folder = tmp_path_factory.mktemp("studies") / "images"
-    of_patients = [draw_image(folder, seed, group="AB"[seed // 2], labelled=seed % 2 == 0) for seed in range(4)]
+    of_patients = [
+        draw_image(folder, seed, group="AB"[seed // 2], labelled=seed % 2 == 0) for seed in range(4)
+    ]
     return [*of_patients, draw_image(folder, 4), draw_image(folder, 5)]
 
 
@@ -85,16 +90,27 @@ def test_it_is_published_with_what_it_learned_and_from_what(trained):
 
 def test_no_patient_is_divided_between_learning_and_judging(trained, images):
     patient = {image.name: image.patient for image in images}
-    learned, judged = ({patient[name] for name in names} for names in (trained.report.training_cases, trained.report.validation_cases))
+    learned, judged = (
+        {patient[name] for name in names}
+        for names in (trained.report.training_cases, trained.report.validation_cases)
+    )
     assert learned
     assert judged
     assert not learned & judged
-    assert len(trained.report.training_cases) == 4  # the unlabelled picture of the judge's patient is not learned from either
+    assert (
+        len(trained.report.training_cases) == 4
+    )  # the unlabelled picture of the judge's patient is not learned from either
 
 
 def test_progress_is_told_step_by_step(trained):
     stages = list(dict.fromkeys(progress.stage for progress in trained.told))
-    assert stages == ["drawing zero-shot masks", "writing slices", "preparing slices", "training", "measuring the result"]
+    assert stages == [
+        "drawing zero-shot masks",
+        "writing slices",
+        "preparing slices",
+        "training",
+        "measuring the result",
+    ]
     steps = [progress for progress in trained.told if progress.stage == "training"]
     assert [(step.done, step.total) for step in steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert all(step.loss is not None and np.isfinite(step.loss) for step in steps)
@@ -126,13 +142,17 @@ def test_what_is_served_has_the_probabilities_of_nnunets_own_networks(trained):
     features = served.encode_slices(slices, [SliceKey("0" * 64, "axial", number) for number in range(2)])
     plan, votes = read_card(trained.store.folder(1)).network, []
     for file in sorted((trained.run / MEMBERS).iterdir()):
-        network = get_network_from_plans(plan["network_class"], plan["arguments"], plan["imported"], 3, 2, deep_supervision=True).eval()
+        network = get_network_from_plans(
+            plan["network_class"], plan["arguments"], plan["imported"], 3, 2, deep_supervision=True
+        ).eval()
         network.load_state_dict(load_file(file), strict=False)
         with torch.no_grad():
             votes.append(network(features.frames["square"].to_model(slices))[0].softmax(1)[:, 1:])
     assert len(votes) == 2
     assert not torch.equal(votes[0], votes[1])
-    torch.testing.assert_close(features.tensors["foreground"], torch.stack(votes).mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        features.tensors["foreground"], torch.stack(votes).mean(0), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_no_pickle_is_left_in_the_run_folder(trained):
@@ -147,13 +167,19 @@ def a_datastore(tmp_path: Path, images: list[WeakImage]) -> LocalDatastore:
     for image in images:
         datastore.add_image(image.name, str(image.path), {"group": image.group} if image.group else {})
         if image.case:
-            datastore.save_label(image.name, str(image.case.label), "final", {"label_info": [{"name": WORD, "idx": 1}]})
+            datastore.save_label(
+                image.name, str(image.case.label), "final", {"label_info": [{"name": WORD, "idx": 1}]}
+            )
     return datastore
 
 
-def test_the_servers_task_learns_the_words_of_the_labels_and_gives_the_same_weights(trained, a_datastore, tmp_path):
+def test_the_servers_task_learns_the_words_of_the_labels_and_gives_the_same_weights(
+    trained, a_datastore, tmp_path
+):
     store = ModelStore(tmp_path / "model" / MODEL)
-    summary = WeakTrain(MODEL, "tiny", "cpu", store)({"model": MODEL, "recipe": "smoke", **SMOKE, "force": True}, a_datastore)
+    summary = WeakTrain(MODEL, "tiny", "cpu", store)(
+        {"model": MODEL, "recipe": "smoke", **SMOKE, "force": True}, a_datastore
+    )
     assert json.loads((store.path / "training.json").read_text())["state"] == "done"
     assert summary["version"] == 1
     assert not any((store.path / "runs").iterdir())
@@ -191,22 +217,31 @@ def test_the_teacher_is_the_version_that_serves(images, tmp_path):
     """One whose presence is never above its limit draws no mask; a version of another preset is not asked."""
     base = read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
     card = Card(words=base.words, token_ids=base.token_ids, presence=PresenceCheck(holds=True))
-    teacher, unlabelled = ModelStore(tmp_path / "medclip_samv2"), [replace(image, case=None) for image in images]
+    teacher, unlabelled = (
+        ModelStore(tmp_path / "medclip_samv2"),
+        [replace(image, case=None) for image in images],
+    )
     never = {"scores.presence_bias": torch.tensor(-1000.0)}
     teacher.publish(lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "tiny"})))
     with pytest.raises(RequestError, match="In none of these images is there a mask"):
         train_weakly(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
-    teacher.publish(lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"})))
+    teacher.publish(
+        lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"}))
+    )
 
     def stop(progress: TrainingProgress) -> None:
         if progress.stage == "writing slices":  # there are masks to write
             raise CancelledError("stopped")
 
     with pytest.raises(CancelledError, match="stopped"):
-        train_weakly(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "again", report=stop)
+        train_weakly(
+            unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "again", report=stop
+        )
 
 
-def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publishes_nothing(images, tmp_path):
+def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publishes_nothing(
+    images, tmp_path
+):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     cancel, told, store = CancelToken(), [], ModelStore(tmp_path / MODEL)
@@ -218,8 +253,13 @@ def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publi
 
     with pytest.raises(CancelledError):
         train_weakly(
-            [images[4], WeakImage("broken", broken)], ask(), store, run_folder=tmp_path / "run", report=report, cancel=cancel
-        )  # fmt: skip
+            [images[4], WeakImage("broken", broken)],
+            ask(),
+            store,
+            run_folder=tmp_path / "run",
+            report=report,
+            cancel=cancel,
+        )
     assert "training" not in told
     assert store.versions() == []
 
@@ -237,13 +277,20 @@ def test_the_command_says_what_is_wrong_and_leaves_no_run_folder(images, tmp_pat
     (tmp_path / "app" / "main.py").touch()
     folder, app = str(images[0].path.parent), str(tmp_path / "app")
     elsewhere = tmp_path / "cases.json"
-    elsewhere.write_text(json.dumps([{"image": str(images[0].case.label), "label": str(images[0].case.label), "names": {WORD: 1}}]))
+    elsewhere.write_text(
+        json.dumps(
+            [{"image": str(images[0].case.label), "label": str(images[0].case.label), "names": {WORD: 1}}]
+        )
+    )
     for arguments, sentence in (
         (["--words", "flurbinator"], "cannot draw masks of 'flurbinator'"),
         (["--words", WORD, "--set", "cycles=3"], "cannot be divided"),
         (["--words", WORD, "--labels", str(elsewhere)], "not in the folder images"),
     ):
-        assert main(["train-weak", folder, "--app", app, "--recipe", "smoke", "--device", "cpu", *arguments]) == 2
+        assert (
+            main(["train-weak", folder, "--app", app, "--recipe", "smoke", "--device", "cpu", *arguments])
+            == 2
+        )
         assert sentence in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.glob("wordmask-train-*"))
 
@@ -259,6 +306,8 @@ def test_volumes_and_sided_words_are_never_mirrored(images):
         (["polyp", "left lung"], one, "pictures", False),
         (["polyp"], replace(one, is_picture=False), "pictures", False),
     ):
-        training = _WeakTraining(ask(mirror=mirror), ModelStore(Path()), Path(), lambda _: None, CancelToken(), 0.0)
+        training = _WeakTraining(
+            ask(mirror=mirror), ModelStore(Path()), Path(), lambda _: None, CancelToken(), 0.0
+        )
         training.words = words
         assert training._may_mirror([one, stack]) is may

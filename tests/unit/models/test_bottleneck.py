@@ -1,4 +1,6 @@
-"""The bottleneck: against the written formula, against autograd and torch's Adam on the whole encoder, alone and in a batch."""
+"""The bottleneck: against the written formula, against autograd and torch's Adam on the whole encoder, alone
+and in a batch.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,18 @@ class SmallViT(nn.Module):
         self.patches = nn.Linear(12, WIDTH)
         self.places = nn.Parameter(torch.randn(1 + GRID * GRID, WIDTH))
         self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(WIDTH, 2, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                WIDTH, 2, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
             for _ in range(self.depth)
         )
         self.project = nn.Linear(WIDTH, 8, bias=False)
 
     def head(self, pixels: Tensor, layer: int) -> Tensor:
-        hidden = torch.cat([torch.zeros(len(pixels), 1, WIDTH, dtype=pixels.dtype), self.patches(pixels)], 1) + self.places
+        hidden = (
+            torch.cat([torch.zeros(len(pixels), 1, WIDTH, dtype=pixels.dtype), self.patches(pixels)], 1)
+            + self.places
+        )
         for block in self.blocks[: layer + 1]:
             hidden = block(hidden)
         return hidden
@@ -66,7 +73,9 @@ def noise_for(replicas: int = 1):
 
 
 def naive_map(clip: SmallViT, image: Tensor, text: Tensor, noises: list[Tensor], beta: float) -> Tensor:
-    """One pair, the whole encoder at every step, the written formula, autograd for everything, torch's own Adam."""
+    """One pair, the whole encoder at every step, the written formula, autograd for everything, torch's own
+    Adam.
+    """
     alpha = nn.Parameter(torch.full((1, 1 + GRID * GRID, WIDTH), 5.0, dtype=image.dtype))
     adam = torch.optim.Adam([alpha], lr=1.0, betas=(0.9, 0.999), eps=1e-8)
     for noise in noises:
@@ -84,11 +93,15 @@ def naive_map(clip: SmallViT, image: Tensor, text: Tensor, noises: list[Tensor],
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("beta", [0.1, 2.0])
-def test_batched_and_restarted_fit_agrees_with_the_naive_one(a_clip, pixels, texts, dtype, tolerance, replicas, beta):
+def test_batched_and_restarted_fit_agrees_with_the_naive_one(
+    a_clip, pixels, texts, dtype, tolerance, replicas, beta
+):
     clip = SmallViT().eval().requires_grad_(False)
     clip.load_state_dict(a_clip.state_dict())
     clip, images, words, noise = clip.to(dtype), pixels.to(dtype), texts.to(dtype), noise_for(replicas)
-    maps = attribution_maps(clip, clip.head(images, LAYER), words, replicas=replicas, noise=noise, **FIT | {"beta": beta})
+    maps = attribution_maps(
+        clip, clip.head(images, LAYER), words, replicas=replicas, noise=noise, **FIT | {"beta": beta}
+    )
     for i in range(3):
         for k in range(2):
             noises = [noise([(i, k)], step)[0] for step in range(STEPS)]
@@ -114,7 +127,9 @@ def test_a_pair_does_not_depend_on_the_other_pairs_or_on_their_order(a_clip, pix
     keys = [("ct-3", "liver"), ("ct-4", "spleen"), ("ct-5", "liver")]
     text = texts[[0, 1, 0]]
     together = fit_pairs(a_clip, hidden, text, pair_keys=keys, replicas=1, noise=noise, **FIT)
-    turned = fit_pairs(a_clip, hidden.flip(0), text.flip(0), pair_keys=keys[::-1], replicas=1, noise=noise, **FIT).flip(0)
+    turned = fit_pairs(
+        a_clip, hidden.flip(0), text.flip(0), pair_keys=keys[::-1], replicas=1, noise=noise, **FIT
+    ).flip(0)
     torch.testing.assert_close(together, turned, rtol=1e-5, atol=1e-5)
     for row, key in enumerate(keys):
         alone = fit_pairs(a_clip, hidden[[row]], text[[row]], pair_keys=[key], replicas=1, noise=noise, **FIT)
@@ -132,7 +147,9 @@ def test_maps_in_padded_batches_of_one_shape_equal_maps_fitted_at_once(a_clip, p
 
 def test_the_word_and_the_noise_both_change_the_map(a_clip, pixels, texts):
     hidden = a_clip.head(pixels[:1], LAYER)
-    maps = attribution_maps(a_clip, hidden, texts, replicas=1, noise=noise_for(), words=["same", "same"], **FIT)
+    maps = attribution_maps(
+        a_clip, hidden, texts, replicas=1, noise=noise_for(), words=["same", "same"], **FIT
+    )
     other = attribution_maps(a_clip, hidden, texts[:1], replicas=1, noise=noise_for(), words=["other"], **FIT)
     assert (maps[0, 0] - maps[0, 1]).abs().max() > 0.1
     assert (maps[0, 0] - other[0, 0]).abs().max() > 1e-3
@@ -146,7 +163,9 @@ def test_a_first_step_alone_passes_what_the_start_lets_pass(a_clip, pixels, text
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_it_fits_for_callers_that_switched_gradients_off_and_leaves_weights_without_any(a_clip, pixels, texts, mode):
+def test_it_fits_for_callers_that_switched_gradients_off_and_leaves_weights_without_any(
+    a_clip, pixels, texts, mode
+):
     arguments = {"pair_keys": ["a", "b"], "replicas": 1, "noise": noise_for(), **FIT}
     expected = fit_pairs(a_clip, a_clip.head(pixels[:2], LAYER), texts, **arguments)
     a_clip.requires_grad_(True)
@@ -187,7 +206,15 @@ def test_arguments_that_do_not_fit_are_refused(a_clip, pixels, texts, change, me
 
 def test_hidden_states_of_another_grid_are_refused(a_clip, texts):
     with pytest.raises(ValueError, match=r"must be \[pairs, 10, width\]"):
-        fit_pairs(a_clip, torch.zeros(2, 5, WIDTH), texts, pair_keys=["a", "b"], replicas=1, noise=noise_for(), **FIT)
+        fit_pairs(
+            a_clip,
+            torch.zeros(2, 5, WIDTH),
+            texts,
+            pair_keys=["a", "b"],
+            replicas=1,
+            noise=noise_for(),
+            **FIT,
+        )
 
 
 def test_normalised_maps_reach_from_0_to_1_each_for_itself():
@@ -232,9 +259,14 @@ def test_noise_is_standard_normal_and_differs_between_tokens():
 
 
 def test_noise_does_not_change_from_one_release_to_the_next():
-    """Masks could change silently with numpy's generator; these numbers are those of Philox 4x64 with numpy 1.26."""
+    """Masks could change silently with numpy's generator.
+
+    These numbers are those of Philox 4x64 with numpy 1.26.
+    """
     drawn = keyed_noise(42, 1, 1, 4)([("ct-3", "liver")], 1).flatten()
-    torch.testing.assert_close(drawn, torch.tensor([1.5203701, 0.4106456, -0.6484699, -2.3376098]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        drawn, torch.tensor([1.5203701, 0.4106456, -0.6484699, -2.3376098]), rtol=0, atol=1e-6
+    )
 
 
 def test_equal_keys_have_equal_noise_however_they_are_written():
@@ -248,7 +280,9 @@ def test_equal_keys_have_equal_noise_however_they_are_written():
         index: int
 
     noise = keyed_noise(42, 1, 2, 2)
-    assert torch.equal(noise([(Key("d", Plane.AXIAL, 3), "liver")], 0), noise([(Key("d", "axial", 3), "liver")], 0))
+    assert torch.equal(
+        noise([(Key("d", Plane.AXIAL, 3), "liver")], 0), noise([(Key("d", "axial", 3), "liver")], 0)
+    )
     assert not torch.equal(noise([("ab", "c")], 0), noise([("a", "bc")], 0))
     assert not torch.equal(noise([("1", "c")], 0), noise([(1, "c")], 0))
 
@@ -266,7 +300,9 @@ def test_maps_of_the_tiny_clip_equal_those_of_the_published_flow():
     clip = build_tiny_clip(architecture, [320, 533, 1000]).eval().requires_grad_(False)
     pixels, words = clip.normalise(torch.rand(2, 3, 32, 32)), ["liver", "spleen"]
     noise = keyed_noise(5, 2, 17, 32)
-    maps = attribution_maps(clip, clip.head(pixels, 1), clip.encode_text(words), replicas=2, noise=noise, words=words, **FIT)
+    maps = attribution_maps(
+        clip, clip.head(pixels, 1), clip.encode_text(words), replicas=2, noise=noise, words=words, **FIT
+    )
     blocks = clip.model.visual.transformer.resblocks
     for i in range(2):
         for k, word in enumerate(words):
@@ -275,5 +311,7 @@ def test_maps_of_the_tiny_clip_equal_those_of_the_published_flow():
                 return noise([key], step)[0]
 
             tokens = clip.tokenizer([word])
-            flat = published_map(clip.model, blocks, pixels[[i]], tokens, layer=1, beta=0.1, steps=STEPS, noise=step_noise)
+            flat = published_map(
+                clip.model, blocks, pixels[[i]], tokens, layer=1, beta=0.1, steps=STEPS, noise=step_noise
+            )
             torch.testing.assert_close(maps[i, k].flatten(), flat, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,7 @@
-"""Saliency maps to prompts for SAM: the split against k-means and Otsu by others, components and boxes against plain loops."""
+"""Saliency maps to prompts for SAM.
+
+The split against k-means and Otsu by others, components and boxes against plain loops.
+"""
 
 import itertools
 
@@ -12,7 +15,9 @@ from hypothesis.extra.numpy import arrays
 from wordmask.models.coarse_masks import boxes, coarse_masks, components, points, split_two_classes
 
 GREYS = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)))
-FEW_GREYS = arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.sampled_from([0, 3, 90, 91, 255]))
+FEW_GREYS = arrays(
+    np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.sampled_from([0, 3, 90, 91, 255])
+)
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 
 
@@ -28,7 +33,10 @@ def within(greys, mask):
 
 
 def lloyd(greys, rng):
-    """k-means with two clusters of one random start: assign, average, until nothing changes. The brighter cluster as a mask."""
+    """k-means with two clusters of one random start: assign, average, until nothing changes.
+
+    The brighter cluster as a mask.
+    """
     values = greys.astype(np.float64)
     dark, bright = np.sort(rng.choice(np.unique(values), 2, replace=False))
     while True:
@@ -57,12 +65,15 @@ def test_no_threshold_and_no_restart_of_kmeans_divides_a_map_better(greys):
 def test_the_best_of_many_restarts_of_kmeans_is_the_exact_split_but_for_a_pixel_at_the_border():
     rng = np.random.default_rng(3)
     for _ in range(10):
-        blob = np.hypot(*np.meshgrid(*(np.linspace(-1, 1, 24) - centre for centre in rng.uniform(-0.5, 0.5, 2))))
+        blob = np.hypot(
+            *np.meshgrid(*(np.linspace(-1, 1, 24) - centre for centre in rng.uniform(-0.5, 0.5, 2)))
+        )
         greys = np.clip(255 * np.exp(-4 * blob**2) + rng.normal(0, 20, blob.shape), 0, 255).astype(np.uint8)
         best = min((lloyd(greys, rng) for _ in range(100)), key=lambda mask: within(greys, mask))
         mask = coarse_masks(as_map(greys))[0].numpy()
         assert within(greys, mask) <= within(greys, best) * (1 + 1e-12)
-        # In one of these maps all 100 restarts stop one pixel away from the optimum, at a sum of squares 2.5e-5 larger.
+        # In one of these maps all 100 restarts stop one pixel away from the optimum, at a sum of squares
+        # 2.5e-5 larger.
         assert (mask != best).sum() <= 1
 
 
@@ -73,8 +84,11 @@ def test_the_split_is_otsus(greys):
     if greys.min() == greys.max():
         return
     otsu = greys > threshold_otsu(greys)
-    # Not the masks themselves: skimage counts in float32, and of two splits that are equally good it may take the other.
-    assert within(greys, coarse_masks(as_map(greys))[0].numpy()) == pytest.approx(within(greys, otsu), rel=1e-4, abs=1e-6)
+    # Not the masks themselves: skimage counts in float32, and of two splits that are equally good it may take
+    # the other.
+    assert within(greys, coarse_masks(as_map(greys))[0].numpy()) == pytest.approx(
+        within(greys, otsu), rel=1e-4, abs=1e-6
+    )
 
 
 def test_two_plain_classes_are_divided_between_them():
@@ -101,7 +115,11 @@ def test_differences_within_one_grey_level_are_no_classes():
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**31), levels=st.integers(2, 300), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+@given(
+    seed=st.integers(0, 2**31),
+    levels=st.integers(2, 300),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
 def test_a_row_does_not_depend_on_the_other_rows_or_on_their_order(seed, levels, dtype):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(5, 7, 6, generator=generator).pow(3).to(dtype)
@@ -119,7 +137,10 @@ def test_no_maps_have_no_masks():
 
 
 def test_values_on_either_side_of_a_threshold_fall_where_the_histogram_put_them():
-    """With two levels the edge is 0.5: it belongs to the dark class, the next number above it to the bright one."""
+    """With two levels the edge is 0.5.
+
+    It belongs to the dark class, the next number above it to the bright one.
+    """
     above = np.nextafter(np.float32(0.5), np.float32(1))
     maps = torch.tensor([[[0.0, 0.5, above, 1.0]]])
     assert (maps[0] > split_two_classes(maps, 2)).tolist() == [[False, False, True, True]]
@@ -157,7 +178,9 @@ def test_arguments_that_do_not_fit_are_refused(call, message):
 
 
 def flooded(mask):
-    """The 8-connected components as sets of (y, x), in raster order of their first pixel, by flooding from each."""
+    """The 8-connected components as sets of (y, x), in raster order of their first pixel, by flooding from
+    each.
+    """
     left, found = {(int(y), int(x)) for y, x in np.argwhere(mask)}, []
     while left:
         component, border = set(), [min(left)]
@@ -176,13 +199,21 @@ def pixels(component):
 
 
 @settings(deadline=None)
-@given(mask=MASKS, most=st.integers(1, 5), least_area=st.sampled_from([0, 0.05, 0.2]), least_confidence=st.sampled_from([0, 0.45]))
+@given(
+    mask=MASKS,
+    most=st.integers(1, 5),
+    least_area=st.sampled_from([0, 0.05, 0.2]),
+    least_confidence=st.sampled_from([0, 0.45]),
+)
 def test_components_are_the_largest_that_flooding_finds(mask, most, least_area, least_confidence):
     saliency = np.random.default_rng(1).random(mask.shape)
     expected = [
         part
-        for part in sorted(flooded(mask), key=len, reverse=True)  # stable: the earlier of equals stays the earlier
-        if len(part) / mask.size >= least_area and np.mean([saliency[pixel] for pixel in part]) >= least_confidence
+        for part in sorted(
+            flooded(mask), key=len, reverse=True
+        )  # stable: the earlier of equals stays the earlier
+        if len(part) / mask.size >= least_area
+        and np.mean([saliency[pixel] for pixel in part]) >= least_confidence
     ]
     found = components(mask, saliency, most=most, least_area=least_area, least_confidence=least_confidence)
     assert found.dtype == bool

@@ -6,7 +6,11 @@ from torch.nn import functional as F
 
 from wordmask.errors import WeightsError
 from wordmask.models.presets import DecoderPreset
-from wordmask.models.simple_vilmedsam.decoder import REFERENCE_NAMES, PositionPromptDecoder, refine_by_affinity
+from wordmask.models.simple_vilmedsam.decoder import (
+    REFERENCE_NAMES,
+    PositionPromptDecoder,
+    refine_by_affinity,
+)
 
 SMALL = DecoderPreset(channels=16, grid=6, heads=2, mlp=24, widths=(4, 8), upsampler_widths=(8, 8, 4))
 
@@ -43,8 +47,12 @@ def test_affinity_equals_its_definition_and_does_not_depend_on_the_batch():
     features, maps = torch.randn(3, 8, 5, 5, generator=generator), torch.rand(3, 1, 5, 5, generator=generator)
     together = refine_by_affinity(features, maps)
     for row in range(3):
-        torch.testing.assert_close(together[row, 0], naive_affinity(features[row], maps[row, 0]), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(together[row], refine_by_affinity(features[row : row + 1], maps[row : row + 1])[0])
+        torch.testing.assert_close(
+            together[row, 0], naive_affinity(features[row], maps[row, 0]), atol=1e-5, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            together[row], refine_by_affinity(features[row : row + 1], maps[row : row + 1])[0]
+        )
 
 
 def test_affinity_of_a_map_of_ones_is_ones_because_rows_sum_to_one():
@@ -52,7 +60,9 @@ def test_affinity_of_a_map_of_ones_is_ones_because_rows_sum_to_one():
     torch.testing.assert_close(refined, torch.ones_like(refined))
 
 
-@pytest.mark.parametrize("features", [torch.ones(1, 8, 4, 4), torch.zeros(1, 8, 4, 4)], ids=["uniform", "zero"])
+@pytest.mark.parametrize(
+    "features", [torch.ones(1, 8, 4, 4), torch.zeros(1, 8, 4, 4)], ids=["uniform", "zero"]
+)
 def test_affinity_of_a_uniform_image_is_finite(features):
     assert refine_by_affinity(features, torch.rand(1, 1, 4, 4)).isfinite().all()
 
@@ -70,7 +80,9 @@ def test_the_word_token_reaches_the_mask():
     torch.manual_seed(0)
     decoder = PositionPromptDecoder(SMALL.model_copy(update={"word_token": True}), text_width=5).eval()
     features, maps = torch.randn(1, 16, 6, 6), torch.rand(1, 1, 6, 6)
-    assert not torch.allclose(decoder(features, maps, torch.ones(1, 5)), decoder(features, maps, -torch.ones(1, 5)))
+    assert not torch.allclose(
+        decoder(features, maps, torch.ones(1, 5)), decoder(features, maps, -torch.ones(1, 5))
+    )
 
 
 def test_a_published_checkpoint_is_loaded_by_its_own_names():
@@ -97,7 +109,12 @@ def test_an_ablated_decoder_has_fewer_parts_and_still_draws():
         for bid in ("code", "none"):
             decoder = PositionPromptDecoder(SMALL.model_copy(update={"ipp": ipp, "bid": bid})).eval()
             grid, channels = SMALL.grid, SMALL.channels
-            assert decoder(torch.randn(2, channels, grid, grid), torch.rand(2, 1, grid, grid)).shape == (2, 1, 4 * grid, 4 * grid)
+            assert decoder(torch.randn(2, channels, grid, grid), torch.rand(2, 1, grid, grid)).shape == (
+                2,
+                1,
+                4 * grid,
+                4 * grid,
+            )
             sizes[ipp, bid] = count(decoder)
     assert sizes[True, "code"] > sizes[False, "code"] > sizes[False, "none"]
     assert sizes[True, "code"] > sizes[True, "none"] > sizes[False, "none"]

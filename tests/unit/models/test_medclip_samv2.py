@@ -33,7 +33,9 @@ def test_presets_describe_the_published_sizes():
         preset = load_preset("medclip_samv2", name)
         assert preset.bottleneck.replicas == 10
         published = ZeroShotPreset(prompt_set="P5")
-        assert preset.zero_shot == (ZeroShotPreset(split="fixed", threshold=0.7) if name == "tiny" else published)
+        assert preset.zero_shot == (
+            ZeroShotPreset(split="fixed", threshold=0.7) if name == "tiny" else published
+        )
 
 
 def test_a_box_reaches_sam_as_the_pixels_that_it_covers():
@@ -41,7 +43,9 @@ def test_a_box_reaches_sam_as_the_pixels_that_it_covers():
     mask[10:20, 4:8] = True
     objects = [components(part, part.astype(np.float32), most=1) for part in (mask, np.zeros_like(mask))]
     frame = Frame.fit((80, 80), (160, 160), "top_left")
-    asked = prompts_of_objects(objects, [1, 2], frame, 40, ZeroShotPreset(prompts="both", positive=3, negative=2))
+    asked = prompts_of_objects(
+        objects, [1, 2], frame, 40, ZeroShotPreset(prompts="both", positive=3, negative=2)
+    )
     assert asked.given.tolist() == [True, False]
     assert asked.boxes[0].tolist() == [15.5, 39.5, 31.5, 79.5]  # pixel i of SAM's frame is centred at i
     assert asked.boxes[1].tolist() == [-0.5, -0.5, 159.5, 159.5]
@@ -57,9 +61,13 @@ def test_masks_are_fused_plainly_or_by_their_scores():
     masks, scores = torch.tensor([[-2.0, 0.0, 3.0]]).reshape(1, 3, 1, 1), torch.tensor([[0.2, 0.6, 1.0]])
     probabilities = masks.sigmoid().flatten()
     assert fuse(masks, scores, ZeroShotPreset()).item() == -2.0
-    assert fuse(masks, scores, ZeroShotPreset(fusion="mean")).sigmoid().item() == pytest.approx(probabilities.mean().item(), abs=1e-5)
+    assert fuse(masks, scores, ZeroShotPreset(fusion="mean")).sigmoid().item() == pytest.approx(
+        probabilities.mean().item(), abs=1e-5
+    )
     weighted = (0.5 * probabilities[1] + probabilities[2]) / 1.5
-    assert fuse(masks, scores, ZeroShotPreset(fusion="scored")).sigmoid().item() == pytest.approx(weighted.item(), abs=1e-5)
+    assert fuse(masks, scores, ZeroShotPreset(fusion="scored")).sigmoid().item() == pytest.approx(
+        weighted.item(), abs=1e-5
+    )
     equal = fuse(masks, torch.full((1, 3), 0.4), ZeroShotPreset(fusion="scored"))
     assert equal.sigmoid().item() == pytest.approx(probabilities.mean().item(), abs=1e-5)
 
@@ -78,7 +86,10 @@ def test_staple_trusts_the_masks_that_agree_and_is_certain_where_all_do():
 def test_the_text_of_a_word_is_what_its_prompt_set_says():
     model = random_medclip_samv2()
     (liver,) = parse_prompts("liver")
-    said = {name: model.encode_prompts([replace(liver, prompt_set=name)]).tensors["text"][0] for name in ("P0", "P1", "P2", "P4")}
+    said = {
+        name: model.encode_prompts([replace(liver, prompt_set=name)]).tensors["text"][0]
+        for name in ("P0", "P1", "P2", "P4")
+    }
     described = [model.clip.encode_text([sentence])[0] for sentence in sentences(liver, "P4")]
     torch.testing.assert_close(said["P0"], model.clip.encode_text(["liver"])[0])
     torch.testing.assert_close(said["P2"], described[0])
@@ -91,7 +102,10 @@ def test_the_text_of_a_word_is_what_its_prompt_set_says():
 def test_a_persons_hints_replace_the_models_own_prompts_in_their_slice_alone():
     model = random_medclip_samv2()
     torch.manual_seed(7)
-    slices, prompts = model.encode_slices(torch.rand(2, 3, 50, 60), KEYS), model.encode_prompts(parse_prompts("liver"))
+    slices, prompts = (
+        model.encode_slices(torch.rand(2, 3, 50, 60), KEYS),
+        model.encode_prompts(parse_prompts("liver")),
+    )
     own, helped = model(slices, prompts), model(slices, prompts, hints=Hints(box=(5, 5, 10, 12, 30, 33)))
     assert torch.equal(own.logits[0], helped.logits[0])
     asked = hinted(Hints(box=(5, 5, 10, 12, 30, 33)), KEYS, slices.frames["sam"])
@@ -112,10 +126,15 @@ def test_a_slice_whose_map_is_flat_has_nothing():
 
 
 def test_drawings_are_marked_without_any_training_of_this_model():
-    """The bundled CLIP and SAM alone, on samples that no training used; what it misses is in docs/experiments.md."""
+    """The bundled CLIP and SAM alone, on samples that no training used.
+
+    What it misses is in docs/experiments.md.
+    """
     segmenter = VolumeSegmenter(load_segmenter("medclip_samv2", device="cpu"))
     for case in load_samples(SAMPLES):
         for word in {"polyp", "skin lesion", "breast tumor"} & case.words.keys():
             labels = np.asarray(segmenter.segment(read_volume(case.image), word).labels).squeeze() > 0
-            truth = np.isin(sitk.GetArrayFromImage(sitk.ReadImage(str(case.truth))).squeeze(), case.words[word])
+            truth = np.isin(
+                sitk.GetArrayFromImage(sitk.ReadImage(str(case.truth))).squeeze(), case.words[word]
+            )
             assert 2 * (labels & truth).sum() / (labels.sum() + truth.sum()) > 0.7, case.name

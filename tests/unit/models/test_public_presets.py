@@ -1,7 +1,9 @@
-"""MedCLIP-SAMv2's published sizes, loaded as users load them, from files in the published formats that were imported before.
+"""MedCLIP-SAMv2's published sizes, loaded as users load them, from files in the published formats that were
+imported before.
 
-SAM ViT-B has its full size; BiomedCLIP has its depth and its pictures, but is narrow. To be quick, masks are drawn on a smaller frame after
-fewer steps of the bottleneck. What takes minutes is in tests/integration/test_public_sizes.py.
+SAM ViT-B has its full size; BiomedCLIP has its depth and its pictures, but is narrow. To be quick, masks are
+drawn on a smaller frame after fewer steps of the bottleneck. What takes minutes is in
+tests/integration/test_public_sizes.py.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder: Path = tmp_path_factory.mktemp("public")
     torch.manual_seed(1)
     bert = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    clip = make_biomed_folder(folder / "biomedclip", WORDS, biomed_config("vit_tiny_patch16_224", 224, 24), bert).path
+    clip = make_biomed_folder(
+        folder / "biomedclip", WORDS, biomed_config("vit_tiny_patch16_224", 224, 24), bert
+    ).path
     write_sam(folder / "sam.pth", "vit_b", torch.float16)
     with registered(folder / "weights", biomedclip=clip, sam_vit_b=folder / "sam.pth"):
         (folder / "sam.pth").unlink()
@@ -47,7 +51,9 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def a_preset() -> Preset:
     published = load_preset("medclip_samv2", "biomedclip_vit_b")
     quick = published.bottleneck.model_copy(update={"steps": 3, "replicas": 2})
-    return published.model_copy(update={"sam": SamConfig(kind="vit_b", image_size=FRAME), "bottleneck": quick})
+    return published.model_copy(
+        update={"sam": SamConfig(kind="vit_b", image_size=FRAME), "bottleneck": quick}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,12 @@ def test_a_new_refiner_changes_nothing():
     assert torch.equal(Refiner(WIDTH)(pixels, logits, word), logits)
 
 
-@pytest.mark.parametrize(("changed", "matters"), [(0, True), (1, False), (2, True)], ids=["pixels", "logits", "word"])
-def test_its_correction_goes_by_pixels_and_the_word_and_never_by_the_logits(a_taught_refiner, changed, matters):
+@pytest.mark.parametrize(
+    ("changed", "matters"), [(0, True), (1, False), (2, True)], ids=["pixels", "logits", "word"]
+)
+def test_its_correction_goes_by_pixels_and_the_word_and_never_by_the_logits(
+    a_taught_refiner, changed, matters
+):
     given = inputs()
     other = [torch.flip(tensor, (-1,)) if place == changed else tensor for place, tensor in enumerate(given)]
     corrections = [a_taught_refiner(*each) - each[1] for each in (given, other)]

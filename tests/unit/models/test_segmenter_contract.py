@@ -20,7 +20,14 @@ from tests.support.stub_segmenters import (
 from torch import Tensor
 
 from wordmask.inference.batching import join_prompts, join_slices, store_slice
-from wordmask.models.base import PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.models.base import (
+    PromptFeatures,
+    Segmenter,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
 from wordmask.words.prompts import Prompt, parse_prompts
 
 MODELS = {
@@ -51,7 +58,11 @@ def pixels() -> Tensor:
     """[3, 3, 45, 38], 0..1: three slices with blobs."""
     torch.manual_seed(5)
     blobs = torch.rand(SLICES, 1, 6, 5)
-    return torch.nn.functional.interpolate(blobs, size=(HEIGHT, WIDTH), mode="bicubic").clamp(0, 1).repeat(1, 3, 1, 1)
+    return (
+        torch.nn.functional.interpolate(blobs, size=(HEIGHT, WIDTH), mode="bicubic")
+        .clamp(0, 1)
+        .repeat(1, 3, 1, 1)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +75,19 @@ def prompts(a_model: Segmenter, words: list[Prompt]) -> PromptFeatures:
     return a_model.encode_prompts(words)
 
 
-def run(model: Segmenter, slices: SliceFeatures, prompts: PromptFeatures, pairs: list[tuple[int, int]]) -> SegmenterOutput:
+def run(
+    model: Segmenter, slices: SliceFeatures, prompts: PromptFeatures, pairs: list[tuple[int, int]]
+) -> SegmenterOutput:
     return model(slices, prompts, torch.tensor(pairs))
 
 
 def maps_of(output: SegmenterOutput) -> dict[str, Tensor]:
-    named = {"logits": output.logits, "presence": output.presence, "uncertainty": output.uncertainty, "attribution": output.attribution}
+    named = {
+        "logits": output.logits,
+        "presence": output.presence,
+        "uncertainty": output.uncertainty,
+        "attribution": output.attribution,
+    }
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -95,7 +113,9 @@ def test_every_map_has_a_row_per_pair_and_all_pairs_are_slice_major(a_model, sli
         assert len(tensor) == SLICES * len(prompts)
         assert tensor.isfinite().all()
         torch.testing.assert_close(tensor, maps_of(named)[name], rtol=0, atol=0)
-        assert tensor.ndim == (1 if name == "presence" else 3)  # maps may have a grid of their own over the frame's square
+        assert tensor.ndim == (
+            1 if name == "presence" else 3
+        )  # maps may have a grid of their own over the frame's square
     assert everything.frame.original == (HEIGHT, WIDTH)
 
 
@@ -129,7 +149,9 @@ def test_slices_and_words_may_be_encoded_one_at_a_time(a_model, pixels, words, s
     one_by_one = [a_model.encode_slices(pixels[i : i + 1], KEYS[i : i + 1]) for i in range(SLICES)]
     joined_words = join_prompts([a_model.encode_prompts([word]) for word in words])
     for name, tensor in slices.tensors.items():
-        torch.testing.assert_close(torch.cat([features.tensors[name] for features in one_by_one]), tensor, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            torch.cat([features.tensors[name] for features in one_by_one]), tensor, rtol=1e-4, atol=1e-4
+        )
     for name, tensor in prompts.tensors.items():
         torch.testing.assert_close(joined_words.tensors[name], tensor, rtol=1e-4, atol=1e-4)
     assert joined_words.known.tolist() == prompts.known.tolist()
@@ -150,7 +172,9 @@ def test_presence_is_a_logit_per_pair_exactly_when_it_is_among_the_capabilities(
         assert logits.isfinite().all()
 
 
-def test_attribution_lies_in_0_to_1_and_is_there_exactly_when_it_is_among_the_capabilities(a_model, slices, prompts):
+def test_attribution_lies_in_0_to_1_and_is_there_exactly_when_it_is_among_the_capabilities(
+    a_model, slices, prompts
+):
     attribution = a_model(slices, prompts).attribution
     assert (attribution is not None) == a_model.capabilities.attribution
     if attribution is not None:

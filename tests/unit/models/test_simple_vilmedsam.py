@@ -1,4 +1,7 @@
-"""Simple-ViLMedSAM as a whole, small and with random weights: what a pair's result may depend on, and what is refused."""
+"""Simple-ViLMedSAM as a whole, small and with random weights.
+
+What a pair's result may depend on, and what is refused.
+"""
 
 import pytest
 import torch
@@ -19,8 +22,12 @@ TINY = load_preset("simple_vilmedsam", "tiny")
 
 def random_model(prior="similarity", word_token=True, trained_words=("liver", "spleen")):
     torch.manual_seed(0)
-    preset = TINY.model_copy(update={"decoder": TINY.decoder.model_copy(update={"prior": prior, "word_token": word_token})})
-    ids = TinyTokenizer.for_texts(["liver", "spleen", "polyp"], TINY.clip.architecture.context_length).token_ids
+    preset = TINY.model_copy(
+        update={"decoder": TINY.decoder.model_copy(update={"prior": prior, "word_token": word_token})}
+    )
+    ids = TinyTokenizer.for_texts(
+        ["liver", "spleen", "polyp"], TINY.clip.architecture.context_length
+    ).token_ids
     clip, sam = build_tiny_clip(TINY.clip.architecture, ids), build_tiny_sam(TINY.sam.architecture)
     model = SimpleViLMedSAM(preset, clip, sam, trained_words=trained_words)
     return model.eval().requires_grad_(False)
@@ -54,7 +61,9 @@ def test_a_pair_depends_on_its_own_slice_and_word_alone(prior, two_slices):
     slices, keys = two_slices
     words = model.encode_prompts(parse_prompts("liver, spleen"))
     together = model(model.encode_slices(slices, keys), words).logits
-    alone = model(model.encode_slices(slices[1:], keys[1:]), model.encode_prompts(parse_prompts("spleen"))).logits
+    alone = model(
+        model.encode_slices(slices[1:], keys[1:]), model.encode_prompts(parse_prompts("spleen"))
+    ).logits
     torch.testing.assert_close(together[3], alone[0], atol=1e-4, rtol=1e-4)
 
 
@@ -67,7 +76,9 @@ def test_the_noise_belongs_to_the_slice_and_not_to_its_place(two_slices):
     swapped = model(model.encode_slices(slices.flip(0), keys[::-1]), words).attribution
     torch.testing.assert_close(maps, swapped.flip(0), atol=1e-3, rtol=1e-3)
     other_keys = [SliceKey("another volume", "axial", key.index) for key in keys]
-    assert not torch.allclose(maps, model(model.encode_slices(slices, other_keys), words).attribution, atol=1e-3)
+    assert not torch.allclose(
+        maps, model(model.encode_slices(slices, other_keys), words).attribution, atol=1e-3
+    )
 
 
 @torch.no_grad()
@@ -92,7 +103,9 @@ def test_the_decoder_does_not_change_the_fingerprint_but_the_encoder_does():
     changed.decoder.upsample_first[-1].bias.data += 1
     assert changed.fingerprint == before
     changed = random_model()
-    changed.clip.model.token_embedding.weight.data += 1  # a text tower that learns must not cost every slice its kept features
+    changed.clip.model.token_embedding.weight.data += (
+        1  # a text tower that learns must not cost every slice its kept features
+    )
     assert changed.fingerprint == before
     changed = random_model()
     changed.sam.image_encoder.pos_embed.data += 1
@@ -127,8 +140,14 @@ def test_the_bundled_weights_know_all_their_words():
 def published(decoder):
     """The decoder's weights under the published names."""
     theirs = {ours: name for name, ours in REFERENCE_NAMES.items()}
-    prefixes = {name: max((ours for ours in theirs if name.startswith(f"{ours}.")), key=len) for name in decoder.state_dict()}
-    return {theirs[prefixes[name]] + name.removeprefix(prefixes[name]): tensor for name, tensor in decoder.state_dict().items()}
+    prefixes = {
+        name: max((ours for ours in theirs if name.startswith(f"{ours}.")), key=len)
+        for name in decoder.state_dict()
+    }
+    return {
+        theirs[prefixes[name]] + name.removeprefix(prefixes[name]): tensor
+        for name, tensor in decoder.state_dict().items()
+    }
 
 
 @torch.no_grad()
@@ -160,6 +179,9 @@ def test_a_file_that_is_no_decoder_changes_nothing(tmp_path):
 def test_a_taught_word_is_known_again_in_every_spelling():
     model = load_segmenter("simple_vilmedsam", preset="tiny")
     model.trained_words = model.trained_words | {parse_prompts("Heart-Spine")[0].key}
-    asked = [model.encode_prompts(parse_prompts(typed)) for typed in ("Heart-Spine", "heart-spine", "Heart Spine", "heart_spine")]
+    asked = [
+        model.encode_prompts(parse_prompts(typed))
+        for typed in ("Heart-Spine", "heart-spine", "Heart Spine", "heart_spine")
+    ]
     assert [bool(words.known.all()) for words in asked] == [True] * 4
     assert all(torch.equal(words.tensors["text"], asked[0].tensors["text"]) for words in asked)

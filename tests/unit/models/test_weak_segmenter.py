@@ -1,4 +1,4 @@
-"""The ensemble that draws: its vote, its uncertainty, the words that it knows, and cards that cannot be used."""
+"""The ensemble that draws: its vote, its uncertainty, its words, and cards that cannot be used."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_the_ensemble_gives_the_mean_of_its_members_run_one_by_one(a_model):
     assert len(alone) == 3
     assert (alone[0] - alone[1]).abs().max() > 1e-3
     torch.testing.assert_close(features.tensors["foreground"], alone.mean(0), rtol=1e-5, atol=1e-6)
-    output = a_model(features, a_model.encode_prompts(parse_prompts("hepar, spleen")))  # synonyms are the word
+    output = a_model(
+        features, a_model.encode_prompts(parse_prompts("hepar, spleen"))
+    )  # synonyms are the word
     torch.testing.assert_close(output.logits.sigmoid(), alone.mean(0).flatten(0, 1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(output.uncertainty, entropy(alone.mean(0)).flatten(0, 1), rtol=1e-4, atol=1e-5)
 
@@ -62,14 +64,17 @@ def test_the_ensemble_gives_the_mean_of_its_members_run_one_by_one(a_model):
 def test_a_word_without_a_channel_is_unknown_nowhere_and_refused_with_the_list(a_model, tmp_path):
     prompts = a_model.encode_prompts(parse_prompts("liver, polyp"))
     assert prompts.known.tolist() == [True, False]
-    output = a_model(a_model.encode_slices(torch.rand(1, 3, 20, 20), KEYS[:1]), prompts, torch.tensor([[0, 1]]))
+    output = a_model(
+        a_model.encode_slices(torch.rand(1, 3, 20, 20), KEYS[:1]), prompts, torch.tensor([[0, 1]])
+    )
     assert output.logits.max() < -10
     assert output.uncertainty.abs().max() == 0
     result = VolumeSegmenter(a_model).segment(draw_image(tmp_path / "images", 1).read(), ["polyp"])
     assert result.not_found == ["polyp"]
     (sentence,) = result.warnings
     assert sentence == (
-        "The preset 'tiny' was not trained on 'polyp', so nothing was marked; it knows liver, spleen. Train it on that word, too, or ask "
+        "The preset 'tiny' was not trained on 'polyp', so nothing was marked; it knows liver, spleen. Train "
+        "it on that word, too, or ask "
         "medclip_samv2."
     )
 
@@ -101,7 +106,9 @@ def test_before_a_training_it_says_how_to_train(preset):
 ])  # fmt: skip
 def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_bundle, change, sentence):
     with pytest.raises(WeightsError, match=sentence):
-        MedCLIPSAMv2Weak.from_bundle(load_preset(MODEL, "tiny"), replace(a_bundle, card=a_bundle.card.model_copy(update=change)))
+        MedCLIPSAMv2Weak.from_bundle(
+            load_preset(MODEL, "tiny"), replace(a_bundle, card=a_bundle.card.model_copy(update=change))
+        )
 
 
 @pytest.mark.parametrize("change", [
@@ -117,7 +124,11 @@ def test_a_card_cannot_call_what_is_no_network(a_bundle, change):
 def test_hints_are_refused(a_model):
     features = a_model.encode_slices(torch.rand(1, 3, 20, 20), KEYS[:1])
     with pytest.raises(RequestError, match="takes words only, not points"):
-        a_model(features, a_model.encode_prompts(parse_prompts("liver")), hints=Hints(points=((0, 1.0, 1.0, True),)))
+        a_model(
+            features,
+            a_model.encode_prompts(parse_prompts("liver")),
+            hints=Hints(points=((0, 1.0, 1.0, True),)),
+        )
 
 
 def test_without_nnunet_it_says_what_to_install(a_bundle, monkeypatch):

@@ -29,7 +29,8 @@ def test_left_organs_lie_right_of_right_organs_in_the_image():
 def test_a_volume_is_one_patient_from_head_to_foot():
     _, labels = ct_volume(24, 64, (0.05, 1.0), Random(11))
     heights = {
-        name: (labels == LABELS.index(name)).any(2).any(1).nonzero().float().mean() for name in ("right lung", "bladder", "liver")
+        name: (labels == LABELS.index(name)).any(2).any(1).nonzero().float().mean()
+        for name in ("right lung", "bladder", "liver")
     }
     assert heights["right lung"] < heights["liver"]
     assert torch.isnan(heights["bladder"]) or heights["liver"] < heights["bladder"]

@@ -78,7 +78,8 @@ def test_word_fractions_count_every_pixel_of_a_word():
 
 def test_word_masks_are_the_union_of_a_words_labels():
     labels = torch.tensor(
-        [[[0, LABELS.index("liver")], [LABELS.index("liver tumor"), LABELS.index("spleen")]]], dtype=torch.uint8
+        [[[0, LABELS.index("liver")], [LABELS.index("liver tumor"), LABELS.index("spleen")]]],
+        dtype=torch.uint8,
     )
     assert word_masks(labels, torch.tensor([WORDS.index("liver")]))[0].tolist() == [[0, 1], [1, 0]]
 
@@ -100,7 +101,9 @@ def test_the_best_threshold_is_found(sign):
 
 
 def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
-    plan = Plan(slices=16, pair_slices=8, test_slices=2, clip_steps=2, sam_steps=2, decoder_steps=1, joint_steps=1)
+    plan = Plan(
+        slices=16, pair_slices=8, test_slices=2, clip_steps=2, sam_steps=2, decoder_steps=1, joint_steps=1
+    )
     Pretraining(tmp_path / "run", plan).run(tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.words == WORDS

@@ -65,7 +65,9 @@ def test_packages_are_those_of_the_first_line_that_installs_some():
     assert read_packages(README) == ["git", "make", "python3"]
 
 
-@pytest.mark.parametrize("text", [README, "Mean Dice over 70 (case, word) pairs: 0.876\nMean Dice over words: ours 0.862"])
+@pytest.mark.parametrize(
+    "text", [README, "Mean Dice over 70 (case, word) pairs: 0.876\nMean Dice over words: ours 0.862"]
+)
 def test_dice_is_read_as_promised_and_as_printed(text):
     assert read_dice(text) == 0.876
 

@@ -1,4 +1,7 @@
-"""What `make` says and installs before there is an environment: real make and real pip, with packages that are empty."""
+"""What `make` says and installs before there is an environment.
+
+Real make and real pip, with packages that are empty.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,10 @@ import zipfile
 def build_editable(folder, config_settings=None, metadata_directory=None):
     with zipfile.ZipFile(f"{folder}/wordmask-0.1-py3-none-any.whl", "w") as wheel:
         needs = "".join(f"Requires-Dist: {name}\\nProvides-Extra: {extra}\\n" for name, extra in NEEDS)
-        wheel.writestr("wordmask-0.1.dist-info/METADATA", f"Metadata-Version: 2.1\\nName: wordmask\\nVersion: 0.1\\n{needs}")
-        wheel.writestr("wordmask-0.1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        head = "Metadata-Version: 2.1\\nName: wordmask\\nVersion: 0.1\\n"
+        wheel.writestr("wordmask-0.1.dist-info/METADATA", head + needs)
+        kind = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr("wordmask-0.1.dist-info/WHEEL", kind)
         wheel.writestr("wordmask-0.1.dist-info/RECORD", "")
     return "wordmask-0.1-py3-none-any.whl"
 
@@ -77,7 +82,15 @@ def add_python(path: Path, body: str) -> None:
 
 def make(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run make with this environment and no other."""
-    return subprocess.run(["make", *arguments], cwd=checkout, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("version", ["3.10.13", "3.13.5"])
@@ -106,11 +119,19 @@ def test_python_without_its_venv_module_is_answered_with_debians_package(a_check
 
 @pytest.fixture
 def indexes(tmp_path) -> Callable[[str], str]:
-    """Two indexes of packages, by name: all of PyPI with torch for CUDA, and PyTorch's own with the CPU builds and nothing else."""
+    """Two indexes of packages, by name.
+
+    All of PyPI with torch for CUDA, and PyTorch's own with the CPU builds and nothing else.
+    """
     for index, build in (("pypi", ""), ("cpu", "+cpu")):
         add_package(tmp_path / index, "torch", f"2.14.1{build}", "" if build else "nvidia-cublas")
         add_package(tmp_path / index, "torchvision", f"0.29.1{build}", "torch==2.14.1")
-    for name, version in (("sam2", "1.1.0"), ("setuptools", "84.2.1"), ("wheel", "0.48.0"), ("nvidia-cublas", "13.1")):
+    for name, version in (
+        ("sam2", "1.1.0"),
+        ("setuptools", "84.2.1"),
+        ("wheel", "0.48.0"),
+        ("nvidia-cublas", "13.1"),
+    ):
         add_package(tmp_path / "pypi", name, version)
     return lambda index: (tmp_path / index).as_uri()
 
@@ -122,8 +143,12 @@ def add_package(index: Path, name: str, version: str, needs: str = "") -> None:
     file = f"{name.replace('-', '_')}-{version}"
     with zipfile.ZipFile(folder / f"{file}-py3-none-any.whl", "w") as wheel:
         needed = f"Requires-Dist: {needs}\n" if needs else ""
-        wheel.writestr(f"{file}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
-        wheel.writestr(f"{file}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{file}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}"
+        )
+        wheel.writestr(
+            f"{file}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{file}.dist-info/RECORD", "")
     (folder / "index.html").write_text(f'<a href="{file.replace("+", "%2B")}-py3-none-any.whl">{file}</a>')
 
@@ -142,7 +167,11 @@ def test_torch_and_torchvision_are_of_one_build(a_checkout, indexes, cpu, build)
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     listed = subprocess.run(
-        [a_checkout / ".venv/bin/python", "-m", "pip", "freeze", "--all"], env=pip, capture_output=True, text=True, check=True
+        [a_checkout / ".venv/bin/python", "-m", "pip", "freeze", "--all"],
+        env=pip,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     installed = dict(line.split("==") for line in listed.stdout.split() if "==" in line)
     assert (installed["torch"], installed["torchvision"]) == (f"2.14.1{build}", f"0.29.1{build}")

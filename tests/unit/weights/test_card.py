@@ -53,9 +53,18 @@ def test_fields_of_a_newer_release_are_kept(tmp_path):
     assert read_card(tmp_path).as_json() == {"words": ["liver"], "calibration": {"liver": 0.5}}
 
 
-@pytest.mark.parametrize("content", [
-    "[]", "{", '{"words": "liver"}', '{"words": [1]}', '{"token_ids": ["1"]}', '{"side": "wide"}', '{"members": 0}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"words": "liver"}',
+        '{"words": [1]}',
+        '{"token_ids": ["1"]}',
+        '{"side": "wide"}',
+        '{"members": 0}',
+    ],
+)
 def test_a_card_of_wrong_types_is_damaged(tmp_path, content):
     (tmp_path / CARD).write_text(content, encoding="utf-8")
     with pytest.raises(WeightsError, match="are damaged"):
@@ -73,4 +82,6 @@ def test_a_card_cannot_be_changed():
 
 
 def read(cards: list[Path], training: str) -> Card:
-    return Card.model_validate_json(next(path for path in cards if path.stem == training).read_text(encoding="utf-8"))
+    return Card.model_validate_json(
+        next(path for path in cards if path.stem == training).read_text(encoding="utf-8")
+    )

@@ -1,4 +1,7 @@
-"""Weights arrive whole and right, or not at all: tried against a real HTTP server that truncates, corrupts and stalls."""
+"""Weights arrive whole and right, or not at all.
+
+Tried against a real HTTP server that truncates, corrupts and stalls.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ QUICK = Patience(connect=2, stall=0.2, attempts=3, pause=0.01)
 
 
 class Server:
-    """Serves CONTENT at every path; ``moods`` says how each request is answered, one after the other, the last one for ever."""
+    """Serves CONTENT at every path; ``moods`` says how each request is answered, one after the other, the
+    last one for ever.
+    """
 
     def __init__(self) -> None:
         self.moods: list[str] = ["good"]
@@ -43,7 +48,9 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.thread.start()
 
     @property
@@ -62,7 +69,11 @@ class Server:
             return
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range") or "")
         start = int(asked[1]) if asked and mood != "ignores range" else 0
-        body = {"web page": b"<html>log in</html>", "too long": CONTENT * 2, "corrupt": b"?" + CONTENT[1:]}.get(mood, CONTENT)
+        body = {
+            "web page": b"<html>log in</html>",
+            "too long": CONTENT * 2,
+            "corrupt": b"?" + CONTENT[1:],
+        }.get(mood, CONTENT)
         if asked and start >= len(body):
             request.send_response(416)
             request.send_header("Content-Range", f"bytes */{len(body)}")
@@ -100,7 +111,10 @@ def a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def a_catalogue(a_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``known``: size and digest published; ``unknown``: neither; ``folder``: two files, one of them without a digest."""
+    """``known``: size and digest published.
+
+    ``unknown``: neither; ``folder``: two files, one of them without a digest.
+    """
     known = {"url": f"{a_server.url}/known.bin", "size": len(CONTENT), "sha256": DIGEST}
     common = {"title": "test weights", "licence": "none", "source": "nowhere"}
     entries = {
@@ -139,7 +153,9 @@ def test_a_server_that_is_briefly_unavailable_is_asked_again(a_server: Server) -
     assert fetch("known", patience=QUICK).read_bytes() == CONTENT
 
 
-def test_a_server_that_never_sends_is_given_up_with_a_reason_and_the_part_is_kept(a_server: Server, a_cache: Path) -> None:
+def test_a_server_that_never_sends_is_given_up_with_a_reason_and_the_part_is_kept(
+    a_server: Server, a_cache: Path
+) -> None:
     a_server.moods = ["stalls"]
     with pytest.raises(WeightsError, match="stopped sending, 3 times in a row"):
         fetch("known", patience=QUICK)
@@ -169,7 +185,9 @@ def test_a_beginning_of_another_file_is_noticed_and_the_file_fetched_anew(a_cach
     assert fetch("known", patience=QUICK).read_bytes() == CONTENT
 
 
-def test_a_web_page_instead_of_the_file_is_refused_before_anything_is_written(a_server: Server, a_cache: Path) -> None:
+def test_a_web_page_instead_of_the_file_is_refused_before_anything_is_written(
+    a_server: Server, a_cache: Path
+) -> None:
     a_server.moods = ["web page"]
     with pytest.raises(WeightsError, match=r"19 bytes .* where 327680 are expected"):
         fetch("known", patience=QUICK)
@@ -282,7 +300,9 @@ def test_a_folder_is_imported_only_when_complete(tmp_path: Path) -> None:
     assert import_weights("folder", tmp_path, accept=[hashlib.sha256(b"liver").hexdigest()]).name == "folder"
 
 
-def test_a_pack_carries_weights_to_a_machine_without_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_carries_weights_to_a_machine_without_internet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetch("folder", accept=[DIGEST], patience=QUICK)
     digest = pack_weights("folder", tmp_path / "pack.zip")
     monkeypatch.setenv("WORDMASK_WEIGHTS", str(tmp_path / "hospital"))
@@ -306,14 +326,18 @@ def test_two_processes_do_not_write_the_same_file() -> None:
         fetch("known", patience=QUICK)
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("WORDMASK_WEIGHTS", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match="set WORDMASK_WEIGHTS"):
         fetch("known", patience=QUICK)
 
 
-def test_too_little_space_is_said_before_the_download(a_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_said_before_the_download(
+    a_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage: Callable[[Path], object] = lambda _: type("Usage", (), {"free": 10})  # noqa: E731
     monkeypatch.setattr(weights.shutil, "disk_usage", usage)
     with pytest.raises(WeightsError, match="MB free"):

@@ -1,4 +1,6 @@
-"""Published versions: whole or not there, with a way back, also when the publisher is killed or the files are damaged."""
+"""Published versions: whole or not there, with a way back, also when the publisher is killed or the files are
+damaged.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def test_a_damaged_version_is_passed_over_with_one_warning(store, caplog):
     assert store.served() == 4
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"history": []}', '{"history": ["1"]}', '{"history": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"history": []}', '{"history": ["1"]}', '{"history": 3}']
+)
 def test_a_damaged_record_costs_a_warning_and_the_newest_version_serves(store, caplog, content):
     store.publish(write_small)
     store.publish(write_small)
@@ -162,7 +166,9 @@ def test_a_publisher_killed_at_any_moment_leaves_a_sound_version(tmp_path):
             time.sleep(moments.uniform(0, 0.1))
         store = ModelStore(folder)
         served = store.served()
-        record = json.loads((folder / CURRENT).read_text()) if (folder / CURRENT).exists() else {"version": None}
+        record = (
+            json.loads((folder / CURRENT).read_text()) if (folder / CURRENT).exists() else {"version": None}
+        )
         assert served == record["version"]
         assert (served or 0) >= published
         published = served or 0
@@ -181,7 +187,10 @@ def test_a_version_of_the_tiny_model_is_loaded_in_place_of_its_own_weights(store
         save_bundle(folder, model.state_dict(), load_bundle(bundled).card)
 
     store.publish(write)
-    own, published = (load_segmenter("simple_vilmedsam", device="cpu", weights=weights) for weights in (None, store.folder(1)))
+    own, published = (
+        load_segmenter("simple_vilmedsam", device="cpu", weights=weights)
+        for weights in (None, store.folder(1))
+    )
     difference = published.get_parameter("scores.presence_bias") - own.get_parameter("scores.presence_bias")
     assert difference.item() == pytest.approx(1.0, abs=1e-6)
     assert published.fingerprint == own.fingerprint

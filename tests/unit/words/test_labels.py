@@ -35,7 +35,9 @@ def test_gaps_stay_and_rows_are_in_the_order_of_their_values(a_table_with_gaps):
 
 
 def test_the_order_of_announcement_does_not_matter():
-    assert LabelTable.from_names({"liver": 2, "spleen": 7}) == LabelTable.from_names({"spleen": 7, "liver": 2})
+    assert LabelTable.from_names({"liver": 2, "spleen": 7}) == LabelTable.from_names(
+        {"spleen": 7, "liver": 2}
+    )
 
 
 def test_an_absent_word_or_value_is_named_with_what_there_is(a_table_with_gaps):
@@ -69,16 +71,26 @@ def test_label_info_is_what_monai_label_stores():
     assert info[0]["code"] == {"scheme": "SCT", "value": "64033007", "meaning": "Kidney"}
     assert info[0]["modifier"]["meaning"] == "Left"
     assert info[1].keys() == {"name", "idx", "color"}
-    assert all(isinstance(channel, int) for row in info for channel in row["color"])  # nifti_to_dicom_seg reads 0..255
+    assert all(
+        isinstance(channel, int) for row in info for channel in row["color"]
+    )  # nifti_to_dicom_seg reads 0..255
     assert json.loads(json.dumps(info)) == info
 
 
 def test_label_info_is_read_by_name_and_never_by_position():
-    info = [{"name": "spleen", "idx": 5}, {"name": "background", "idx": 0}, {"name": " liver ", "id": 2, "description": "x"}]
+    info = [
+        {"name": "spleen", "idx": 5},
+        {"name": "background", "idx": 0},
+        {"name": " liver ", "id": 2, "description": "x"},
+    ]
     assert LabelTable.from_label_info(info).names() == {"liver": 2, "spleen": 5}
 
 
-@given(names=st.dictionaries(st.sampled_from(["liver", "Left Kidney", "gizmo", "hepar", "L5"]), st.integers(1, 65535)))
+@given(
+    names=st.dictionaries(
+        st.sampled_from(["liver", "Left Kidney", "gizmo", "hepar", "L5"]), st.integers(1, 65535)
+    )
+)
 def test_there_and_back_through_label_info(names):
     if len(set(names.values())) < len(names):
         with pytest.raises(LabelError, match="give each its own"):
@@ -107,7 +119,10 @@ def test_there_and_back_through_label_info(names):
         ([{"name": "liver", "idx": -1}], "value -1; it must lie in 1 to 65535"),
         ([{"name": "liver", "idx": 65536}], "value 65536; it must lie in 1 to 65535"),
         ([{"name": "  ", "idx": 3}], "value 3 has no name"),
-        ([{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}], "The value 1 stands for 'liver' and for 'spleen'"),
+        (
+            [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}],
+            "The value 1 stands for 'liver' and for 'spleen'",
+        ),
         ([{"name": "liver", "idx": 1}, {"name": "Liver", "idx": 2}], "'Liver' has two values, 1 and 2"),
     ],
 )
@@ -136,7 +151,9 @@ def test_announced_values_and_absent_labels_are_fine(dtype):
 
 
 def test_unannounced_values_are_named(a_table_with_gaps):
-    with pytest.raises(LabelError, match=r"holds the value 3, which no name announces; announced are liver = 2"):
+    with pytest.raises(
+        LabelError, match=r"holds the value 3, which no name announces; announced are liver = 2"
+    ):
         a_table_with_gaps.check_values(np.array([0, 2, 3], np.uint8))
     with pytest.raises(LabelError, match=r"holds the values -1, 1, 255, which"):
         a_table_with_gaps.check_values(np.array([[255, 2], [1, -1]], np.int16))
@@ -145,7 +162,8 @@ def test_unannounced_values_are_named(a_table_with_gaps):
 
 
 def test_a_file_saved_with_scribbles_first_is_caught():
-    # Slicer's MONAI Label plugin counts scribbles in idx, but not in the values it exports: liver is announced as 2, stored as 1.
+    # Slicer's MONAI Label plugin counts scribbles in idx, but not in the values it exports: liver is
+    # announced as 2, stored as 1.
     table = LabelTable.from_label_info([{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}])
     with pytest.raises(LabelError, match="holds the value 1, which"):
         table.check_values(np.array([0, 1, 2], np.uint8))

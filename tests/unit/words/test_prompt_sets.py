@@ -47,7 +47,18 @@ def test_the_sets_have_the_papers_names(the_sets):
 
 def test_at_least_15_words_have_several_descriptions(the_sets):
     assert sum(len(described) >= 2 for described in the_sets.descriptions.values()) >= 15
-    asked_for = {"liver", "spleen", "left kidney", "right kidney", "lung", "heart", "polyp", "skin lesion", "breast tumor", "brain tumor"}
+    asked_for = {
+        "liver",
+        "spleen",
+        "left kidney",
+        "right kidney",
+        "lung",
+        "heart",
+        "polyp",
+        "skin lesion",
+        "breast tumor",
+        "brain tumor",
+    }
     assert asked_for <= set(the_sets.descriptions)
 
 
@@ -63,8 +74,23 @@ def test_descriptions_are_sentences_that_name_the_thing_and_fit_a_text_encoder(t
 
 
 def test_no_description_names_a_modality(the_sets):
-    """One sentence serves all modalities of a word: the released prompts say "mammogram" to ultrasound images."""
-    named = {"ct", "mr", "mri", "tomography", "ultrasound", "sonogram", "x-ray", "radiograph", "mammogram", "endoscopy", "scan"}
+    """One sentence serves all modalities of a word.
+
+    The released prompts say "mammogram" to ultrasound images.
+    """
+    named = {
+        "ct",
+        "mr",
+        "mri",
+        "tomography",
+        "ultrasound",
+        "sonogram",
+        "x-ray",
+        "radiograph",
+        "mammogram",
+        "endoscopy",
+        "scan",
+    }
     for described in the_sets.descriptions.values():
         for sentence in described:
             assert not named & set(sentence.lower().rstrip(".").replace(",", "").split()), sentence
@@ -116,7 +142,9 @@ def test_a_synonym_has_the_descriptions_of_its_word(the_sets):
 @pytest.mark.parametrize("name", ["P2", "P3"])
 def test_a_single_description_is_the_first(the_sets, name):
     assert sentences(a_prompt("spleen"), name) == the_sets.descriptions["spleen"][:1]
-    assert sentences(a_prompt("benign breast tumor"), name) == the_sets.descriptions["benign breast tumor"][:1]
+    assert (
+        sentences(a_prompt("benign breast tumor"), name) == the_sets.descriptions["benign breast tumor"][:1]
+    )
 
 
 @pytest.mark.parametrize("name", ["P4", "P5"])
@@ -125,7 +153,10 @@ def test_an_ensemble_has_all_descriptions(the_sets, name):
 
 
 def test_the_ensemble_of_kinds_has_the_descriptions_of_every_kind_and_takes_no_sides(the_sets):
-    benign, malignant = the_sets.descriptions["benign breast tumor"], the_sets.descriptions["malignant breast tumor"]
+    benign, malignant = (
+        the_sets.descriptions["benign breast tumor"],
+        the_sets.descriptions["malignant breast tumor"],
+    )
     assert sentences(a_prompt("breast tumor"), "P5") == benign + malignant
     assert sentences(a_prompt("breast tumor"), "P4") == the_sets.descriptions["breast tumor"]
     assert sentences(a_prompt("breast tumor"), "P3") == sentences(a_prompt("breast tumor"), "P2")
@@ -147,7 +178,10 @@ def test_long_names_of_the_vocabulary_are_no_sentences():
     assert not any(is_sentence(a_prompt(text)) for text in load_vocabulary().texts() if "," not in text)
 
 
-@given(typed=st.text("aeilnrst' ", min_size=1, max_size=40) | st.sampled_from(load_vocabulary().texts()), name=st.sampled_from(SETS))
+@given(
+    typed=st.text("aeilnrst' ", min_size=1, max_size=40) | st.sampled_from(load_vocabulary().texts()),
+    name=st.sampled_from(SETS),
+)
 def test_whatever_is_typed_has_at_least_one_sentence(typed, name):
     try:
         prompts = parse_prompts(typed)
@@ -175,7 +209,10 @@ def test_a_small_collection_loads():
     [
         ({"descriptions": {"lever": ["A lever is long."]}, "kinds": {}}, "'lever' is described"),
         ({"descriptions": {"hepar": ["The liver is large."]}, "kinds": {}}, "'hepar' is described"),
-        ({"kinds": {"skin lesion": ["melanoma"]}}, "'melanoma' is a kind of 'skin lesion', but it has no description"),
+        (
+            {"kinds": {"skin lesion": ["melanoma"]}},
+            "'melanoma' is a kind of 'skin lesion', but it has no description",
+        ),
         ({"kinds": {"scratch": ["nevus"]}}, "'scratch' is described"),
         ({"descriptions": {"liver": []}, "kinds": {}}, "at least 1 item"),
         ({"descriptions": {"liver": [" "]}, "kinds": {}}, "at least 1 character"),

@@ -82,7 +82,9 @@ def test_a_generated_colour_is_visible_and_far_from_the_vocabulary(word):
         assert all(0 <= channel <= 255 for channel in prompt.color)
         assert max(prompt.color) >= 128
         for taken in load_vocabulary().colors:
-            assert sum((a - b) ** 2 for a, b in zip(prompt.color, taken, strict=True)) >= LEAST_COLOR_DISTANCE**2
+            assert (
+                sum((a - b) ** 2 for a, b in zip(prompt.color, taken, strict=True)) >= LEAST_COLOR_DISTANCE**2
+            )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,21 @@ def test_up_to_32_words_are_read():
 
 
 @pytest.mark.parametrize(
-    "character", ["\x00", "\x07", "\x1b", "\t", "\x7f", "\x85", "\u200b", "\u202e", "\ufeff", "\u2028", "\ud800", "\ue000"]
+    "character",
+    [
+        "\x00",
+        "\x07",
+        "\x1b",
+        "\t",
+        "\x7f",
+        "\x85",
+        "\u200b",
+        "\u202e",
+        "\ufeff",
+        "\u2028",
+        "\ud800",
+        "\ue000",
+    ],
 )
 def test_control_characters_are_refused_by_number(character):
     with pytest.raises(PromptError, match=f"U\\+{ord(character):04X}"):
@@ -165,7 +181,19 @@ def test_a_word_without_a_letter_is_refused(word):
 
 
 @pytest.mark.parametrize(
-    "text", [None, 5, b"liver", {"liver": 1}, {"liver"}, iter(["liver"]), ["liver", None], [["liver"]], [b"liver"], [3]]
+    "text",
+    [
+        None,
+        5,
+        b"liver",
+        {"liver": 1},
+        {"liver"},
+        iter(["liver"]),
+        ["liver", None],
+        [["liver"]],
+        [b"liver"],
+        [3],
+    ],
 )
 def test_what_is_no_text_is_refused(text):
     with pytest.raises(PromptError, match=r"must be a text"):
@@ -184,11 +212,16 @@ def test_every_refusal_is_one_sentence_that_can_be_printed():
 
 
 readable = st.text(
-    st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"], max_codepoint=0x24F) | st.sampled_from(",;\n .-'()"),
+    st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"], max_codepoint=0x24F)
+    | st.sampled_from(",;\n .-'()"),
     max_size=80,
 )
 anything = st.text(st.characters(), max_size=300)
-a_request = readable | anything | st.lists(readable | anything | st.sampled_from(load_vocabulary().texts()), max_size=40)
+a_request = (
+    readable
+    | anything
+    | st.lists(readable | anything | st.sampled_from(load_vocabulary().texts()), max_size=40)
+)
 
 
 @given(text=a_request)
@@ -199,14 +232,19 @@ def test_a_request_is_understood_or_refused_with_a_prompt_error(text):
         return
     assert 1 <= len(prompts) <= MOST_WORDS
     assert len({same_text(prompt.word) for prompt in prompts}) == len(prompts)
-    assert len({prompt.entry for prompt in prompts if prompt.entry}) == sum(prompt.entry is not None for prompt in prompts)
+    assert len({prompt.entry for prompt in prompts if prompt.entry}) == sum(
+        prompt.entry is not None for prompt in prompts
+    )
     for prompt in prompts:
         assert prompt.word == prompt.word.strip()
         assert prompt.word.isprintable()
         assert any(letter.isalpha() for letter in prompt.word)
 
 
-@given(text=readable | st.lists(st.sampled_from(load_vocabulary().texts()), min_size=1, max_size=8).map(", ".join))
+@given(
+    text=readable
+    | st.lists(st.sampled_from(load_vocabulary().texts()), min_size=1, max_size=8).map(", ".join)
+)
 def test_parsing_the_parsed_words_gives_the_same_prompts(text):
     try:
         prompts = parse_prompts(text)

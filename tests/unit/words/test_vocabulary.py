@@ -15,8 +15,29 @@ TEXTS = load_vocabulary().texts()
 
 # Words that people ask for in one breath; their colours lie side by side in one picture.
 ASKED_TOGETHER = (
-    ("liver", "spleen", "left kidney", "right kidney", "stomach", "pancreas", "gallbladder", "aorta", "spine", "liver tumor"),
-    ("left lung", "right lung", "heart", "aorta", "trachea", "spine", "esophagus", "lung nodule", "pleural effusion"),
+    (
+        "liver",
+        "spleen",
+        "left kidney",
+        "right kidney",
+        "stomach",
+        "pancreas",
+        "gallbladder",
+        "aorta",
+        "spine",
+        "liver tumor",
+    ),
+    (
+        "left lung",
+        "right lung",
+        "heart",
+        "aorta",
+        "trachea",
+        "spine",
+        "esophagus",
+        "lung nodule",
+        "pleural effusion",
+    ),
     ("brain tumor", "edema", "necrosis", "enhancing tumor", "brain"),
     ("polyp", "instruments", "mucosa"),
     ("skin lesion", "melanoma", "nevus"),
@@ -82,7 +103,8 @@ def test_every_left_has_its_right_with_the_same_code(the_vocabulary):
     for entry in the_vocabulary.entries:
         if entry.side == "left":
             other = the_vocabulary.lookup(entry.word.replace("left", "right"))
-            # The left atrial appendage is segmented, the right one is not; the lobes of the lungs differ in number.
+            # The left atrial appendage is segmented, the right one is not; the lobes of the lungs differ in
+            # number.
             if other is not None:
                 assert (other.side, other.code) == ("right", entry.code), entry.word
 
@@ -101,7 +123,8 @@ def test_one_code_has_one_meaning(the_vocabulary):
 
 
 def test_codes_are_snomed_identifiers_with_a_valid_check_digit(the_vocabulary):
-    # Verhoeff's check digit ends every SNOMED CT identifier (SNOMED CT Technical Implementation Guide): a mistyped digit shows.
+    # Verhoeff's check digit ends every SNOMED CT identifier (SNOMED CT Technical Implementation Guide): a
+    # mistyped digit shows.
     for entry in the_vocabulary.entries:
         for code in filter(None, (entry.code, entry.region, entry.modifier, entry.category_code)):
             assert verhoeff(code.value) == 0, f"{entry.word}: {code}"
@@ -138,7 +161,10 @@ def test_all_colours_differ_and_those_seen_together_differ_clearly(the_vocabular
     assert min(distance(a.color, b.color) for a, b in itertools.combinations(the_vocabulary.entries, 2)) >= 8
     for words in ASKED_TOGETHER:
         for one, other in itertools.combinations(words, 2):
-            assert distance(the_vocabulary.lookup(one).color, the_vocabulary.lookup(other).color) >= 24, (one, other)
+            assert distance(the_vocabulary.lookup(one).color, the_vocabulary.lookup(other).color) >= 24, (
+                one,
+                other,
+            )
 
 
 def test_no_colour_is_the_grey_that_means_no_colour_in_slicer(the_vocabulary):
@@ -148,7 +174,11 @@ def test_no_colour_is_the_grey_that_means_no_colour_in_slicer(the_vocabulary):
 
 def test_texts_are_every_name_once(the_vocabulary):
     assert {"liver", "hepar", "livers", "liver tumour"} <= set(TEXTS)
-    assert len(TEXTS) == len({same_text(text) for text in TEXTS}) == sum(len(entry.texts) for entry in the_vocabulary.entries)
+    assert (
+        len(TEXTS)
+        == len({same_text(text) for text in TEXTS})
+        == sum(len(entry.texts) for entry in the_vocabulary.entries)
+    )
 
 
 def test_suggestions_begin_with_words_then_other_names_then_misspellings(the_vocabulary):
@@ -173,11 +203,15 @@ def test_suggestions_begin_with_words_then_other_names_then_misspellings(the_voc
     ],
 )
 def test_a_prefix_and_a_misspelling_find_the_word(the_vocabulary, query, word, kind):
-    assert (word, kind) in {(suggestion.word, suggestion.kind) for suggestion in the_vocabulary.suggest(query, limit=12)}
+    assert (word, kind) in {
+        (suggestion.word, suggestion.kind) for suggestion in the_vocabulary.suggest(query, limit=12)
+    }
 
 
 def test_any_part_of_a_word_may_be_begun(the_vocabulary):
-    assert {"left kidney", "right kidney"} <= {suggestion.word for suggestion in the_vocabulary.suggest("kidn")}
+    assert {"left kidney", "right kidney"} <= {
+        suggestion.word for suggestion in the_vocabulary.suggest("kidn")
+    }
     assert all(" idney" not in f" {suggestion.matched}" for suggestion in the_vocabulary.suggest("idney"))
 
 
@@ -231,7 +265,9 @@ def test_loading_refuses_a_wrong_entry(change, message):
 def test_loading_refuses_two_entries_with_one_name_or_one_colour():
     spleen = {"word": "spleen", "category": "anatomy", "color": [1, 2, 200], "modalities": ["CT"]}
     assert len(read_vocabulary(a_vocabulary(A_LIVER, spleen)).entries) == 2
-    with pytest.raises(ValidationError, match="'LIVER' stands in the vocabulary twice: for 'liver' and for 'spleen'"):
+    with pytest.raises(
+        ValidationError, match="'LIVER' stands in the vocabulary twice: for 'liver' and for 'spleen'"
+    ):
         read_vocabulary(a_vocabulary(A_LIVER, spleen | {"synonyms": ["LIVER"]}))
     with pytest.raises(ValidationError, match="'liver' and 'spleen' have the same colour"):
         read_vocabulary(a_vocabulary(A_LIVER, spleen | {"color": A_LIVER["color"]}))

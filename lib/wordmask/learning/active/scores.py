@@ -1,9 +1,10 @@
-"""How sure a model is of one case, from three sources, and where the case lies among others in CLIP's features.
+"""How sure a model is of one case, from three sources, and where the case lies among others in CLIP's
+features.
 
-presence      how near the presence logit is to the limit of the decision
-boundary      entropy of the probability in a band around the outline
-disagreement  how much the mask changes under other noise or other grey values
-All are 0..1 and follow from the image, the words and the weights alone. Knows volumes, words and the pipeline; not strategies, not files.
+presence      how near the presence logit is to the limit of the decision boundary      entropy of the
+probability in a band around the outline disagreement  how much the mask changes under other noise or other
+grey values All are 0..1 and follow from the image, the words and the weights alone. Knows volumes, words and
+the pipeline; not strategies, not files.
 """
 
 from __future__ import annotations
@@ -33,11 +34,19 @@ from wordmask.models.presets import Preset
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
 
-BAND = 0.02  # of a slice's longer side, to either side of the outline: the same share of a model's pixels whatever the image's size
+# of a slice's longer side, to either side of the outline: the same share of a model's pixels whatever the
+# image's size
+BAND = 0.02
 OTHER_SEEDS = (1, 2)  # added to the preset's seed
 GAMMAS = (0.8, 1.25)  # exponents of grey values in 0..1: a little brighter and a little darker
-IMAGE_TOKENS = "tokens"  # where segmenters with a CLIP keep its tokens [N, 1 + patches, E], unit length, row 0 is the image
-REMARKABLE = (0.5, 0.6, 0.2)  # presence, boundary, disagreement: what a person is told of is the source that is highest relative to these
+# where segmenters with a CLIP keep its tokens [N, 1 + patches, E], unit length, row 0 is the image
+IMAGE_TOKENS = "tokens"
+REMARKABLE = (
+    0.5,
+    0.6,
+    0.2,
+    # presence, boundary, disagreement: a person is told of the source that is highest relative to these
+)
 SURE = 0.5  # of what is remarkable; below this no source is worth a remark
 
 
@@ -45,7 +54,8 @@ SURE = 0.5  # of what is remarkable; below this no source is worth a remark
 class CaseScore:
     """What is known of one case.
 
-    uncertainty: mean of the three sources, each the mean over words, all 0..1. embedding: unit length, empty where the model keeps none.
+    uncertainty: mean of the three sources, each the mean over words, all 0..1. embedding: unit length, empty
+    where the model keeps none.
     reason: why the model is unsure, as part of a sentence.
     """
 
@@ -82,9 +92,9 @@ def score_case(
 ) -> CaseScore:
     """How sure the model is of these words in this volume; as long as three segmentations.
 
-    cache: of features, else the pipeline's own, or one for this case. A word that the weights refuse is left out; when they refuse all,
-    every case counts 1.
-    Raises what `VolumeSegmenter.segment` raises; CancelledError after ``cancel.cancel()``.
+    cache: of features, else the pipeline's own, or one for this case. A word that the weights refuse is left
+    out; when they refuse all, every case counts 1. Raises what `VolumeSegmenter.segment` raises;
+    CancelledError after ``cancel.cancel()``.
     """
     made = as_prompts(prompts)
     pipeline = _pipeline(model, cache)
@@ -94,7 +104,9 @@ def score_case(
         words = ", ".join(repr(prompt.word) for prompt in made)
         return CaseScore(name, 1.0, 1.0, 1.0, 1.0, embedding, f"the model has not learned {words} yet")
     others = _other_views(pipeline)
-    scores = [_score_word(pipeline, others, volume, prompt, cancel) for prompt in known]  # one by one: maps of a volume are large
+    scores = [
+        _score_word(pipeline, others, volume, prompt, cancel) for prompt in known
+    ]  # one by one: maps of a volume are large
     table = np.array([[score.presence, score.boundary, score.disagreement] for score in scores])
     presence, boundary, disagreement = (round(float(value), 6) for value in table.mean(axis=0))
     relative = table / REMARKABLE
@@ -112,7 +124,9 @@ def embed_case(
     cache: FeatureCache | None = None,
     cancel: CancelToken | None = None,
 ) -> list[float]:
-    """The case in CLIP's features, unit length: mean of the image tokens of all slices that a request for the first word would look at.
+    """The case in CLIP's features, unit length.
+
+    Mean of the image tokens of all slices that a request for the first word would look at.
 
     Empty where the model keeps no CLIP tokens, or the volume shows only air.
     """
@@ -125,7 +139,9 @@ def _pipeline(model: Segmenter | VolumeSegmenter, cache: FeatureCache | None) ->
     return VolumeSegmenter(model, cache=cache)
 
 
-def _embedding(pipeline: VolumeSegmenter, volume: Volume, prompt: Prompt, cancel: CancelToken | None) -> list[float]:
+def _embedding(
+    pipeline: VolumeSegmenter, volume: Volume, prompt: Prompt, cancel: CancelToken | None
+) -> list[float]:
     parts = pipeline.slice_features(volume, prompt, cancel=cancel)
     rows = [part.tensors[IMAGE_TOKENS][:, 0] for part in parts if IMAGE_TOKENS in part.tensors]
     if not rows:
@@ -135,15 +151,24 @@ def _embedding(pipeline: VolumeSegmenter, volume: Volume, prompt: Prompt, cancel
 
 
 def _refused(segmenter: Segmenter, prompt: Prompt) -> bool:
-    return segmenter.preset.unknown_words == "refuse" and not bool(segmenter.encode_prompts([prompt]).known.all())
+    return segmenter.preset.unknown_words == "refuse" and not bool(
+        segmenter.encode_prompts([prompt]).known.all()
+    )
 
 
 def _score_word(
-    pipeline: VolumeSegmenter, others: Sequence[VolumeSegmenter], volume: Volume, prompt: Prompt, cancel: CancelToken | None
+    pipeline: VolumeSegmenter,
+    others: Sequence[VolumeSegmenter],
+    volume: Volume,
+    prompt: Prompt,
+    cancel: CancelToken | None,
 ) -> _WordScore:
     preset, word = pipeline.segmenter.preset, prompt.word
     result = pipeline.segment(volume, [prompt], keep=("probability",), cancel=cancel)
-    masks = [result.mask(word), *(other.segment(volume, [prompt], cancel=cancel).mask(word) for other in others)]
+    masks = [
+        result.mask(word),
+        *(other.segment(volume, [prompt], cancel=cancel).mask(word) for other in others),
+    ]
     probability = result.statistics[word].presence
     boundary, where = _boundary_entropy(result, volume, word)
     cause = "with other noise" if _uses_noise(preset) else "when the grey values change a little"
@@ -153,31 +178,44 @@ def _score_word(
         disagreement=disagreement(masks),
         reasons=(
             f"it is not clear whether {word!r} is in the image (presence {probability:.2f})",
-            f"the outline of {word!r} is vague{where}" if masks[0].any() else f"{word!r} is almost marked somewhere, but nowhere quite",
+            f"the outline of {word!r} is vague{where}"
+            if masks[0].any()
+            else f"{word!r} is almost marked somewhere, but nowhere quite",
             f"the mask of {word!r} changes {cause}",
         ),
     )
 
 
 def undecided(probability: float, limit: float) -> float:
-    """Entropy, in bits, of a decision: presence (0..1) against a limit (logit). 1 at the limit, towards 0 on either side."""
+    """Entropy, in bits, of a decision: presence (0..1) against a limit (logit).
+
+    1 at the limit, towards 0 on either side.
+    """
     return _bits(float(expit(logit(np.clip(probability, 1e-9, 1 - 1e-9)) - limit)))
 
 
 def disagreement(masks: Sequence[NDArray[np.bool_]]) -> float:
     """Mean of 1 - Dice over all pairs of masks of one shape: 0..1; two empty masks agree."""
-    return float(np.mean([1 - float(np.nan_to_num(dice(one, other), nan=1.0)) for one, other in combinations(masks, 2)]))
+    return float(
+        np.mean(
+            [1 - float(np.nan_to_num(dice(one, other), nan=1.0)) for one, other in combinations(masks, 2)]
+        )
+    )
 
 
 def band_of(masks: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """[n, h, w], pixels within ``width`` steps of the outline, in each slice by itself; the edge of the picture is no outline."""
+    """[n, h, w], pixels within ``width`` steps of the outline, in each slice by itself.
+
+    The edge of the picture is no outline.
+    """
     in_plane = np.ones((1, 3, 3), dtype=bool)
     grown = binary_dilation(masks, in_plane, iterations=width)
     return np.asarray(grown & ~binary_erosion(masks, in_plane, iterations=width, border_value=1))
 
 
 def _boundary_entropy(result: Segmentation, volume: Volume, word: str) -> tuple[float, str]:
-    """Mean entropy of the probability in the band, in bits, and the slices where it is high, as part of a sentence.
+    """Mean entropy of the probability in the band, in bits, and the slices where it is high, as part of a
+    sentence.
 
     Without a marked pixel: the entropy of the highest probability, for there is no outline.
     """
@@ -196,8 +234,12 @@ def _boundary_entropy(result: Segmentation, volume: Volume, word: str) -> tuple[
     return mean, f" in slice {first}" if first == last else f" in slices {first} to {last}"
 
 
-def _run_around_worst(indices: NDArray[np.intp], values: NDArray[np.float64], limit: float) -> tuple[int, int]:
-    """First and last of the neighbouring slices around the one with the highest value that are not below the limit."""
+def _run_around_worst(
+    indices: NDArray[np.intp], values: NDArray[np.float64], limit: float
+) -> tuple[int, int]:
+    """First and last of the neighbouring slices around the one with the highest value that are not below the
+    limit.
+    """
     high = {int(index) for index, value in zip(indices, values, strict=True) if value >= limit}
     first = last = int(indices[int(np.argmax(values))])
     while first - 1 in high:
@@ -213,7 +255,10 @@ def _bits(probability: Any) -> Any:
 
 
 def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
-    """The logit at which `presence.is_present` decides; that of the threshold where the mask alone does, 0 where there is no limit."""
+    """The logit at which `presence.is_present` decides.
+
+    That of the threshold where the mask alone does, 0 where there is no limit.
+    """
     preset = segmenter.preset
     if not segmenter.judges_presence(prompt):
         return float(logit(preset.threshold))

@@ -1,7 +1,8 @@
 """Which case to label next: how sure a model is of each case, and the choice by name of a strategy.
 
-`score_case` looks at one case with one model (case_scores.py); `choose` is a pure function of such scores, the same for the server and
-for simulated experiments. Knows names, numbers and embeddings; not files, not a server. docs/active_learning.md has the formulas.
+`score_case` looks at one case with one model (case_scores.py); `choose` is a pure function of such scores,
+the same for the server and for simulated experiments. Knows names, numbers and embeddings; not files, not a
+server. docs/active_learning.md has the formulas.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from wordmask.resources import look_up
 
 __all__ = ["STRATEGIES", "CaseScore", "Choice", "choose", "embed_case", "look_up_strategy", "score_case"]
 
-UNSURE_SHARE = 0.5  # of the candidates, rounded up: among these `hybrid` looks for the one that is least like what is labelled
+# of the candidates, rounded up: among these `hybrid` looks for the one that is least like what is labelled
+UNSURE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,24 @@ class Choice:
     reason: str
 
 
-def choose(strategy: str, candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], *, seed: int = 0) -> Choice:
-    """One of the candidates; the same one for the same cases in any order, the same numbers and the same seed.
+def choose(
+    strategy: str, candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], *, seed: int = 0
+) -> Choice:
+    """One of the candidates; the same one for the same cases in any order, the same numbers and the same
+    seed.
 
-    candidates: cases without a label, at least one (else ValueError); labelled: those with one, of which the embeddings count.
-    seed: of `random` alone. Ties go to the name that sorts first. `diversity` and `hybrid` need embeddings: where no candidate has one,
-    the case is chosen by chance, and the reason says so. RequestError: there is no such strategy.
+    candidates: cases without a label, at least one (else ValueError); labelled: those with one, of which the
+    embeddings count.
+    seed: of `random` alone. Ties go to the name that sorts first. `diversity` and `hybrid` need embeddings:
+    where no candidate has one, the case is chosen by chance, and the reason says so. RequestError: there is
+    no such strategy.
     """
     chooser = _CHOOSERS[look_up_strategy(strategy)]
     if not candidates:
         raise ValueError("There must be a case to choose.")
-    return chooser(sorted(candidates, key=lambda score: score.case), sorted(labelled, key=lambda score: score.case), seed)
+    return chooser(
+        sorted(candidates, key=lambda score: score.case), sorted(labelled, key=lambda score: score.case), seed
+    )
 
 
 def look_up_strategy(name: str) -> str:
@@ -66,32 +75,54 @@ def _uncertainty(candidates: Sequence[CaseScore], labelled: Sequence[CaseScore],
 
 def _diversity(candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], seed: int) -> Choice:
     if (found := _farthest(candidates, labelled)) is None:
-        return Choice(_random(candidates, labelled, seed).case, "Chosen by chance, because this model keeps no embeddings of images.")
+        return Choice(
+            _random(candidates, labelled, seed).case,
+            "Chosen by chance, because this model keeps no embeddings of images.",
+        )
     score, distance = found
     if distance is None:
         return Choice(score.case, "The most typical case; nothing is labelled yet.")
-    return Choice(score.case, f"Looks unlike everything labelled so far (distance {distance:.2f} to the nearest labelled case).")
+    return Choice(
+        score.case,
+        f"Looks unlike everything labelled so far (distance {distance:.2f} to the nearest labelled case).",
+    )
 
 
 def _hybrid(candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], seed: int) -> Choice:
-    unsure = sorted(_least_sure_first(candidates)[: math.ceil(UNSURE_SHARE * len(candidates))], key=lambda score: score.case)
+    unsure = sorted(
+        _least_sure_first(candidates)[: math.ceil(UNSURE_SHARE * len(candidates))],
+        key=lambda score: score.case,
+    )
     if (found := _farthest(unsure, labelled)) is None:
         return _uncertainty(candidates, labelled, seed)
     score, distance = found
     if distance is None:
-        return Choice(score.case, f"The model is unsure here ({score.reason}), and this is the most typical of such cases.")
-    return Choice(score.case, f"The model is unsure here ({score.reason}), and of such cases this looks least like what is labelled.")
+        return Choice(
+            score.case,
+            f"The model is unsure here ({score.reason}), and this is the most typical of such cases.",
+        )
+    return Choice(
+        score.case,
+        f"The model is unsure here ({score.reason}), and of such cases this looks least like what is "
+        "labelled.",
+    )
 
 
 def _least_sure_first(candidates: Sequence[CaseScore]) -> list[CaseScore]:
     return sorted(candidates, key=lambda score: (-score.uncertainty, score.case))
 
 
-def _farthest(candidates: Sequence[CaseScore], labelled: Sequence[CaseScore]) -> tuple[CaseScore, float | None] | None:
-    """One step of greedy k-centre (core-set): the candidate whose nearest labelled case is farthest, and how far that is.
+def _farthest(
+    candidates: Sequence[CaseScore], labelled: Sequence[CaseScore]
+) -> tuple[CaseScore, float | None] | None:
+    """One step of greedy k-centre (core-set).
 
-    With nothing labelled yet: the one that is nearest to the mean of the candidates, and None. Without any embedding: None.
-    Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach (ICLR 2018), algorithm 1.
+    The candidate whose nearest labelled case is farthest, and how far that is.
+
+    With nothing labelled yet: the one that is nearest to the mean of the candidates, and None. Without any
+    embedding: None.
+    Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach (ICLR
+    2018), algorithm 1.
     """
     seen = [score for score in candidates if score.embedding]
     if not seen:
@@ -112,7 +143,13 @@ def _points(scores: Sequence[CaseScore]) -> NDArray[np.float64]:
 
 _Chooser = Callable[[Sequence[CaseScore], Sequence[CaseScore], int], Choice]
 _CHOOSERS: Mapping[str, _Chooser] = MappingProxyType(
-    {"first": _first, "random": _random, "uncertainty": _uncertainty, "diversity": _diversity, "hybrid": _hybrid}
+    {
+        "first": _first,
+        "random": _random,
+        "uncertainty": _uncertainty,
+        "diversity": _diversity,
+        "hybrid": _hybrid,
+    }
 )
 STRATEGIES: Mapping[str, str] = MappingProxyType(
     {
@@ -120,6 +157,9 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
         "random": "a case by chance",
         "uncertainty": "the case of which the model is least sure",
         "diversity": "the case that looks least like those that are labelled (core-set on CLIP features)",
-        "hybrid": "of the half of the cases of which the model is least sure, the one that looks least like those that are labelled",
+        "hybrid": (
+            "of the half of the cases of which the model is least sure, the one that looks least like those "
+            "that are labelled"
+        ),
     }
 )

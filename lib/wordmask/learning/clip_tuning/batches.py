@@ -1,7 +1,7 @@
 """Pictures of a tuning on the disk, and the batches of an epoch.
 
-Knows pairs, pixels and seeds; not models. Twenty thousand pictures of CLIP's size are 3 GB: they are kept as bytes in one file that the
-system pages in and out.
+Knows pairs, pixels and seeds; not models. Twenty thousand pictures of CLIP's size are 3 GB: they are kept as
+bytes in one file that the system pages in and out.
 """
 
 from __future__ import annotations
@@ -25,24 +25,34 @@ Bytes = NDArray[np.uint8]
 
 
 def stored_pictures(
-    path: Path, pairs: Sequence[ImageCaption], size: int, windows: Sequence[str], report: Callable[[int, int], None], cancel: CancelToken
+    path: Path,
+    pairs: Sequence[ImageCaption],
+    size: int,
+    windows: Sequence[str],
+    report: Callable[[int, int], None],
+    cancel: CancelToken,
 ) -> Bytes:
-    """[N, 3, size, size] uint8, each picture in CLIP's square (the whole of it, centred), read from ``path`` or made and put there first.
+    """[N, 3, size, size] uint8, each picture in CLIP's square (the whole of it, centred), read from ``path``
+    or made and put there first.
 
-    The file appears whole or not at all. VolumeError: an image cannot be used, and which entry names it. DiskFullError, CancelledError.
+    The file appears whole or not at all. VolumeError: an image cannot be used, and which entry names it.
+    DiskFullError, CancelledError.
     """
     if not path.exists():
         try:
             # Written, not mapped: a full disk is then an error and not the end of the process.
             with replace_file(path) as part, part.open("wb") as file:
-                npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (len(pairs), 3, size, size)})
+                npy.write_array_header_1_0(
+                    file, {"descr": "|u1", "fortran_order": False, "shape": (len(pairs), 3, size, size)}
+                )
                 for number, picture in enumerate(read_pictures(pairs, windows)):
                     cancel.check()
                     report(number, len(pairs))
                     file.write(_in_square(picture, size).tobytes())
         except OSError as error:
             raise DiskFullError(
-                f"The pictures of this tuning cannot be kept ({error.strerror}); {len(pairs) * 3 * size * size >> 20} MB are needed."
+                f"The pictures of this tuning cannot be kept ({error.strerror}); "
+                f"{len(pairs) * 3 * size * size >> 20} MB are needed."
             ) from error
     pictures: Bytes = np.load(path, mmap_mode="r")
     return pictures
@@ -54,12 +64,16 @@ def _in_square(picture: NDArray[np.float32], size: int) -> Bytes:
     return (square * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def epoch_batches(captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Rows of each batch of an epoch; in a batch no two say the same or show the same, for they would be false negatives of each other.
+def epoch_batches(
+    captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """Rows of each batch of an epoch; in a batch no two say the same or show the same, for they would be
+    false negatives of each other.
 
-    captions, pictures: what row i says and shows; batch: rows at most. Captions that are left most often go first, so that batches are as
-    large as they can be. When a single caption is left over, its remaining rows wait for another epoch, and each epoch draws which ones.
-    Depends on seed and epoch alone, so that a resumed run continues as if nothing had happened.
+    captions, pictures: what row i says and shows; batch: rows at most. Captions that are left most often go
+    first, so that batches are as large as they can be. When a single caption is left over, its remaining rows
+    wait for another epoch, and each epoch draws which ones. Depends on seed and epoch alone, so that a
+    resumed run continues as if nothing had happened.
     """
     random = np.random.default_rng((seed, epoch))
     waiting: dict[Hashable, list[int]] = {}
@@ -77,7 +91,10 @@ def epoch_batches(captions: Sequence[Hashable], pictures: Sequence[Hashable], *,
 
 
 def _one_batch(
-    heap: list[tuple[int, int, Hashable]], waiting: dict[Hashable, list[int]], pictures: Sequence[Hashable], batch: int
+    heap: list[tuple[int, int, Hashable]],
+    waiting: dict[Hashable, list[int]],
+    pictures: Sequence[Hashable],
+    batch: int,
 ) -> list[int]:
     """Takes rows out of ``waiting``, and puts captions that have more of them back onto the heap."""
     taken: list[int] = []

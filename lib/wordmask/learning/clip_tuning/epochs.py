@@ -1,6 +1,8 @@
-"""The epochs of a tuning: batches, loss, optimizer, and a checkpoint after every epoch from which a killed run goes on.
+"""The epochs of a tuning: batches, loss, optimizer, and a checkpoint after every epoch from which a killed
+run goes on.
 
-Knows a CLIP, its pairs and the recipe; not where they come from, not what is published. An interrupted run and one that was not end with
+Knows a CLIP, its pairs and the recipe; not where they come from, not what is published. An interrupted run
+and one that was not end with
 the same weights, bit for bit on a CPU: all random numbers depend on seed, epoch and step alone.
 """
 
@@ -35,9 +37,11 @@ BETAS, EPSILON = (0.9, 0.98), 1e-6  # of AdamW, as open_clip trains vision trans
 
 @dataclass(frozen=True)
 class TuningPairs:
-    """What is learned from: some pictures of the file that has all, and for each its caption, and who says or shows the same.
+    """What is learned from: some pictures of the file that has all, and for each its caption, and who says or
+    shows the same.
 
-    pictures: [all, 3, S, S] uint8; rows: [N] places in it; captions, said, shown: [N], rows with equal ``said`` or ``shown`` never meet
+    pictures: [all, 3, S, S] uint8; rows: [N] places in it; captions, said, shown: [N], rows with equal
+    ``said`` or ``shown`` never meet
     """
 
     pictures: Bytes
@@ -62,16 +66,25 @@ def image_embeddings(clip: ClipEncoder, pixels: Tensor) -> Tensor:
 
 
 def tune(
-    clip: ClipEncoder, data: TuningPairs, recipe: TuneRecipe, folder: Path, tell: Callable[[int, float], None], cancel: CancelToken
+    clip: ClipEncoder,
+    data: TuningPairs,
+    recipe: TuneRecipe,
+    folder: Path,
+    tell: Callable[[int, float], None],
+    cancel: CancelToken,
 ) -> None:
-    """Train both towers in place, from the last whole epoch that ``folder`` has on; on the device where the weights are.
+    """Train both towers in place, from the last whole epoch that ``folder`` has on.
 
-    tell: (epoch, mean loss of it) after each. RequestError: the captions are so alike that no two can be told apart; CancelledError between
-    two steps; DiskFullError: no checkpoint can be written.
+    On the device where the weights are.
+
+    tell: (epoch, mean loss of it) after each. RequestError: the captions are so alike that no two can be told
+    apart; CancelledError between two steps; DiskFullError: no checkpoint can be written.
     """
     device = clip.logit_scale.device
     clip.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(_groups(clip, recipe.weight_decay), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON)
+    optimizer = torch.optim.AdamW(
+        _groups(clip, recipe.weight_decay), lr=recipe.learning_rate, betas=BETAS, eps=EPSILON
+    )
     half = torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
     scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
     checkpoint = _Checkpoint(folder / CHECKPOINT, clip, optimizer, scaler)
@@ -80,7 +93,10 @@ def tune(
             group["lr"] = recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_every)
         batches = epoch_batches(data.said, data.shown, batch=recipe.batch, seed=recipe.seed, epoch=epoch)
         if not batches:
-            raise RequestError("All these captions say the same, so there is nothing to tell apart; add pairs with other captions.")
+            raise RequestError(
+                "All these captions say the same, so there is nothing to tell apart; add pairs with other "
+                "captions."
+            )
         losses = []
         for step, rows in enumerate(batches):
             cancel.check()
@@ -95,7 +111,9 @@ def tune(
             scaler.update()
             losses.append(float(loss.detach()))
         if not math.isfinite(sum(losses)):
-            raise RequestError(f"The loss became infinite in epoch {epoch + 1}; tune with a lower learning_rate.")
+            raise RequestError(
+                f"The loss became infinite in epoch {epoch + 1}; tune with a lower learning_rate."
+            )
         checkpoint.save(epoch + 1)
         tell(epoch + 1, sum(losses) / len(losses))
     clip.eval().requires_grad_(False)
@@ -105,7 +123,9 @@ def contrast(image: Tensor, text: Tensor, recipe: TuneRecipe) -> Tensor:
     """The recipe's loss of [B, E] and [B, E]."""
     if recipe.loss == "info_nce":
         return info_nce(image, text, recipe.temperature)
-    return dhn_nce(image, text, temperature=recipe.temperature, beta_image=recipe.beta_image, beta_text=recipe.beta_text)
+    return dhn_nce(
+        image, text, temperature=recipe.temperature, beta_image=recipe.beta_image, beta_text=recipe.beta_text
+    )
 
 
 def _groups(clip: nn.Module, weight_decay: float) -> list[dict[str, object]]:
@@ -115,9 +135,13 @@ def _groups(clip: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 
 class _Checkpoint:
-    """Weights, optimizer and epoch in one file, which is the old one or the new one, whenever the process is killed."""
+    """Weights, optimizer and epoch in one file, which is the old one or the new one, whenever the process is
+    killed.
+    """
 
-    def __init__(self, path: Path, clip: ClipEncoder, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    def __init__(
+        self, path: Path, clip: ClipEncoder, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> None:
         self.path, self.clip, self.optimizer, self.scaler = path, clip, optimizer, scaler
 
     def save(self, epoch: int) -> None:
@@ -127,9 +151,15 @@ class _Checkpoint:
         told = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
         try:
             with replace_file(self.path) as part:
-                save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part, metadata=told)
+                save_file(
+                    {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                    part,
+                    metadata=told,
+                )
         except (OSError, SafetensorError) as error:
-            raise DiskFullError(f"The checkpoint of epoch {epoch} cannot be written ({error}); make room and start again.") from error
+            raise DiskFullError(
+                f"The checkpoint of epoch {epoch} cannot be written ({error}); make room and start again."
+            ) from error
 
     def resume(self) -> int:
         """How many epochs are done. A file that cannot be read is put aside: the run then starts anew."""
@@ -140,9 +170,13 @@ class _Checkpoint:
                 told = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
         except (SafetensorError, OSError) as error:
-            logger.warning("The checkpoint of this tuning is damaged (%s); it starts anew.", type(error).__name__)
+            logger.warning(
+                "The checkpoint of this tuning is damaged (%s); it starts anew.", type(error).__name__
+            )
             return 0
-        self.clip.load_state_dict({name.removeprefix("clip."): value for name, value in tensors.items() if name.startswith("clip.")})
+        self.clip.load_state_dict(
+            {name.removeprefix("clip."): value for name, value in tensors.items() if name.startswith("clip.")}
+        )
         state = self.optimizer.state_dict()
         for name, value in tensors.items():
             if name.startswith("optimizer."):

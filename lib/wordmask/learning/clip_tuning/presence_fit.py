@@ -1,8 +1,10 @@
 """Scores of presence for a CLIP whose cosines have moved: the limits of a preset keep their meaning.
 
-Knows cosines and `WordScores`; not encoders. A preset's limits (docs/presence.md) are made for the logits of its own CLIP. After a tuning,
-scale and bias of the cosine are fitted so that on the same pictures each word is as probable as before: no label is needed for that, and
-what was wrong before stays wrong. Where even the best fit contradicts the old CLIP, presence must no longer be judged.
+Knows cosines and `WordScores`; not encoders. A preset's limits (docs/presence.md) are made for the logits of
+its own CLIP. After a tuning,
+scale and bias of the cosine are fitted so that on the same pictures each word is as probable as before: no
+label is needed for that, and what was wrong before stays wrong. Where even the best fit contradicts the old
+CLIP, presence must no longer be judged.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ ENOUGH = 0.9  # agreement below which a CLIP is taken to have unlearned single w
 
 @dataclass(frozen=True)
 class PresenceFit:
-    """logit = scale * cosine + bias. agreement: share of (picture, word) pairs on the same side of the preset's limit as before.
+    """logit = scale * cosine + bias.
 
-    kept: the same of those alone that were above the limit; holds: whether presence may be judged on by these numbers.
+    agreement: share of (picture, word) pairs on the same side of the preset's limit as before.
+
+    kept: the same of those alone that were above the limit; holds: whether presence may be judged on by these
+    numbers.
     """
 
     scale: float
@@ -34,9 +39,12 @@ class PresenceFit:
 
 
 def fit_presence(scores: WordScores, before: Tensor, after: Tensor, limit: float) -> PresenceFit:
-    """Change ``scores`` in place. before, after: cosines [pictures, words] of the old and the new CLIP; limit: the preset's slice_logit.
+    """Change ``scores`` in place. before, after.
 
-    Minimises the cross-entropy to the probabilities that ``scores`` gave to the old cosines; the problem is convex.
+    Cosines [pictures, words] of the old and the new CLIP; limit: the preset's slice_logit.
+
+    Minimises the cross-entropy to the probabilities that ``scores`` gave to the old cosines; the problem is
+    convex.
     """
     with torch.no_grad():
         old = scores.presence(before.to(scores.presence_bias.device)).double().cpu()
@@ -50,11 +58,16 @@ def fit_presence(scores: WordScores, before: Tensor, after: Tensor, limit: float
         return value
 
     optimizer.step(loss)
-    scale, bias = max(float(numbers[0].detach()), 1e-3), float(numbers[1].detach())  # a scale of 0 or less has no logarithm
+    scale, bias = (
+        max(float(numbers[0].detach()), 1e-3),
+        float(numbers[1].detach()),
+    )  # a scale of 0 or less has no logarithm
     with torch.no_grad():
         scores.presence_log_scale.fill_(torch.tensor(scale).log().item())
         scores.presence_bias.fill_(bias)
     was, is_now = old >= limit, scale * new + bias >= limit
     kept = float(is_now[was].double().mean()) if was.any() else 1.0
     agreement = float((was == is_now).double().mean())
-    return PresenceFit(round(scale, 4), round(bias, 4), round(agreement, 4), round(kept, 4), len(before), agreement >= ENOUGH)
+    return PresenceFit(
+        round(scale, 4), round(bias, 4), round(agreement, 4), round(kept, 4), len(before), agreement >= ENOUGH
+    )

@@ -1,4 +1,6 @@
-"""How a tuning of CLIP on captions goes: numbers with meaning and limits; configs/recipes/clip_tuning/<name>.yaml holds the values.
+"""How a tuning of CLIP on captions goes.
+
+Numbers with meaning and limits; configs/recipes/clip_tuning/<name>.yaml holds the values.
 
 Knows numbers; not models, not data. The published ones stand in methods.md 2.2.
 """
@@ -22,24 +24,38 @@ class TuneRecipe(BaseModel):
     name: str
     description: str
     loss: Literal["dhn_nce", "info_nce"] = "dhn_nce"
-    temperature: PositiveFloat = Field(description="what cosines are divided by in the loss; fixed, not learned")
-    beta_image: float = Field(default=0.15, ge=0, description="weight of hard negatives, image to text; of dhn_nce only")
+    temperature: PositiveFloat = Field(
+        description="what cosines are divided by in the loss; fixed, not learned"
+    )
+    beta_image: float = Field(
+        default=0.15, ge=0, description="weight of hard negatives, image to text; of dhn_nce only"
+    )
     beta_text: float = Field(default=0.15, ge=0, description="the same, text to image")
-    batch: int = Field(ge=2, description="pairs per step; fewer where the captions repeat so often that no more may meet")
+    batch: int = Field(
+        ge=2, description="pairs per step; fewer where the captions repeat so often that no more may meet"
+    )
     epochs: int = Field(ge=1, le=10_000)
     learning_rate: PositiveFloat = Field(description="of both towers, at the start")
-    decay: float = Field(default=0.5, gt=0, le=1, description="factor on the learning rate every ``decay_every`` epochs")
+    decay: float = Field(
+        default=0.5, gt=0, le=1, description="factor on the learning rate every ``decay_every`` epochs"
+    )
     decay_every: PositiveInt
     weight_decay: float = Field(default=0.1, ge=0, description="of AdamW; not on biases and norms")
     held_out: float = Field(default=0.15, gt=0, lt=1, description="share of the groups that only judge")
     least_characters: int = Field(default=20, ge=0, description="shorter captions of a list are left out")
-    slices_per_case: PositiveInt = Field(default=5, description="of a labelled case that captions are written of")
+    slices_per_case: PositiveInt = Field(
+        default=5, description="of a labelled case that captions are written of"
+    )
     caption_words: PositiveInt | None = Field(
-        default=None, description="things that such a caption names, the largest first; None: all that the slice shows"
+        default=None,
+        description="things that such a caption names, the largest first; None: all that the slice shows",
     )
     seed: int = 1
 
 
 def load_tune_recipe(name: str, **changes: Any) -> TuneRecipe:
-    """A recipe with some of its numbers changed. RequestError names the wrong one and the nearest right one."""
+    """A recipe with some of its numbers changed.
+
+    RequestError names the wrong one and the nearest right one.
+    """
     return read_recipe(TuneRecipe, KIND, name, changes)

@@ -1,4 +1,6 @@
-"""Does CLIP find the caption of a picture, and the picture of a caption, among fifty? The check of MedCLIP-SAMv2 (methods.md 2.2).
+"""Does CLIP find the caption of a picture, and the picture of a caption, among fifty?
+
+The check of MedCLIP-SAMv2 (methods.md 2.2).
 
 Knows embeddings; not encoders, not files.
 """
@@ -11,12 +13,19 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-BATCH, ROUNDS, SEED = 50, 5, 20_240_919  # as the paper's check on ROCO: batches of 50, five times; the seed is only fixed
+BATCH, ROUNDS, SEED = (
+    50,
+    5,
+    20_240_919,
+)  # as the paper's check on ROCO: batches of 50, five times; the seed is only fixed
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Shares of pairs, 0..1: the right one is first, or among the first two. pairs: how many were asked about."""
+    """Shares of pairs, 0..1: the right one is first, or among the first two.
+
+    pairs: how many were asked about.
+    """
 
     image_to_text_top1: float
     image_to_text_top2: float
@@ -35,14 +44,23 @@ class Retrieval:
 
 
 def retrieval(
-    image: Tensor, text: Tensor, captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int = BATCH, rounds: int = ROUNDS
+    image: Tensor,
+    text: Tensor,
+    captions: Sequence[Hashable],
+    pictures: Sequence[Hashable],
+    *,
+    batch: int = BATCH,
+    rounds: int = ROUNDS,
 ) -> Retrieval:
-    """image, text: [N, E], unit length, row i of one belongs to row i of the other; captions, pictures: what row i says and shows.
+    """image, text: [N, E], unit length, row i of one belongs to row i of the other.
 
-    Pairs are dealt into batches in ``rounds`` fixed ways, and the shares are means over them. The last batch is filled up with pairs that
-    were asked about already, so that every pair has equally many rivals (N - 1 where there are fewer than ``batch``). Another pair with an
-    equal caption or an equal picture counts as right; a wrong one that scores just as high counts as better, so that a model that says the
-    same of everything scores 0. ValueError: no pairs.
+    captions, pictures: what row i says and shows.
+
+    Pairs are dealt into batches in ``rounds`` fixed ways, and the shares are means over them. The last batch
+    is filled up with pairs that were asked about already, so that every pair has equally many rivals (N - 1
+    where there are fewer than ``batch``). Another pair with an equal caption or an equal picture counts as
+    right; a wrong one that scores just as high counts as better, so that a model that says the same of
+    everything scores 0. ValueError: no pairs.
     """
     if not len(image):
         raise ValueError("There are no pairs to ask about.")
@@ -63,7 +81,10 @@ def retrieval(
 
 
 def _ranks(scores: Tensor, same: Tensor) -> Tensor:
-    """[B]: how many wrong candidates score at least as high as the best right one. scores, same: [B, B], a row per question."""
+    """[B]: how many wrong candidates score at least as high as the best right one. scores, same.
+
+    [B, B], a row per question.
+    """
     right = scores.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
     return ((scores >= right) & ~same).sum(1)
 

@@ -1,7 +1,9 @@
-"""Tune a model's CLIP on pairs of pictures and captions, judge it on pairs that it did not see, and publish what got better.
+"""Tune a model's CLIP on pairs of pictures and captions, judge it on pairs that it did not see, and publish
+what got better.
 
-MedCLIP-SAMv2's first stage (methods.md 2.2): both towers learn with DHN-NCE. Knows models, recipes, pairs and the version store; not where
-pairs come from, not the command line. The weights of the last epoch are judged, once: no epoch is chosen by what is reported.
+MedCLIP-SAMv2's first stage (methods.md 2.2): both towers learn with DHN-NCE. Knows models, recipes, pairs and
+the version store; not where pairs come from, not the command line. The weights of the last epoch are judged,
+once: no epoch is chosen by what is reported.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.clip_tuning.retrieval import BATCH, ROUNDS, Retrieval, retrieval
 from wordmask.learning.splitting import judging_groups
-from wordmask.learning.training import Check, Report, TrainingProgress, fill_card, find_start, publish_if_better
+from wordmask.learning.training import (
+    Check,
+    Report,
+    TrainingProgress,
+    fill_card,
+    find_start,
+    publish_if_better,
+)
 from wordmask.models.base import choose_device
 from wordmask.models.clip_sam import with_rows
 from wordmask.models.presets import Preset, load_preset
@@ -50,7 +59,9 @@ MOST_FITTED = 500  # pictures that the presence is fitted on
 
 @dataclass(frozen=True)
 class TuneRequest:
-    """preset: what to tune; start: number of the version to go on from, None: the one that serves, 0: the preset's own weights.
+    """preset: what to tune; start: number of the version to go on from, None.
+
+    The one that serves, 0: the preset's own weights.
 
     force: publish also when retrieval did not rise, or without a check.
     """
@@ -64,9 +75,12 @@ class TuneRequest:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """What came of a tuning. version: its number when it was published; before, after: on the held-out pairs, None without any.
+    """What came of a tuning.
 
-    cut: captions that fill all the places of the text tower, whose ends it may not have seen; short: captions that were left out.
+    version: its number when it was published; before, after: on the held-out pairs, None without any.
+
+    cut: captions that fill all the places of the text tower, whose ends it may not have seen; short: captions
+    that were left out.
     presence: how scores of presence were fitted anew, None where the preset judges none.
     """
 
@@ -95,11 +109,12 @@ def tune_clip(
     report: Report = lambda _: None,
     cancel: CancelToken | None = None,
 ) -> TuneReport:
-    """Learn from the pairs, and publish in ``store`` when retrieval (top 1, mean of both ways) on held-out pairs rose.
+    """Learn from the pairs, and publish in ``store`` when retrieval (top 1, mean of both ways) on held-out
+    pairs rose.
 
-    run_folder: keeps what an interrupted run goes on from, in a folder of its own for each preset, start, recipe and list of pairs; that is
-    removed when a version is published. Raises RequestError, VolumeError, WeightsError, DiskFullError, OutOfMemoryError with what to do,
-    CancelledError.
+    run_folder: keeps what an interrupted run goes on from, in a folder of its own for each preset, start,
+    recipe and list of pairs; that is removed when a version is published. Raises RequestError, VolumeError,
+    WeightsError, DiskFullError, OutOfMemoryError with what to do, CancelledError.
     """
     advice = f"use fewer pairs per step (batch is {asked.recipe.batch})"
     with explain_out_of_memory(f"There is not enough memory for this tuning; {advice}."):
@@ -108,7 +123,13 @@ def tune_clip(
 
 class _Tuning:
     def __init__(
-        self, pairs: CaptionList, asked: TuneRequest, store: ModelStore, run_folder: Path, report: Report, cancel: CancelToken
+        self,
+        pairs: CaptionList,
+        asked: TuneRequest,
+        store: ModelStore,
+        run_folder: Path,
+        report: Report,
+        cancel: CancelToken,
     ) -> None:
         self.pairs, self.short, self.asked, self.store = pairs.pairs, pairs.short, asked, store
         self.runs, self.report, self.cancel = run_folder, report, cancel
@@ -120,9 +141,15 @@ class _Tuning:
 
     def run(self) -> TuneReport:
         if len(self.learned) < 2:
-            raise RequestError(f"{len(self.pairs)} pairs of pictures and captions are too few to learn from; give more, of several images.")
+            raise RequestError(
+                f"{len(self.pairs)} pairs of pictures and captions are too few to learn from; give more, of "
+                "several images."
+            )
         if not self.held and not self.asked.force:
-            raise RequestError("All pairs are of one group, so none is left to check the result; add others, or force the publication.")
+            raise RequestError(
+                "All pairs are of one group, so none is left to check the result; add others, or force the "
+                "publication."
+            )
         parent = self._parent()
         start = None if parent is None else self.store.folder(parent)
         captions = [self.pairs[row].caption for row in self.learned]
@@ -135,7 +162,13 @@ class _Tuning:
         said = self._said(model.clip)
         before, words_before = self._judge(served.to(self.device), pictures, said)
         model.to(self.device)
-        data = TuningPairs(pictures, self.learned, captions, [said[r] for r in self.learned], [self._shown[r] for r in self.learned])
+        data = TuningPairs(
+            pictures,
+            self.learned,
+            captions,
+            [said[r] for r in self.learned],
+            [self._shown[r] for r in self.learned],
+        )
         epochs = self.asked.recipe.epochs
         tune(
             model.clip, data, self.asked.recipe, folder,
@@ -169,11 +202,17 @@ class _Tuning:
             return None
         trained = read_card(self.store.folder(number)).preset
         if trained != self.asked.preset:
-            raise RequestError(f"Version {number} was trained from the preset {trained!r}; tune that preset, or start from 0.")
+            raise RequestError(
+                f"Version {number} was trained from the preset {trained!r}; tune that preset, or start from "
+                "0."
+            )
         return number
 
     def _folder(self, start: Path | None) -> Path:
-        """Of this preset, start, recipe and these pairs alone: nothing can go on from the checkpoint of another training."""
+        """Of this preset, start, recipe and these pairs alone.
+
+        Nothing can go on from the checkpoint of another training.
+        """
         base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
         what = [
             self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
@@ -184,21 +223,30 @@ class _Tuning:
         return folder
 
     def _said(self, clip: ClipEncoder) -> list[tuple[int, ...]]:
-        """Each caption as the text tower reads it: equal ones say the same to it, also where they differ beyond what it reads."""
+        """Each caption as the text tower reads it.
+
+        Equal ones say the same to it, also where they differ beyond what it reads.
+        """
         return [tuple(clip.tokenizer([pair.caption])[0].tolist()) for pair in self.pairs]
 
     @cached_property
     def _shown(self) -> list[Hashable]:
         return [(str(pair.image), pair.slice) for pair in self.pairs]
 
-    def _judge(self, model: ClipWithScores, pictures: Bytes, said: Sequence[Hashable]) -> tuple[Retrieval | None, Tensor | None]:
-        """Retrieval on the held-out pairs, and the cosines of their pictures and words [pictures, words], where presence is judged."""
+    def _judge(
+        self, model: ClipWithScores, pictures: Bytes, said: Sequence[Hashable]
+    ) -> tuple[Retrieval | None, Tensor | None]:
+        """Retrieval on the held-out pairs, and the cosines of their pictures and words [pictures, words],
+        where presence is judged.
+        """
         if not self.held:
             return None, None
         self.report(TrainingProgress("measuring"))
         image = embedded(model.clip, pictures, self.held, self.cancel)
         text = _texts(model.clip, [self.pairs[row].caption for row in self.held])
-        found = retrieval(image, text, [said[row] for row in self.held], [self._shown[row] for row in self.held])
+        found = retrieval(
+            image, text, [said[row] for row in self.held], [self._shown[row] for row in self.held]
+        )
         words = self._card_of_preset().words
         if self.preset.presence is None or not words:
             return found, None
@@ -208,11 +256,19 @@ class _Tuning:
         return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
 
     def _decide(
-        self, model: ClipWithScores, parent: int | None, before: Retrieval | None, after: Retrieval | None, fit: PresenceFit | None
+        self,
+        model: ClipWithScores,
+        parent: int | None,
+        before: Retrieval | None,
+        after: Retrieval | None,
+        fit: PresenceFit | None,
     ) -> tuple[int | None, str]:
         check = None
         if before is not None and after is not None:
-            figures = f"retrieval, top 1, {after.top1:.3f} against {before.top1:.3f} before, on {after.pairs} held-out pairs"
+            figures = (
+                f"retrieval, top 1, {after.top1:.3f} against {before.top1:.3f} before, on {after.pairs} "
+                "held-out pairs"
+            )
             check = Check(after.top1, before.top1, figures)
 
         def write(folder: Path) -> None:
@@ -224,10 +280,19 @@ class _Tuning:
         """What differs from the preset's own weights, whatever version this tuning started from."""
         own = start_clip(self.preset, None, ()).state_dict()
         now = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-        return {name: value for name, value in now.items() if value.shape != own[name].shape or not torch.equal(value, own[name])}
+        return {
+            name: value
+            for name, value in now.items()
+            if value.shape != own[name].shape or not torch.equal(value, own[name])
+        }
 
     def _card(
-        self, model: ClipWithScores, parent: int | None, before: Retrieval | None, after: Retrieval | None, fit: PresenceFit | None
+        self,
+        model: ClipWithScores,
+        parent: int | None,
+        before: Retrieval | None,
+        after: Retrieval | None,
+        fit: PresenceFit | None,
     ) -> Card:
         sides = {"before": before, "after": after}
         scores = {side: None if found is None else found.summary() for side, found in sides.items()}
@@ -256,7 +321,9 @@ def start_clip(preset: Preset, start: Path | None, captions: Sequence[str]) -> C
 
     WeightsError: weights are missing, damaged or of another architecture.
     """
-    bundles = [load_bundle(location).only(TUNED) for location in (preset.weights, start) if location is not None]
+    bundles = [
+        load_bundle(location).only(TUNED) for location in (preset.weights, start) if location is not None
+    ]
     known = bundles[-1].token_ids if bundles else ()
     wanted = sorted({*known, *token_ids_of(captions)}) if known else []
     model = ClipWithScores(load_clip(preset.clip, token_ids=wanted))
@@ -288,4 +355,12 @@ def _texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
 def _identity(pair: ImageCaption) -> list[Any]:
     """Of a pair and its file, so that a changed image is read again."""
     status = pair.image.stat()
-    return [str(pair.image), status.st_size, status.st_mtime_ns, pair.caption, pair.group, pair.slice, pair.window]
+    return [
+        str(pair.image),
+        status.st_size,
+        status.st_mtime_ns,
+        pair.caption,
+        pair.group,
+        pair.slice,
+        pair.window,
+    ]

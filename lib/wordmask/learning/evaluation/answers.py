@@ -22,7 +22,10 @@ NAMES = "names.json"  # in a folder of label maps: {"liver": 1} for all of them
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What was marked for one word of one case. mask: [k, j, i]; presence: 0..1, see `WordStatistics`, None where nobody says it."""
+    """What was marked for one word of one case.
+
+    mask: [k, j, i]; presence: 0..1, see `WordStatistics`, None where nobody says it.
+    """
 
     word: str
     mask: Mask
@@ -33,18 +36,30 @@ Answers = Callable[[LabelledVolume], Iterator[Answer]]
 
 
 def ask(
-    pipeline: VolumeSegmenter, case: LabelledVolume, *, threshold: float | None = None, cancel: CancelToken | None = None
+    pipeline: VolumeSegmenter,
+    case: LabelledVolume,
+    *,
+    threshold: float | None = None,
+    cancel: CancelToken | None = None,
 ) -> Iterator[Answer]:
-    """Ask for every word of a case as a user would; words that share voxels are asked for one after the other."""
+    """Ask for every word of a case as a user would.
+
+    Words that share voxels are asked for one after the other.
+    """
     for words in case.groups():
-        result = pipeline.segment(case.volume, [case.prompts[word] for word in words], threshold=threshold, cancel=cancel)
+        result = pipeline.segment(
+            case.volume, [case.prompts[word] for word in words], threshold=threshold, cancel=cancel
+        )
         for word in words:
             typed = case.prompts[word].word
             yield Answer(word, result.mask(typed), result.statistics[typed].presence)
 
 
 class LabelMaps:
-    """Ready label maps of a folder, each called like its case. Their values are those of the case, or those of names.json there."""
+    """Ready label maps of a folder, each called like its case.
+
+    Their values are those of the case, or those of names.json there.
+    """
 
     def __init__(self, folder: Path) -> None:
         """RequestError: there is no folder, or no label map in it. LabelError: names.json cannot be used."""
@@ -54,7 +69,10 @@ class LabelMaps:
         files = [path for path in sorted(folder.iterdir()) if suffix_of(path) in suffixes]
         self._files = {path.name.removesuffix(suffix_of(path)): path for path in files}
         if not self._files:
-            raise RequestError(f"The folder {folder.name} holds no label map; each must be called like its case, such as case_1.nii.gz.")
+            raise RequestError(
+                f"The folder {folder.name} holds no label map; each must be called like its case, such as "
+                "case_1.nii.gz."
+            )
         self._names = _names_in(folder / NAMES)
 
     def __call__(self, case: LabelledVolume) -> Iterator[Answer]:

@@ -1,4 +1,5 @@
-"""One picture for each word: its best, median and worst case, with the outline of the truth and of what was marked.
+"""One picture for each word: its best, median and worst case, with the outline of the truth and of what was
+marked.
 
 Knows volumes, masks and Pillow. A picture is for looking at; the numbers are in the tables.
 """
@@ -23,7 +24,11 @@ from wordmask.words.prompts import Prompt
 
 MOST_WORDS = 8
 CELL = (520, 390)  # pixels: (width, height) of a case
-HEADING, GAP, LINE = 250, 12, 26  # three cells and the heading are more than `SHEET_ROW` times as wide as high: a row of the sheet each
+HEADING, GAP, LINE = (
+    250,
+    12,
+    26,
+)  # three cells and the heading are more than `SHEET_ROW` times as wide as high: a row of the sheet each
 TRUTH, MARKED = (86, 180, 233), (255, 149, 0)  # blue and orange: different to every kind of colour vision
 TRUTH_LINE, MARKED_LINE = 4, 2  # pixels; where both run together, the wider one still shows
 SHEET_WIDTH = 1800  # pixels
@@ -40,14 +45,19 @@ class _Kept:
 
 
 class ContactSheet:
-    """Collects a picture of each case that shows a word, in ``folder``, and lays out the best, median and worst in the end."""
+    """Collects a picture of each case that shows a word, in ``folder``, and lays out the best, median and
+    worst in the end.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._kept: dict[str, list[_Kept]] = {}
 
     def add(self, case: LabelledVolume, word: str, marked: Mask, dice: float) -> None:
-        """One word of a case; marked: [k, j, i]. The first `MOST_WORDS` words count, in cases that show them."""
+        """One word of a case; marked: [k, j, i].
+
+        The first `MOST_WORDS` words count, in cases that show them.
+        """
         if not case.masks[word].any() or (word not in self._kept and len(self._kept) == MOST_WORDS):
             return
         kept = self._kept.setdefault(word, [])
@@ -66,12 +76,17 @@ class ContactSheet:
         try:
             write_contact_sheet(strips, path)
         except OSError as error:
-            raise VolumeError(f"{path.name} cannot be written ({error.strerror or error}); choose another folder.") from error
+            raise VolumeError(
+                f"{path.name} cannot be written ({error.strerror or error}); choose another folder."
+            ) from error
         return True
 
 
 def draw_case(volume: Volume, prompt: Prompt, truth: Mask, marked: Mask) -> Image.Image:
-    """The slice that shows most of the truth, with both outlines; truth, marked: [k, j, i]. As large as fits into `CELL`."""
+    """The slice that shows most of the truth, with both outlines; truth, marked: [k, j, i].
+
+    As large as fits into `CELL`.
+    """
     slicing = slicing_for(volume.geometry, choose_plane(volume, "auto"))
     stacks = slicing.cut(truth), slicing.cut(marked)
     index = int(np.argmax(np.count_nonzero(stacks[0], axis=(1, 2))))
@@ -111,14 +126,21 @@ def _strip(word: str, kept: Sequence[_Kept]) -> Image.Image:
     page = Image.new("RGB", (HEADING + 3 * (CELL[0] + GAP), GAP + LINE + CELL[1] + GAP), PAPER)
     pen = ImageDraw.Draw(page)
     for line, (text, color) in enumerate(
-        [(_short(word, 22), INK), (f"{len(kept)} case{'s' if len(kept) > 1 else ''}", FAINT), ("truth", TRUTH), ("marked", MARKED)]
+        [
+            (_short(word, 22), INK),
+            (f"{len(kept)} case{'s' if len(kept) > 1 else ''}", FAINT),
+            ("truth", TRUTH),
+            ("marked", MARKED),
+        ]
     ):
         pen.text((GAP, GAP + LINE * line), text, color, font=ImageFont.load_default(20 if line == 0 else 17))
     for column, (rank, place) in enumerate(pick([entry.dice for entry in kept])):
         left = HEADING + column * (CELL[0] + GAP)
         entry = kept[place]
         result = f"Dice {entry.dice:.3f}" if entry.marked else "nothing marked"
-        pen.text((left, GAP), f"{rank}, {result}: {_short(entry.case, 34)}", INK, font=ImageFont.load_default(17))
+        pen.text(
+            (left, GAP), f"{rank}, {result}: {_short(entry.case, 34)}", INK, font=ImageFont.load_default(17)
+        )
         with Image.open(entry.picture) as picture:
             page.paste(picture, (left + (CELL[0] - picture.width) // 2, GAP + LINE))
     return page
@@ -134,7 +156,10 @@ def write_contact_sheet(pictures: Sequence[Path], path: Path) -> None:
     rows = _rows(tiles)
     placed, top = [], GAP
     for row in rows:
-        height = round((SHEET_WIDTH - GAP * (len(row) + 1)) / max(SHEET_ROW, sum(tile.width / tile.height for tile in row)))
+        height = round(
+            (SHEET_WIDTH - GAP * (len(row) + 1))
+            / max(SHEET_ROW, sum(tile.width / tile.height for tile in row))
+        )
         left = GAP
         for tile in row:
             scaled = tile.resize((round(tile.width * height / tile.height), height), Image.Resampling.LANCZOS)

@@ -24,8 +24,9 @@ Mask = NDArray[np.bool_]
 class Agreement:
     """Agreement of two masks. voxels are counts.
 
-    dice, iou, nsd: 0..1, NaN when neither mask has a voxel, 0 when one alone has some. nsd: the normalised surface distance (surface
-    Dice), the share of both surfaces that is no farther than the tolerance from the other one.
+    dice, iou, nsd: 0..1, NaN when neither mask has a voxel, 0 when one alone has some. nsd: the normalised
+    surface distance (surface Dice), the share of both surfaces that is no farther than the tolerance from the
+    other one.
     """
 
     dice: float
@@ -46,15 +47,21 @@ class Agreement:
 
 
 def dice(prediction: Mask, truth: Mask) -> float:
-    """Twice the common voxels over the sum of both: 0..1, NaN when both masks are empty. ValueError when the shapes differ."""
+    """Twice the common voxels over the sum of both: 0..1, NaN when both masks are empty.
+
+    ValueError when the shapes differ.
+    """
     pair = _cropped(prediction, truth)
     return nan if pair is None else float(compute_dice(*pair, ignore_empty=False))
 
 
 def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolerance: float) -> Agreement:
-    """prediction, truth: bool, of one shape; spacing: size of a voxel along each of its axes; tolerance of the surface: in its unit.
+    """prediction, truth: bool, of one shape.
 
-    An axis of length 1 is left out, so that a single slice has an outline and not two faces. ValueError when the shapes differ.
+    spacing: size of a voxel along each of its axes; tolerance of the surface: in its unit.
+
+    An axis of length 1 is left out, so that a single slice has an outline and not two faces. ValueError when
+    the shapes differ.
     """
     counts = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
     pair = _cropped(prediction, truth)
@@ -67,17 +74,26 @@ def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolera
         pair = (pair[0].squeeze(flat + 2), pair[1].squeeze(flat + 2))
         spacing = [size for axis, size in enumerate(spacing) if axis != flat]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)  # of MONAI 1.6 about its own call
-        nsd = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=list(spacing))
+        warnings.filterwarnings(
+            "ignore", message=".*always_return_as_numpy", category=FutureWarning
+        )  # of MONAI 1.6 about its own call
+        nsd = compute_surface_dice(
+            *pair, class_thresholds=[tolerance], include_background=True, spacing=list(spacing)
+        )
     return Agreement(float(compute_dice(*pair)), float(compute_iou(*pair)), float(nsd), *counts)
 
 
 def _cropped(prediction: Mask, truth: Mask) -> tuple[Tensor, Tensor] | None:
-    """Both as [1, 1, ...], cut to the box that holds every voxel of either, which changes no metric; None when there is none."""
+    """Both as [1, 1, ...], cut to the box that holds every voxel of either, which changes no metric.
+
+    None when there is none.
+    """
     if prediction.shape != truth.shape:
         raise ValueError(f"Masks of one shape can be compared, got {prediction.shape} and {truth.shape}.")
     boxes = ndimage.find_objects((prediction | truth).view(np.uint8))
     if not boxes:
         return None
-    both = (torch.from_numpy(np.ascontiguousarray(mask[boxes[0]]))[None, None] for mask in (prediction, truth))
+    both = (
+        torch.from_numpy(np.ascontiguousarray(mask[boxes[0]]))[None, None] for mask in (prediction, truth)
+    )
     return next(both), next(both)

@@ -1,6 +1,7 @@
 """Run a protocol: train, test, and a table of our numbers beside the published ones, written after every run.
 
-Knows protocols, trainings and evaluations; not HTTP. A run that is finished is kept, so that the same command goes on where it stopped.
+Knows protocols, trainings and evaluations; not HTTP. A run that is finished is kept, so that the same command
+goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """scores: metric -> mean over words in percent, NaN where there is none; published: likewise, None where it is not known."""
+    """scores: metric -> mean over words in percent, NaN where there is none.
+
+    published: likewise, None where it is not known.
+    """
 
     label: str
     trained_on: int
@@ -46,7 +50,9 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ProtocolRequest:
-    """data: folder with the data sets; only: labels of runs, all when empty; cases: training cases in place of the protocol's number.
+    """data: folder with the data sets.
+
+    only: labels of runs, all when empty; cases: training cases in place of the protocol's number.
 
     changes: to every recipe, above those of the run.
     """
@@ -61,22 +67,38 @@ class ProtocolRequest:
     changes: Mapping[str, Any] | None = None
 
 
-def run_protocol(asked: ProtocolRequest, folder: Path, tell: Tell = lambda stage, done, total: None) -> list[RunResult]:
-    """All runs in turn; writes table.md into ``folder`` and each run's own evaluation and model into a folder below it.
+def run_protocol(
+    asked: ProtocolRequest, folder: Path, tell: Tell = lambda stage, done, total: None
+) -> list[RunResult]:
+    """All runs in turn; writes table.md into ``folder`` and each run's own evaluation and model into a folder
+    below it.
 
-    Everything is checked before the first run. RequestError: a data set, a run or a setting is missing or wrong; VolumeError: the folder
-    cannot be written; whatever a training or an evaluation raises. KeyboardInterrupt goes through; finished runs are kept.
+    Everything is checked before the first run. RequestError: a data set, a run or a setting is missing or
+    wrong; VolumeError: the folder cannot be written; whatever a training or an evaluation raises.
+    KeyboardInterrupt goes through; finished runs are kept.
     """
     runs = asked.protocol.chosen(asked.only)
     require_folders(runs, asked.data)
-    recipes = [load_recipe(asked.protocol.recipe, **{**run.recipe_changes, **(asked.changes or {})}) for run in runs]
+    recipes = [
+        load_recipe(asked.protocol.recipe, **{**run.recipe_changes, **(asked.changes or {})}) for run in runs
+    ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise VolumeError(f"The folder {folder.name} cannot be written ({error.strerror or error}); choose another one.") from error
+        raise VolumeError(
+            f"The folder {folder.name} cannot be written ({error.strerror or error}); choose another one."
+        ) from error
     results = []
     for run, recipe in zip(runs, recipes, strict=True):
-        results.append(_run(asked, run, recipe, folder / run.folder, lambda stage, *count, run=run: tell(f"{run.label}: {stage}", *count)))
+        results.append(
+            _run(
+                asked,
+                run,
+                recipe,
+                folder / run.folder,
+                lambda stage, *count, run=run: tell(f"{run.label}: {stage}", *count),
+            )
+        )
         (folder / TABLE).write_text(table_text(asked, results), encoding="utf-8")
     return results
 
@@ -85,54 +107,90 @@ def table_text(asked: ProtocolRequest, results: Sequence[RunResult]) -> str:
     """table.md: our numbers and the published ones, in percent."""
     protocol = asked.protocol
     lines = [f"# {protocol.title}", "", f"{protocol.source}. {protocol.description}", ""]
-    lines += [f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}{_changed(asked)}. All numbers in percent.", ""]
+    lines += [
+        (
+            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}{_changed(asked)}. "
+            "All numbers in percent."
+        ),
+        "",
+    ]
     lines += ["| " + " | ".join(headings()) + " |", "|---|" + "---:|" * (len(headings()) - 1)]
     lines += ["| " + " | ".join(cells(result)) + " |" for result in results]
     left_out = sum(result.left_out for result in results)
-    lines += ["", f"{left_out} test cases could not be judged; see summary.md of each run."] if left_out else []
+    lines += (
+        ["", f"{left_out} test cases could not be judged; see summary.md of each run."] if left_out else []
+    )
     return "\n".join(lines) + "\n"
 
 
 def headings() -> list[str]:
     """Of the table."""
-    return ["run", "trained on", "tested on", *(text for metric in METRICS for text in (NAMES[metric], "published"))]
+    return [
+        "run",
+        "trained on",
+        "tested on",
+        *(text for metric in METRICS for text in (NAMES[metric], "published")),
+    ]
 
 
 def cells(result: RunResult) -> list[str]:
     """One row of the table."""
-    scores = (text for metric in METRICS for text in (_percent(result.scores[metric]), _percent(result.published[metric])))
+    scores = (
+        text
+        for metric in METRICS
+        for text in (_percent(result.scores[metric]), _percent(result.published[metric]))
+    )
     return [result.label, str(result.trained_on), str(result.tested_on), *scores]
 
 
 def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: Tell) -> RunResult:
-    settings = json.loads(json.dumps([asked.model, asked.preset, asked.cases, run.model_dump(), recipe.model_dump(mode="json")]))
+    settings = json.loads(
+        json.dumps([asked.model, asked.preset, asked.cases, run.model_dump(), recipe.model_dump(mode="json")])
+    )
     published: dict[Metric, float | None] = {metric: getattr(run.published, metric) for metric in METRICS}
     if (kept := _kept(folder / RESULT, settings)) is not None:
-        return RunResult(**{**kept, "published": published, "scores": {m: _number(kept["scores"][m]) for m in METRICS}})
+        return RunResult(
+            **{**kept, "published": published, "scores": {m: _number(kept["scores"][m]) for m in METRICS}}
+        )
     training = asked.protocol.cases(run, "train", asked.data, most=asked.cases)
     testing = asked.protocol.cases(run, "test", asked.data)
     store, scratch = ModelStore(folder / "model"), folder / "scratch"
     try:
         report = train_model(
-            training, TrainingRequest(asked.model, asked.preset, recipe, asked.device, start=0, force=True), store, run_folder=scratch,
+            training,
+            TrainingRequest(asked.model, asked.preset, recipe, asked.device, start=0, force=True),
+            store,
+            run_folder=scratch,
             report=lambda progress: tell(_told(progress), progress.done, progress.total),
-        )  # fmt: skip
+        )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     assert report.version is not None  # it was forced
-    segmenter = load_segmenter(asked.model, preset=asked.preset, device=asked.device, weights=store.folder(report.version))
-    how = {"run": run.label, "model": asked.model, "preset": asked.preset, "trained on": f"{len(training)} cases of {', '.join(run.train)}",
-           "recipe": f"{recipe.name}, {report.epochs} epochs", "threshold": f"{segmenter.preset.threshold:g}"}  # fmt: skip
+    segmenter = load_segmenter(
+        asked.model, preset=asked.preset, device=asked.device, weights=store.folder(report.version)
+    )
+    how = {
+        "run": run.label,
+        "model": asked.model,
+        "preset": asked.preset,
+        "trained on": f"{len(training)} cases of {', '.join(run.train)}",
+        "recipe": f"{recipe.name}, {report.epochs} epochs",
+        "threshold": f"{segmenter.preset.threshold:g}",
+    }
     evaluation = evaluate(testing, partial(ask, VolumeSegmenter(segmenter)), folder, how=how, progress=tell)
     if evaluation.stopped:
         raise KeyboardInterrupt
     result = _result(run, len(training), evaluation, published)
     kept = {**asdict(result), "scores": {m: None if isnan(v) else v for m, v in result.scores.items()}}
-    (folder / RESULT).write_text(json.dumps({"settings": settings, "result": kept}, indent=1) + "\n", encoding="utf-8")
+    (folder / RESULT).write_text(
+        json.dumps({"settings": settings, "result": kept}, indent=1) + "\n", encoding="utf-8"
+    )
     return result
 
 
-def _result(run: Run, trained_on: int, evaluation: Evaluation, published: dict[Metric, float | None]) -> RunResult:
+def _result(
+    run: Run, trained_on: int, evaluation: Evaluation, published: dict[Metric, float | None]
+) -> RunResult:
     scores: dict[Metric, float] = {metric: 100 * overall(evaluation.words, metric) for metric in METRICS}
     return RunResult(run.label, trained_on, evaluation.judged, len(evaluation.failed), scores, published)
 

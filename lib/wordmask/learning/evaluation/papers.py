@@ -1,6 +1,8 @@
-"""The papers' experiments: which data sets are learned from, which are tested on, how, and what was published.
+"""The papers' experiments: which data sets are learned from, which are tested on, how, and what was
+published.
 
-configs/papers/<name>.yaml holds them, configs/papers/data_sets.yaml the data sets. Knows folders, words and numbers; not models.
+configs/papers/<name>.yaml holds them, configs/papers/data_sets.yaml the data sets. Knows folders, words and
+numbers; not models.
 """
 
 from __future__ import annotations
@@ -36,13 +38,18 @@ class DataSet(_Settings):
     folder: str = Field(description="with train/ and test/, each with images/ and labels/")
     word: str
     prompt: str = Field(description="a sentence that says the same, for runs with long prompts")
-    images: str = Field(default="", description="data sets with one name here show the same images under the same file names")
+    images: str = Field(
+        default="", description="data sets with one name here show the same images under the same file names"
+    )
     source: str
 
     def cases(self, root: Path, part: Part, *, long_prompts: bool = False) -> list[Case]:
         """VolumeError: a folder is empty, or an image has no label map."""
         found = cases_from_folder(root / self.folder / part, self.prompt if long_prompts else self.word)
-        return [replace(case, name=f"{self.name}/{case.name}", group=f"{self.images or self.name}/{case.name}") for case in found]
+        return [
+            replace(case, name=f"{self.name}/{case.name}", group=f"{self.images or self.name}/{case.name}")
+            for case in found
+        ]
 
 
 class Published(_Settings):
@@ -59,9 +66,15 @@ class Run(_Settings):
     label: str
     train: tuple[str, ...] = Field(min_length=1)
     test: tuple[str, ...] = Field(min_length=1)
-    train_cases: PositiveInt | None = Field(default=None, description="at most so many in all, evenly of each; None: the protocol's")
-    recipe_changes: dict[str, Any] = Field(default_factory=dict, description="checked by the recipe when the run starts")
-    long_prompts: bool = Field(default=False, description="learn and ask with the data sets' sentences in place of their words")
+    train_cases: PositiveInt | None = Field(
+        default=None, description="at most so many in all, evenly of each; None: the protocol's"
+    )
+    recipe_changes: dict[str, Any] = Field(
+        default_factory=dict, description="checked by the recipe when the run starts"
+    )
+    long_prompts: bool = Field(
+        default=False, description="learn and ask with the data sets' sentences in place of their words"
+    )
     published: Published = Published()
 
     @property
@@ -94,8 +107,13 @@ class Protocol(_Settings):
         known = {run.label.lower(): run for run in self.runs}
         for label in labels:
             if label.lower() not in known:
-                raise RequestError(f"The protocol {self.name!r} has no run {label!r}; runs: {', '.join(run.label for run in self.runs)}.")
-        return [run for run in self.runs if not labels or run.label.lower() in {label.lower() for label in labels}]
+                raise RequestError(
+                    f"The protocol {self.name!r} has no run {label!r}; runs: "
+                    f"{', '.join(run.label for run in self.runs)}."
+                )
+        return [
+            run for run in self.runs if not labels or run.label.lower() in {label.lower() for label in labels}
+        ]
 
     def cases(self, run: Run, part: Part, root: Path, *, most: int | None = None) -> list[Case]:
         """Of one run. most: of the training cases in place of the run's number. VolumeError."""
@@ -133,17 +151,31 @@ def data_set(name: str) -> DataSet:
 
 def require_folders(runs: Sequence[Run], root: Path) -> None:
     """RequestError that lists every folder which the runs need below ``root`` and which is not there."""
-    used = dict.fromkeys((name, part) for run in runs for part, names in (("train", run.train), ("test", run.test)) for name in names)
+    used = dict.fromkeys(
+        (name, part)
+        for run in runs
+        for part, names in (("train", run.train), ("test", run.test))
+        for name in names
+    )
     needed = [root / data_set(name).folder / part for name, part in used]
-    if missing := [str(path.relative_to(root)) for path in needed if not all((path / kind).is_dir() for kind in ("images", "labels"))]:
+    if missing := [
+        str(path.relative_to(root))
+        for path in needed
+        if not all((path / kind).is_dir() for kind in ("images", "labels"))
+    ]:
         raise RequestError(
-            f"The folder {root.name or root} lacks {', '.join(missing)}, each with images/ and labels/; `wordmask protocol list` says what "
+            f"The folder {root.name or root} lacks {', '.join(missing)}, each with images/ and labels/; "
+            "`wordmask protocol list` says what "
             "belongs there and where it comes from."
         )
 
 
 def _evenly(by_set: Sequence[Sequence[Case]], most: int | None) -> list[Case]:
-    """At most so many cases, in turn from each data set, in an order that does not depend on file names' order."""
-    shuffled = [sorted(cases, key=lambda case: hashlib.sha256(case.name.encode()).digest()) for cases in by_set]
+    """At most so many cases, in turn from each data set, in an order that does not depend on file names'
+    order.
+    """
+    shuffled = [
+        sorted(cases, key=lambda case: hashlib.sha256(case.name.encode()).digest()) for cases in by_set
+    ]
     in_turn = [case for row in zip_longest(*shuffled) for case in row if case is not None]
     return in_turn[:most]

@@ -1,4 +1,6 @@
-"""Judge all cases one after the other, and write what is known after each: nothing is lost when it is stopped.
+"""Judge all cases one after the other, and write what is known after each.
+
+Nothing is lost when it is stopped.
 
 Knows cases, answers and reports; not which model answers.
 """
@@ -28,7 +30,11 @@ TOLERANCE = 2.0  # mm of volumes, pixels of pictures: what the papers use for pi
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it. failed: a sentence per case that was left out; stopped: by the user, before all ``total`` cases were judged."""
+    """What came of it.
+
+    failed: a sentence per case that was left out; stopped: by the user, before all ``total`` cases were
+    judged.
+    """
 
     scores: list[CaseScore]
     words: list[WordSummary]
@@ -55,16 +61,20 @@ def evaluate(
 ) -> Evaluation:
     """Judge the answers to all cases; writes cases.csv, summary.md and contact_sheet.png into ``folder``.
 
-    how, notes: for the summary, who is judged and what to know of it; tolerance: of the surface, in mm for volumes and in pixels for
-    pictures; seed: of the bootstrap. A case that cannot be read or judged is left out and counted; Ctrl-C ends it early.
-    Raises RequestError when two cases have one name or none could be judged, VolumeError when the folder cannot be written.
+    how, notes: for the summary, who is judged and what to know of it; tolerance: of the surface, in mm for
+    volumes and in pixels for pictures; seed: of the bootstrap. A case that cannot be read or judged is left
+    out and counted; Ctrl-C ends it early. Raises RequestError when two cases have one name or none could be
+    judged, VolumeError when the folder cannot be written.
     """
     _check(cases, tolerance)
     _prepare(folder)
     scores: list[CaseScore] = []
     failed: list[str] = []
     stopped = False
-    with tempfile.TemporaryDirectory(prefix="wordmask-evaluate-") as pictures, CaseTable(folder / CASES) as table:
+    with (
+        tempfile.TemporaryDirectory(prefix="wordmask-evaluate-") as pictures,
+        CaseTable(folder / CASES) as table,
+    ):
         sheet = ContactSheet(Path(pictures))
         try:
             for number, case in enumerate(cases):
@@ -99,7 +109,9 @@ def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) 
     scores = []
     for answer in given:
         found = agreement(answer.mask, read.masks[answer.word], spacing=spacing, tolerance=tolerance)
-        scores.append(CaseScore(case.name, case.group or case.name, answer.word, found, answer.presence, unit))
+        scores.append(
+            CaseScore(case.name, case.group or case.name, answer.word, found, answer.presence, unit)
+        )
         sheet.add(read, answer.word, answer.mask, found.dice)
     return scores
 
@@ -120,11 +132,15 @@ def _prepare(folder: Path) -> None:
         for name in (CASES, SUMMARY, SHEET):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise VolumeError(f"The folder {folder.name} cannot be written ({error.strerror or error}); choose another one.") from error
+        raise VolumeError(
+            f"The folder {folder.name} cannot be written ({error.strerror or error}); choose another one."
+        ) from error
 
 
 def _settings(evaluation: Evaluation, how: Mapping[str, str], tolerance: float, seed: int) -> dict[str, str]:
-    units = " and ".join(f"{tolerance:g} {unit}" for unit in sorted({score.unit for score in evaluation.scores}))
+    units = " and ".join(
+        f"{tolerance:g} {unit}" for unit in sorted({score.unit for score in evaluation.scores})
+    )
     judged = f"{evaluation.judged} of {evaluation.total}" + (", stopped early" if evaluation.stopped else "")
     return {
         **how,
@@ -139,4 +155,6 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise VolumeError(f"{path.name} cannot be written ({error.strerror or error}); choose another folder.") from error
+        raise VolumeError(
+            f"{path.name} cannot be written ({error.strerror or error}); choose another folder."
+        ) from error

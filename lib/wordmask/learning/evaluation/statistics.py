@@ -1,4 +1,5 @@
-"""Many cases in few numbers: means over the cases that show a thing, their bootstrap intervals, and how often presence was judged right.
+"""Many cases in few numbers: means over the cases that show a thing, their bootstrap intervals, and how often
+presence was judged right.
 
 Knows scores; not images, not models.
 """
@@ -23,7 +24,10 @@ Metric = Literal["dice", "iou", "nsd"]
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One word in one case. group: cases of one group are not independent; presence: 0..1 or None; unit: of the tolerance."""
+    """One word in one case.
+
+    group: cases of one group are not independent; presence: 0..1 or None; unit: of the tolerance.
+    """
 
     case: str
     group: str
@@ -35,7 +39,10 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % bootstrap interval; NaN where there is nothing to average, an interval needs two groups."""
+    """A mean with its 95 % bootstrap interval.
+
+    NaN where there is nothing to average, an interval needs two groups.
+    """
 
     mean: float
     low: float = nan
@@ -60,17 +67,25 @@ class WordSummary:
 
 def summarise(scores: Sequence[CaseScore], *, seed: int) -> list[WordSummary]:
     """One summary per word, in the order in which the words come. seed: of the bootstrap."""
-    return [_summary(word, [s for s in scores if s.word == word], seed) for word in dict.fromkeys(s.word for s in scores)]
+    return [
+        _summary(word, [s for s in scores if s.word == word], seed)
+        for word in dict.fromkeys(s.word for s in scores)
+    ]
 
 
 def overall(words: Sequence[WordSummary], metric: Metric) -> float:
-    """Mean over words of their means: a rare word counts as much as a frequent one. NaN when no case shows any."""
+    """Mean over words of their means: a rare word counts as much as a frequent one.
+
+    NaN when no case shows any.
+    """
     means = [word.scores[metric].mean for word in words if word.shown]
     return float(np.mean(means)) if means else nan
 
 
 def bootstrap(values: Sequence[float], groups: Sequence[str], *, seed: int) -> Estimate:
-    """Mean of the values; its interval by drawing whole groups again and again, for values of one group come and go together."""
+    """Mean of the values; its interval by drawing whole groups again and again, for values of one group come
+    and go together.
+    """
     if not values:
         return Estimate(nan)
     _, members = np.unique(groups, return_inverse=True)
@@ -90,7 +105,10 @@ def _summary(word: str, scores: Sequence[CaseScore], seed: int) -> WordSummary:
         word,
         len(shown),
         len(absent),
-        {metric: bootstrap([getattr(score.agreement, metric) for score in shown], groups, seed=seed) for metric in METRICS},
+        {
+            metric: bootstrap([getattr(score.agreement, metric) for score in shown], groups, seed=seed)
+            for metric in METRICS
+        },
         _share([score.agreement.found for score in shown]),
         _share([not score.agreement.found for score in absent]),
     )

@@ -1,4 +1,6 @@
-"""What people read of an evaluation: a row per case and word as CSV, a summary as Markdown and in the terminal.
+"""What people read of an evaluation.
+
+A row per case and word as CSV, a summary as Markdown and in the terminal.
 
 Knows scores and numbers; computes nothing.
 """
@@ -21,11 +23,24 @@ from wordmask.learning.evaluation.statistics import METRICS, CaseScore, Estimate
 NAMES = {"dice": "Dice", "iou": "IoU", "nsd": "NSD"}
 HEADINGS = ("word", "cases with it", "without", *NAMES.values(), "sensitivity", "specificity")
 COLUMNS = (
-    "case", "group", "word", "dice", "iou", "nsd", "predicted_voxels", "true_voxels", "presence", "shown", "found", "tolerance_unit",
-)  # fmt: skip
+    "case",
+    "group",
+    "word",
+    "dice",
+    "iou",
+    "nsd",
+    "predicted_voxels",
+    "true_voxels",
+    "presence",
+    "shown",
+    "found",
+    "tolerance_unit",
+)
 LEGEND = (
-    "Dice, IoU and NSD: means over the cases that show the word, in brackets the 95 % bootstrap interval over groups of cases. "
-    "Sensitivity: share of these cases in which something was marked. Specificity: share of the cases without the thing in which nothing "
+    "Dice, IoU and NSD: means over the cases that show the word, in brackets the 95 % bootstrap interval "
+    "over groups of cases. "
+    "Sensitivity: share of these cases in which something was marked. Specificity: share of the cases "
+    "without the thing in which nothing "
     "was marked."
 )
 MOST_FAILED = 20  # that are listed one by one
@@ -39,14 +54,18 @@ class CaseTable:
         try:
             self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         except OSError as error:
-            raise VolumeError(f"{path.name} cannot be written ({error.strerror or error}); choose another folder.") from error
+            raise VolumeError(
+                f"{path.name} cannot be written ({error.strerror or error}); choose another folder."
+            ) from error
         self._writer = csv.writer(self._file)
         self._writer.writerow(COLUMNS)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def add(self, scores: Sequence[CaseScore]) -> None:
@@ -55,9 +74,21 @@ class CaseTable:
         self._file.flush()
 
 
-def summary_text(words: Sequence[WordSummary], *, how: Mapping[str, str], failed: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """summary.md. how: setting -> value; failed: a sentence per case that was left out; notes: sentences above the table."""
-    lines = ["# Evaluation", "", "| setting | value |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in how.items()), ""]
+def summary_text(
+    words: Sequence[WordSummary], *, how: Mapping[str, str], failed: Sequence[str], notes: Sequence[str] = ()
+) -> str:
+    """summary.md.
+
+    how: setting -> value; failed: a sentence per case that was left out; notes: sentences above the table.
+    """
+    lines = [
+        "# Evaluation",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in how.items()),
+        "",
+    ]
     lines += [f"{note}\n" for note in notes]
     lines += ["| " + " | ".join(HEADINGS) + " |", "|---|" + "---:|" * (len(HEADINGS) - 1)]
     lines += ["| " + " | ".join([_cell(word.word), *_cells(word)]) + " |" for word in words]
@@ -106,8 +137,16 @@ def _row(score: CaseScore) -> list[str]:
     presence = "" if score.presence is None else f"{score.presence:.6f}"
     answers = ["yes" if answer else "no" for answer in (found.shown, found.found)]
     return [
-        score.case, score.group, score.word, *numbers, str(found.predicted_voxels), str(found.true_voxels), presence, *answers, score.unit,
-    ]  # fmt: skip
+        score.case,
+        score.group,
+        score.word,
+        *numbers,
+        str(found.predicted_voxels),
+        str(found.true_voxels),
+        presence,
+        *answers,
+        score.unit,
+    ]
 
 
 def _cell(text: str) -> str:

@@ -22,7 +22,10 @@ from wordmask.progress import CancelToken
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """dice: (case, word) -> 0..1. A word that is absent from its case counts 1 when nothing was marked, else 0."""
+    """dice: (case, word) -> 0..1.
+
+    A word that is absent from its case counts 1 when nothing was marked, else 0.
+    """
 
     dice: dict[tuple[str, str], float]
 
@@ -34,11 +37,17 @@ class ValidationScore:
     def words(self) -> dict[str, float]:
         """Word -> mean over the cases that name it."""
         names = sorted({word for _, word in self.dice})
-        return {name: float(np.mean([score for (_, word), score in self.dice.items() if word == name])) for name in names}
+        return {
+            name: float(np.mean([score for (_, word), score in self.dice.items() if word == name]))
+            for name in names
+        }
 
 
 def validate(
-    segmenter: Segmenter, cases: Sequence[LabelledVolume], cache: FeatureCache | None = None, cancel: CancelToken | None = None
+    segmenter: Segmenter,
+    cases: Sequence[LabelledVolume],
+    cache: FeatureCache | None = None,
+    cancel: CancelToken | None = None,
 ) -> ValidationScore:
     """The mean Dice of every word of every case, asked for as a user would."""
     pipeline = VolumeSegmenter(segmenter, cache=cache)

@@ -1,7 +1,10 @@
-"""The epochs of a training on MONAI's engine: steps, learning rates, validation, early stop, and going back to the best epoch.
+"""The epochs of a training on MONAI's engine.
 
-Knows trainees, pairs and ranks; not where cases come from, not what is published. A step is one batch; ``accumulate`` of them change the
-weights once. Several ranks divide these among them, so that they do what one rank does, faster.
+steps, learning rates, validation, early stop, and going back to the best epoch.
+
+Knows trainees, pairs and ranks; not where cases come from, not what is published. A step is one batch;
+``accumulate`` of them change the weights once. Several ranks divide these among them, so that they do what
+one rank does, faster.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ LOWEST_RATE = 0.01  # of the peak, at the end
 
 @dataclass(frozen=True)
 class Epoch:
-    """number: from 1; loss: of its last step; dice: on the validation cases, None when they were not looked at."""
+    """number: from 1; loss: of its last step.
+
+    dice: on the validation cases, None when they were not looked at.
+    """
 
     number: int
     loss: float
@@ -44,7 +50,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """epochs: how many were run; best: Dice of the epoch whose weights the trainee has now, None without validation."""
+    """epochs: how many were run; best.
+
+    Dice of the epoch whose weights the trainee has now, None without validation.
+    """
 
     epochs: int
     best: float | None
@@ -68,10 +77,11 @@ def run_epochs(
     tell: Callable[[Epoch], None],
     cancel: CancelToken,
 ) -> Outcome:
-    """Train until the recipe's end, and leave the trainee with the weights of its best validation (the last ones without any).
+    """Train until the recipe's end, and leave the trainee with the weights of its best validation (the last
+    ones without any).
 
-    validate: Dice of the trainee as it is; only the leading rank is asked, and only it has the best weights at the end.
-    CancelledError between two steps.
+    validate: Dice of the trainee as it is; only the leading rank is asked, and only it has the best weights
+    at the end. CancelledError between two steps.
     """
     ranks = Ranks()
     sampler = EpochSampler(data, recipe)
@@ -87,7 +97,9 @@ def run_epochs(
         network=trainee,
         optimizer=optimizer,
         loss_function=lambda losses: losses["loss"],
-        iteration_update=_Step(recipe.seed, accumulate, len(sampler), schedule, RunningStatistics(trainee, ranks), cancel),
+        iteration_update=_Step(
+            recipe.seed, accumulate, len(sampler), schedule, RunningStatistics(trainee, ranks), cancel
+        ),
         amp=device.type == "cuda",
         epoch_length=math.ceil(len(sampler) / ranks.count),
     )
@@ -99,7 +111,9 @@ def run_epochs(
 
 
 def rate(step: int, steps: int, warm_up: float) -> float:
-    """Factor on the learning rate: linear to 1 over the share ``warm_up`` of all steps, then a cosine to 0.01 (methods.md 1.6)."""
+    """Factor on the learning rate: linear to 1 over the share ``warm_up`` of all steps, then a cosine to 0.01
+    (methods.md 1.6).
+    """
     rising = warm_up * steps
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -108,13 +122,25 @@ def rate(step: int, steps: int, warm_up: float) -> float:
 
 
 class _Step:
-    """One iteration of the engine: losses, gradients, and the weights' change after every ``accumulate`` steps of all ranks."""
+    """One iteration of the engine: losses, gradients, and the weights' change after every ``accumulate``
+    steps of all ranks.
+    """
 
     def __init__(
-        self, seed: int, accumulate: int, steps_per_epoch: int, schedule: torch.optim.lr_scheduler.LRScheduler,
-        statistics: RunningStatistics, cancel: CancelToken,
-    ) -> None:  # fmt: skip
-        self.seed, self.accumulate, self.steps_per_epoch, self.schedule = seed, accumulate, steps_per_epoch, schedule
+        self,
+        seed: int,
+        accumulate: int,
+        steps_per_epoch: int,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        statistics: RunningStatistics,
+        cancel: CancelToken,
+    ) -> None:
+        self.seed, self.accumulate, self.steps_per_epoch, self.schedule = (
+            seed,
+            accumulate,
+            steps_per_epoch,
+            schedule,
+        )
         self.statistics, self.ranks, self.cancel = statistics, statistics.ranks, cancel
 
     def __call__(self, engine: Any, rows: Sequence[PairRow]) -> dict[str, Tensor]:
@@ -129,7 +155,9 @@ class _Step:
             (loss / self.accumulate).backward()
         done = min(first + self.ranks.count, self.steps_per_epoch)
         self.statistics.join(done - first)
-        if done % self.accumulate == 0 or done == self.steps_per_epoch:  # nothing is left over for the next epoch
+        if (
+            done % self.accumulate == 0 or done == self.steps_per_epoch
+        ):  # nothing is left over for the next epoch
             self._change(engine.optimizer)
         return {CommonKeys.LOSS: loss.detach()}
 
@@ -151,12 +179,25 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 class _Watch:
-    """At the end of every epoch: validate, remember the best weights, tell, and end the training when it is time."""
+    """At the end of every epoch: validate, remember the best weights, tell, and end the training when it is
+    time.
+    """
 
     def __init__(
-        self, trainee: Trainee, recipe: Recipe, validate: Callable[[], float] | None, tell: Callable[[Epoch], None], ranks: Ranks
+        self,
+        trainee: Trainee,
+        recipe: Recipe,
+        validate: Callable[[], float] | None,
+        tell: Callable[[Epoch], None],
+        ranks: Ranks,
     ) -> None:
-        self.trainee, self.recipe, self.validate, self.tell, self.ranks = trainee, recipe, validate, tell, ranks
+        self.trainee, self.recipe, self.validate, self.tell, self.ranks = (
+            trainee,
+            recipe,
+            validate,
+            tell,
+            ranks,
+        )
         self.best: float | None = None
         self._kept: dict[str, Tensor] | None = None
         self._since_best = 0
@@ -171,7 +212,9 @@ class _Watch:
         number = engine.state.epoch
         late = self.recipe.minutes is not None and time.monotonic() - self._began > 60 * self.recipe.minutes
         dice = None
-        if self.validate is not None and (number % self.recipe.validate_every == 0 or late or number == self.recipe.epochs):
+        if self.validate is not None and (
+            number % self.recipe.validate_every == 0 or late or number == self.recipe.epochs
+        ):
             dice = self.validate()
             self._remember(dice)
         output: Any = engine.state.output

@@ -1,4 +1,5 @@
-"""(slice, word) pairs of labelled cases, with the features of every slice computed once per view for a whole training.
+"""(slice, word) pairs of labelled cases, with the features of every slice computed once per view for a whole
+training.
 
 Knows cases, views and the segmenter contract; not losses, not what is trained.
 """
@@ -35,7 +36,10 @@ EMPTY_SLICES = 12  # of a case at most, that show none of its words: more differ
 
 @dataclass(frozen=True)
 class Pair:
-    """One word in one slice. image: number of the slice among all that were kept; present: whether a voxel of it is there."""
+    """One word in one slice.
+
+    image: number of the slice among all that were kept; present: whether a voxel of it is there.
+    """
 
     image: int
     word: str
@@ -44,7 +48,10 @@ class Pair:
 
 @dataclass(eq=False)
 class KeptImage:
-    """One slice through one window in all its views. targets: by view, word -> [s, s] uint8, 255 where the word is."""
+    """One slice through one window in all its views.
+
+    targets: by view, word -> [s, s] uint8, 255 where the word is.
+    """
 
     case: str
     size: tuple[int, int]
@@ -56,7 +63,10 @@ class KeptImage:
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """Slices of one case through one window, with the masks of the words that it suits. indices: the slices worth learning from."""
+    """Slices of one case through one window, with the masks of the words that it suits.
+
+    indices: the slices worth learning from.
+    """
 
     case: LabelledVolume
     view: planning.View
@@ -67,7 +77,10 @@ class _Shown:
 
 @dataclass
 class PairRow:
-    """What a training step gets of one pair. features: by the encoders as they were at the start; pixels: [3, H, W] in 0..1."""
+    """What a training step gets of one pair.
+
+    features: by the encoders as they were at the start; pixels: [3, H, W] in 0..1.
+    """
 
     key: SliceKey
     features: StoredSlice
@@ -80,10 +93,12 @@ class PairRow:
 class TrainingPairs:
     """All pairs of the training cases.
 
-    replayed: cases of words that were learned before, of which every epoch repeats some, by where they come from; each of these sources
-    is repeated as often as every other, so that a word of one's own is not lost among all those that the weights ship with.
-    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features are kept, bounded there,
-    and computed anew when they have been dropped. A trainee whose encoders learn computes what they change from the pixels.
+    replayed: cases of words that were learned before, of which every epoch repeats some, by where they come
+    from; each of these sources is repeated as often as every other, so that a word of one's own is not lost
+    among all those that the weights ship with.
+    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features
+    are kept, bounded there, and computed anew when they have been dropped. A trainee whose encoders learn
+    computes what they change from the pixels.
     """
 
     def __init__(
@@ -106,15 +121,22 @@ class TrainingPairs:
         self.present, self.absent = self._sides(range(len(self.pairs)))
         self.replayed = [self._add_repeated(source, cancel) for source in replayed if source]
         if not self.present:
-            raise RequestError("No labelled case has a voxel of any word, so there is nothing to learn; check the label maps.")
+            raise RequestError(
+                "No labelled case has a voxel of any word, so there is nothing to learn; check the label "
+                "maps."
+            )
 
-    def _add_repeated(self, cases: Sequence[LabelledVolume], cancel: CancelToken | None) -> dict[str, tuple[list[int], list[int]]]:
+    def _add_repeated(
+        self, cases: Sequence[LabelledVolume], cancel: CancelToken | None
+    ) -> dict[str, tuple[list[int], list[int]]]:
         """Word -> numbers of the pairs that show it, and of those that do not."""
         first = len(self.pairs)
         self._add(cases, lambda _: min(REPEATED_VIEWS, self.recipe.views), cancel)
         added = range(first, len(self.pairs))
         words = sorted({self.pairs[number].word for number in added})
-        return {word: self._sides(number for number in added if self.pairs[number].word == word) for word in words}
+        return {
+            word: self._sides(number for number in added if self.pairs[number].word == word) for word in words
+        }
 
     def _sides(self, numbers: Iterable[int]) -> tuple[list[int], list[int]]:
         present: list[int] = []
@@ -133,7 +155,9 @@ class TrainingPairs:
         return len(self.images[self.pairs[number].image].keys)
 
     def encode(self, progress: Callable[[int, int], None], cancel: CancelToken | None = None) -> None:
-        """Compute the features of every view now, with progress (done, total), instead of during the first epoch."""
+        """Compute the features of every view now, with progress (done, total), instead of during the first
+        epoch.
+        """
         for done, image in enumerate(self.images):
             if cancel is not None:
                 cancel.check()
@@ -142,7 +166,10 @@ class TrainingPairs:
         progress(len(self.images), len(self.images))
 
     def row(self, number: int, view: int) -> PairRow:
-        """Pair ``number`` in one of its slice's views; a word that has no place in that view is shown in the slice itself."""
+        """Pair ``number`` in one of its slice's views.
+
+        A word that has no place in that view is shown in the slice itself.
+        """
         pair = self.pairs[number]
         image = self.images[pair.image]
         view = view if pair.word in image.targets[view] else 0
@@ -151,7 +178,10 @@ class TrainingPairs:
         return PairRow(image.keys[view], features, pixels, pair.word, target)
 
     def _features(self, image: KeptImage, views: Sequence[int]) -> list[StoredSlice]:
-        return self.cache.get_many([image.cache_keys[v] for v in views], lambda missing: self._encode(image, [views[i] for i in missing]))
+        return self.cache.get_many(
+            [image.cache_keys[v] for v in views],
+            lambda missing: self._encode(image, [views[i] for i in missing]),
+        )
 
     @torch.no_grad()
     def _encode(self, image: KeptImage, views: Sequence[int]) -> list[StoredSlice]:
@@ -161,7 +191,9 @@ class TrainingPairs:
             stored.append(store_slice(self.segmenter.encode_slices(pixels, [image.keys[view]]), 0))
         return stored
 
-    def _add(self, cases: Sequence[LabelledVolume], views_of: Callable[[int], int], cancel: CancelToken | None) -> None:
+    def _add(
+        self, cases: Sequence[LabelledVolume], views_of: Callable[[int], int], cancel: CancelToken | None
+    ) -> None:
         shown = [one for case in cases for one in self._worth_learning(case)]
         views = views_of(sum(len(one.indices) for one in shown))
         for one in shown:
@@ -174,7 +206,9 @@ class TrainingPairs:
         view = planning.make_view(case.volume, plane="auto", slices=None, skip_air=True)
         windows: dict[tuple[str, Window | None], list[str]] = {}
         for word, prompt in case.prompts.items():
-            windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(word)
+            windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(
+                word
+            )
         for window, words in windows.items():
             masks = {word: view.slicing.cut(case.masks[word]) for word in words}
             showing = np.any([m.any(axis=(1, 2)) for m in masks.values()], axis=0)
@@ -186,10 +220,14 @@ class TrainingPairs:
         tensors = {word: torch.from_numpy(np.ascontiguousarray(mask)).float() for word, mask in masks.items()}
         kept = KeptImage(shown.case.case.name, (pixels.shape[-2], pixels.shape[-1]))
         mirror = self.recipe.mirror == "always" or (self.recipe.mirror == "pictures" and volume.is_picture)
-        mirror = mirror and (volume.is_picture or shown.view.plane is not Plane.SAGITTAL)  # there a mirror exchanges front and back
+        mirror = mirror and (
+            volume.is_picture or shown.view.plane is not Plane.SAGITTAL
+        )  # there a mirror exchanges front and back
         for number in range(views):
             key = f"{self.recipe.seed}|{volume.digest}|{index}"
-            self._add_view(kept, make_view(pixels, tensors, key=key, number=number, mirror=mirror), shown, index, number)
+            self._add_view(
+                kept, make_view(pixels, tensors, key=key, number=number, mirror=mirror), shown, index, number
+            )
         self.images.append(kept)
         self.pairs += [Pair(len(self.images) - 1, word, bool(mask.any())) for word, mask in masks.items()]
 
@@ -200,23 +238,31 @@ class TrainingPairs:
         kept.keys.append(SliceKey(digest, f"{plane} {called}", index))
         kept.cache_keys.append(CacheKey(digest, plane, index, called, self.segmenter.fingerprint))
         kept.pixels.append((made.image * 255).round().to(torch.uint8))
-        kept.targets.append({w: (frame.to_model(m[None, None])[0, 0] * 255).round().to(torch.uint8) for w, m in made.masks.items()})
+        kept.targets.append(
+            {
+                w: (frame.to_model(m[None, None])[0, 0] * 255).round().to(torch.uint8)
+                for w, m in made.masks.items()
+            }
+        )
 
 
 def _worth(showing: np.ndarray, looked_at: Sequence[int], name: str) -> list[int]:
-    """Slices that show a word, and some that show none, evenly spread, from a start that depends on the case."""
+    """Slices that show a word and some that show none, evenly spread; the case decides the first."""
     looked = np.zeros(len(showing), dtype=bool)
     looked[list(looked_at)] = True
     empty = np.flatnonzero(looked & ~showing)
     step = max(1, math.ceil(len(empty) / EMPTY_SLICES))
-    return sorted([*np.flatnonzero(showing & looked).tolist(), *empty[sum(name.encode()) % step :: step].tolist()])
+    return sorted(
+        [*np.flatnonzero(showing & looked).tolist(), *empty[sum(name.encode()) % step :: step].tolist()]
+    )
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (pair, view) of one epoch after another; the same seed gives the same epochs.
 
-    Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's share, and as many of
-    words that were learned before as make the share of ``replay``: each source as often as every other, and in it each word.
+    Every pair that shows its word comes once, in a random view, with as many absent ones as make the recipe's
+    share, and as many of words that were learned before as make the share of ``replay``: each source as often
+    as every other, and in it each word.
     """
 
     def __init__(self, data: TrainingPairs, recipe: Recipe) -> None:
@@ -232,7 +278,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         while len(chosen) < len(self) * self.recipe.batch:
             chosen += self._round(generator)
         draws = torch.rand(len(chosen), generator=generator).tolist()
-        rows = [(number, int(draw * self.data.views_of(number))) for number, draw in zip(chosen, draws, strict=True)]
+        rows = [
+            (number, int(draw * self.data.views_of(number)))
+            for number, draw in zip(chosen, draws, strict=True)
+        ]
         for step in range(len(self)):
             yield rows[step * self.recipe.batch : (step + 1) * self.recipe.batch]
 
@@ -249,7 +298,9 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return round(len(self.data.present) * self.recipe.negatives / (1 - self.recipe.negatives))
 
     def _round(self, generator: torch.Generator) -> list[int]:
-        picks = torch.randint(max(1, len(self.data.absent)), (self._negatives(),), generator=generator).tolist()
+        picks = torch.randint(
+            max(1, len(self.data.absent)), (self._negatives(),), generator=generator
+        ).tolist()
         chosen = self.data.present + [self.data.absent[pick] for pick in picks] + self._repeated(generator)
         return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
 

@@ -1,7 +1,11 @@
-"""Several processes that train one model together, each on a device of its own: who they are, and what they tell each other.
+"""Several processes that train one model together, each on a device of its own.
 
-Knows torch.distributed and batch norms; not models, not data. Without a process group there is one rank, and nothing here costs anything.
-Gradients are added by hand and not by DistributedDataParallel: a trainee is called with rows, and its parts are used outside `forward`.
+Who they are, and what they tell each other.
+
+Knows torch.distributed and batch norms; not models, not data. Without a process group there is one rank, and
+nothing here costs anything.
+Gradients are added by hand and not by DistributedDataParallel: a trainee is called with rows, and its parts
+are used outside `forward`.
 """
 
 from __future__ import annotations
@@ -58,7 +62,10 @@ class Ranks:
 
 
 class Share(Sampler[list[Any]]):
-    """Of every ``count`` batches the one of this rank, empty where the last round has fewer; all together in the order of one rank."""
+    """Of every ``count`` batches the one of this rank, empty where the last round has fewer.
+
+    All together in the order of one rank.
+    """
 
     def __init__(self, batches: Sampler[list[Any]], ranks: Ranks) -> None:
         self.batches, self.ranks = batches, ranks
@@ -70,9 +77,11 @@ class Share(Sampler[list[Any]]):
 
 
 class RunningStatistics:
-    """Of a module's batch norms: what they would be if one process had seen the batches of a round one after the other.
+    """Of a module's batch norms: what they would be if one process had seen the batches of a round one after
+    the other.
 
-    One batch with statistics s turns r into (1 - m) r + m s, m being the momentum; so what a rank made of the common r is enough.
+    One batch with statistics s turns r into (1 - m) r + m s, m being the momentum; so what a rank made of the
+    common r is enough.
     """
 
     def __init__(self, module: nn.Module, ranks: Ranks) -> None:

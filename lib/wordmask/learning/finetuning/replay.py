@@ -1,5 +1,6 @@
-"""What a training repeats so that words which were learned before are not forgotten: phantoms for the bundled words, and the cases of the
-versions that it goes on from.
+"""What a training repeats so that words which were learned before are not forgotten.
+
+Phantoms for the bundled words, and the cases of the versions that it goes on from.
 
 Knows phantoms, cases and what a version wrote about its cases; not models, not losses.
 """
@@ -36,29 +37,44 @@ MOST_CASES = 40  # of earlier versions, chosen by the digests of their names
 PIXEL_MM, SLICE_MM = 2.4, 5.0
 
 
-def phantom_cases(card: Card, learning: Collection[str], seed: int, share: float = 1.0) -> list[LabelledVolume]:
-    """Phantoms of the words that weights were trained on, none of a word that is being learned from labels: these say what it means now.
+def phantom_cases(
+    card: Card, learning: Collection[str], seed: int, share: float = 1.0
+) -> list[LabelledVolume]:
+    """Phantoms of the words that weights were trained on, none of a word that is being learned from labels.
 
-    card: of the weights; empty when they did not come from phantoms. share: of the usual number of slices and pictures.
+    These say what it means now.
+
+    card: of the weights; empty when they did not come from phantoms. share: of the usual number of slices and
+    pictures.
     """
     if card.phantom_generator != GENERATOR_VERSION:
         return []
     words = [word for word in WORDS if word in card.words and word not in learning]
     random, slices, pictures = Random(seed), max(1, round(CT_SLICES * share)), max(1, round(PICTURES * share))
     hounsfield, labels = ct_slices(slices, SLICE_SIZE, random)
-    made = [_labelled(hounsfield.round().numpy().astype(np.int16), labels.numpy(), "CT", f"phantom_ct_{seed}", words)]
+    made = [
+        _labelled(
+            hounsfield.round().numpy().astype(np.int16), labels.numpy(), "CT", f"phantom_ct_{seed}", words
+        )
+    ]
     for kind, paint in KINDS.items():
         painted, labels = paint(pictures, SLICE_SIZE, random)
         pixels = (painted.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
         modality: Modality = "US" if kind == "ultrasound" else "picture"
         for number in range(pictures):
             name = f"phantom_{kind}_{number}_{seed}"
-            made.append(_labelled(pixels[number : number + 1], labels[number : number + 1].numpy(), modality, name, words))
+            made.append(
+                _labelled(
+                    pixels[number : number + 1], labels[number : number + 1].numpy(), modality, name, words
+                )
+            )
     return [case for case in made if case.masks]
 
 
 def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
-    """The cases that a version and those before it were made with, but those that are given anew; one whose files are gone is left out.
+    """The cases that a version and those before it were made with, but those that are given anew.
+
+    One whose files are gone is left out.
 
     At most `MOST_CASES` of them.
     """
@@ -93,9 +109,13 @@ def _labelled(
 ) -> LabelledVolume:
     """A CT answers for every word; a picture for those that it shows and for those of other pictures."""
     size = (labels.shape[2], labels.shape[1], labels.shape[0])
-    geometry = Geometry(size, (PIXEL_MM, PIXEL_MM, SLICE_MM), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    geometry = Geometry(
+        size, (PIXEL_MM, PIXEL_MM, SLICE_MM), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    )
     masks = {word: np.isin(labels, label_values(word)) for word in words}
     if modality != "CT":
         masks = {word: mask for word, mask in masks.items() if mask.any() or word in PICTURE_WORDS}
     values = {word: label_values(word) for word in masks}
-    return LabelledVolume(Case(name, Path(name), Path(name), values), Volume(array, geometry, modality, name), masks)
+    return LabelledVolume(
+        Case(name, Path(name), Path(name), values), Volume(array, geometry, modality, name), masks
+    )

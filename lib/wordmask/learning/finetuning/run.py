@@ -1,8 +1,11 @@
-"""Train a model on labelled cases and publish it when it got better: what `wordmask train` and the server's train task both run.
+"""Train a model on labelled cases and publish it when it got better.
 
-Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published before the very end, so a
-training that is killed leaves what serves untouched. Several processes may call `train_model` with the same arguments, each with a device
-and a run folder of its own (`finetuning.ranks`): the first one validates and publishes, and all return its report.
+What `wordmask train` and the server's train task both run.
+
+Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published
+before the very end, so a training that is killed leaves what serves untouched. Several processes may call
+`train_model` with the same arguments, each with a device and a run folder of its own (`finetuning.ranks`):
+the first one validates and publishes, and all return its report.
 """
 
 from __future__ import annotations
@@ -23,11 +26,25 @@ from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.finetuning.engine import Epoch, run_epochs
 from wordmask.learning.finetuning.pairs import TrainingPairs
 from wordmask.learning.finetuning.ranks import Ranks
-from wordmask.learning.finetuning.replay import CHECK_SEED, REPEAT_SEED, earlier_cases, phantom_cases, write_cases
+from wordmask.learning.finetuning.replay import (
+    CHECK_SEED,
+    REPEAT_SEED,
+    earlier_cases,
+    phantom_cases,
+    write_cases,
+)
 from wordmask.learning.finetuning.trainee import Trainee, start_trainee
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.splitting import split_cases
-from wordmask.learning.training import Check, Report, TrainingProgress, TrainingReport, fill_card, find_start, publish_if_better
+from wordmask.learning.training import (
+    Check,
+    Report,
+    TrainingProgress,
+    TrainingReport,
+    fill_card,
+    find_start,
+    publish_if_better,
+)
 from wordmask.models.base import choose_device, load_segmenter
 from wordmask.models.presets import load_preset
 from wordmask.progress import CancelToken
@@ -44,7 +61,9 @@ LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """model, preset: what to train; start: number of the version to go on from, None: the one that serves, 0: the preset's own.
+    """model, preset: what to train; start.
+
+    Number of the version to go on from, None: the one that serves, 0: the preset's own.
 
     force: publish also without validation cases, or when nothing got better.
     """
@@ -66,10 +85,12 @@ def train_model(
     report: Report = lambda _: None,
     cancel: CancelToken | None = None,
 ) -> TrainingReport:
-    """Learn from the cases, and publish in ``store`` when the mean Dice on the validation cases rose above that of the version in use.
+    """Learn from the cases, and publish in ``store`` when the mean Dice on the validation cases rose above
+    that of the version in use.
 
-    run_folder: for what this run keeps. Raises RequestError for too few cases or nothing to learn, WeightsError, OutOfMemoryError with
-    what to do, CancelledError; a case that cannot be read is reported and left out.
+    run_folder: for what this run keeps. Raises RequestError for too few cases or nothing to learn,
+    WeightsError, OutOfMemoryError with what to do, CancelledError; a case that cannot be read is reported and
+    left out.
     """
     began = time.monotonic()
     cancel = cancel or CancelToken()
@@ -98,7 +119,10 @@ class _Training:
     def run(self, cases: Sequence[Case]) -> TrainingReport:
         recipe, parent = self.asked.recipe, find_start(self.store, self.asked.start)
         start = None if parent is None else self.store.folder(parent)
-        self.parent_card, self.start_sha256 = Card() if start is None else read_card(start), self._digest(start)
+        self.parent_card, self.start_sha256 = (
+            Card() if start is None else read_card(start),
+            self._digest(start),
+        )
         earlier = earlier_cases(start, {case.name for case in cases})
         self.cases, again = [*cases, *earlier], {case.name for case in earlier}
         training, judging = self._split(self.cases)
@@ -119,15 +143,26 @@ class _Training:
         torch.manual_seed(recipe.seed)
         trainee = start_trainee(self.asked.model, self.asked.preset, start, recipe, self.words).to(device)
         data = TrainingPairs(
-            learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame,
-            replayed=sources, cancel=self.cancel,
-        )  # fmt: skip
-        data.encode(lambda done, total: self._tell("computing features", done, total, before=before), self.cancel)
+            learned,
+            trainee.segmenter,
+            recipe,
+            cache,
+            frame_of=trainee.target_frame,
+            replayed=sources,
+            cancel=self.cancel,
+        )
+        data.encode(
+            lambda done, total: self._tell("computing features", done, total, before=before), self.cancel
+        )
         outcome = run_epochs(
-            trainee, data, recipe, device=device, cancel=self.cancel,
+            trainee,
+            data,
+            recipe,
+            device=device,
+            cancel=self.cancel,
             validate=(lambda: validate(trainee.ready(), judges, cache, self.cancel).mean) if judges else None,
             tell=lambda epoch: self._tell_epoch(epoch, before),
-        )  # fmt: skip
+        )
 
         def conclude() -> TrainingReport:
             self._tell("measuring the result", before=before)
@@ -144,7 +179,9 @@ class _Training:
 
     def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         card = self.parent_card
-        return split_cases(cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases)
+        return split_cases(
+            cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases
+        )
 
     def _read(self, cases: Sequence[Case]) -> tuple[list[LabelledVolume], list[str]]:
         read, skipped = [], []
@@ -160,12 +197,17 @@ class _Training:
 
     def _check(self, learned: Sequence[LabelledVolume], judges: Sequence[LabelledVolume]) -> None:
         count = len(learned) + len(judges)
-        reason = f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
+        reason = (
+            f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
+        )
         if not learned:
-            raise RequestError(f"There is no labelled case to learn from; label and submit some first.{reason}")
+            raise RequestError(
+                f"There is no labelled case to learn from; label and submit some first.{reason}"
+            )
         if not judges and not self.asked.force:
             raise RequestError(
-                f"Of {count} labelled case{'s' if count > 1 else ''} none is left to check the result; label another one, or force the "
+                f"Of {count} labelled case{'s' if count > 1 else ''} none is left to check the result; label "
+                "another one, or force the "
                 f"publication without a check.{reason}"
             )
 
@@ -176,23 +218,44 @@ class _Training:
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
 
     def _scores_of(
-        self, serving: int | None, judges: Sequence[LabelledVolume], held: Sequence[LabelledVolume], cache: FeatureCache
+        self,
+        serving: int | None,
+        judges: Sequence[LabelledVolume],
+        held: Sequence[LabelledVolume],
+        cache: FeatureCache,
     ) -> tuple[ValidationScore, ValidationScore]:
-        """Of the version in use, on the same cases and on phantoms of old words; 0 when a preset has no weights of its own yet."""
+        """Of the version in use, on the same cases and on phantoms of old words.
+
+        0 when a preset has no weights of its own yet.
+        """
         if serving is None and load_preset(self.asked.model, self.asked.preset).weights is None:
-            return ValidationScore({(case.case.name, word): 0.0 for case in judges for word in case.masks}), ValidationScore({})
+            return ValidationScore(
+                {(case.case.name, word): 0.0 for case in judges for word in case.masks}
+            ), ValidationScore({})
         self._tell("measuring the version in use")
         folder = None if serving is None else self.store.folder(serving)
-        segmenter = load_segmenter(self.asked.model, preset=self.asked.preset, device=self.asked.device, weights=folder)
+        segmenter = load_segmenter(
+            self.asked.model, preset=self.asked.preset, device=self.asked.device, weights=folder
+        )
         return validate(segmenter, judges, cache, self.cancel), validate(segmenter, held, cache, self.cancel)
 
     def _decide(
-        self, trainee: Trainee, parent: int | None, serving: int | None, before: ValidationScore, after: ValidationScore, epochs: int,
-        learned: Sequence[LabelledVolume], judges: Sequence[LabelledVolume],
-    ) -> TrainingReport:  # fmt: skip
+        self,
+        trainee: Trainee,
+        parent: int | None,
+        serving: int | None,
+        before: ValidationScore,
+        after: ValidationScore,
+        epochs: int,
+        learned: Sequence[LabelledVolume],
+        judges: Sequence[LabelledVolume],
+    ) -> TrainingReport:
         names = [[case.case.name for case in side] for side in (learned, judges)]
         used = "the weights of the preset" if serving is None else f"version {serving}"
-        figures = f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation cases"
+        figures = (
+            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation "
+            "cases"
+        )
         check = Check(after.mean, before.mean, figures) if judges else None
 
         def write(folder: Path) -> None:
@@ -201,7 +264,10 @@ class _Training:
 
         number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
         if self.kept.dice:
-            message += f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before {self.kept_before.mean:.3f}."
+            message += (
+                f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before "
+                f"{self.kept_before.mean:.3f}."
+            )
         return TrainingReport(
             version=number,
             parent=parent,
@@ -221,7 +287,13 @@ class _Training:
         )
 
     def _card(
-        self, trainee: Trainee, parent: int | None, before: ValidationScore, after: ValidationScore, names: list[list[str]], epochs: int
+        self,
+        trainee: Trainee,
+        parent: int | None,
+        before: ValidationScore,
+        after: ValidationScore,
+        names: list[list[str]],
+        epochs: int,
     ) -> Card:
         base = load_preset(self.asked.model, self.asked.preset).weights
         return fill_card(
@@ -232,7 +304,9 @@ class _Training:
             forced=self.asked.force,
             libraries=LIBRARIES,
             start_sha256=self.start_sha256,
-            base=None if base is None else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).title},
+            base=None
+            if base is None
+            else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).title},
             epochs=epochs,
             training_cases=sorted({*self.parent_card.training_cases, *names[0]}),
             validation_cases=sorted({*self.parent_card.validation_cases, *names[1]}),
@@ -244,11 +318,21 @@ class _Training:
             **trainee.card(),
         )
 
-    def _tell(self, stage: str, done: int = 0, total: int = 0, *, before: ValidationScore | None = None) -> None:
+    def _tell(
+        self, stage: str, done: int = 0, total: int = 0, *, before: ValidationScore | None = None
+    ) -> None:
         mean = before.mean if before is not None and before.dice else None
-        self.report(TrainingProgress(stage, done, total, dice_before=mean, seconds=round(time.monotonic() - self.began, 1)))
+        self.report(
+            TrainingProgress(
+                stage, done, total, dice_before=mean, seconds=round(time.monotonic() - self.began, 1)
+            )
+        )
 
     def _tell_epoch(self, epoch: Epoch, before: ValidationScore) -> None:
         seconds = round(time.monotonic() - self.began, 1)
         mean = before.mean if before.dice else None
-        self.report(TrainingProgress("training", epoch.number, self.asked.recipe.epochs, epoch.loss, epoch.dice, mean, seconds))
+        self.report(
+            TrainingProgress(
+                "training", epoch.number, self.asked.recipe.epochs, epoch.loss, epoch.dice, mean, seconds
+            )
+        )

@@ -1,7 +1,10 @@
-"""How Simple-ViLMedSAM learns from labelled slices (methods.md 1.6): the decoder; where asked for, LoRA of SAM's encoder.
+"""How Simple-ViLMedSAM learns from labelled slices (methods.md 1.6).
 
-Beyond the paper: tiny's text tower learns words that it never met, while the embeddings of the words it knows are held in place; and the
-presence logit learns with the mask. Public text towers stay frozen, as in the paper.
+The decoder; where asked for, LoRA of SAM's encoder.
+
+Beyond the paper: tiny's text tower learns words that it never met, while the embeddings of the words it knows
+are held in place; and the presence logit learns with the mask. Public text towers stay frozen, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -57,11 +60,22 @@ class SimpleViLMedSAMTrainee(Trainee):
     def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
         """See `Trainee.start`."""
         texts = [text for word in words for text in (word, *_synonyms(word))]
-        fresh = {"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"} if recipe.fresh_decoder else None
-        return cls(SimpleViLMedSAM.for_training(preset, weights, texts, fresh=fresh, refiner=recipe.refiner), recipe, words)
+        fresh = (
+            {"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"}
+            if recipe.fresh_decoder
+            else None
+        )
+        return cls(
+            SimpleViLMedSAM.for_training(preset, weights, texts, fresh=fresh, refiner=recipe.refiner),
+            recipe,
+            words,
+        )
 
     def _knows_all(self) -> bool:
-        """Whether a trained decoder has learned all of the words before; weights without a list of words have learned nothing yet."""
+        """Whether a trained decoder has learned all of the words before.
+
+        Weights without a list of words have learned nothing yet.
+        """
         return not self.recipe.fresh_decoder and set(self.words) <= self.model.trained_words
 
     def target_frame(self, size: tuple[int, int]) -> Frame:
@@ -69,15 +83,24 @@ class SimpleViLMedSAMTrainee(Trainee):
         return self.model.logits_frame(size)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Decoder, refiner (where there is one), scores and text tower (tiny), LoRA (where the recipe has a rank)."""
+        """Decoder, refiner (where there is one), scores and text tower (tiny), LoRA (where the recipe has a
+        rank).
+        """
         groups = [{"params": list(self.model.decoder.parameters()), "lr": self.decoder_rate}]
         if self.model.refiner is not None:
             groups.append({"params": list(self.model.refiner.parameters()), "lr": self.recipe.refiner_rate})
         if self.learns_text:
-            groups.append({"params": [*self._text().values(), *self.model.scores.parameters()], "lr": self.recipe.text_rate})
+            groups.append(
+                {
+                    "params": [*self._text().values(), *self.model.scores.parameters()],
+                    "lr": self.recipe.text_rate,
+                }
+            )
         if not self.frozen:
             layers = [layer for _, *pair in lora_layers(self.model.sam.image_encoder) for layer in pair]
-            groups.append({"params": [p for layer in layers for p in layer.parameters()], "lr": self.recipe.lora_rate})
+            groups.append(
+                {"params": [p for layer in layers for p in layer.parameters()], "lr": self.recipe.lora_rate}
+            )
         return groups
 
     def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
@@ -110,13 +133,23 @@ class SimpleViLMedSAMTrainee(Trainee):
         return self.model
 
     def state(self) -> dict[str, Tensor]:
-        """Decoder with its running statistics, refiner, scores, and where they learn text tower and low-rank parts."""
+        """Decoder with its running statistics, refiner, scores, and where they learn text tower and low-rank
+        parts.
+        """
         parts = {"decoder": self.model.decoder, "refiner": self.model.refiner, "scores": self.model.scores}
-        tensors = {f"{part}.{name}": t for part, module in parts.items() if module is not None for name, t in module.state_dict().items()}
+        tensors = {
+            f"{part}.{name}": t
+            for part, module in parts.items()
+            if module is not None
+            for name, t in module.state_dict().items()
+        }
         if self.learns_text:
             tensors |= {f"clip.model.{name}": tensor for name, tensor in self._text().items()}
         if has_lora(self.model.sam.image_encoder):
-            tensors |= {f"{LORA}{name}": tensor for name, tensor in lora_state_dict(self.model.sam.image_encoder).items()}
+            tensors |= {
+                f"{LORA}{name}": tensor
+                for name, tensor in lora_state_dict(self.model.sam.image_encoder).items()
+            }
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -131,7 +164,10 @@ class SimpleViLMedSAMTrainee(Trainee):
         """words, the decoder's form and, for tiny, token_ids."""
         form = self.model.preset.decoder
         learned = sorted(self.model.trained_words | set(self.words))
-        card: dict[str, Any] = {"words": learned, "decoder": {"ipp": form.ipp, "bid": form.bid, "refiner": form.refiner}}
+        card: dict[str, Any] = {
+            "words": learned,
+            "decoder": {"ipp": form.ipp, "bid": form.bid, "refiner": form.refiner},
+        }
         if isinstance(self.model.clip.tokenizer, TinyTokenizer):
             card["token_ids"] = list(self.model.clip.tokenizer.token_ids)
         return card
@@ -150,12 +186,18 @@ class SimpleViLMedSAMTrainee(Trainee):
         for word in words:
             others = _synonyms(word) if self.learns_text else []
             draw = torch.rand(2, generator=generator)
-            shown.append(others[int(draw[1] * len(others))] if others and draw[0] < self.recipe.synonyms else word)
+            shown.append(
+                others[int(draw[1] * len(others))] if others and draw[0] < self.recipe.synonyms else word
+            )
         with torch.set_grad_enabled(self.learns_text):
             return words, self.model.clip.encode_text(shown)
 
-    def _inputs(self, rows: Sequence[PairRow], words: dict[str, int], text: Tensor) -> tuple[DecoderInputs, list[int]]:
-        """What the decoder gets, slices of one size at a time, and the place of each of its pairs in ``rows``."""
+    def _inputs(
+        self, rows: Sequence[PairRow], words: dict[str, int], text: Tensor
+    ) -> tuple[DecoderInputs, list[int]]:
+        """What the decoder gets, slices of one size at a time, and the place of each of its pairs in
+        ``rows``.
+        """
         sizes: dict[tuple[int, ...], list[int]] = {}
         for place, row in enumerate(rows):
             sizes.setdefault(tuple(row.pixels.shape), []).append(place)
@@ -166,7 +208,11 @@ class SimpleViLMedSAMTrainee(Trainee):
             own = [rows[place] for place in places]
             slices = self._slices(own)
             pairs = torch.tensor([[number, words[row.word]] for number, row in enumerate(own)])
-            parts.append(self.model.decoder_inputs(slices, features, pairs, self._known_priors(own, slices, features, pairs)))
+            parts.append(
+                self.model.decoder_inputs(
+                    slices, features, pairs, self._known_priors(own, slices, features, pairs)
+                )
+            )
         return DecoderInputs.join(parts), [place for places in sizes.values() for place in places]
 
     def _slices(self, rows: Sequence[PairRow]) -> SliceFeatures:
@@ -179,13 +225,17 @@ class SimpleViLMedSAMTrainee(Trainee):
     def _known_priors(
         self, rows: Sequence[PairRow], slices: SliceFeatures, features: PromptFeatures, pairs: Tensor
     ) -> Tensor | None:
-        """Of a frozen text tower: computed once per view and word, for fitting a bottleneck costs more than all the rest."""
+        """Of a frozen text tower: computed once per view and word, for fitting a bottleneck costs more than
+        all the rest.
+        """
         if self.learns_text:
             return None
         missing = [number for number, row in enumerate(rows) if (row.key, row.word) not in self._priors]
         if missing:
             made = self.model.decoder_inputs(slices, features, pairs[missing]).priors.detach().half().cpu()
-            self._priors |= {(rows[number].key, rows[number].word): made[place] for place, number in enumerate(missing)}
+            self._priors |= {
+                (rows[number].key, rows[number].word): made[place] for place, number in enumerate(missing)
+            }
         return torch.stack([self._priors[row.key, row.word] for row in rows]).float().to(self.model.device)
 
 

@@ -1,4 +1,6 @@
-"""The contract between the training and a model: which parts learn, what their losses are, what is saved of them.
+"""The contract between the training and a model.
+
+Which parts learn, what their losses are, what is saved of them.
 
 Knows the segmenter contract and recipes; not data sets, not optimizers, not MONAI Label.
 """
@@ -26,7 +28,9 @@ TRAINEES = {  # model -> where its trainee lives
 
 
 class Trainee(nn.Module, abc.ABC):
-    """A model that learns. `forward` takes the rows of one step and returns its losses; "loss" is the one that is minimised.
+    """A model that learns.
+
+    `forward` takes the rows of one step and returns its losses; "loss" is the one that is minimised.
 
     segmenter: the model itself, usable for inference between two steps.
     """
@@ -36,7 +40,10 @@ class Trainee(nn.Module, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
-        """weights: folder of the version to go on from, else the preset's own; words: what is to be learned. WeightsError."""
+        """weights: folder of the version to go on from, else the preset's own; words: what is to be learned.
+
+        WeightsError.
+        """
 
     @abc.abstractmethod
     def target_frame(self, size: tuple[int, int]) -> Frame:
@@ -56,7 +63,10 @@ class Trainee(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What has been trained since the public or bundled weights: a copy, as it is kept in a version's file."""
+        """What has been trained since the public or bundled weights.
+
+        A copy, as it is kept in a version's file.
+        """
 
     @abc.abstractmethod
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -67,10 +77,14 @@ class Trainee(nn.Module, abc.ABC):
         """What loading needs to know besides the tensors."""
 
 
-def start_trainee(model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Trainee:
+def start_trainee(
+    model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
+) -> Trainee:
     """The trainee of a model; UnknownModelError, WeightsError; RequestError: this model cannot be trained."""
     segmenter_class(model)
     if model not in TRAINEES:
-        raise RequestError(f"The model {model!r} cannot be trained yet; those that can: {', '.join(TRAINEES)}.")
+        raise RequestError(
+            f"The model {model!r} cannot be trained yet; those that can: {', '.join(TRAINEES)}."
+        )
     found: type[Trainee] = pkgutil.resolve_name(TRAINEES[model])
     return found.start(load_preset(model, preset), weights, recipe, words)

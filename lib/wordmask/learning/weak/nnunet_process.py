@@ -1,8 +1,11 @@
-"""The process in which nnU-Net runs: ``python -m wordmask.learning.weak.nnunet_process RUN``; nnunet_run.py starts it.
+"""The process in which nnU-Net runs.
 
-A process of its own because nnU-Net reads its folders from the environment when it is imported, prints, and seeds global generators.
-Knows nnU-Net and the run folder; not words, not images. Each line on stdout is JSON: [stage, done, total, loss]; what nnU-Net prints
-goes to stderr. A parent that is gone ends it: the next line cannot be written.
+``python -m wordmask.learning.weak.nnunet_process RUN``; nnunet_run.py starts it.
+
+A process of its own because nnU-Net reads its folders from the environment when it is imported, prints, and
+seeds global generators. Knows nnU-Net and the run folder; not words, not images. Each line on stdout is JSON:
+[stage, done, total, loss]; what nnU-Net prints goes to stderr. A parent that is gone ends it: the next line
+cannot be written.
 """
 
 from __future__ import annotations
@@ -36,15 +39,27 @@ def run(folder: Path, lines: TextIO) -> None:
     def tell(stage: str, done: int, total: int, loss: float | None = None) -> None:
         lines.write(json.dumps([stage, done, total, loss]) + "\n")
 
-    dataset: dict[str, Any] = json.loads((folder / RAW / DATASET / "dataset.json").read_text(encoding="utf-8"))
+    dataset: dict[str, Any] = json.loads(
+        (folder / RAW / DATASET / "dataset.json").read_text(encoding="utf-8")
+    )
     write_fingerprint(
-        folder / PREPROCESSED / DATASET, slices=dataset["numTraining"], channels=len(dataset["channel_names"]), side=recipe.side
+        folder / PREPROCESSED / DATASET,
+        slices=dataset["numTraining"],
+        channels=len(dataset["channel_names"]),
+        side=recipe.side,
     )
     plans = SquarePlanner(DATASET, recipe).plan_experiment()
     preprocess(folder, plans, dataset, tell)
-    os.environ[WORKERS] = str(recipe.workers)  # not before: nnU-Net's planner uses as many threads, and 0 are refused
+    os.environ[WORKERS] = str(
+        recipe.workers
+    )  # not before: nnU-Net's planner uses as many threads, and 0 are refused
     trainer = WeakTrainer.planned(
-        plans, dataset, recipe, torch.device(order.device), mirror=order.mirror, tell=lambda *done: tell("training", *done)
+        plans,
+        dataset,
+        recipe,
+        torch.device(order.device),
+        mirror=order.mirror,
+        tell=lambda *done: tell("training", *done),
     )
     trainer.run_training()
     configuration = PlansManager(plans).get_configuration(CONFIGURATION)
@@ -62,7 +77,10 @@ def run(folder: Path, lines: TextIO) -> None:
 
 
 def write_fingerprint(folder: Path, *, slices: int, channels: int, side: int) -> None:
-    """What nnU-Net would measure of the data set: all slices are one square, and their values need no normalisation."""
+    """What nnU-Net would measure of the data set.
+
+    All slices are one square, and their values need no normalisation.
+    """
     folder.mkdir(parents=True)
     values = dict.fromkeys(("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 0.0)
     fingerprint = {
@@ -75,7 +93,10 @@ def write_fingerprint(folder: Path, *, slices: int, channels: int, side: int) ->
 
 
 def preprocess(folder: Path, plans: dict[str, Any], dataset: dict[str, Any], tell: Any) -> None:
-    """nnU-Net's preprocessor on every slice, in this process: its pool of others takes longer to start than slices take."""
+    """nnU-Net's preprocessor on every slice, in this process.
+
+    Its pool of others takes longer to start than slices take.
+    """
     manager = PlansManager(plans)
     configuration = manager.get_configuration(CONFIGURATION)
     output = folder / PREPROCESSED / DATASET / configuration.data_identifier

@@ -1,7 +1,7 @@
 """Run nnU-Net on a data set in its raw format, in a process and in folders of its own.
 
-Knows processes and the run folder; imports no nnU-Net. Settings for nnU-Net in the user's environment (nnUNet_*) are neither used nor
-changed.
+Knows processes and the run folder; imports no nnU-Net. Settings for nnU-Net in the user's environment
+(nnUNet_*) are neither used nor changed.
 """
 
 from __future__ import annotations
@@ -45,18 +45,24 @@ class Order(BaseModel):
     mirror: bool
 
 
-def run_nnunet(folder: Path, order: Order, report: Report, cancel: CancelToken) -> tuple[NetworkPlan, dict[str, Any]]:
-    """Train on RUN/raw/Dataset001_weak. Returns the network's plan and the tensors of all members of the ensemble.
+def run_nnunet(
+    folder: Path, order: Order, report: Report, cancel: CancelToken
+) -> tuple[NetworkPlan, dict[str, Any]]:
+    """Train on RUN/raw/Dataset001_weak.
 
-    BrokenEnvironmentError: without nnU-Net; CancelledError; OutOfMemoryError; TrainingError: nnU-Net failed, and the end
-    of its log is in ours.
+    Returns the network's plan and the tensors of all members of the ensemble.
+
+    BrokenEnvironmentError: without nnU-Net; CancelledError; OutOfMemoryError; TrainingError: nnU-Net failed,
+    and the end of its log is in ours.
     """
     require_nnunet()
     (folder / ORDER).write_text(order.model_dump_json(), encoding="utf-8")
     command = [sys.executable, "-m", "wordmask.learning.weak.nnunet_process", str(folder)]
     with (
         (folder / LOG).open("w", encoding="utf-8") as log,
-        subprocess.Popen(command, env=environment(folder), stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        subprocess.Popen(
+            command, env=environment(folder), stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
     ):
         assert process.stdout is not None
         try:
@@ -74,7 +80,10 @@ def run_nnunet(folder: Path, order: Order, report: Report, cancel: CancelToken) 
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The user's own, with nnU-Net's folders in the run folder; torch.compile is off, for it needs a compiler and saves no minutes here."""
+    """The user's own, with nnU-Net's folders in the run folder.
+
+    torch.compile is off, for it needs a compiler and saves no minutes here.
+    """
     own = {name: value for name, value in os.environ.items() if not name.lower().startswith("nnunet_")}
     folders = {f"nnUNet_{name}": str(folder / name) for name in (RAW, PREPROCESSED, RESULTS)}
     return own | folders | {WORKERS: "1", "nnUNet_compile": "false"}
@@ -82,6 +91,11 @@ def environment(folder: Path) -> dict[str, str]:
 
 def _failure(code: int, log: str) -> WordMaskError:
     if "out of memory" in log.lower() or "not enough memory" in log.lower() or code == -signal.SIGKILL:
-        return OutOfMemoryError("There is not enough memory for this training; use fewer slices per step (batch) or a smaller side.")
+        return OutOfMemoryError(
+            "There is not enough memory for this training; use fewer slices per step (batch) or a smaller "
+            "side."
+        )
     logger.error("nnU-Net ended with status %d:\n%s", code, log[-LOG_END:])
-    return TrainingError(f"nnU-Net stopped before its end (status {code}), so nothing was published; the log says why.")
+    return TrainingError(
+        f"nnU-Net stopped before its end (status {code}), so nothing was published; the log says why."
+    )

@@ -1,7 +1,7 @@
 """nnU-Net's own planner and trainer, with what weak supervision changes in them (methods.md 2.4).
 
-Knows nnU-Net and recipes; not words, not images. Importing it makes nnU-Net read its folders from the environment, so only
-nnunet_process.py does.
+Knows nnU-Net and recipes; not words, not images. Importing it makes nnU-Net read its folders from the
+environment, so only nnunet_process.py does.
 """
 
 from __future__ import annotations
@@ -49,22 +49,34 @@ class CyclicRate:
 
 
 class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
-    """nnU-Net's training on all slices, with a cyclic learning rate, that keeps the networks at the end of each cycle in ``members``.
+    """nnU-Net's training on all slices, with a cyclic learning rate, that keeps the networks at the end of
+    each cycle in ``members``.
 
-    Loss, optimizer, deep supervision and augmentation are nnU-Net's. Nothing is validated: the masks are a model's, so agreement with
-    them says little. No checkpoint is written, for those are pickles.
+    Loss, optimizer, deep supervision and augmentation are nnU-Net's. Nothing is validated: the masks are a
+    model's, so agreement with them says little. No checkpoint is written, for those are pickles.
     """
 
     @classmethod
     def planned(
-        cls, plans: dict[str, Any], dataset: dict[str, Any], recipe: WeakRecipe, device: torch.device, *, mirror: bool, tell: Tell
+        cls,
+        plans: dict[str, Any],
+        dataset: dict[str, Any],
+        recipe: WeakRecipe,
+        device: torch.device,
+        *,
+        mirror: bool,
+        tell: Tell,
     ) -> WeakTrainer:
         """mirror: whether slices may be mirrored and turned all around; tell: called after each step."""
         trainer = cls({**plans, "continue_training": False}, "2d", "all", dataset, device=device)
         trainer.device = device  # it takes the first GPU, whichever is named
         trainer.recipe, trainer.mirror, trainer.tell = recipe, mirror, tell
         trainer.initial_lr, trainer.weight_decay = recipe.rate, recipe.weight_decay
-        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = recipe.epochs, recipe.iterations, 0
+        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
+            recipe.epochs,
+            recipe.iterations,
+            0,
+        )
         trainer.disable_checkpointing = True
         trainer.steps = 0
         trainer.members = []
@@ -97,7 +109,12 @@ class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
         """Nothing was validated."""
 
     def on_epoch_end(self) -> None:
-        """Keep the network when it is a member, each weight once: nnU-Net's decoder holds the encoder, too."""
+        """Keep the network when it is a member, each weight once.
+
+        nnU-Net's decoder holds the encoder, too.
+        """
         if self.recipe.is_member(self.current_epoch):
-            self.members.append({name: value.detach().cpu().clone() for name, value in self.network.named_parameters()})
+            self.members.append(
+                {name: value.detach().cpu().clone() for name, value in self.network.named_parameters()}
+            )
         self.current_epoch += 1

@@ -1,4 +1,6 @@
-"""What each image is taken to show: the teacher's zero-shot masks, and a person's labels in their place where there are any.
+"""What each image is taken to show.
+
+The teacher's zero-shot masks, and a person's labels in their place where there are any.
 
 Knows images, words, the pipeline and the run folder; not nnU-Net.
 """
@@ -48,7 +50,8 @@ class WeakImage:
 class SliceLabels:
     """One image's labels, sliced as the pipeline slices it, in a file of the run folder.
 
-    slices: index along the slicing plane -> the values that are marked in it, for every slice that the pipeline would look at.
+    slices: index along the slicing plane -> the values that are marked in it, for every slice that the
+    pipeline would look at.
     """
 
     image: WeakImage
@@ -64,26 +67,42 @@ class SliceLabels:
 
 
 def images_in(folder: Path) -> list[WeakImage]:
-    """Every image file of a folder, by its name before the ending. VolumeError: there is none, or two have one name."""
+    """Every image file of a folder, by its name before the ending.
+
+    VolumeError: there is none, or two have one name.
+    """
     files = (
-        [path for path in sorted(folder.iterdir()) if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)] if folder.is_dir() else []
+        [
+            path
+            for path in sorted(folder.iterdir())
+            if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+        ]
+        if folder.is_dir()
+        else []
     )
     if not files:
         raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
     images = {path.name.removesuffix(suffix_of(path)): path for path in files}
     if len(images) < len(files):
         other = next(path for path in files if path not in images.values())
-        raise VolumeError(f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one.")
+        raise VolumeError(
+            f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one."
+        )
     return [WeakImage(name, path) for name, path in images.items()]
 
 
 def label_image(
-    image: WeakImage, words: Sequence[Prompt], teacher: VolumeSegmenter, file: Path, cancel: CancelToken | None = None
+    image: WeakImage,
+    words: Sequence[Prompt],
+    teacher: VolumeSegmenter,
+    file: Path,
+    cancel: CancelToken | None = None,
 ) -> SliceLabels:
     """Label every slice that the pipeline would look at, and keep that in ``file``.
 
-    The teacher is asked for the words that no person has labelled here. A voxel that several claim is a person's before the teacher's,
-    then, of a person's words, the earlier one's. VolumeError, LabelError: the image or a person's labels cannot be read.
+    The teacher is asked for the words that no person has labelled here. A voxel that several claim is a
+    person's before the teacher's, then, of a person's words, the earlier one's. VolumeError, LabelError: the
+    image or a person's labels cannot be read.
     """
     known = image.case.read() if image.case else None
     volume = known.volume if known else image.read()
@@ -104,10 +123,18 @@ def label_image(
 
 
 def choose_slices(labelled: Sequence[SliceLabels], negatives: float, seed: int) -> list[list[int]]:
-    """Which slices of each image to learn from, ascending: all with a mark, and of the others so many, drawn by lot, that they are not
-    more than the share ``negatives`` of all."""
+    """Which slices of each image to learn from, ascending.
+
+    All with a mark, and of the others so many, drawn by lot, that they are not more than the share
+    ``negatives`` of all.
+    """
     marked = [[index for index, values in one.slices.items() if values] for one in labelled]
-    empty = [(number, index) for number, one in enumerate(labelled) for index, values in one.slices.items() if not values]
+    empty = [
+        (number, index)
+        for number, one in enumerate(labelled)
+        for index, values in one.slices.items()
+        if not values
+    ]
     most = int(negatives / (1 - negatives) * sum(map(len, marked)))
     for number, index in random.Random(seed).sample(empty, min(most, len(empty))):
         marked[number].append(index)

@@ -1,6 +1,9 @@
-"""Labelled slices as a 2-D data set in nnU-Net's raw format: each in the square, with the grey values, that the model will see.
+"""Labelled slices as a 2-D data set in nnU-Net's raw format.
 
-Knows nnU-Net's files; not nnU-Net, not where the labels come from. File names are numbers: no name of an image gets into nnU-Net's logs.
+Each in the square, with the grey values, that the model will see.
+
+Knows nnU-Net's files; not nnU-Net, not where the labels come from. File names are numbers: no name of an
+image gets into nnU-Net's logs.
 """
 
 from __future__ import annotations
@@ -39,8 +42,9 @@ def write_raw_dataset(
 ) -> int:
     """Write the chosen slices of each image, under each window that a request for one of the words would use.
 
-    words: what the labels' values mean; learned: those of the values, from 1, that become classes 1, 2, ... here. side: of the square, in
-    pixels. Returns how many slices were written; one that is black all over is left out.
+    words: what the labels' values mean; learned: those of the values, from 1, that become classes 1, 2, ...
+    here. side: of the square, in pixels. Returns how many slices were written; one that is black all over is
+    left out.
     """
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
@@ -53,7 +57,10 @@ def write_raw_dataset(
         for pixels, values in _squares(one, indices, asked, side, preset):
             if pixels.any():
                 name = f"slice_{len(files):06d}"
-                files[name] = {"images": [f"imagesTr/{name}_0000{ENDING}"], "label": f"labelsTr/{name}{ENDING}"}
+                files[name] = {
+                    "images": [f"imagesTr/{name}_0000{ENDING}"],
+                    "label": f"labelsTr/{name}{ENDING}",
+                }
                 _write(folder / files[name]["images"][0], pixels)
                 _write(folder / files[name]["label"], classes[values])
     dataset = {
@@ -68,7 +75,9 @@ def write_raw_dataset(
     return len(files)
 
 
-def _squares(one: SliceLabels, indices: Sequence[int], words: Sequence[Prompt], side: int, preset: Preset) -> Iterator[Square]:
+def _squares(
+    one: SliceLabels, indices: Sequence[int], words: Sequence[Prompt], side: int, preset: Preset
+) -> Iterator[Square]:
     """The slices of one image, once per window."""
     volume = one.image.read()
     view = make_view(volume, plane="auto", slices=None, skip_air=True)

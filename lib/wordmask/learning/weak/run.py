@@ -1,8 +1,11 @@
-"""Train nnU-Net on zero-shot masks and publish it: what `wordmask train-weak` and the server's train task both run.
+"""Train nnU-Net on zero-shot masks and publish it.
 
-Knows images, words, the teacher, the run folder and the store of versions; not HTTP, not MONAI Label. Nothing is published before the
-very end. All slices train (nnU-Net's fold "all", as the paper): masks of a model are no truth to be held out. Labelled cases are held out
-instead, whole patients at a time, and judge as users would.
+What `wordmask train-weak` and the server's train task both run.
+
+Knows images, words, the teacher, the run folder and the store of versions; not HTTP, not MONAI Label. Nothing
+is published before the very end. All slices train (nnU-Net's fold "all", as the paper): masks of a model are
+no truth to be held out. Labelled cases are held out instead, whole patients at a time, and judge as users
+would.
 """
 
 from __future__ import annotations
@@ -21,7 +24,14 @@ from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.splitting import split_cases
-from wordmask.learning.training import Check, Report, TrainingProgress, TrainingReport, fill_card, publish_if_better
+from wordmask.learning.training import (
+    Check,
+    Report,
+    TrainingProgress,
+    TrainingReport,
+    fill_card,
+    publish_if_better,
+)
 from wordmask.learning.views import opposite_word
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, label_image
@@ -63,16 +73,22 @@ def train_weakly(
     report: Report = lambda _: None,
     cancel: CancelToken | None = None,
 ) -> TrainingReport:
-    """Learn the words from the images, and publish in ``store``: without labelled cases at once, for nothing can be checked; else when the
-    mean Dice on those that are held out rose above that of the zero-shot masks, and of the version in use.
+    """Learn the words from the images, and publish in ``store``.
 
-    run_folder: for what this run keeps; it must be empty, and the caller removes it. Raises RequestError for nothing to learn,
-    PromptError, WeightsError, BrokenEnvironmentError without nnU-Net, OutOfMemoryError, TrainingError, CancelledError; an image that
-    cannot be read is reported and left out.
+    Without labelled cases at once, for nothing can be checked; else when the mean Dice on those that are held
+    out rose above that of the zero-shot masks, and of the version in use.
+
+    run_folder: for what this run keeps; it must be empty, and the caller removes it. Raises RequestError for
+    nothing to learn, PromptError, WeightsError, BrokenEnvironmentError without nnU-Net, OutOfMemoryError,
+    TrainingError, CancelledError; an image that cannot be read is reported and left out.
     """
     require_nnunet()
-    with explain_out_of_memory("There is not enough memory for this training; use smaller images or a smaller preset."):
-        return _WeakTraining(asked, store, run_folder, report, cancel or CancelToken(), time.monotonic()).run(images)
+    with explain_out_of_memory(
+        "There is not enough memory for this training; use smaller images or a smaller preset."
+    ):
+        return _WeakTraining(asked, store, run_folder, report, cancel or CancelToken(), time.monotonic()).run(
+            images
+        )
 
 
 @dataclass
@@ -91,13 +107,16 @@ class _WeakTraining:
         learned, judging = self._split(images)
         self.device = choose_device(self.asked.device)
         self.teacher_version, weights = self._teacher_weights(preset)
-        teacher = load_segmenter(preset.teacher or "", preset=preset.name, device=str(self.device), weights=weights)
+        teacher = load_segmenter(
+            preset.teacher or "", preset=preset.name, device=str(self.device), weights=weights
+        )
         self._check_known(teacher, words, learned)
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
             raise RequestError(
-                f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn from.{self._why()}"
+                f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn "
+                f"from.{self._why()}"
             )
         self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
@@ -108,7 +127,10 @@ class _WeakTraining:
         return self._decide(teacher, tensors, card, self._judges(judging))
 
     def _teacher_weights(self, preset: Preset) -> tuple[int | None, Path | None]:
-        """The version of the teacher that serves in the same app, where it is of this preset: a tuned CLIP draws the masks, too."""
+        """The version of the teacher that serves in the same app, where it is of this preset.
+
+        A tuned CLIP draws the masks, too.
+        """
         store = ModelStore(self.store.path.parent / str(preset.teacher))
         number = store.served()
         if number is None or read_card(store.folder(number)).preset != preset.name:
@@ -122,13 +144,18 @@ class _WeakTraining:
         return words
 
     def _split(self, images: Sequence[WeakImage]) -> tuple[list[WeakImage], list[Case]]:
-        """What is learned from, and the labelled cases that judge; nothing of a judge's patient is learned from."""
+        """What is learned from, and the labelled cases that judge.
+
+        Nothing of a judge's patient is learned from.
+        """
         if not images:
             raise RequestError("There is no image to learn from; add some first.")
         serving = self.store.served()
         card = Card() if serving is None else read_card(self.store.folder(serving))
         cases = [replace(image.case, name=image.name, group=image.patient) for image in images if image.case]
-        _, judging = split_cases(cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases)
+        _, judging = split_cases(
+            cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases
+        )
         held = {case.group for case in judging}
         return [image for image in images if image.patient not in held], judging
 
@@ -136,14 +163,19 @@ class _WeakTraining:
         """RequestError: the teacher refuses a word that no person has labelled either."""
         drawn = {word for image in images if image.case for word in image.case.words}
         known = teacher.encode_prompts(words).known.tolist()
-        strange = [word for word, knows in zip(words, known, strict=True) if not knows and word.key not in drawn]
+        strange = [
+            word for word, knows in zip(words, known, strict=True) if not knows and word.key not in drawn
+        ]
         if strange and teacher.preset.unknown_words == "refuse":
             raise RequestError(
-                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of {_listed(strange)}, which it was not trained "
+                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of "
+                f"{_listed(strange)}, which it was not trained "
                 f"on; leave that out, label some cases of it, or use a preset with public weights."
             )
 
-    def _label(self, images: Sequence[WeakImage], words: Sequence[Prompt], teacher: Segmenter) -> list[SliceLabels]:
+    def _label(
+        self, images: Sequence[WeakImage], words: Sequence[Prompt], teacher: Segmenter
+    ) -> list[SliceLabels]:
         pipeline = VolumeSegmenter(teacher)
         folder = self.run_folder / "labels"
         folder.mkdir(parents=True)
@@ -160,7 +192,9 @@ class _WeakTraining:
                 self.skipped.append(f"{image.name}: {error}")
         return labelled
 
-    def _write(self, labelled: Sequence[SliceLabels], words: Sequence[Prompt], values: Sequence[int], preset: Preset) -> None:
+    def _write(
+        self, labelled: Sequence[SliceLabels], words: Sequence[Prompt], values: Sequence[int], preset: Preset
+    ) -> None:
         recipe = self.asked.recipe
         chosen = choose_slices(labelled, recipe.negatives, recipe.seed)
         write_raw_dataset(
@@ -171,7 +205,9 @@ class _WeakTraining:
     def _may_mirror(self, labelled: Sequence[SliceLabels]) -> bool:
         """Where up and down, left and right mean nothing."""
         sided = any(opposite_word(word) for word in self.words)
-        return self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
+        return (
+            self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
+        )
 
     def _judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
         """The held-out cases that name a word which was learned, with these words alone."""
@@ -187,13 +223,17 @@ class _WeakTraining:
                 found.append(replace(read, masks=masks))
         return found
 
-    def _decide(self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]) -> TrainingReport:
+    def _decide(
+        self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]
+    ) -> TrainingReport:
         """Publish what is better than everything that there was, or what nobody can judge."""
         rivals = self._rivals(teacher, judges)
         rival = max(rivals, key=lambda name: rivals[name].mean)
         after, before = self._scores(self._loaded(self.run_folder / "candidate"), judges), rivals[rival]
         names = [case.case.name for case in judges]
-        figures = f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {rival} on {len(judges)} labelled cases"
+        figures = (
+            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {rival} on {len(judges)} labelled cases"
+        )
         check = Check(after.mean, before.mean, figures) if judges else None
         measured = {
             "validation_cases": tuple(sorted(names)),
@@ -204,7 +244,9 @@ class _WeakTraining:
         def write(folder: Path) -> None:
             save_bundle(folder, tensors, card.model_copy(update=measured))
 
-        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force or not judges)
+        number, message = publish_if_better(
+            self.store, check, write, self.cancel, force=self.asked.force or not judges
+        )
         if not judges:
             message += " No labelled case was held out: look at its masks before you rely on them."
         return TrainingReport(
@@ -238,7 +280,11 @@ class _WeakTraining:
         return load_segmenter(MODEL, preset=self.asked.preset, device=str(self.device), weights=folder)
 
     def _card(
-        self, network: NetworkPlan, tensors: dict[str, Tensor], labelled: Sequence[SliceLabels], words: Sequence[Prompt]
+        self,
+        network: NetworkPlan,
+        tensors: dict[str, Tensor],
+        labelled: Sequence[SliceLabels],
+        words: Sequence[Prompt],
     ) -> Card:
         recipe = self.asked.recipe
         return fill_card(
@@ -265,7 +311,9 @@ class _WeakTraining:
         return f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
 
     def _tell(self, stage: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
-        self.report(TrainingProgress(stage, done, total, loss, seconds=round(time.monotonic() - self.began, 1)))
+        self.report(
+            TrainingProgress(stage, done, total, loss, seconds=round(time.monotonic() - self.began, 1))
+        )
 
 
 def _listed(words: Sequence[Prompt]) -> str:

@@ -1,8 +1,10 @@
-"""MedCLIP-SAMv2 (Medical Image Analysis 2025): a map of the word becomes boxes or points, from which SAM draws the mask. Untrained.
+"""MedCLIP-SAMv2 (Medical Image Analysis 2025).
 
-Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from methods.md 2.1. Differs from the released code: maps
-stay floating point in the slice's own frame (no 8-bit round trips, nothing is cropped away), a slice without a map has no box, and what is
-drawn by lot is keyed by slice and word.
+A map of the word becomes boxes or points, from which SAM draws the mask. Untrained.
+
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from methods.md 2.1. Differs
+from the released code: maps stay floating point in the slice's own frame (no 8-bit round trips, nothing is
+cropped away), a slice without a map has no box, and what is drawn by lot is keyed by slice and word.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from torch import Tensor
 
 from wordmask.encoders.clip import load_clip
 from wordmask.encoders.sam import load_sam
-from wordmask.models.base import Capabilities, Hints, PromptFeatures, SegmenterOutput, SliceFeatures, all_pairs
+from wordmask.models.base import (
+    Capabilities,
+    Hints,
+    PromptFeatures,
+    SegmenterOutput,
+    SliceFeatures,
+    all_pairs,
+)
 from wordmask.models.bottleneck import normalise_maps
 from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.models.coarse_masks import coarse_masks, components
@@ -38,21 +47,28 @@ class MedCLIPSAMv2(ClipSamSegmenter):
     """CLIP and SAM as they are published, or with a CLIP that was tuned on captions."""
 
     name = "medclip_samv2"
-    capabilities = Capabilities(hints=frozenset({"points", "box"}), prompt_sets=True, presence=True, attribution=True)
+    capabilities = Capabilities(
+        hints=frozenset({"points", "box"}), prompt_sets=True, presence=True, attribution=True
+    )
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
         """Public weights are all that it needs; WeightsError: they are missing or damaged.
 
-        weights: a version, of which CLIP alone was tuned; it is laid over the preset's own weights, and the words stay theirs. Presence is
-        no longer judged when its card says that it cannot be (`training.presence_fit`).
+        weights: a version, of which CLIP alone was tuned; it is laid over the preset's own weights, and the
+        words stay theirs. Presence is no longer judged when its card says that it cannot be
+        (`training.presence_fit`).
         """
-        bundles = [load_bundle(location).only(USED) for location in (preset.weights, weights) if location is not None]
+        bundles = [
+            load_bundle(location).only(USED) for location in (preset.weights, weights) if location is not None
+        ]
         token_ids = bundles[-1].token_ids if bundles else ()
         if weights is not None and not (bundles[-1].card.presence and bundles[-1].card.presence.holds):
             preset = preset.model_copy(update={"presence": None})
         words = bundles[0].words if preset.weights is not None else ()
-        model = cls(preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam), trained_words=words)
+        model = cls(
+            preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam), trained_words=words
+        )
         for number, bundle in enumerate(bundles):
             bundle = with_rows(bundle, token_ids)
             (bundle.apply if number == 0 and preset.weights is not None else bundle.overlay)(model)
@@ -63,15 +79,29 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         return self.preset.presence is not None
 
     def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
-        """What each word's prompt set says of it; of several sentences the mean of their embeddings, made 1 long again."""
-        asked = [sentences(prompt, prompt.prompt_set or self.preset.zero_shot.prompt_set) for prompt in prompts]
-        text = [self.clip.encode_text(said).mean(0) for said in asked]  # word by word: none may change with those beside it
+        """What each word's prompt set says of it.
+
+        Of several sentences the mean of their embeddings, made 1 long again.
+        """
+        asked = [
+            sentences(prompt, prompt.prompt_set or self.preset.zero_shot.prompt_set) for prompt in prompts
+        ]
+        text = [
+            self.clip.encode_text(said).mean(0) for said in asked
+        ]  # word by word: none may change with those beside it
         return F.normalize(torch.stack(text), dim=-1)
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """logits [P, 4g, 4g] in SAM's frame, padding included; a person's hints replace the model's own prompts in their slice."""
+        """logits [P, 4g, 4g] in SAM's frame, padding included.
+
+        A person's hints replace the model's own prompts in their slice.
+        """
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
         settings, frame = self.preset.zero_shot, slices.frames["sam"]
@@ -80,18 +110,33 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         saliency = slices.frames["clip"].resample(maps, frame, (side, side))
         embeddings = slices.tensors["sam"][pairs[:, 0].to(self.device)].float()
         objects = self._objects(slices, prompts, pairs, saliency)
-        keys = [_number((settings.seed, slices.keys[row], prompts.prompts[word].word)) for row, word in pairs.tolist()]
+        keys = [
+            _number((settings.seed, slices.keys[row], prompts.prompts[word].word))
+            for row, word in pairs.tolist()
+        ]
         logits = torch.full_like(saliency, NOTHING)
-        for number in range(max((len(found) for found in objects), default=0)):  # the first object of every pair, then the second
-            asked = prompts_of_objects([found[number : number + 1] for found in objects], keys, frame, side, settings)
+        for number in range(
+            max((len(found) for found in objects), default=0)
+        ):  # the first object of every pair, then the second
+            asked = prompts_of_objects(
+                [found[number : number + 1] for found in objects], keys, frame, side, settings
+            )
             logits = torch.maximum(logits, asked.draw(self.sam, embeddings, settings))
         logits = _largest(logits, [len(found) for found in objects])
         marked = hinted(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
         if marked is not None:
-            logits = torch.where(marked.given.to(self.device)[:, None, None], marked.draw(self.sam, embeddings, settings), logits)
-        return SegmenterOutput(logits, frame, presence=self.presence(slices, prompts, pairs), attribution=saliency)
+            logits = torch.where(
+                marked.given.to(self.device)[:, None, None],
+                marked.draw(self.sam, embeddings, settings),
+                logits,
+            )
+        return SegmenterOutput(
+            logits, frame, presence=self.presence(slices, prompts, pairs), attribution=saliency
+        )
 
-    def _objects(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, saliency: Tensor) -> list[NDArray[np.bool_]]:
+    def _objects(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, saliency: Tensor
+    ) -> list[NDArray[np.bool_]]:
         """What each pair's map shows, largest first: at most as many as the vocabulary has of the thing."""
         settings, frame, side = self.preset.zero_shot, slices.frames["sam"], saliency.shape[-1]
         height, width = (

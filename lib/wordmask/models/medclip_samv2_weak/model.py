@@ -1,9 +1,10 @@
-"""MedCLIP-SAMv2 with weak supervision (Medical Image Analysis 2025): an ensemble of nnU-Nets that learned from the zero-shot masks.
+"""MedCLIP-SAMv2 with weak supervision (Medical Image Analysis 2025).
 
-Knows slices, the words that the networks were trained on, and their square; not volumes, not CLIP, not how the networks were trained
-(wordmask.learning.weak).
-Written from methods.md 2.4. Differs from the released code: uncertainty is the binary entropy in nats, and 0, not NaN,
-where the probability is 0 or 1.
+An ensemble of nnU-Nets that learned from the zero-shot masks.
+
+Knows slices, the words that the networks were trained on, and their square; not volumes, not CLIP, not how
+the networks were trained (wordmask.learning.weak). Written from methods.md 2.4. Differs from the released
+code: uncertainty is the binary entropy in nats, and 0, not NaN, where the probability is 0 or 1.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from torch import Tensor
 from wordmask.data.letterbox import Frame
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.errors import UntrainedError, WeightsError
-from wordmask.models.base import Hints, PromptFeatures, Segmenter, SegmenterOutput, SliceFeatures, SliceKey, all_pairs
+from wordmask.models.base import (
+    Hints,
+    PromptFeatures,
+    Segmenter,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
 from wordmask.models.medclip_samv2_weak.network import Ensemble, read_plan
 from wordmask.models.presets import Preset
 from wordmask.weights.checkpoint import Bundle, load_bundle
@@ -42,10 +51,14 @@ class MedCLIPSAMv2Weak(Segmenter):
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
-        """UntrainedError: no version was published yet; WeightsError: the version is damaged; BrokenEnvironmentError: without nnU-Net."""
+        """UntrainedError: no version was published yet.
+
+        WeightsError: the version is damaged; BrokenEnvironmentError: without nnU-Net.
+        """
         if weights is None:
             raise UntrainedError(
-                f"The model {cls.name!r} has no weights before it was trained; train it on your own images, which need no labels: "
+                f"The model {cls.name!r} has no weights before it was trained; train it on your own images, "
+                "which need no labels: "
                 f'`wordmask train-weak IMAGES --words "WORDS" --preset {preset.name}`.'
             )
         return cls.from_bundle(preset, load_bundle(weights))
@@ -55,9 +68,14 @@ class MedCLIPSAMv2Weak(Segmenter):
         """As `from_preset`, of a bundle in memory."""
         plan, card = read_plan(bundle.card), bundle.card
         if card.side is None or card.members is None or card.threshold is None:
-            raise WeightsError(f"The card of the weights {bundle.name!r} lacks side, members or threshold; train them again.")
+            raise WeightsError(
+                f"The card of the weights {bundle.name!r} lacks side, members or threshold; train them again."
+            )
         if plan.outputs != 1 + len(bundle.words):
-            raise WeightsError(f"The weights {bundle.name!r} have {plan.outputs - 1} channels for {len(bundle.words)} words; train anew.")
+            raise WeightsError(
+                f"The weights {bundle.name!r} have {plan.outputs - 1} channels for {len(bundle.words)} "
+                "words; train anew."
+            )
         ensemble = Ensemble(plan, card.members)
         ensemble.load(bundle.tensors)
         return cls(preset.model_copy(update={"threshold": card.threshold}), ensemble, bundle.words, card.side)
@@ -70,18 +88,29 @@ class MedCLIPSAMv2Weak(Segmenter):
         return self._fingerprint
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """slices: [N, 3, H, W] in 0..1. Keeps foreground [N, words, S, S], the mean probability over the ensemble."""
+        """slices: [N, 3, H, W] in 0..1.
+
+        Keeps foreground [N, words, S, S], the mean probability over the ensemble.
+        """
         frame = square_frame((slices.shape[-2], slices.shape[-1]), self.side)
-        return SliceFeatures(tuple(keys), {"foreground": self.ensemble(frame.to_model(slices))}, {"square": frame})
+        return SliceFeatures(
+            tuple(keys), {"foreground": self.ensemble(frame.to_model(slices))}, {"square": frame}
+        )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         """channel [K]: which one is the word's."""
         named = [prompt.key for prompt in prompts]
-        channels = torch.tensor([self.words.index(word) if word in self.trained_words else UNKNOWN for word in named])
+        channels = torch.tensor(
+            [self.words.index(word) if word in self.trained_words else UNKNOWN for word in named]
+        )
         return PromptFeatures(tuple(prompts), {"channel": channels.to(self.device)}, channels != UNKNOWN)
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         """logits [P, S, S] in the networks' square, padding included; a word without a channel is nowhere.
 
@@ -94,7 +123,9 @@ class MedCLIPSAMv2Weak(Segmenter):
         channels = prompts.tensors["channel"][words]
         foreground = slices.tensors["foreground"][rows, channels.clamp(min=0)].float()
         probability = foreground * (channels != UNKNOWN)[:, None, None]
-        return SegmenterOutput(torch.logit(probability, eps=CERTAIN), slices.frames["square"], uncertainty=entropy(probability))
+        return SegmenterOutput(
+            torch.logit(probability, eps=CERTAIN), slices.frames["square"], uncertainty=entropy(probability)
+        )
 
 
 def square_frame(size: tuple[int, int], side: int) -> Frame:

@@ -1,8 +1,12 @@
-"""The decoder of Simple-ViLMedSAM: affinity refinement, implicit position prompt (IPP) and bidirectional interaction decoder (BID).
+"""The decoder of Simple-ViLMedSAM.
 
-Takes SAM's image embedding and a map of where the word is; returns mask logits. Knows tensors only: not words, not slices.
-Source: Simple-ViLMedSAM (CVPR 2026), written from its equations (methods.md 1.2 to 1.5). Differs: the affinity mean is per image,
-there per batch; rows of the affinity that the reference turns into NaN (uniform images) keep their own cell.
+Affinity refinement, implicit position prompt (IPP) and bidirectional interaction decoder (BID).
+
+Takes SAM's image embedding and a map of where the word is; returns mask logits. Knows tensors only: not
+words, not slices.
+Source: Simple-ViLMedSAM (CVPR 2026), written from its equations (methods.md 1.2 to 1.5). Differs: the
+affinity mean is per image, there per batch; rows of the affinity that the reference turns into NaN (uniform
+images) keep their own cell.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from wordmask.models.presets import DecoderPreset
 
 TEMPERATURE = 3.0  # methods.md 1.2: in the released code, not in the paper's formula
 THRESHOLD = 1.2  # similarities below this multiple of their mean are cut off
-LARGEST_MEAN_SIMILARITY = (1 - 1e-3) / THRESHOLD  # above it even a cell's similarity to itself would be cut off
+LARGEST_MEAN_SIMILARITY = (
+    1 - 1e-3
+) / THRESHOLD  # above it even a cell's similarity to itself would be cut off
 LEAKY_SLOPE = 0.01
 
 REFERENCE_NAMES = {  # parts of the published checkpoint -> ours
@@ -44,10 +50,13 @@ REFERENCE_NAMES = {  # parts of the published checkpoint -> ours
 def refine_by_affinity(features: Tensor, maps: Tensor) -> Tensor:
     """Spread each map over the cells that look alike.
 
-    features: [B, C, g, g]; maps: [B, M, g, g]. Returns [B, M, g, g]: C A with C the row-wise softmax of 3 (S - 1.2 mean S) where that
-    is not negative, S the cosine similarity of cells. mean S = |mean q|^2 needs no pass over S.
+    features: [B, C, g, g]; maps: [B, M, g, g]. Returns [B, M, g, g]: C A with C the row-wise softmax of 3 (S
+    - 1.2 mean S) where that is not negative, S the cosine similarity of cells. mean S = |mean q|^2 needs no
+    pass over S.
     """
-    with torch.autocast(features.device.type, enabled=False):  # in bfloat16 a cell's similarity to itself may fall below the threshold
+    with torch.autocast(
+        features.device.type, enabled=False
+    ):  # in bfloat16 a cell's similarity to itself may fall below the threshold
         cells = F.normalize(features.float().flatten(2), dim=1)  # [B, C, N]
         mean = cells.mean(dim=2).square().sum(dim=1).clamp(max=LARGEST_MEAN_SIMILARITY)[:, None, None]
         affinity = TEMPERATURE * (cells.transpose(1, 2) @ cells - THRESHOLD * mean)
@@ -69,7 +78,10 @@ class CrossAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """All [B, N, C], also what is returned; key and value may have another N than query."""
-        q, k, v = (self._split(proj(x)) for proj, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value)))
+        q, k, v = (
+            self._split(proj(x))
+            for proj, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
@@ -97,12 +109,17 @@ def _upsampler(channels: int, widths: tuple[int, int, int]) -> nn.Sequential:
     first, second, third = widths
     return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-        nn.Conv2d(channels, first, 3, padding=1), nn.LeakyReLU(LEAKY_SLOPE),
-        nn.Conv2d(first, second, 3, padding=1), nn.LeakyReLU(LEAKY_SLOPE), ChannelNorm(second), nn.LeakyReLU(LEAKY_SLOPE),
+        nn.Conv2d(channels, first, 3, padding=1),
+        nn.LeakyReLU(LEAKY_SLOPE),
+        nn.Conv2d(first, second, 3, padding=1),
+        nn.LeakyReLU(LEAKY_SLOPE),
+        ChannelNorm(second),
+        nn.LeakyReLU(LEAKY_SLOPE),
         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-        nn.Conv2d(second, third, 3, padding=1), nn.LeakyReLU(LEAKY_SLOPE),
+        nn.Conv2d(second, third, 3, padding=1),
+        nn.LeakyReLU(LEAKY_SLOPE),
         nn.Conv2d(third, 1, 1),
-    )  # fmt: skip
+    )
 
 
 class ImplicitPositionPrompt(nn.Module):
@@ -113,11 +130,20 @@ class ImplicitPositionPrompt(nn.Module):
         channels, (first, second) = preset.channels, preset.widths
         self.norm = nn.LayerNorm((maps, preset.grid, preset.grid))
         self.convolutions = nn.Sequential(
-            nn.Conv2d(maps, first, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(first),
-            nn.Conv2d(first, second, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(second),
-            nn.Conv2d(second, channels, 1), nn.ReLU(),
-        )  # fmt: skip
-        self.norm_in, self.mlp, self.norm_out = nn.LayerNorm(channels), _mlp(channels, preset.mlp), nn.LayerNorm(channels)
+            nn.Conv2d(maps, first, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(first),
+            nn.Conv2d(first, second, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(second),
+            nn.Conv2d(second, channels, 1),
+            nn.ReLU(),
+        )
+        self.norm_in, self.mlp, self.norm_out = (
+            nn.LayerNorm(channels),
+            _mlp(channels, preset.mlp),
+            nn.LayerNorm(channels),
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps: [B, maps, g, g]."""
@@ -126,7 +152,10 @@ class ImplicitPositionPrompt(nn.Module):
 
 
 class LinearPositionPrompt(nn.Module):
-    """Map and refined map -> one vector per cell by a linear layer: what an ablation puts in the place of the implicit position prompt."""
+    """Map and refined map -> one vector per cell by a linear layer.
+
+    What an ablation puts in the place of the implicit position prompt.
+    """
 
     def __init__(self, preset: DecoderPreset, maps: int) -> None:
         super().__init__()
@@ -141,7 +170,8 @@ class PositionPromptDecoder(nn.Module):
     """Affinity, IPP, BID and the two upsamplers. 3,267,522 parameters at full size (methods.md 1.5).
 
     Without BID, Q1 is the image with the prompt added, and the only thing that is drawn from.
-    text_width: length of the word token, when the preset asks for one; the token is added to the position prompt and to Q1.
+    text_width: length of the word token, when the preset asks for one; the token is added to the position
+    prompt and to Q1.
     """
 
     def __init__(self, preset: DecoderPreset | None = None, text_width: int = 0) -> None:
@@ -152,9 +182,14 @@ class PositionPromptDecoder(nn.Module):
         channels = preset.channels
         position_prompt = ImplicitPositionPrompt if preset.ipp else LinearPositionPrompt
         self.position_prompt = position_prompt(preset, maps=2 * self.priors)
-        self.norm_first, self.upsample_first = nn.LayerNorm(channels), _upsampler(channels, preset.upsampler_widths)
+        self.norm_first, self.upsample_first = (
+            nn.LayerNorm(channels),
+            _upsampler(channels, preset.upsampler_widths),
+        )
         if preset.bid != "none":
-            self.image_to_prompt, self.prompt_to_image = (CrossAttention(channels, preset.heads) for _ in range(2))
+            self.image_to_prompt, self.prompt_to_image = (
+                CrossAttention(channels, preset.heads) for _ in range(2)
+            )
             self.mlp = _mlp(channels, preset.mlp)
             self.norm_middle, self.norm_second = (nn.LayerNorm(channels) for _ in range(2))
             self.upsample_second = _upsampler(channels, preset.upsampler_widths)
@@ -162,7 +197,9 @@ class PositionPromptDecoder(nn.Module):
 
     @classmethod
     def from_reference(cls, state: Mapping[str, Any], preset: DecoderPreset | None = None) -> Self:
-        """A decoder with the weights of the published repository's checkpoint, ``{"model": {...}}`` or its inner dictionary.
+        """A decoder with the weights of the published repository's checkpoint, ``{"model".
+
+        {...}}`` or its inner dictionary.
 
         WeightsError: names or shapes are not those of the published decoder.
         """
@@ -172,7 +209,9 @@ class PositionPromptDecoder(nn.Module):
         try:
             decoder.load_state_dict(renamed)
         except RuntimeError as error:
-            raise WeightsError(f"This is not a checkpoint of the published Simple-ViLMedSAM decoder: {error}") from error
+            raise WeightsError(
+                f"This is not a checkpoint of the published Simple-ViLMedSAM decoder: {error}"
+            ) from error
         return decoder.eval()
 
     def forward(self, sam_features: Tensor, attribution: Tensor, word: Tensor | None = None) -> Tensor:
@@ -195,7 +234,10 @@ class PositionPromptDecoder(nn.Module):
         return drawn + self.upsample_second(second.transpose(1, 2).reshape(shape))
 
     def _second(self, first: Tensor, prompt: Tensor, image: Tensor) -> Tensor:
-        """Q2 (methods.md 1.4): the released code and the paper's equations differ; both have the same parameters."""
+        """Q2 (methods.md 1.4): the released code and the paper's equations differ.
+
+        Both have the same parameters.
+        """
         if self.preset.bid == "code":
             middle = self.norm_middle(first + self.mlp(first))
             return self.norm_second(middle + self.prompt_to_image(middle, image, image))

@@ -1,8 +1,12 @@
-"""Simple-ViLMedSAM (CVPR 2026): a frozen CLIP says where the word is, SAM's encoder says what belongs together, one decoder draws it.
+"""Simple-ViLMedSAM (CVPR 2026): a frozen CLIP says where the word is, SAM's encoder says what belongs
+together, one decoder draws it.
 
-Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from the paper's equations (methods.md 1).
-Beyond the paper, by preset: the un-normalised patch-text similarity as prior, a word token in the decoder, a presence logit.
-Differs from the released code: CLIP's map reaches SAM's cells by one look-up in their common slice, without 8-bit rounding.
+Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from the paper's equations
+(methods.md 1).
+Beyond the paper, by preset: the un-normalised patch-text similarity as prior, a word token in the decoder, a
+presence logit.
+Differs from the released code: CLIP's map reaches SAM's cells by one look-up in their common slice, without
+8-bit rounding.
 """
 
 from __future__ import annotations
@@ -49,8 +53,11 @@ LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's en
 
 @dataclass
 class DecoderInputs:
-    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1; token [P, E + 1], what the word's vectors are made of; presence [P], logits;
-    pixels [P, 3, 4g, 4g] in 0..1 if there is a refiner."""
+    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1.
+
+    Token [P, E + 1], what the word's vectors are made of; presence [P], logits; pixels [P, 3, 4g, 4g] in 0..1
+    if there is a refiner.
+    """
 
     sam: Tensor
     priors: Tensor
@@ -72,29 +79,36 @@ class DecoderInputs:
 
 
 class SimpleViLMedSAM(ClipSamSegmenter):
-    """CLIP, SAM's image encoder, the position-prompt decoder and, where a version has learned one, a refiner."""
+    """CLIP, SAM's image encoder, the position-prompt decoder and, in versions that learned one, a refiner."""
 
     name = "simple_vilmedsam"
     capabilities = Capabilities(presence=True, attribution=True)
 
-    def __init__(self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()) -> None:
+    def __init__(
+        self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
+    ) -> None:
         """trained_words: what the weights were trained on; empty: not limited."""
         super().__init__(preset, clip, sam, trained_words=trained_words)
         text_width = clip.embed_dim + 1  # the embedding and the presence logit
         self.decoder = PositionPromptDecoder(preset.decoder, text_width)
         self.refiner = Refiner(text_width) if preset.decoder.refiner else None
-        self.learned_words: frozenset[str] = frozenset()  # from labels: the preset's limits of presence were not made for them
+        self.learned_words: frozenset[str] = (
+            frozenset()
+        )  # from labels: the preset's limits of presence were not made for them
 
     @classmethod
     def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
         """Build the preset with its trained weights, or with what a published version has changed in them.
 
-        WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained decoder).
+        WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained
+        decoder).
         """
         if preset.weights is None and weights is None:
             raise WeightsError(
-                f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, because none has been published; "
-                "train it on your own labels with `wordmask train`, use preset 'tiny' to try the workflow, or the model medclip_samv2, "
+                f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, "
+                "because none has been published; "
+                "train it on your own labels with `wordmask train`, use preset 'tiny' to try the workflow, "
+                "or the model medclip_samv2, "
                 "which needs public weights alone (of a server: --conf models=medclip_samv2)."
             )
         model = cls.for_training(preset, weights)
@@ -104,13 +118,19 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
     @classmethod
     def for_training(
-        cls, preset: Preset, weights: Path | None = None, texts: Sequence[str] = (), *, fresh: Mapping[str, Any] | None = None,
+        cls,
+        preset: Preset,
+        weights: Path | None = None,
+        texts: Sequence[str] = (),
+        *,
+        fresh: Mapping[str, Any] | None = None,
         refiner: bool = False,
-    ) -> Self:  # fmt: skip
-        """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has none, and, for tiny, a row
-        in the text table for every token of ``texts``.
+    ) -> Self:
+        """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has
+        none, and, for tiny, a row in the text table for every token of ``texts``.
 
-        fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new one where there is none yet.
+        fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new
+        one where there is none yet.
         """
         bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
         learned = bundles[-1].card.decoder if bundles else {}
@@ -120,17 +140,30 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             bundles = [_without_decoder(bundle) for bundle in bundles]
         elif (form.ipp, form.bid) != (preset.decoder.ipp, preset.decoder.bid):
             bundles = [_without_decoder(bundle) for bundle in bundles[:-1]] + bundles[-1:]
-        whole = fresh is None and form == preset.decoder and preset.weights is not None  # the first bundle then has every part
+        whole = (
+            fresh is None and form == preset.decoder and preset.weights is not None
+        )  # the first bundle then has every part
         preset = preset.model_copy(update={"decoder": form})
         known = bundles[-1].token_ids if bundles else ()
         wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
         words = bundles[-1].words if bundles else ()
-        model = cls(preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words)
+        model = cls(
+            preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words
+        )
         model.learned_words = frozenset(bundles[-1].learned) if bundles else frozenset()
         for number, bundle in enumerate(bundles):
             bundle = with_rows(bundle, wanted)
-            lora = {name.removeprefix(LORA): tensor for name, tensor in bundle.tensors.items() if name.startswith(LORA)}
-            rest = replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)})
+            lora = {
+                name.removeprefix(LORA): tensor
+                for name, tensor in bundle.tensors.items()
+                if name.startswith(LORA)
+            }
+            rest = replace(
+                bundle,
+                tensors={
+                    name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)
+                },
+            )
             (rest.apply if whole and number == 0 else rest.overlay)(model)
             if lora:
                 add_lora(model.sam.image_encoder, len(lora["blocks.0.q.A"]))
@@ -139,11 +172,16 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
     @classmethod
     def untrained(cls, preset: Preset) -> Self:
-        """The preset's public encoders with a random decoder: where a training, or `load_reference`, starts."""
+        """The preset's public encoders with a random decoder.
+
+        Where a training, or `load_reference`, starts.
+        """
         return cls(preset, load_clip(preset.clip), load_sam(preset.sam))
 
     def load_reference(self, decoder_checkpoint: Path, lora_file: Path | None = None) -> None:
-        """Take files in the format of the published repository: the decoder's checkpoint and, merged at once, LoRA of SAM's encoder.
+        """Take files in the format of the published repository.
+
+        The decoder's checkpoint and, merged at once, LoRA of SAM's encoder.
 
         WeightsError: a file is damaged or of another model; nothing is changed then.
         """
@@ -159,10 +197,12 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return super().fingerprint if self.refiner is None else f"{super().fingerprint}-pixels"
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """As `ClipSamSegmenter`, and for a refiner pixels [N, 3, 4g, 4g] of the square that the logits cover."""
+        """As `ClipSamSegmenter`; for a refiner also pixels [N, 3, 4g, 4g], the logits' square."""
         features = super().encode_slices(slices, keys)
         if self.refiner is not None:
-            features.tensors["pixels"] = self.logits_frame((slices.shape[-2], slices.shape[-1])).to_model(slices)
+            features.tensors["pixels"] = self.logits_frame((slices.shape[-2], slices.shape[-1])).to_model(
+                slices
+            )
         return features
 
     def logits_frame(self, size: tuple[int, int]) -> Frame:
@@ -171,11 +211,18 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return Frame.fit(size, (side, side), "top_left")
 
     def judges_presence(self, prompt: Prompt) -> bool:
-        """Not for words that were learned from labels: a few cases tell nothing about how often CLIP's cosine is wrong."""
+        """Not for words that were learned from labels.
+
+        A few cases tell nothing about how often CLIP's cosine is wrong.
+        """
         return prompt.key not in self.learned_words
 
     def forward(
-        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor | None = None, hints: Hints | None = None
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
     ) -> SegmenterOutput:
         """logits [P, 4g, 4g] in SAM's frame, padding included; see `Segmenter.forward`.
 
@@ -185,7 +232,9 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
         inputs = self.decoder_inputs(slices, prompts, pairs)
-        return SegmenterOutput(self.draw(inputs), slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0])
+        return SegmenterOutput(
+            self.draw(inputs), slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0]
+        )
 
     def draw(self, inputs: DecoderInputs) -> Tensor:
         """Logits [P, 4g, 4g] of what `decoder_inputs` gave."""
@@ -197,7 +246,10 @@ class SimpleViLMedSAM(ClipSamSegmenter):
     def decoder_inputs(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, priors: Tensor | None = None
     ) -> DecoderInputs:
-        """What the decoder is given for each pair. priors: [P, priors, g, g], where they are known already."""
+        """What the decoder is given for each pair.
+
+        priors: [P, priors, g, g], where they are known already.
+        """
         rows, words = pairs.to(self.device).unbind(1)
         presence = self.presence(slices, prompts, pairs)
         token = word_token_input(prompts.tensors["text"][words], presence)
@@ -205,7 +257,9 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         if priors is None:
             size = (sam_features.shape[-2], sam_features.shape[-1])
             maps = self._prior_maps(slices, prompts, pairs)
-            priors = torch.stack([slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1)
+            priors = torch.stack(
+                [slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1
+            )
         pixels = slices.tensors["pixels"][rows].float() if self.refiner is not None else None
         return DecoderInputs(sam_features, priors, token, presence, pixels)
 
@@ -216,10 +270,15 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             maps.append(normalise_maps(self.bottleneck_maps(slices, prompts, pairs)))
         if kind in ("similarity", "both"):
             cosine = self.cosine(slices, prompts, pairs, tokens=slice(1, None))
-            maps.append(torch.sigmoid(self.scores.similarity(cosine)).unflatten(1, (self.clip.grid, self.clip.grid)))
+            maps.append(
+                torch.sigmoid(self.scores.similarity(cosine)).unflatten(1, (self.clip.grid, self.clip.grid))
+            )
         return maps
 
 
 def _without_decoder(bundle: Bundle) -> Bundle:
     drawn = ("decoder.", "refiner.")
-    return replace(bundle, tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(drawn)})
+    return replace(
+        bundle,
+        tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(drawn)},
+    )

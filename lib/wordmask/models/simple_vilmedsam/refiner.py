@@ -1,8 +1,9 @@
-"""The refiner: a small U-Net on the slice's own pixels, with one head for all words, corrects the logits that a decoder has drawn.
+"""The refiner: a small U-Net on the slice's own pixels, with one head for all words, corrects the logits that
+a decoder has drawn.
 
-Takes pixels, logits and the word; returns logits. Knows tensors only: not words, not slices. Beyond the paper: what an encoder has not
-learned to tell apart, and what is smaller than its cells, no decoder can draw; pixels and a few labelled cases can teach it
-(docs/experiments.md).
+Takes pixels, logits and the word; returns logits. Knows tensors only: not words, not slices. Beyond the
+paper: what an encoder has not learned to tell apart, and what is smaller than its cells, no decoder can draw;
+pixels and a few labelled cases can teach it (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 WIDTHS = (16, 16, 32, 64, 128, 16)
-SCALE = 8.0  # of the correction: a word that nobody has taught begins at logits of about -10, far from where anything is marked
+# of the correction: a word that nobody has taught begins at logits of about -10, far from where anything is
+# marked
+SCALE = 8.0
 
 
 class Refiner(nn.Module):
-    """MONAI's BasicUNet over pixels; the word's vector says how its channels are added up. A new one changes nothing.
+    """MONAI's BasicUNet over pixels; the word's vector says how its channels are added up.
 
-    The net does not see the logits: a decoder learns few cases by heart, and a net that sees what it draws learns to trust it.
+    A new one changes nothing.
+
+    The net does not see the logits: a decoder learns few cases by heart, and a net that sees what it draws
+    learns to trust it.
     text_width: length of the word's vector.
     """
 
@@ -31,7 +37,10 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, pixels: Tensor, logits: Tensor, word: Tensor) -> Tensor:
-        """pixels: [P, 3, h, w] in 0..1; logits: [P, 1, h, w]; word: [P, text_width]. Returns corrected logits [P, 1, h, w]."""
+        """pixels: [P, 3, h, w] in 0..1; logits: [P, 1, h, w]; word: [P, text_width].
+
+        Returns corrected logits [P, 1, h, w].
+        """
         weights, bias = self.head(word).split((WIDTHS[-1], 1), dim=1)
         correction = torch.einsum("pchw,pc->phw", self.net(pixels), weights) + bias[:, :, None]
         return logits + SCALE * correction[:, None]
