@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.errors import RequestError, UnknownModelError
 from wordmask.models.presets import Preset, load_preset
 from wordmask.resources import look_up
@@ -51,7 +51,7 @@ class SliceFeatures:
 
     keys: tuple[SliceKey, ...]
     tensors: dict[str, Tensor]
-    frames: dict[str, Frame]
+    frames: dict[str, Letterbox]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -118,7 +118,7 @@ class SegmenterOutput:
     """
 
     logits: Tensor
-    frame: Frame
+    frame: Letterbox
     presence: Tensor | None = None
     uncertainty: Tensor | None = None
     attribution: Tensor | None = None

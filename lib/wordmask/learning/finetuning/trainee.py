@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.errors import RequestError
 from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.recipes import Recipe
@@ -46,7 +46,7 @@ class Trainee(nn.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def target_frame(self, size: tuple[int, int]) -> Frame:
+    def target_frame(self, size: tuple[int, int]) -> Letterbox:
         """Where the pixels of the logits lie in a slice of (height, width)."""
 
     @abc.abstractmethod
