@@ -14,7 +14,7 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor
 
 from docs.experiments.pool import Task
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.finetuning.engine import run_epochs
@@ -61,9 +61,9 @@ class UNetSegmenter(Segmenter):
         """Of the frame alone: pixels do not depend on weights."""
         return f"pixels-{self.side}"
 
-    def frame(self, size: tuple[int, int]) -> Frame:
+    def frame(self, size: tuple[int, int]) -> Letterbox:
         """Where the net's square lies in a slice of (height, width)."""
-        return Frame.fit(size, (self.side, self.side), "top_left")
+        return Letterbox.fit(size, (self.side, self.side), "top_left")
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         """The slices' grey values in the net's square."""
@@ -104,7 +104,7 @@ class UNetTrainee(Trainee):
         """Is made directly."""
         raise NotImplementedError
 
-    def target_frame(self, size: tuple[int, int]) -> Frame:
+    def target_frame(self, size: tuple[int, int]) -> Letterbox:
         """The net's own pixels."""
         return self.model.frame(size)
 

@@ -37,7 +37,7 @@ from torch.nn import functional
 from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.inference.request import View, make_view
+from wordmask.inference.request import CutVolume, cut_volume
 from wordmask.models.base import SliceKey
 from wordmask.models.coarse_masks import coarse_masks
 from wordmask.models.loading import load_segmenter
@@ -70,7 +70,7 @@ def a_model(tmp_path_factory: pytest.TempPathFactory) -> MedCLIPSAMv2:
 
 
 @pytest.fixture(scope="module")
-def a_view() -> View:
+def a_view() -> CutVolume:
     """Slices of blobs that use all of the 8 bits of a published picture, so that both ways see the same
     numbers.
     """
@@ -80,7 +80,7 @@ def a_view() -> View:
     ]
     geometry = Geometry((SIZE, SIZE, SLICES), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     volume = Volume((EIGHT_BITS * grey).round().numpy().astype(np.int16), geometry, "MR", "blobs")
-    return make_view(volume, plane="axial", slices=None, skip_air=True)
+    return cut_volume(volume, plane="axial", slices=None, skip_air=True)
 
 
 class SamClock:
@@ -107,7 +107,7 @@ class Job:
     """Every slice for every text, slice-major. coarse: masks of the published way, by pair."""
 
     model: MedCLIPSAMv2
-    view: View
+    view: CutVolume
     coarse: dict[int, Mask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

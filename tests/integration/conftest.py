@@ -29,7 +29,7 @@ from tests.support.learning import BROKEN, LearningServer, pictures
 from tests.support.servers import PATIENCE, REPOSITORY, RunningServer, copy_app, copy_studies, server_on
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.demo.client import parse_answer
 from wordmask.models.base import (
     Hints,
@@ -107,7 +107,7 @@ class BrightnessSegmenter(Segmenter):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         size = (slices.shape[-2], slices.shape[-1])
         return SliceFeatures(
-            tuple(keys), {"grey": slices.mean(1)}, {"sam": Frame(size, size, (1.0, 1.0), (0.0, 0.0))}
+            tuple(keys), {"grey": slices.mean(1)}, {"sam": Letterbox(size, size, (1.0, 1.0), (0.0, 0.0))}
         )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:

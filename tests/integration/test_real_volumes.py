@@ -14,8 +14,10 @@ import pytest
 import SimpleITK as sitk
 from tests.support.real_images import COUNT, VOLUMES
 
-from wordmask.data.slices import Plane, body_slices, choose_plane, load_windows, slicing_for, to_unit_range
+from wordmask.data.geometry import Plane, slicing_for
+from wordmask.data.slices import body_slices, choose_plane, to_unit_range
 from wordmask.data.volumes import read_volume, write_label_map
+from wordmask.data.windows import load_windows
 
 pytestmark = pytest.mark.real_data
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.clip import ClipEncoder, build_tiny_clip
 from wordmask.encoders.configs import TinyClipArchitecture, TinySamArchitecture
 from wordmask.encoders.sam import build_tiny_sam
@@ -118,7 +118,7 @@ class PromptFreeStub(_Stub):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         self.slices_encoded += len(set(keys))
         self.batches.append(("slices", len(keys)))
-        frame = Frame.fit((slices.shape[-2], slices.shape[-1]), (SIZE, SIZE), "center")
+        frame = Letterbox.fit((slices.shape[-2], slices.shape[-1]), (SIZE, SIZE), "center")
         pixels = frame.to_model(slices)
         tensors = {"grey": pixels.mean(dim=1), "hidden": self._network(pixels)}
         return SliceFeatures(tuple(keys), tensors, {"all": frame})
@@ -160,7 +160,7 @@ class WordDependentStub(_Stub):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         self.slices_encoded += len(set(keys))
         self.batches.append(("slices", len(keys)))
-        frame = Frame.fit((slices.shape[-2], slices.shape[-1]), (SIZE, SIZE), "stretch")
+        frame = Letterbox.fit((slices.shape[-2], slices.shape[-1]), (SIZE, SIZE), "stretch")
         return SliceFeatures(tuple(keys), {"slices": slices}, {"all": frame})
 
     def forward(

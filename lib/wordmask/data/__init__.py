@@ -1,1 +1,1 @@
-"""Images in files and in memory: reading, geometry, slices, windows, and the square that a model sees."""
+"""Images in files and in memory: readers, geometry, slices, CT windows, and the square that a model sees."""

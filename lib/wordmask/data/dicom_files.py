@@ -1,8 +1,8 @@
-"""DICOM: one file or a folder with one series, as an array on a grid.
+"""Reads DICOM, one file or a folder with one series, as an array on a grid.
 
-ITK stacks whatever files it is given; what would make a wrong volume of them (two series, a localiser,
-several time points, missing slices, a tilted gantry) is refused here. Messages name series by number and
-description, never a patient.
+ITK stacks whatever files it is given. What would become a wrong volume (two series, a localiser, several time
+points, missing slices, a tilted gantry) is refused here. Messages name a series by number and description,
+never a patient.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from wordmask.data.geometry import Geometry
-from wordmask.data.image_files import Decoded, Modality, decode, geometry_of, open_image
-from wordmask.data.nifti_check import refuse_too_large
+from wordmask.data.image_files import Decoded, ImageKind, decode, geometry_of, open_image
+from wordmask.data.limits import refuse_too_large
 from wordmask.errors import OutOfMemoryError, VolumeError
 
 _GDCM = "GDCMImageIO"
 _MODALITY, _FRAMES, _DESCRIPTION, _NUMBER = "0008|0060", "0028|0008", "0008|103e", "0020|0011"
-_MODALITIES: dict[str, Modality] = {"CT": "CT", "MR": "MR", "US": "US"}
-_FRAMES_IN_SPACE = (
-    "CT",
-    "MR",
-    "PT",
-    "NM",
-)  # where the frames of one file are slices; elsewhere (US, XA, ES) they are a film
+_MODALITIES: dict[str, ImageKind] = {"CT": "CT", "MR": "MR", "US": "US"}
+# Where the frames of one file are slices; elsewhere (US, XA, ES) they are a film.
+_FRAMES_IN_SPACE = ("CT", "MR", "PT", "NM")
 
 SAME_PLACE = 1e-3  # mm between slices: closer ones are at the same position
 UNEVEN = 0.05  # of the usual distance between slices: more is a missing slice, less is rounding
@@ -48,8 +44,14 @@ class _Series:
 
 
 def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
-    """A single DICOM file: one slice, an enhanced multi-frame volume, or (8-bit colour, 8-bit ultrasound or
-    x-ray) a picture.
+    """Read a single DICOM file: one slice, an enhanced multi-frame volume, or a picture.
+
+    Pictures are 8-bit colours, and 8-bit ultrasound or x-ray.
+
+    Raises:
+        VolumeError: the file cannot be read, or does not hold one volume.
+        TooLargeError: the header announces more than ``max_voxels``.
+        OutOfMemoryError: the image does not fit into memory.
     """
     reader = open_image(path, _GDCM)
     modality, frames = _tag(reader, _MODALITY), _tag(reader, _FRAMES)
@@ -62,9 +64,14 @@ def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
 
 
 def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
-    """The one series of a folder (its subfolders are not searched).
+    """Read the one series of a folder; its subfolders are not searched.
 
-    Files that are no images, as reports, are passed over.
+    Files that are not images, such as reports, are passed over.
+
+    Raises:
+        VolumeError: there is not exactly one series, or it is not one straight volume.
+        TooLargeError: it has more than ``max_voxels``.
+        OutOfMemoryError: the image does not fit into memory.
     """
     found = _series_in(folder)
     if not found:
@@ -112,9 +119,7 @@ def _series_in(folder: Path) -> list[_Series]:
 
 
 def _check_series(files: Sequence[str], name: str) -> None:
-    """VolumeError unless the files, in the order of their positions, are the evenly spaced slices of one
-    straight volume.
-    """
+    """Raise VolumeError unless the files, in this order, are evenly spaced slices of one straight volume."""
     grids = []
     for file in files:
         reader = open_image(Path(file), _GDCM)
@@ -161,9 +166,7 @@ def _same_plane(one: Geometry, other: Geometry) -> bool:
 
 
 def _with_modality(decoded: Decoded, tag: str) -> Decoded:
-    """CT, MR and US by their tag; 8-bit slices that are neither CT nor MR become pictures, as if they had
-    been saved as PNG.
-    """
+    """Tell CT, MR and US by the tag; 8-bit slices that are neither CT nor MR become pictures, like a PNG."""
     array, geometry = decoded.array, decoded.geometry
     if decoded.modality == "picture":
         return Decoded(array, geometry, "US" if tag == "US" else "picture")

@@ -1,12 +1,11 @@
 """Where voxels lie in the patient, and how a volume is cut into slices and put together again.
 
-Knows numpy only: no files, no grey values, no torch.
+Knows numpy only; not files, grey values or torch.
 
-Frames. A voxel is (i, j, k), counted from 0, whole numbers at voxel centres; arrays are stored [k, j, i]. The
-patient frame is
-LPS in millimetres, as DICOM and SimpleITK have it: x grows to the patient's Left, y to the Posterior, z to
-the Superior. RAS (NIfTI, nibabel, Slicer, MONAI) has the opposite sign in x and y and appears here only where
-a name says so.
+Coordinates. A voxel is (i, j, k), counted from 0, whole numbers at voxel centres; arrays are stored
+[k, j, i]. Positions in the patient are LPS in millimetres, as in DICOM and SimpleITK: x grows to the
+patient's Left, y to the Posterior, z to the Superior. RAS (NIfTI, nibabel, Slicer, MONAI) has the opposite
+sign in x and y and appears here only where a name says so.
 
     LPS of voxel (i, j, k)  =  origin + direction @ (spacing * (i, j, k))
 """
@@ -48,11 +47,16 @@ class Plane(StrEnum):
 class Geometry:
     """The voxel grid in the patient, with the numbers that SimpleITK gives (float64, LPS, mm).
 
-    size: voxels along (i, j, k); spacing: mm along (i, j, k), above 0; origin: LPS of the centre of voxel (0,
-    0, 0);
-    direction: 3x3, row by row; column a is the unit vector along voxel axis a.
-    oriented: false for pictures, whose axes are those of the screen: no plane turns them. Raises VolumeError
-    when a number is not finite, a size or spacing is not positive, or the direction is not orthonormal.
+    Attributes:
+        size: voxels along (i, j, k), each at least 1.
+        spacing: mm along (i, j, k), above 0.
+        origin: LPS of the centre of voxel (0, 0, 0), mm.
+        direction: 3x3, row by row; column a is the unit vector along voxel axis a.
+        oriented: False for pictures, whose axes are those of the screen: no plane turns them.
+
+    Raises:
+        VolumeError: a number is not finite, a size or spacing is not positive, or the direction is not
+            orthonormal.
     """
 
     size: tuple[int, int, int]
@@ -102,9 +106,14 @@ class Geometry:
 
     @classmethod
     def from_affine_ras(cls, affine: ArrayLike, size: Sequence[int]) -> Geometry:
-        """The grid with voxel (i, j, k) at ``affine @ (i, j, k, 1)`` in RAS.
+        """Make the grid with voxel (i, j, k) at ``affine @ (i, j, k, 1)`` in RAS.
 
-        VolumeError when its axes are not orthogonal.
+        Args:
+            affine: [4, 4], mm.
+            size: voxels along (i, j, k).
+
+        Raises:
+            VolumeError: the axes of the affine are not orthogonal.
         """
         lps = LPS_TO_RAS @ np.asarray(affine, dtype=np.float64)
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
@@ -124,9 +133,13 @@ class Geometry:
         spacing: tuple[float, float] = (1.0, 1.0),
         origin: tuple[float, float] = (0.0, 0.0),
     ) -> Geometry:
-        """The grid of a picture: one slice, axes of the screen. spacing and origin.
+        """Make the grid of a picture: one slice, with the axes of the screen.
 
-        (x, y), as the image reader gives them.
+        Args:
+            width: pixels along x.
+            height: pixels along y.
+            spacing: (x, y) in mm, as the image reader gives it.
+            origin: (x, y) in mm, as the image reader gives it.
         """
         return cls(
             (width, height, 1), (*spacing, 1.0), (*origin, 0.0), tuple(np.eye(3).ravel()), oriented=False
@@ -135,13 +148,13 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Slicing:
-    """How arrays [k, j, i] are cut into slices [n, row, column], without resampling.
+    """How arrays [k, j, i] are cut into slices [n, row, column], by permuted and flipped axes alone.
 
-    A permutation of axes and flips.
-
-    shape: (k, j, i) of the arrays; permutation: which of those axes become slices, rows and columns; flips:
-    which of slices, rows and columns run against the stored order; spacing: mm between slices, rows and
-    columns.
+    Attributes:
+        shape: (k, j, i) of the arrays.
+        permutation: which of those axes become slices, rows and columns.
+        flips: which of slices, rows and columns run against the stored order.
+        spacing: mm between slices, rows and columns.
     """
 
     shape: tuple[int, int, int]
@@ -161,40 +174,43 @@ class Slicing:
         return self.spacing[1], self.spacing[2]
 
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
-        """[k, j, i] or [k, j, i, c] -> [n, h, w] or [n, h, w, c]: a view, nothing is copied.
+        """Cut [k, j, i] or [k, j, i, c] into [n, h, w] or [n, h, w, c]: a view, nothing is copied.
 
-        ValueError on another shape.
+        Raises:
+            ValueError: the array has another shape.
         """
         if array.shape[:3] != self.shape:
             raise ValueError(f"This slicing cuts arrays of shape {self.shape}, got {array.shape}.")
-        return array.transpose(*self.permutation, *range(3, array.ndim))[self._reversed()]
+        return array.transpose(*self.permutation, *range(3, array.ndim))[self._reversal()]
 
     def restack(self, stack: NDArray[Any]) -> NDArray[Any]:
-        """Exact inverse of `cut`: [n, h, w] or [n, h, w, c] -> [k, j, i] or [k, j, i, c], contiguous, copied
-        only if needed.
+        """Undo `cut` exactly: [n, h, w] or [n, h, w, c] -> [k, j, i] or [k, j, i, c], contiguous.
+
+        Raises:
+            ValueError: the stack has another shape.
         """
         if stack.shape[:3] != self.cut_shape:
             raise ValueError(f"This slicing restacks slices of shape {self.cut_shape}, got {stack.shape}.")
         back = np.argsort(self.permutation)
-        return np.ascontiguousarray(stack[self._reversed()].transpose(*back, *range(3, stack.ndim)))
+        return np.ascontiguousarray(stack[self._reversal()].transpose(*back, *range(3, stack.ndim)))
 
     def voxel_to_slice(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Voxel coordinates [..., 3] as (i, j, k) -> [..., 3] as (slice, row, column).
+        """Convert voxel coordinates [..., 3] as (i, j, k) to [..., 3] as (slice, row, column).
 
         Whole numbers are centres in both.
         """
         kji = np.asarray(points, dtype=np.float64)[..., ::-1]
-        return self._mirrored(kji[..., list(self.permutation)])
+        return self._mirror(kji[..., list(self.permutation)])
 
     def slice_to_voxel(self, points: ArrayLike) -> NDArray[np.float64]:
-        """The inverse of `voxel_to_slice`: [..., 3] as (slice, row, column) -> [..., 3] as (i, j, k)."""
-        kji = self._mirrored(np.asarray(points, dtype=np.float64))[..., np.argsort(self.permutation)]
+        """Undo `voxel_to_slice`: [..., 3] as (slice, row, column) -> [..., 3] as (i, j, k)."""
+        kji = self._mirror(np.asarray(points, dtype=np.float64))[..., np.argsort(self.permutation)]
         return kji[..., ::-1]
 
-    def _mirrored(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _mirror(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(self.flips, np.array(self.cut_shape) - 1 - points, points)
 
-    def _reversed(self) -> tuple[slice, ...]:
+    def _reversal(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)
 
 
@@ -208,11 +224,10 @@ _DISPLAY = {
 
 
 def slicing_for(geometry: Geometry, plane: Plane) -> Slicing:
-    """How to cut a volume along a plane into slices that are displayed as radiologists look at them.
+    """Find how to cut a volume into slices that are displayed as radiologists look at them.
 
-    A picture stays as it is.
-
-    Oblique volumes are cut along the voxel axes nearest to the plane's; nothing is resampled.
+    Oblique volumes are cut along the voxel axes nearest to those of the plane; nothing is resampled. A
+    picture stays as it is.
     """
     spacing = geometry.spacing[::-1]
     if not geometry.oriented:
@@ -233,10 +248,10 @@ def slicing_for(geometry: Geometry, plane: Plane) -> Slicing:
 
 
 def _nearest_axes(direction: NDArray[np.float64]) -> tuple[int, ...]:
-    """Which voxel axis runs along each of x, y, z of LPS.
+    """Find the voxel axis that runs along each of x, y, z of LPS.
 
-    The assignment with the largest product of cosines: each axis used once, and no cosine is 0 because the
-    determinant is not.
+    It is the assignment with the largest product of cosines: each axis is used once, and no cosine is 0
+    because the determinant is not.
     """
     best: tuple[int, ...] = (0, 1, 2)
     best_product = -np.inf

@@ -1,8 +1,7 @@
-"""Image files as arrays on a grid: NIfTI, NRRD and MetaImage through SimpleITK, pictures through Pillow.
+"""Reads image files as arrays on a grid: NIfTI, NRRD and MetaImage with SimpleITK, pictures with Pillow.
 
-Strict about what comes in: an image that cannot be segmented is refused here, in one sentence that names the
-file (never its folder) and the reason. Knows files and geometry; not DICOM series, grey values' meaning, or
-torch.
+An image that cannot be segmented is refused here, in one sentence that names the file (never its folder) and
+the reason. Knows files and geometry; not DICOM series, the meaning of grey values, or torch.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wordmask.data.geometry import Geometry
-from wordmask.data.nifti_check import check_nifti, reason_of, refuse_not_finite, refuse_too_large
+from wordmask.data.limits import check_finite, reason_of, refuse_too_large
+from wordmask.data.nifti_check import check_nifti
 from wordmask.errors import OutOfMemoryError, VolumeError, WordMaskError
 
-Modality = Literal["CT", "MR", "US", "picture", "unknown"]
+ImageKind = Literal["CT", "MR", "US", "picture", "unknown"]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -54,24 +54,32 @@ _UNDO_ORIENTATION = {
 class Decoded:
     """What a file holds.
 
-    array: [k, j, i], or [1, h, w, 3] uint8 of a picture; modality: None when the file does not say.
+    Attributes:
+        array: [k, j, i], or [1, h, w, 3] uint8 of a picture.
+        geometry: the grid of the array.
+        modality: None when the file does not say.
     """
 
     array: NDArray[Any]
     geometry: Geometry
-    modality: Modality | None = None
+    modality: ImageKind | None = None
 
 
 def suffix_of(path: Path) -> str:
-    """The file's suffix in lower case, ``.nii.gz`` in one piece."""
+    """Return the file's suffix in lower case, ``.nii.gz`` in one piece."""
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
 def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
-    """NIfTI, NRRD or MetaImage; TooLargeError when the header announces more than ``max_voxels``.
+    """Read NIfTI, NRRD or MetaImage.
 
-    Trailing dimensions of 1 are dropped, a 2-D image becomes one slice, 8-bit colours in one slice become a
-    picture.
+    Trailing dimensions of 1 are dropped, a 2-D image becomes one slice, and one slice of 8-bit colours
+    becomes a picture.
+
+    Raises:
+        VolumeError: the image cannot be read.
+        TooLargeError: the header announces more than ``max_voxels``.
+        OutOfMemoryError: the image does not fit into memory.
     """
     if suffix_of(path) in NIFTI_SUFFIXES:
         check_nifti(path, max_voxels)
@@ -81,10 +89,7 @@ def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
 
 
 def _refuse_detached(path: Path) -> None:
-    """VolumeError for a .nrrd or .mha that takes its voxels from another file.
-
-    What was uploaded could name any file of a server.
-    """
+    """Refuse a .nrrd or .mha that takes its voxels from another file: an upload could name any file here."""
     if suffix_of(path) not in (".nrrd", ".mha"):
         return
     with path.open("rb") as file:
@@ -102,9 +107,14 @@ def _refuse_detached(path: Path) -> None:
 
 
 def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
-    """A reader that has read the header of the file.
+    """Read the header of a file.
 
-    image_io: an ITK reader by name, chosen by the content when empty.
+    Args:
+        path: of the file.
+        image_io: name of an ITK reader; chosen by the content when empty.
+
+    Raises:
+        VolumeError: the file is not an image that ITK reads.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -112,16 +122,23 @@ def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise _unreadable(path.name, error) from error
+        raise _explain(path.name, error) from error
     return reader
 
 
 def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> Decoded:
-    """The voxels that ``load()`` gives as a SimpleITK image, after a look at the header.
+    """Load the voxels after a look at the header.
 
-    A reader, or the image itself.
+    Args:
+        load: gives the SimpleITK image.
+        header: a reader that has read the header, or the image itself.
+        name: of the file, for sentences.
+        max_voxels: how many are accepted; None: any number.
 
-    TooLargeError: more than ``max_voxels``; OutOfMemoryError: more than there is memory for.
+    Raises:
+        VolumeError: the image is not one volume or picture of real numbers.
+        TooLargeError: it has more than ``max_voxels``.
+        OutOfMemoryError: it does not fit into memory.
     """
     size = header.GetSize()
     refuse_too_large(math.prod(size), max_voxels, name)
@@ -150,7 +167,7 @@ def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> 
     try:
         array = sitk.GetArrayFromImage(load())
     except (RuntimeError, MemoryError) as error:
-        raise _unreadable(name, error if _fits(math.prod(size)) else MemoryError()) from error
+        raise _explain(name, error if _fits(math.prod(size)) else MemoryError()) from error
     if is_picture:
         geometry = Geometry(
             geometry.size, geometry.spacing, geometry.origin, geometry.direction, oriented=False
@@ -162,7 +179,7 @@ def decode(load: Any, header: Any, name: str, max_voxels: int | None = None) -> 
 
 
 def geometry_of(header: Any, name: str) -> Geometry:
-    """The grid of a SimpleITK reader or image, in three dimensions; VolumeError names the file."""
+    """Return the grid of a SimpleITK reader or image, in three dimensions; VolumeError names the file."""
     dimension = min(header.GetDimension(), 3)
     direction = np.eye(3)
     direction[:dimension, :dimension] = np.reshape(header.GetDirection(), (header.GetDimension(),) * 2)[
@@ -180,14 +197,16 @@ def geometry_of(header: Any, name: str) -> Geometry:
 
 
 def read_picture(path: Path, max_voxels: int | None = None) -> Decoded:
-    """PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored.
+    """Read PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored.
 
-    TooLargeError beyond ``max_voxels`` pixels.
+    Grey is repeated to three channels, transparency is dropped, 16-bit colour keeps its upper 8 bits, and
+    grey of more than 8 bits is stretched between its percentiles 0.5 and 99.5. An orientation tag (EXIF,
+    TIFF) is not followed, as in Slicer: the label map has to lie on the pixels as they are stored. The pixel
+    spacing is what SimpleITK reads, 1 mm where the file has none.
 
-    Grey is repeated to three channels, transparency is dropped, 16-bit colour keeps its upper 8 bits, grey of
-    more than 8 bits is stretched between its percentiles 0.5 and 99.5. An orientation tag (EXIF, TIFF) is not
-    followed, as in Slicer: the label map has to lie on the pixels as they are stored. The pixel spacing is
-    what SimpleITK reads, 1 mm where the file has none.
+    Raises:
+        VolumeError: the picture cannot be read.
+        TooLargeError: it has more than ``max_voxels`` pixels.
     """
     try:
         with Image.open(path) as image:
@@ -213,21 +232,11 @@ def read_picture(path: Path, max_voxels: int | None = None) -> Decoded:
     return Decoded(pixels[None], _picture_geometry(path, width, height), "picture")
 
 
-def check_finite(array: NDArray[Any], name: str) -> None:
-    """VolumeError that counts the voxels which are not a number, or infinite."""
-    if array.dtype.kind != "f" or (
-        np.isfinite(array.min()) and np.isfinite(array.max())
-    ):  # both pass a NaN on, without a mask
-        return
-    refuse_not_finite(array.size - int(np.count_nonzero(np.isfinite(array))), array.size, name)
-
-
 def grey_range(array: NDArray[Any]) -> tuple[float, float]:
-    """The percentiles 0.5 and 99.5 of all voxels.
+    """Return the percentiles 0.5 and 99.5 of all voxels, or the extremes when those two are equal.
 
-    The extremes when those two are equal (a small thing on an even ground).
-
-    Images of more than 2^24 voxels are sampled at even distances.
+    They are equal for a small object on an even ground. Images of more than 2^24 voxels are sampled at even
+    distances.
     """
     flat = array.reshape(-1)
     low, high = np.percentile(flat[:: -(-flat.size // PERCENTILE_VOXELS)], GREY_PERCENTILES)
@@ -237,7 +246,7 @@ def grey_range(array: NDArray[Any]) -> tuple[float, float]:
 
 
 def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """[h, w, 3]."""
+    """Convert to colours [h, w, 3]."""
     if image.mode.startswith(("I", "F")):
         grey = np.asarray(image)
         check_finite(grey, name)
@@ -255,7 +264,7 @@ def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
-    """As SimpleITK reads it: from the resolution that some formats store."""
+    """Read the grid as SimpleITK does, from the resolution that some formats store."""
     plain = Geometry.of_picture(width, height)
     try:
         header = open_image(path)
@@ -270,7 +279,7 @@ def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
 
 
 def _fits(voxels: int) -> bool:
-    """Whether there is memory for an image and a copy of it: without any, ITK calls a sound file damaged."""
+    """Try whether an image and a copy of it fit into memory: if not, ITK calls a sound file damaged."""
     try:
         np.empty(2 * voxels, dtype=np.int16)
     except MemoryError:
@@ -278,7 +287,7 @@ def _fits(voxels: int) -> bool:
     return True
 
 
-def _unreadable(name: str, error: BaseException) -> WordMaskError:
+def _explain(name: str, error: BaseException) -> WordMaskError:
     text = str(error)
     if isinstance(error, MemoryError) or "alloc" in text.lower():
         return OutOfMemoryError(

@@ -1,8 +1,8 @@
 """Where model pixels lie in the original slice.
 
-Every branch of a model sees the slice through its own square frame: CLIP pads to the centre, SAM pads at the
-bottom right, others stretch. A `Frame` is the one affine between them, so that nobody relies on two pads
-being equal. Knows torch only; not volumes, not models.
+Each branch of a model sees the slice in a square of its own: CLIP pads on all sides, SAM pads at the bottom
+right, others stretch. A `Letterbox` is the affine from the slice to such a square, so that no code relies on
+two paddings being equal. Knows torch only; not volumes or models.
 
 Coordinates are continuous pixel coordinates: pixel i covers [i, i + 1), its centre is i + 0.5; x to the
 right, y down.
@@ -21,11 +21,14 @@ Align = Literal["center", "top_left", "stretch"]
 
 
 @dataclass(frozen=True)
-class Frame:
+class Letterbox:
     """An axis-aligned affine from original pixels to model pixels: ``model = original * scale + offset``.
 
-    original: (height, width) of the slice; model: (height, width) of the model's input, in pixels.
-    scale, offset: (y, x).
+    Attributes:
+        original: (height, width) of the slice, in pixels.
+        model: (height, width) of the model's input, in pixels.
+        scale: (y, x), model pixels per original pixel.
+        offset: (y, x), in model pixels.
     """
 
     original: tuple[int, int]
@@ -34,11 +37,14 @@ class Frame:
     offset: tuple[float, float]
 
     @classmethod
-    def fit(cls, original: tuple[int, int], model: tuple[int, int], align: Align) -> Frame:
-        """The frame that shows the whole slice.
+    def fit(cls, original: tuple[int, int], model: tuple[int, int], align: Align) -> Letterbox:
+        """Fit the whole slice into the model's input.
 
-        ``center`` and ``top_left`` keep the aspect ratio and pad with zeros (on all sides, or at the bottom
-        right); ``stretch`` fills.
+        Args:
+            original: (height, width) of the slice.
+            model: (height, width) of the model's input.
+            align: ``center`` and ``top_left`` keep the aspect ratio and pad with zeros, on all sides or at
+                the bottom right; ``stretch`` fills the input.
         """
         ratio = (model[0] / original[0], model[1] / original[1])
         if align == "stretch":
@@ -50,10 +56,7 @@ class Frame:
         return cls(original, model, (scale, scale), offset)
 
     def to_model(self, images: Tensor) -> Tensor:
-        """Slices [N, C, H, W] -> [N, C, h, w].
-
-        Antialiased bilinear where the slice is, exact zeros in the padding.
-        """
+        """Resize slices [N, C, H, W] to [N, C, h, w]: antialiased bilinear, exact zeros in the padding."""
         inside_h = max(1, round(self.original[0] * self.scale[0]))
         inside_w = max(1, round(self.original[1] * self.scale[1]))
         resized = images
@@ -66,20 +69,33 @@ class Frame:
         return F.pad(resized, (left, right, top, bottom))
 
     def valid(self, device: torch.device | str = "cpu") -> Tensor:
-        """Mask [h, w], true where the model's input shows the slice and not padding."""
+        """Mark where the model's input shows the slice and not padding: bool [h, w]."""
         return self.to_model(torch.ones(1, 1, *self.original, device=device))[0, 0] > 0
 
     def to_original(self, maps: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-        """Maps [P, h', w'] over the whole model square, on any grid -> [P, H, W] at the centres of the
-        original pixels.
+        """Sample maps at the centres of the original pixels.
+
+        Args:
+            maps: [P, h', w'] over the whole model square, on any grid.
+            mode: how to interpolate.
+
+        Returns:
+            [P, H, W].
         """
         ys = self._grid_coordinates(self.original[0], self.scale[0], self.offset[0], self.model[0], maps)
         xs = self._grid_coordinates(self.original[1], self.scale[1], self.offset[1], self.model[1], maps)
         return _look_up(maps, ys, xs, mode)
 
-    def resample(self, maps: Tensor, other: Frame, size: tuple[int, int]) -> Tensor:
-        """Maps [P, g, g] on this frame's square -> [P, *size] on the square of another frame of the same
-        slice; 0 in its padding.
+    def resample(self, maps: Tensor, other: Letterbox, size: tuple[int, int]) -> Tensor:
+        """Resample maps from this model's square onto the square of another model that sees the same slice.
+
+        Args:
+            maps: [P, g, g] on this square.
+            other: the other model's letterbox.
+            size: (height, width) of the grid on the other square.
+
+        Returns:
+            [P, *size], 0 in the padding of the other square.
         """
         coordinates, insides = [], []
         for axis in (0, 1):
@@ -93,7 +109,7 @@ class Frame:
         return looked_up * (insides[0][:, None] & insides[1][None, :]).to(maps.dtype)
 
     def points_to_model(self, points: Tensor) -> Tensor:
-        """Points [..., 2] as (x, y) in original pixels -> the same in model pixels."""
+        """Convert points [..., 2] as (x, y) from original pixels to model pixels."""
         scale = points.new_tensor([self.scale[1], self.scale[0]])
         offset = points.new_tensor([self.offset[1], self.offset[0]])
         return points * scale + offset
@@ -104,10 +120,7 @@ class Frame:
 
 
 def _look_up(maps: Tensor, ys: Tensor, xs: Tensor, mode: Literal["bilinear", "nearest"]) -> Tensor:
-    """Sample maps [P, h, w] at the outer product of normalised coordinates (-1..1 over the square).
-
-    Edges are extended.
-    """
+    """Sample maps [P, h, w] at the outer product of coordinates, -1..1 over the square; edges extend."""
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)
     grid = grid[None].expand(maps.shape[0], -1, -1, -1)
     return F.grid_sample(maps[:, None].float(), grid, mode=mode, padding_mode="border", align_corners=False)[
@@ -115,8 +128,8 @@ def _look_up(maps: Tensor, ys: Tensor, xs: Tensor, mode: Literal["bilinear", "ne
     ]
 
 
-def labels_in_frame(labels: Tensor, frame: Frame, size: int) -> Tensor:
-    """Labels [B, H, W] -> [B, size, size] over the model square, nearest neighbour, 0 in the padding."""
+def labels_in_frame(labels: Tensor, frame: Letterbox, size: int) -> Tensor:
+    """Sample labels [B, H, W] as [B, size, size] over the model square: nearest, 0 in the padding."""
     cells = (torch.arange(size, dtype=torch.float32) + 0.5) * (frame.model[0] / size)
     rows = ((cells - frame.offset[0]) / frame.scale[0]).floor().long()
     columns = ((cells - frame.offset[1]) / frame.scale[1]).floor().long()

@@ -1,6 +1,4 @@
-"""What ITK accepts in silence when it reads NIfTI and must not be segmented.
-
-Looked for in the file before ITK reads it.
+"""Refuses NIfTI files that ITK reads in silence and that must not be segmented, before ITK reads them.
 
 ITK 5.4 fills what a truncated file lacks with noise, takes NaN and infinite voxels for 0, a dimension of 0
 for 1 and a spacing below 0 for a mirrored image, and it does not compare the checksum of a gzip stream. Costs
@@ -15,7 +13,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +21,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import DTypeLike
 
-from wordmask.errors import TooLargeError, VolumeError
+from wordmask.data.limits import reason_of, refuse_not_finite, refuse_too_large
+from wordmask.errors import VolumeError
 
 _HEADER_BYTES = 348  # the length of a header is also its first number
 _NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
@@ -44,10 +43,12 @@ class _Layout:
 
 
 def check_nifti(path: Path, max_voxels: int | None = None) -> None:
-    """VolumeError when the file is truncated, damaged, empty, has a spacing of 0 or less, or voxels that are
-    NaN or infinite.
+    """Check the file from the header to the last voxel.
 
-    TooLargeError, before a voxel is read, when the header announces more than ``max_voxels``.
+    Raises:
+        VolumeError: it is truncated, damaged or empty, has a spacing of 0 or less, or voxels that are NaN or
+            infinite.
+        TooLargeError: the header announces more than ``max_voxels``; no voxel was read.
     """
     try:
         with path.open("rb") as raw:
@@ -73,34 +74,8 @@ def check_nifti(path: Path, max_voxels: int | None = None) -> None:
         refuse_not_finite(bad, layout.voxels, path.name)
 
 
-def refuse_too_large(voxels: int, max_voxels: int | None, name: str) -> None:
-    """TooLargeError when an image has more voxels than are taken; None: no limit."""
-    if max_voxels is not None and voxels > max_voxels:
-        raise TooLargeError(
-            f"{name} has {voxels:,} voxels, and at most {max_voxels:,} are taken; crop it or resample it."
-        )
-
-
-def refuse_not_finite(bad: int, voxels: int, name: str) -> NoReturn:
-    """The VolumeError for an image of which ``bad`` of its ``voxels`` are NaN or infinite."""
-    if bad == voxels:
-        raise VolumeError(
-            f"{name} holds no numbers: all of its {bad} voxels are NaN or infinite. Export it again."
-        )
-    raise VolumeError(
-        f"{name} has {bad} of {voxels} voxels that are NaN or infinite; replace them by numbers and try "
-        "again."
-    )
-
-
-def reason_of(error: BaseException) -> str:
-    """Why, without any path: the system's own words, else the library's first line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0].rstrip(".")
-
-
 def _layout(start: bytes, name: str) -> _Layout:
-    """From the first bytes of the file; VolumeError when the header makes no sense."""
+    """Read the layout from the first bytes of the file; VolumeError when the header makes no sense."""
     if start[:4] in _NIFTI_2:
         raise VolumeError(
             f"{name} is in the second version of NIfTI, which ITK and Slicer do not read; save it as NIfTI-1 "
@@ -130,9 +105,10 @@ def _layout(start: bytes, name: str) -> _Layout:
 
 
 def _scan(file: Any, layout: _Layout) -> tuple[int, int]:
-    """(bytes in the uncompressed file, voxels that are NaN or infinite).
+    """Read to the end, because the checksum is compared only there.
 
-    To the end: only there is the checksum compared.
+    Returns:
+        (bytes in the uncompressed file, voxels that are NaN or infinite).
     """
     found, bad = len(file.read(layout.offset)), 0
     while piece := file.read(_PIECE):  # whole pieces but for the last: a voxel never lies in two

@@ -24,28 +24,18 @@ from wordmask.data.image_files import (
     PICTURE_SUFFIXES,
     VOLUME_SUFFIXES,
     Decoded,
-    Modality,
-    check_finite,
+    ImageKind,
     grey_range,
     read_image_file,
     read_picture,
     suffix_of,
 )
+from wordmask.data.limits import check_finite
 from wordmask.data.nifti_check import check_nifti
 from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
 from wordmask.files import replace_file
 
-__all__ = [
-    "MODALITIES",
-    "Geometry",
-    "Modality",
-    "Volume",
-    "read_volume",
-    "write_label_map",
-    "write_scalar_map",
-]
-
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
+IMAGE_KINDS: tuple[ImageKind, ...] = get_args(ImageKind)
 LABEL_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
 
@@ -62,17 +52,21 @@ _SAMPLED_VOXELS = 2**20
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """An image on its grid. The array is read-only: the digest stands for it.
+    """An image on its grid. The array is read-only because the digest stands for it.
 
-    array: [k, j, i] grey values (CT: Hounsfield units), or [1, h, w, 3] uint8 of a picture; name: of the
-    file, not its folder.
-    modality: "unknown" is treated as MR; an ultrasound picture is "US", other pictures are "picture". Raises
-    VolumeError when array and geometry do not fit.
+    Attributes:
+        array: [k, j, i] grey values (CT: Hounsfield units), or [1, h, w, 3] uint8 of a picture.
+        geometry: the grid of the array.
+        modality: "unknown" is treated as MR; an ultrasound picture is "US", any other picture "picture".
+        name: of the file, without its folder.
+
+    Raises:
+        VolumeError: array and geometry do not fit together.
     """
 
     array: NDArray[Any]
     geometry: Geometry
-    modality: Modality = "unknown"
+    modality: ImageKind = "unknown"
     name: str = "volume"
 
     def __post_init__(self) -> None:
@@ -83,7 +77,8 @@ class Volume:
             )
         if self.is_picture and (self.array.dtype != np.uint8 or len(self.array) != 1):
             raise VolumeError(
-                f"{self.name} is no picture: it takes one slice of 8-bit colours, got {self.array.dtype}."
+                f"{self.name} is not a picture: it has {len(self.array)} slices of {self.array.dtype}, and a "
+                "picture is one slice of 8-bit colours."
             )
         view = self.array.view()
         view.flags.writeable = False
@@ -98,10 +93,10 @@ class Volume:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of voxels and geometry, whatever the file format and number type.
+        """SHA-256 (hex) of voxels and geometry, the same for every file format and number type.
 
-        Values count as 32-bit floats, as models see them, and the geometry to a thousandth. Computed once,
-        slice by slice.
+        Values count as 32-bit floats, as models see them, and the geometry to a thousandth. It is computed
+        once, slice by slice.
         """
         geometry = self.geometry
         numbers = (
@@ -114,24 +109,28 @@ class Volume:
 
     @cached_property
     def grey_range(self) -> tuple[float, float]:
-        """The percentiles 0.5 and 99.5 of the whole volume.
-
-        What is shown black and white where grey values have no unit.
-        """
+        """The percentiles 0.5 and 99.5 of the volume: black and white where grey values have no unit."""
         return grey_range(self.array)
 
 
 def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: int | None = None) -> Volume:
     """Read NIfTI, NRRD, MetaImage, a DICOM file, a folder with one DICOM series, PNG, JPEG, TIFF or BMP.
 
-    modality: what the image is, when the caller knows better; else the DICOM tag, else guessed: "CT" if the
-    values look like Hounsfield units, "unknown" otherwise. Raises VolumeError with a sentence that names the
-    file (not its folder) and the reason, RequestError for an unknown modality, TooLargeError when the header
-    announces more than ``max_voxels``, OutOfMemoryError.
+    Args:
+        path: of the file or folder.
+        modality: what the image is, if the caller knows better. None: what the DICOM tag says, else a guess:
+            "CT" if the values look like Hounsfield units, "unknown" otherwise.
+        max_voxels: how many are accepted; None: any number.
+
+    Raises:
+        VolumeError: the image cannot be read; the sentence names the file (not its folder) and the reason.
+        RequestError: the modality is unknown.
+        TooLargeError: the header announces more than ``max_voxels``.
+        OutOfMemoryError: the image does not fit into memory.
     """
     path = Path(path)
-    if modality is not None and modality not in MODALITIES:
-        raise RequestError(f"There is no modality {modality!r}. Modalities: {', '.join(MODALITIES)}.")
+    if modality is not None and modality not in IMAGE_KINDS:
+        raise RequestError(f"There is no modality {modality!r}. Modalities: {', '.join(IMAGE_KINDS)}.")
     name = path.name or path.resolve().name
     try:
         decoded = _read(path, name, max_voxels)
@@ -149,17 +148,15 @@ def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: in
     array = _narrow(decoded.array)
     if modality is not None:
         return _as_modality(array, decoded.geometry, modality, name)
-    guessed: Modality = "CT" if decoded.modality is None and looks_like_ct(array) else "unknown"
+    guessed: ImageKind = "CT" if decoded.modality is None and looks_like_ct(array) else "unknown"
     return Volume(array, decoded.geometry, decoded.modality or guessed, name)
 
 
 def looks_like_ct(array: NDArray[Any]) -> bool:
-    """Whether grey values look like Hounsfield units.
+    """Judge whether grey values are Hounsfield units: some air below -500, much of the rest soft tissue.
 
-    Some air below -500, and much of the rest between fat and contrast medium.
-
-    Judged on about a million voxels at even distances. A CT without any air, or one stored without its offset
-    of -1000, is not recognised; say so with ``modality``.
+    About a million voxels at even distances are looked at. A CT without any air, or one stored without its
+    offset of -1000, is not recognised; ``modality`` of `read_volume` says what it is.
     """
     flat = array.reshape(-1)
     sample = flat[:: max(1, flat.size // _SAMPLED_VOXELS)]
@@ -178,16 +175,19 @@ def write_label_map(
     compress: bool = True,
     dtype: str | None = None,
 ) -> None:
-    """Write labels [k, j, i], whole numbers 0..65535, on exactly the given grid.
+    """Write labels on exactly the given grid. The file appears whole or not at all.
 
-    dtype: numpy's name of a type of whole numbers, for readers that want a certain one; else uint8, or uint16
-    where it takes that.
+    NIfTI keeps 32 bits of each number of the geometry, NRRD and MetaImage 64, PNG only the pixel spacing.
 
-    By suffix: .nii, .nii.gz, .nrrd, .mha, or .png (one slice; keeps only the pixel spacing). NIfTI keeps 32
-    bits of each number of the geometry, the others 64.
+    Args:
+        path: .nii, .nii.gz, .nrrd, .mha, or .png for one slice; the suffix chooses the format.
+        labels: [k, j, i], whole numbers 0..65535.
+        geometry: the grid of the labels.
+        compress: whether to compress the voxels.
+        dtype: numpy's name of a type of whole numbers. None: uint8, or uint16 where values need it.
 
-    The file appears whole or not at all, and a file that was there stays until then. VolumeError when it
-    cannot be written.
+    Raises:
+        VolumeError: the labels cannot be written.
     """
     path = Path(path)
     if labels.dtype.kind not in "iub":
@@ -206,9 +206,16 @@ def write_label_map(
 def write_scalar_map(
     path: str | Path, values: NDArray[Any], geometry: Geometry, *, compress: bool = True
 ) -> None:
-    """Write numbers [k, j, i], such as probabilities, as float32.
+    """Write numbers, such as probabilities, as float32, on exactly the given grid.
 
-    .nii, .nii.gz, .nrrd or .mha, else like `write_label_map`.
+    Args:
+        path: .nii, .nii.gz, .nrrd or .mha; the suffix chooses the format.
+        values: [k, j, i].
+        geometry: the grid of the values.
+        compress: whether to compress the voxels.
+
+    Raises:
+        VolumeError: the values cannot be written.
     """
     path = Path(path)
     if suffix_of(path) == ".png":
@@ -240,10 +247,7 @@ def _read(path: Path, name: str, max_voxels: int | None) -> Decoded:
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """Half or less of the memory for the same values.
-
-    64-bit floats become 32-bit, wide integers 16-bit when they fit.
-    """
+    """Store the same values in less memory: 64-bit floats as 32-bit, wide integers as 16-bit if they fit."""
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
@@ -253,7 +257,7 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _as_modality(array: NDArray[Any], geometry: Geometry, modality: Modality, name: str) -> Volume:
+def _as_modality(array: NDArray[Any], geometry: Geometry, modality: ImageKind, name: str) -> Volume:
     if modality == "picture" and array.ndim == 3:
         if array.dtype != np.uint8 or len(array) != 1:
             raise VolumeError(f"{name} cannot be taken as a picture: that is one slice of 8-bit values.")
@@ -266,10 +270,7 @@ def _as_modality(array: NDArray[Any], geometry: Geometry, modality: Modality, na
 
 
 def _check_written(path: Path) -> None:
-    """VolumeError, RuntimeError when a file is not whole.
-
-    ITK writes half a NIfTI onto a full disk and says nothing.
-    """
+    """Raise VolumeError or RuntimeError if a file is not whole: ITK says nothing when the disk is full."""
     if suffix_of(path) in NIFTI_SUFFIXES:
         check_nifti(path)
     else:

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from wordmask.data.geometry import Plane, slicing_for
-from wordmask.data.slices import to_unit_range, window_named
+from wordmask.data.slices import to_unit_range
 from wordmask.data.volumes import read_volume
+from wordmask.data.windows import find_window
 from wordmask.demo.samples import SampleCase, true_mask
 from wordmask.learning.evaluation.metrics import dice
 from wordmask.pretraining.baselines import FILE
@@ -60,7 +61,7 @@ def _canonical(case: SampleCase) -> tuple[NDArray[np.float32], NDArray[np.intege
     """Grey values [n, h, w] in 0..1 as the model sees them, and the truth on the same slices."""
     volume = read_volume(case.image)
     slicing = slicing_for(volume.geometry, Plane.AXIAL)
-    window = window_named("soft_tissue") if volume.modality == "CT" else None
+    window = find_window("soft_tissue") if volume.modality == "CT" else None
     grey = to_unit_range(volume, slicing.cut(volume.array), window).mean(1)
     truth = case.true_labels()
     return grey, slicing.cut(truth) if not volume.is_picture else truth

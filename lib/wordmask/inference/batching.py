@@ -20,7 +20,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.models.base import PromptFeatures, SliceFeatures, SliceKey
 
 T = TypeVar("T")
@@ -98,11 +98,11 @@ def join_slices(
     return SliceFeatures(tuple(keys), tensors, frames)
 
 
-def _frame(bits: Tensor) -> Frame:
+def _frame(bits: Tensor) -> Letterbox:
     height, width, model_height, model_width, scale_y, scale_x, offset_y, offset_x = bits.view(
         torch.float64
     ).tolist()
-    return Frame(
+    return Letterbox(
         (int(height), int(width)),
         (int(model_height), int(model_width)),
         (scale_y, scale_x),

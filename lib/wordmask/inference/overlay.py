@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from wordmask.data.geometry import Plane, slicing_for
-from wordmask.data.slices import choose_plane, load_windows, to_unit_range
+from wordmask.data.slices import choose_plane, to_unit_range
 from wordmask.data.volumes import Volume, read_volume
+from wordmask.data.windows import load_windows
 from wordmask.errors import RequestError, VolumeError
 from wordmask.files import replace_file
 from wordmask.inference.result import Segmentation, WordStatistics

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wordmask.data.slices import Window
 from wordmask.data.volumes import Volume
+from wordmask.data.windows import Window
 from wordmask.inference import presence
 from wordmask.inference.batching import (
     StoredSlice,
@@ -31,13 +31,13 @@ from wordmask.inference.hints import VoxelHints, check_kinds, place_hints
 from wordmask.inference.memory import with_smaller_batches
 from wordmask.inference.overlaps import Labels, Marks, Tally, WordMarks, binary_entropy, mask_of, resolve
 from wordmask.inference.request import (
-    View,
+    CutVolume,
     as_prompts,
     check_outputs,
     check_prompt_sets,
     check_threshold,
     choose_window,
-    make_view,
+    cut_volume,
     request_warnings,
     word_warnings,
 )
@@ -134,7 +134,7 @@ class VolumeSegmenter:
         limit = check_threshold(threshold, preset)
         maps = check_outputs(keep, capabilities, self.segmenter.name)
         windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in made}
-        view = make_view(volume, plane=plane, slices=slices, skip_air=skip_air)
+        view = cut_volume(volume, plane=plane, slices=slices, skip_air=skip_air)
         check_kinds(hints or VoxelHints(), len(made), capabilities, self.segmenter.name)
         given = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
 
@@ -168,7 +168,7 @@ class VolumeSegmenter:
 
         Known words or not.
         """
-        preset, view = self.segmenter.preset, make_view(volume, plane="auto", slices=None, skip_air=True)
+        preset, view = self.segmenter.preset, cut_volume(volume, plane="auto", slices=None, skip_air=True)
         window = choose_window(prompt, volume, None, preset)
         word = _Word(prompt, *window, self.segmenter.encode_prompts([prompt]), view.shape[0])
         run = _Run(self.segmenter, self.cache, self.chunk, view, preset.threshold, Hints(), frozenset(), 1)
@@ -231,7 +231,7 @@ class _Run:
     segmenter: Segmenter
     cache: FeatureCache
     chunk: int
-    view: View
+    view: CutVolume
     threshold: float
     hints: Hints
     maps: frozenset[str]

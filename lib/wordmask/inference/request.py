@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.data.geometry import Plane, Slicing, slicing_for
-from wordmask.data.slices import Window, body_slices, choose_plane, to_unit_range, window_named
+from wordmask.data.slices import body_slices, choose_plane, to_unit_range
 from wordmask.data.volumes import Volume
+from wordmask.data.windows import Window, find_window
 from wordmask.errors import PromptError, RequestError
 from wordmask.models.base import Capabilities
 from wordmask.models.presets import Preset
@@ -30,7 +31,7 @@ PICTURE_WINDOW = "as is"  # 8-bit pictures
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class CutVolume:
     """A volume cut into slices along one plane.
 
     stack: [n, h, w] (pictures [1, h, w, 3]), in display orientation; looked_at: which slices to compute,
@@ -54,7 +55,7 @@ class View:
         return to_unit_range(self.volume, self.stack[list(indices)], window)
 
 
-def make_view(volume: Volume, *, plane: str, slices: tuple[int, int] | None, skip_air: bool) -> View:
+def cut_volume(volume: Volume, *, plane: str, slices: tuple[int, int] | None, skip_air: bool) -> CutVolume:
     """Cut a volume; RequestError for an unknown plane or a range of slices that it does not have.
 
     slices: first and last index along the slicing plane, both included; skip_air: leave out slices of a CT
@@ -68,7 +69,7 @@ def make_view(volume: Volume, *, plane: str, slices: tuple[int, int] | None, ski
     wanted[first : last + 1] = True
     if skip_air and volume.modality == "CT":
         wanted &= body_slices(volume, slicing)
-    return View(volume, chosen, slicing, stack, tuple(np.flatnonzero(wanted).tolist()))
+    return CutVolume(volume, chosen, slicing, stack, tuple(np.flatnonzero(wanted).tolist()))
 
 
 def check_slices(slices: Sequence[int], count: int) -> tuple[int, int]:
@@ -152,7 +153,7 @@ def choose_window(
     other windows uses its first one instead, unless a window was asked for. RequestError for an unknown
     window, whatever the image is.
     """
-    asked = None if requested is None else window_named(requested)
+    asked = None if requested is None else find_window(requested)
     if volume.modality != "CT":
         return (PICTURE_WINDOW if volume.is_picture else NO_WINDOW), None
     if requested is not None and asked is not None:
@@ -160,10 +161,10 @@ def choose_window(
     name = prompt.window or DEFAULT_WINDOW
     if preset.windows and name not in preset.windows:
         name = preset.windows[0]
-    return name, window_named(name)
+    return name, find_window(name)
 
 
-def request_warnings(volume: Volume, window: str | None, preset: Preset, view: View) -> list[str]:
+def request_warnings(volume: Volume, window: str | None, preset: Preset, view: CutVolume) -> list[str]:
     """Sentences about the request as a whole."""
     found = []
     if window is not None and volume.modality != "CT":

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.data.geometry import slicing_for
-from wordmask.data.slices import choose_plane, to_unit_range, window_named
+from wordmask.data.slices import choose_plane, to_unit_range
 from wordmask.data.volumes import Volume, read_volume
+from wordmask.data.windows import find_window
 from wordmask.errors import VolumeError, WordMaskError
 from wordmask.learning.cases import Case, LabelledVolume
 
@@ -144,7 +145,7 @@ def _picture(pair: ImageCaption, volume: Volume, windows: Sequence[str]) -> NDAr
     name = pair.window or WINDOW
     if windows and name not in windows:
         name = windows[0]
-    window = window_named(name) if volume.modality == "CT" and not volume.is_picture else None
+    window = find_window(name) if volume.modality == "CT" and not volume.is_picture else None
     picture: NDArray[np.float32] = to_unit_range(volume, stack[index : index + 1], window)[0]
     return picture
 
@@ -202,7 +203,7 @@ def _pair(entry: Mapping[str, Any], source: str, path: Path) -> ImageCaption:
         raise VolumeError(f"There is no file {image.name}, which {source} names.")
     window = entry.get("window") or None
     if window is not None:
-        window_named(window)
+        find_window(window)
     group = str(entry.get("group") or entry["image"].strip())
     return ImageCaption(
         image, " ".join(entry["caption"].split()), source, group, _slice(entry.get("slice"), source), window

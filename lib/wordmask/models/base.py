@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.errors import RequestError
 from wordmask.models.presets import Preset
 from wordmask.words.prompts import Prompt
@@ -43,7 +43,7 @@ class SliceFeatures:
 
     keys: tuple[SliceKey, ...]
     tensors: dict[str, Tensor]
-    frames: dict[str, Frame]
+    frames: dict[str, Letterbox]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -110,7 +110,7 @@ class SegmenterOutput:
     """
 
     logits: Tensor
-    frame: Frame
+    frame: Letterbox
     presence: Tensor | None = None
     uncertainty: Tensor | None = None
     attribution: Tensor | None = None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.clip import ClipEncoder
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.sam import preprocess
@@ -71,8 +71,8 @@ class ClipSamSegmenter(Segmenter):
         original = (slices.shape[-2], slices.shape[-1])
         side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
         frames = {
-            "clip": Frame.fit(original, (side, side), "center"),
-            "sam": Frame.fit(original, (sam_side, sam_side), "top_left"),
+            "clip": Letterbox.fit(original, (side, side), "center"),
+            "sam": Letterbox.fit(original, (sam_side, sam_side), "top_left"),
         }
         layer = self.preset.bottleneck.layer
         hidden = self.clip.head(self.clip.normalise(frames["clip"].to_model(slices)), layer)
@@ -80,7 +80,7 @@ class ClipSamSegmenter(Segmenter):
         tensors = {"hidden": hidden, "tokens": tokens, "sam": self.encode_for_sam(slices, frames["sam"])}
         return SliceFeatures(tuple(keys), tensors, frames)
 
-    def encode_for_sam(self, slices: Tensor, frame: Frame) -> Tensor:
+    def encode_for_sam(self, slices: Tensor, frame: Letterbox) -> Tensor:
         """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1.
 
         frame: where its square lies in them.

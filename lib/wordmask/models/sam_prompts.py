@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.sam import decode_prompts
 from wordmask.models.base import Hints, SliceKey
 from wordmask.models.coarse_masks import boxes as boxes_of
@@ -87,7 +87,7 @@ def _staple(masks: Tensor) -> Tensor:
     return torch.from_numpy(sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0))).to(masks)
 
 
-def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Frame) -> SamPrompts | None:
+def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Letterbox) -> SamPrompts | None:
     """What a person marked, for pairs in these slices; None when nothing lies in any of them."""
     if hints is None or not hints.kinds():
         return None
@@ -110,11 +110,11 @@ def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Frame) -> SamPr
     )
 
 
-def _to_sam(points: Tensor, frame: Frame) -> Tensor:
+def _to_sam(points: Tensor, frame: Letterbox) -> Tensor:
     return frame.points_to_model(points.float() + CENTRE) - CENTRE
 
 
-def _whole(frame: Frame, rows: int) -> Tensor:
+def _whole(frame: Letterbox, rows: int) -> Tensor:
     """The slice as a box, for each of so many rows."""
     corners = torch.tensor([[-CENTRE, -CENTRE], [frame.original[1] - CENTRE, frame.original[0] - CENTRE]])
     return _to_sam(corners, frame).flatten().repeat(rows, 1)
@@ -123,7 +123,7 @@ def _whole(frame: Frame, rows: int) -> Tensor:
 def prompts_of_objects(
     objects: Sequence[NDArray[np.bool_]],
     keys: Sequence[int],
-    frame: Frame,
+    frame: Letterbox,
     side: int,
     settings: SamPromptsPreset,
 ) -> SamPrompts:

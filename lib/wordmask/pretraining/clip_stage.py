@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame, labels_in_frame
+from wordmask.data.letterbox import Letterbox, labels_in_frame
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.phantoms.words import WORDS
 from wordmask.pretraining.loop import Schedule, train
@@ -72,7 +72,7 @@ def clip_losses(
 ) -> dict[str, Tensor]:
     """images: [B, 3, H, W] in 0..1; labels: [B, H, W]."""
     clip, size = model.clip, model.clip.image_size
-    frame = Frame.fit((images.shape[-2], images.shape[-1]), (size, size), "center")
+    frame = Letterbox.fit((images.shape[-2], images.shape[-1]), (size, size), "center")
     fractions = word_fractions(labels_in_frame(labels, frame, size), clip.grid).flatten(
         2
     )  # [B, words, patches]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.files import replace_file
 from wordmask.learning.losses import mask_loss
 from wordmask.models.bottleneck import fit_pairs, keyed_noise, normalise_maps
@@ -102,8 +102,8 @@ def prepare_pairs(
     """
     size = clip.clip.image_size
     original = (data.images.shape[-2], data.images.shape[-1])
-    clip_frame = Frame.fit(original, (size, size), "center")
-    sam_frame = Frame.fit(original, (sam_frame_size, sam_frame_size), "top_left")
+    clip_frame = Letterbox.fit(original, (size, size), "center")
+    sam_frame = Letterbox.fit(original, (sam_frame_size, sam_frame_size), "top_left")
     text = F.normalize(clip.clip.encode_text(list(WORDS)), dim=-1)
     hidden, cosines = [], []
     for start in range(0, len(data), ENCODE_BATCH):

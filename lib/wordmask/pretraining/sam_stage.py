@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame, labels_in_frame
+from wordmask.data.letterbox import Letterbox, labels_in_frame
 from wordmask.encoders.sam import decode_prompts, preprocess
 from wordmask.learning.losses import mask_loss
 from wordmask.phantoms.words import LABELS
@@ -86,10 +86,10 @@ def train_sam(model: SamWithHead, data: PhantomSlices, *, steps: int, seed: int,
     train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint)
 
 
-def embed(sam: Sam, images: Tensor) -> tuple[Tensor, Frame]:
+def embed(sam: Sam, images: Tensor) -> tuple[Tensor, Letterbox]:
     """Pictures [B, 3, H, W] in 0..1 -> image embedding [B, C, g, g] and the frame it lies in."""
     size = sam.image_encoder.img_size
-    frame = Frame.fit((images.shape[-2], images.shape[-1]), (size, size), "top_left")
+    frame = Letterbox.fit((images.shape[-2], images.shape[-1]), (size, size), "top_left")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embedding = sam.image_encoder(preprocess(sam, frame.to_model(images), frame.valid()))
     return embedding.float(), frame

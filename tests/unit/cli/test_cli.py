@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wordmask import __version__
 from wordmask.cli import main
 from wordmask.cli.segment import parse_hints, parse_slices
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.demo.client import free_port
 from wordmask.errors import RequestError
 from wordmask.models.base import (
@@ -67,7 +67,7 @@ class BrightSegmenter(Segmenter):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         size = (slices.shape[-2], slices.shape[-1])
         return SliceFeatures(
-            tuple(keys), {"grey": slices.mean(1)}, {"all": Frame(size, size, (1.0, 1.0), (0.0, 0.0))}
+            tuple(keys), {"grey": slices.mean(1)}, {"all": Letterbox(size, size, (1.0, 1.0), (0.0, 0.0))}
         )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from wordmask.data.geometry import Geometry, Plane, slicing_for
-from wordmask.data.slices import Window, body_slices, choose_plane, load_windows, to_unit_range, window_named
+from wordmask.data.slices import body_slices, choose_plane, to_unit_range
 from wordmask.data.volumes import Volume
+from wordmask.data.windows import Window, find_window, load_windows
 from wordmask.errors import RequestError
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -87,13 +88,13 @@ def test_a_window_without_a_width_is_refused(level, width):
 
 def test_the_named_windows_are_those_of_the_workstations():
     assert list(load_windows()) == ["soft_tissue", "lung", "bone", "brain", "mediastinum"]
-    assert window_named("soft_tissue") == Window(level=40, width=400)
-    assert window_named("lung").high < window_named("bone").high
+    assert find_window("soft_tissue") == Window(level=40, width=400)
+    assert find_window("lung").high < find_window("bone").high
     with pytest.raises(
         RequestError,
         match=r"no window 'soft tissue'. Did you mean 'soft_tissue'\? Windows: soft_tissue, lung",
     ):
-        window_named("soft tissue")
+        find_window("soft tissue")
 
 
 def test_every_window_of_the_vocabulary_exists():
@@ -104,7 +105,7 @@ def test_every_window_of_the_vocabulary_exists():
 
 def test_ct_is_seen_through_the_window():
     volume = a_volume(np.array([[[-1000, 40], [240, 140]]], dtype=np.int16), modality="CT")
-    seen = to_unit_range(volume, volume.array, window_named("soft_tissue"))
+    seen = to_unit_range(volume, volume.array, find_window("soft_tissue"))
     assert (seen.shape, seen.dtype, seen.flags.c_contiguous, seen.flags.writeable) == (
         (1, 3, 2, 2),
         np.float32,
@@ -136,7 +137,7 @@ def test_a_volume_that_is_constant_or_nearly_gives_numbers():
 
 
 def test_pictures_are_shown_as_they_are(a_picture):
-    seen = to_unit_range(a_picture, a_picture.array, window_named("bone"))
+    seen = to_unit_range(a_picture, a_picture.array, find_window("bone"))
     np.testing.assert_array_equal(seen, a_picture.array.transpose(0, 3, 1, 2).astype(np.float32) / 255)
     assert (seen.dtype, seen.flags.c_contiguous) == (np.float32, True)
 

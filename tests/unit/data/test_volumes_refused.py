@@ -153,5 +153,5 @@ def test_a_tiff_of_several_pages_is_refused(tmp_path, a_colour_picture):
 def test_a_volume_refuses_an_array_that_does_not_fit_its_grid(grey_values):
     with pytest.raises(VolumeError, match="array of shape"):
         Volume(grey_values, replace(GRID, size=(5, 6, 4)))
-    with pytest.raises(VolumeError, match="no picture"):
+    with pytest.raises(VolumeError, match="not a picture"):
         Volume(np.zeros((4, 5, 6, 3), np.uint8), GRID)

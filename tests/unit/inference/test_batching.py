@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.inference.batching import fixed_batches, join_prompts, join_slices, pair_row, store_slice
 from wordmask.inference.cache import CacheKey, FeatureCache
 from wordmask.models.base import PromptFeatures, SliceFeatures, SliceKey
@@ -70,8 +70,8 @@ def test_pairs_of_one_slice_spread_over_the_rows():
 def some_features(rows: int) -> SliceFeatures:
     keys = tuple(SliceKey("d", "axial", i) for i in range(rows))
     frames = {
-        "clip": Frame.fit((301, 517), (112, 112), "center"),
-        "sam": Frame.fit((301, 517), (160, 160), "top_left"),
+        "clip": Letterbox.fit((301, 517), (112, 112), "center"),
+        "sam": Letterbox.fit((301, 517), (160, 160), "top_left"),
     }
     return SliceFeatures(
         keys, {"hidden": torch.randn(rows, 3, 5), "counts": torch.arange(rows * 2).view(rows, 2)}, frames

@@ -17,7 +17,7 @@ from tests.support.weak_images import WORD, draw_image
 
 from wordmask.errors import VolumeError
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.inference.request import make_view
+from wordmask.inference.request import cut_volume
 from wordmask.learning.cases import Case, Study, studies_in
 from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
@@ -106,7 +106,7 @@ def test_a_slice_lies_in_its_square_as_the_model_will_see_it(tmp_path):
     frame = square_frame((72, 64), 96)
     seen = frame.to_model(
         torch.from_numpy(
-            make_view(image.read(), plane="auto", slices=None, skip_air=True).unit_range([0], None)
+            cut_volume(image.read(), plane="auto", slices=None, skip_air=True).unit_range([0], None)
         )
     )
     kept = tifffile.imread(tmp_path / "raw" / files["images"][0])

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from tests.support.stub_segmenters import random_medclip_samv2
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.data.volumes import read_volume
 from wordmask.demo.samples import load_samples
 from wordmask.encoders.sam import decode_prompts
@@ -44,7 +44,7 @@ def test_a_box_reaches_sam_as_the_pixels_that_it_covers():
     mask = np.zeros((40, 40), bool)
     mask[10:20, 4:8] = True
     objects = [components(part, part.astype(np.float32), most=1) for part in (mask, np.zeros_like(mask))]
-    frame = Frame.fit((80, 80), (160, 160), "top_left")
+    frame = Letterbox.fit((80, 80), (160, 160), "top_left")
     asked = prompts_of_objects(
         objects, [1, 2], frame, 40, ZeroShotPreset(prompts="both", positive=3, negative=2)
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from wordmask.data.letterbox import Frame, labels_in_frame
+from wordmask.data.letterbox import Letterbox, labels_in_frame
 from wordmask.errors import WeightsError
 from wordmask.phantoms.words import LABELS, WORDS
 from wordmask.pretraining import loop
@@ -62,7 +62,7 @@ def test_labels_reach_the_frame_where_the_picture_does():
     labels = torch.zeros(1, 20, 40, dtype=torch.uint8)
     labels[:, 5:15, 10:30] = 2
     for align in ("center", "top_left", "stretch"):
-        frame = Frame.fit((20, 40), (32, 32), align)
+        frame = Letterbox.fit((20, 40), (32, 32), align)
         picture = frame.to_model((labels[:, None] == 2).float())[:, 0] > 0.5
         assert ((labels_in_frame(labels, frame, 32) == 2) == picture).float().mean() > 0.97
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from wordmask.data.slices import load_windows
+from wordmask.data.windows import load_windows
 from wordmask.words.vocabulary import LEFT, RIGHT, Code, load_vocabulary, read_vocabulary, same_text
 
 TEXTS = load_vocabulary().texts()

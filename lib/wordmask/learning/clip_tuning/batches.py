@@ -15,7 +15,7 @@ import torch
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.errors import DiskFullError
 from wordmask.files import replace_file
 from wordmask.learning.captions import ImageCaption, read_pictures
@@ -59,7 +59,7 @@ def stored_pictures(
 
 
 def _in_square(picture: NDArray[np.float32], size: int) -> Bytes:
-    frame = Frame.fit((picture.shape[1], picture.shape[2]), (size, size), "center")
+    frame = Letterbox.fit((picture.shape[1], picture.shape[2]), (size, size), "center")
     square = frame.to_model(torch.from_numpy(picture)[None])[0]
     return (square * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 

@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from wordmask.data.geometry import Slicing, slicing_for
-from wordmask.data.slices import choose_plane, load_windows, to_unit_range
+from wordmask.data.slices import choose_plane, to_unit_range
 from wordmask.data.volumes import Volume
+from wordmask.data.windows import load_windows
 from wordmask.errors import VolumeError
 from wordmask.learning.cases import LabelledVolume, Mask
 from wordmask.words.prompts import Prompt

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from wordmask.data.geometry import Plane
-from wordmask.data.letterbox import Frame
-from wordmask.data.slices import Window
+from wordmask.data.letterbox import Letterbox
+from wordmask.data.windows import Window
 from wordmask.errors import RequestError
 from wordmask.inference import request as planning
 from wordmask.inference.batching import StoredSlice, store_slice
@@ -69,7 +69,7 @@ class _Shown:
     """
 
     case: LabelledVolume
-    view: planning.View
+    view: planning.CutVolume
     window: tuple[str, Window | None]
     masks: Mapping[str, np.ndarray]
     indices: list[int]
@@ -108,7 +108,7 @@ class TrainingPairs:
         recipe: Recipe,
         cache: FeatureCache,
         *,
-        frame_of: Callable[[tuple[int, int]], Frame],
+        frame_of: Callable[[tuple[int, int]], Letterbox],
         replayed: Sequence[Sequence[LabelledVolume]] = (),
         cancel: CancelToken | None = None,
     ) -> None:
@@ -203,7 +203,7 @@ class TrainingPairs:
                 self._add_slice(one, index, views)
 
     def _worth_learning(self, case: LabelledVolume) -> Iterator[_Shown]:
-        view = planning.make_view(case.volume, plane="auto", slices=None, skip_air=True)
+        view = planning.cut_volume(case.volume, plane="auto", slices=None, skip_air=True)
         windows: dict[tuple[str, Window | None], list[str]] = {}
         for word, prompt in case.prompts.items():
             windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.data.geometry import Geometry
-from wordmask.data.volumes import Modality, Volume
+from wordmask.data.image_files import ImageKind
+from wordmask.data.volumes import Volume
 from wordmask.errors import WordMaskError
 from wordmask.learning.cases import Case, LabelledVolume, cases_from_json
 from wordmask.phantoms import GENERATOR_VERSION, SLICE_SIZE
@@ -60,7 +61,7 @@ def phantom_cases(
     for kind, paint in KINDS.items():
         painted, labels = paint(pictures, SLICE_SIZE, random)
         pixels = (painted.permute(0, 2, 3, 1) * 255).round().numpy().astype(np.uint8)
-        modality: Modality = "US" if kind == "ultrasound" else "picture"
+        modality: ImageKind = "US" if kind == "ultrasound" else "picture"
         for number in range(pictures):
             name = f"phantom_{kind}_{number}_{seed}"
             made.append(
@@ -105,7 +106,7 @@ def write_cases(folder: Path, cases: Sequence[Case]) -> None:
 
 
 def _labelled(
-    array: NDArray[Any], labels: NDArray[np.uint8], modality: Modality, name: str, words: Sequence[str]
+    array: NDArray[Any], labels: NDArray[np.uint8], modality: ImageKind, name: str, words: Sequence[str]
 ) -> LabelledVolume:
     """A CT answers for every word; a picture for those that it shows and for those of other pictures."""
     size = (labels.shape[2], labels.shape[1], labels.shape[0])

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.lora import add_lora, has_lora, load_lora_state_dict, lora_layers, lora_state_dict
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.inference.batching import join_slices
@@ -81,7 +81,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         """
         return not self.recipe.fresh_decoder and set(self.words) <= self.model.trained_words
 
-    def target_frame(self, size: tuple[int, int]) -> Frame:
+    def target_frame(self, size: tuple[int, int]) -> Letterbox:
         """See `Trainee.target_frame`."""
         return self.model.logits_frame(size)
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.recipes import Recipe
 from wordmask.models.base import Segmenter
@@ -45,7 +45,7 @@ class Trainee(nn.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def target_frame(self, size: tuple[int, int]) -> Frame:
+    def target_frame(self, size: tuple[int, int]) -> Letterbox:
         """Where the pixels of the logits lie in a slice of (height, width)."""
 
     @abc.abstractmethod

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.inference.request import make_view
+from wordmask.inference.request import cut_volume
 from wordmask.learning.cases import Study
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
@@ -68,7 +68,7 @@ def label_image(
             labels[answer.mask(prompt.word)] = values[prompt.key]
     for word in reversed([word for word in values if word in drawn]):
         labels[drawn[word]] = values[word]
-    view = make_view(volume, plane="auto", slices=None, skip_air=True)
+    view = cut_volume(volume, plane="auto", slices=None, skip_air=True)
     stack = view.slicing.cut(labels)
     np.savez_compressed(file, labels=stack)
     shown = {index: frozenset(np.unique(stack[index]).tolist()) - {0} for index in view.looked_at}

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from wordmask.data.letterbox import labels_in_frame
-from wordmask.inference.request import choose_window, make_view
+from wordmask.inference.request import choose_window, cut_volume
 from wordmask.learning.weak.pseudo_labels import SliceLabels
 from wordmask.models.medclip_samv2_weak.model import square_frame
 from wordmask.models.presets import Preset
@@ -80,7 +80,7 @@ def _squares(
 ) -> Iterator[Square]:
     """The slices of one image, once per window."""
     volume = one.image.read()
-    view = make_view(volume, plane="auto", slices=None, skip_air=True)
+    view = cut_volume(volume, plane="auto", slices=None, skip_air=True)
     labels = torch.from_numpy(one.read())
     frame = square_frame(view.shape[1:], side)
     for _, window in dict(choose_window(prompt, volume, None, preset) for prompt in words).items():

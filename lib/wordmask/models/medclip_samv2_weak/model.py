@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.errors import UntrainedError, WeightsError
 from wordmask.models.base import (
@@ -131,9 +131,9 @@ class MedCLIPSAMv2Weak(Segmenter):
         )
 
 
-def square_frame(size: tuple[int, int], side: int) -> Frame:
+def square_frame(size: tuple[int, int], side: int) -> Letterbox:
     """Where the networks' square lies in a slice of (height, width): in training and in use."""
-    return Frame.fit(size, (side, side), "center")
+    return Letterbox.fit(size, (side, side), "center")
 
 
 def entropy(probability: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from wordmask.data.letterbox import Frame
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
@@ -202,10 +202,10 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             )
         return features
 
-    def logits_frame(self, size: tuple[int, int]) -> Frame:
+    def logits_frame(self, size: tuple[int, int]) -> Letterbox:
         """Where the pixels of the logits, four per cell of SAM's grid, lie in a slice of (height, width)."""
         side = 4 * self.decoder.preset.grid
-        return Frame.fit(size, (side, side), "top_left")
+        return Letterbox.fit(size, (side, side), "top_left")
 
     def judges_presence(self, prompt: Prompt) -> bool:
         """Not for words that were learned from labels.
