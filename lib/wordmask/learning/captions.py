@@ -97,7 +97,7 @@ def captions_of_cases(cases: Iterable[Case], *, slices: int, words: int | None) 
     words: how many things a caption names, the largest first; None: all. VolumeError, LabelError: a case
     cannot be read, or none shows anything.
     """
-    pairs = [pair for case in cases for pair in _captions_of(case.read(), slices, words)]
+    pairs = [pair for case in cases for pair in _write_captions(case.read(), slices, words)]
     if not pairs:
         raise VolumeError(
             "No label map of these cases shows anything, so there is nothing to write captions of."
@@ -150,7 +150,7 @@ def _picture(pair: ImageCaption, volume: Volume, windows: Sequence[str]) -> NDAr
     return picture
 
 
-def _captions_of(case: LabelledVolume, slices: int, words: int | None) -> list[ImageCaption]:
+def _write_captions(case: LabelledVolume, slices: int, words: int | None) -> list[ImageCaption]:
     slicing = slicing_for(case.volume.geometry, choose_plane(case.volume))
     _, height, width = slicing.cut_shape
     shares = {word: slicing.cut(mask).sum((1, 2)) / (height * width) for word, mask in case.masks.items()}
@@ -163,12 +163,12 @@ def _captions_of(case: LabelledVolume, slices: int, words: int | None) -> list[I
         if there:
             shown[index] = there[:words]
     chosen = _spread(list(shown), slices)
-    kind = _kind(case.volume)
+    kind = _name_kind(case.volume)
     origin = case.case
     return [
         ImageCaption(
             origin.image,
-            f"{kind} showing {_listed(shown[index])}",
+            f"{kind} showing {_join_words(shown[index])}",
             f"the case {origin.name}",
             origin.group or origin.name,
             None if case.volume.is_picture else index,
@@ -185,11 +185,11 @@ def _spread(indices: Sequence[int], most: int) -> list[int]:
     return [indices[int((part + 0.5) * len(indices) / most)] for part in range(most)]
 
 
-def _kind(volume: Volume) -> str:
+def _name_kind(volume: Volume) -> str:
     return PICTURES.get(volume.modality, "picture") if volume.is_picture else KINDS[volume.modality]
 
 
-def _listed(words: Sequence[str]) -> str:
+def _join_words(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

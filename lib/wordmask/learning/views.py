@@ -64,7 +64,7 @@ def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: i
     draws = torch.rand(2, generator=torch.Generator().manual_seed(seed))
     if mirror and draws[0] < 0.5:
         image = image.flip(-1)
-        masks = {word: found.flip(-1) for word, found in _exchanged(masks).items()}
+        masks = {word: found.flip(-1) for word, found in _exchange_sides(masks).items()}
     if mirror:
         turns = int(draws[1] * 4)
         image, masks = (
@@ -83,7 +83,7 @@ def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: i
     )
 
 
-def _exchanged(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _exchange_sides(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     sided = {word: opposite_word(word) for word in masks}
     return {word: masks[other or word] for word, other in sided.items() if other is None or other in masks}
 

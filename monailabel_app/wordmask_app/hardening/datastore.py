@@ -122,8 +122,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             labels = before.labels if before else {}
             entry = ImageLabelModel(image=DataModel(info=info, ext=ending), labels=labels)
             with (
-                self._changed(image_id, entry),
-                _staged(self._place(self._datastore.image_path(), name), image_filename),
+                self._track_change(image_id, entry),
+                _stage(self._place(self._datastore.image_path(), name), image_filename),
             ):
                 pass
             if before is not None and before.image.ext != ending:
@@ -139,7 +139,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                     missing_ok=True
                 )
             self._place(self._datastore.image_path(), image_id + entry.image.ext).unlink(missing_ok=True)
-            with self._changed(image_id, None):
+            with self._track_change(image_id, None):
                 pass
 
     def save_label(
@@ -157,7 +157,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             folder = self._datastore.label_path(safe_tag(label_tag))
             before = entry.labels.get(label_tag)
             entry.labels[label_tag] = DataModel(info=info, ext=ending)
-            with self._changed(image_id, entry), _staged(self._place(folder, name), label_filename):
+            with self._track_change(image_id, entry), _stage(self._place(folder, name), label_filename):
                 pass
             if before is not None and before.ext != ending:
                 self._place(folder, image_id + before.ext).unlink(missing_ok=True)
@@ -172,7 +172,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             if label is None:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
             self._place(self._datastore.label_path(label_tag), label_id + label.ext).unlink(missing_ok=True)
-            with self._changed(label_id, entry):
+            with self._track_change(label_id, entry):
                 pass
 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
@@ -183,7 +183,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         with self._held:
             entry = self._entry(image_id)
             entry.image.info.update(_check_info(info))
-            with self._changed(image_id, entry):
+            with self._track_change(image_id, entry):
                 pass
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
@@ -197,7 +197,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
             entry.labels[label_tag].info.update(_check_info(info))
-            with self._changed(label_id, entry):
+            with self._track_change(label_id, entry):
                 pass
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
@@ -219,12 +219,12 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return entry.model_copy(deep=True)
 
     @contextmanager
-    def _changed(self, image_id: str, entry: ImageLabelModel | None) -> Iterator[None]:
+    def _track_change(self, image_id: str, entry: ImageLabelModel | None) -> Iterator[None]:
         """The record with a new entry, or without one; as before when the body or the writing fails."""
         before = self._datastore.objects.get(image_id)
         self._set(image_id, entry)
         try:
-            with self._staged_record():
+            with self._stage_record():
                 yield
         except BaseException:
             self._set(image_id, before)
@@ -237,7 +237,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             self._datastore.objects[image_id] = entry
 
     @contextmanager
-    def _staged_record(self) -> Iterator[None]:
+    def _stage_record(self) -> Iterator[None]:
         """The record is on the disk beside its place while the body runs, and in its place after it.
 
         A full disk shows before.
@@ -253,7 +253,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 "kept."
             ) from None
         record = Path(self._datastore_config_path)
-        with _staged(record, text.encode()):
+        with _stage(record, text.encode()):
             yield
         self._config_ts = record.stat().st_mtime
 
@@ -310,7 +310,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             self._config_ts = changed
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        with self._held, self._staged_record():
+        with self._held, self._stage_record():
             pass
 
     def _on_replaced(self, event: Any) -> None:
@@ -342,7 +342,7 @@ def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _staged(path: Path, content: str | bytes) -> Iterator[None]:
+def _stage(path: Path, content: str | bytes) -> Iterator[None]:
     """Write a file beside its place, and move it there after the body; the old one stays when anything fails.
 
     content: bytes, or the name of the file to copy.

@@ -76,13 +76,15 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         try:
             return self._train(request, datastore)
         except WordMaskError as error:
-            raise self._failed(str(error)) from None
+            raise self._record_failure(str(error)) from None
         except (ProcessRaisedException, ProcessExitedException) as error:
             logger.error("%s", error)  # one of several devices, which may have said why
             told = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
-            raise self._failed(told["message"] if told["state"] == "failed" else UNEXPLAINED) from None
+            raise self._record_failure(
+                told["message"] if told["state"] == "failed" else UNEXPLAINED
+            ) from None
         except BaseException as error:
-            self._failed(UNEXPLAINED)
+            self._record_failure(UNEXPLAINED)
             logger.exception("The training failed (%s)", type(error).__name__)
             raise
         finally:
@@ -142,7 +144,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         try:
             self._run(data, own, problems, self._run_folder() / str(rank), leads=rank == 0)
         except WordMaskError as error:
-            raise self._failed(str(error)) from None
+            raise self._record_failure(str(error)) from None
         torch.distributed.destroy_process_group()
 
     def _run(
@@ -170,7 +172,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
     def _run_folder(self) -> Path:
         return self.store.path / "runs" / str(self._process)
 
-    def _failed(self, message: str) -> SystemExit:
+    def _record_failure(self, message: str) -> SystemExit:
         self._write({"state": "failed", "message": message})
         return SystemExit(message)
 
@@ -226,11 +228,11 @@ def training_state(store: ModelStore) -> dict[str, Any]:
     ):  # it wrote nothing at all
         return {"model": store.path.name, "state": "stopped", "message": STOPPED}
     if state["state"] == "running" and state.get("process") not in alive:
-        return _stopped(state, newest(store))
+        return _describe_stop(state, newest(store))
     return state
 
 
-def _stopped(state: dict[str, Any], number: int) -> dict[str, Any]:
+def _describe_stop(state: dict[str, Any], number: int) -> dict[str, Any]:
     """Of a training that could not write its end; number: of the newest version, which may be its own."""
     if number > state.get("newest", number):
         told = f"Version {number} is published and serves; the training was stopped right after that."

@@ -26,7 +26,7 @@ from wordmask.encoders.configs import ClipConfig
 from wordmask.errors import CancelledError, RequestError, VolumeError
 from wordmask.learning.captions import CaptionList, ImageCaption, read_caption_list
 from wordmask.learning.clip_tuning import run as module
-from wordmask.learning.clip_tuning.batches import epoch_batches, stored_pictures
+from wordmask.learning.clip_tuning.batches import epoch_batches, store_pictures
 from wordmask.learning.clip_tuning.epochs import CHECKPOINT
 from wordmask.learning.clip_tuning.presence_fit import fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
@@ -349,7 +349,7 @@ def test_equal_captions_and_equal_pictures_never_meet_and_batches_are_as_large_a
 
 def test_pictures_are_kept_as_bytes_and_an_image_that_is_broken_leaves_nothing(pairs, tmp_path):
     def store(listed, name):
-        return stored_pictures(tmp_path / name, listed, 32, (), lambda *_: None, CancelToken())
+        return store_pictures(tmp_path / name, listed, 32, (), lambda *_: None, CancelToken())
 
     kept = store(pairs.pairs[:3], "pictures.npy")
     assert isinstance(kept, np.memmap)

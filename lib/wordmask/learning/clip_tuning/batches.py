@@ -24,7 +24,7 @@ from wordmask.progress import CancelToken
 Bytes = NDArray[np.uint8]
 
 
-def stored_pictures(
+def store_pictures(
     path: Path,
     pairs: Sequence[ImageCaption],
     size: int,
@@ -48,7 +48,7 @@ def stored_pictures(
                 for number, picture in enumerate(read_pictures(pairs, windows)):
                     cancel.check()
                     report(number, len(pairs))
-                    file.write(_in_square(picture, size).tobytes())
+                    file.write(_fit_into_square(picture, size).tobytes())
         except OSError as error:
             raise DiskFullError(
                 f"The pictures of this tuning cannot be kept ({error.strerror}); "
@@ -58,7 +58,7 @@ def stored_pictures(
     return pictures
 
 
-def _in_square(picture: NDArray[np.float32], size: int) -> Bytes:
+def _fit_into_square(picture: NDArray[np.float32], size: int) -> Bytes:
     frame = Letterbox.fit((picture.shape[1], picture.shape[2]), (size, size), "center")
     square = frame.to_model(torch.from_numpy(picture)[None])[0]
     return (square * 255).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -43,7 +43,7 @@ def dhn_nce(
             f"The weights of hard negatives must be at least 0, got {beta_image} and {beta_text}."
         )
     scaled = _scaled_cosines(image, text, temperature)
-    return _decoupled(scaled, beta_image) + _decoupled(scaled.T, beta_text)
+    return _decouple(scaled, beta_image) + _decouple(scaled.T, beta_text)
 
 
 def info_nce(image: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -79,7 +79,7 @@ def _scaled_cosines(image: Tensor, text: Tensor, temperature: float) -> Tensor:
         return F.normalize(image, dim=1) @ F.normalize(text, dim=1).T / temperature
 
 
-def _decoupled(scaled: Tensor, beta: float) -> Tensor:
+def _decouple(scaled: Tensor, beta: float) -> Tensor:
     """One direction; scaled: [B, B]. log sum exp(s)
 
     W = log (B - 1) + logsumexp((1 + beta) s) - logsumexp(beta s), over negatives.

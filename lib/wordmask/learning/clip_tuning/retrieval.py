@@ -64,7 +64,7 @@ def retrieval(
     """
     if not len(image):
         raise ValueError("There are no pairs to ask about.")
-    said, shown = _numbered(captions), _numbered(pictures)
+    said, shown = _number_distinct(captions), _number_distinct(pictures)
     found = torch.zeros(2, 2, dtype=torch.float64)  # direction, top 1 or 2
     for number in range(rounds):
         order = torch.randperm(len(image), generator=torch.Generator().manual_seed(SEED + number))
@@ -89,6 +89,6 @@ def _ranks(scores: Tensor, same: Tensor) -> Tensor:
     return ((scores >= right) & ~same).sum(1)
 
 
-def _numbered(things: Sequence[Hashable]) -> Tensor:
+def _number_distinct(things: Sequence[Hashable]) -> Tensor:
     numbers: dict[Hashable, int] = {}
     return torch.tensor([numbers.setdefault(thing, len(numbers)) for thing in things])

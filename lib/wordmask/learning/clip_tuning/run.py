@@ -34,7 +34,7 @@ from wordmask.learning.captions import (
     read_caption_list,
 )
 from wordmask.learning.cases import Study, read_cases
-from wordmask.learning.clip_tuning.batches import Bytes, stored_pictures
+from wordmask.learning.clip_tuning.batches import Bytes, store_pictures
 from wordmask.learning.clip_tuning.epochs import TuningPairs, image_embeddings, tune, unit_pixels
 from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
@@ -177,16 +177,16 @@ class _Tuning:
                 "All pairs are of one group, so none is left to check the result; add others, or force the "
                 "publication."
             )
-        parent = self._parent()
+        parent = self._find_parent()
         start = None if parent is None else self.store.folder(parent)
         captions = [self.pairs[row].caption for row in self.learned]
         served, model = start_clip(self.preset, start, ()), start_clip(self.preset, start, captions)
-        folder = self._folder(start)
-        pictures = stored_pictures(
+        folder = self._make_folder(start)
+        pictures = store_pictures(
             folder / "pictures.npy", self.pairs, model.clip.image_size, self.preset.windows,
             lambda done, total: self.report(TrainingProgress("reading pictures", done, total)), self.cancel,
         )  # fmt: skip
-        said = self._said(model.clip)
+        said = self._tokenize_captions(model.clip)
         before, words_before = self._judge(served.to(self.device), pictures, said)
         model.to(self.device)
         data = TuningPairs(
@@ -194,7 +194,7 @@ class _Tuning:
             self.learned,
             captions,
             [said[r] for r in self.learned],
-            [self._shown[r] for r in self.learned],
+            [self._pictures[r] for r in self.learned],
         )
         epochs = self.asked.recipe.epochs
         tune(
@@ -232,7 +232,7 @@ class _Tuning:
             presence=fit,
         )
 
-    def _parent(self) -> int | None:
+    def _find_parent(self) -> int | None:
         number = find_start(self.store, self.asked.start)
         if number is None:
             return None
@@ -244,7 +244,7 @@ class _Tuning:
             )
         return number
 
-    def _folder(self, start: Path | None) -> Path:
+    def _make_folder(self, start: Path | None) -> Path:
         """Of this preset, start, recipe and these pairs alone.
 
         Nothing can go on from the checkpoint of another training.
@@ -252,13 +252,13 @@ class _Tuning:
         base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
         what = [
             self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
-            self.asked.recipe.model_dump(mode="json"), [_identity(pair) for pair in self.pairs],
+            self.asked.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
         ]  # fmt: skip
         folder = self.runs / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _said(self, clip: ClipEncoder) -> list[tuple[int, ...]]:
+    def _tokenize_captions(self, clip: ClipEncoder) -> list[tuple[int, ...]]:
         """Each caption as the text tower reads it.
 
         Equal ones say the same to it, also where they differ beyond what it reads.
@@ -266,7 +266,7 @@ class _Tuning:
         return [tuple(clip.tokenizer([pair.caption])[0].tolist()) for pair in self.pairs]
 
     @cached_property
-    def _shown(self) -> list[Hashable]:
+    def _pictures(self) -> list[Hashable]:
         return [(str(pair.image), pair.slice) for pair in self.pairs]
 
     def _judge(
@@ -278,15 +278,15 @@ class _Tuning:
         if not self.held:
             return None, None
         self.report(TrainingProgress("measuring"))
-        image = embedded(model.clip, pictures, self.held, self.cancel)
-        text = _texts(model.clip, [self.pairs[row].caption for row in self.held])
+        image = embed_pictures(model.clip, pictures, self.held, self.cancel)
+        text = _embed_texts(model.clip, [self.pairs[row].caption for row in self.held])
         found = retrieval(
-            image, text, [said[row] for row in self.held], [self._shown[row] for row in self.held]
+            image, text, [said[row] for row in self.held], [self._pictures[row] for row in self.held]
         )
         words = self._card_of_preset().words
         if self.preset.presence is None or not words:
             return found, None
-        return found, image[:MOST_FITTED] @ _texts(model.clip, words).T
+        return found, image[:MOST_FITTED] @ _embed_texts(model.clip, words).T
 
     def _card_of_preset(self) -> Card:
         return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
@@ -308,11 +308,13 @@ class _Tuning:
             check = Check(after.top1, before.top1, figures)
 
         def write(folder: Path) -> None:
-            save_bundle(folder, self._changed(model), self._card(model, parent, before, after, fit))
+            save_bundle(
+                folder, self._collect_changes(model), self._make_card(model, parent, before, after, fit)
+            )
 
         return publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
 
-    def _changed(self, model: ClipWithScores) -> dict[str, Tensor]:
+    def _collect_changes(self, model: ClipWithScores) -> dict[str, Tensor]:
         """What differs from the preset's own weights, whatever version this tuning started from."""
         own = start_clip(self.preset, None, ()).state_dict()
         now = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -322,7 +324,7 @@ class _Tuning:
             if value.shape != own[name].shape or not torch.equal(value, own[name])
         }
 
-    def _card(
+    def _make_card(
         self,
         model: ClipWithScores,
         parent: int | None,
@@ -368,7 +370,7 @@ def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequenc
     return model.eval().requires_grad_(False)
 
 
-def embedded(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: CancelToken) -> Tensor:
+def embed_pictures(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: CancelToken) -> Tensor:
     """[N, E], unit length, float32 on the CPU, of pictures [all, 3, S, S] uint8 at ``rows``."""
     parts = []
     with torch.inference_mode():
@@ -379,7 +381,7 @@ def embedded(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: Ca
     return torch.cat(parts)
 
 
-def _texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
+def _embed_texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
     """[N, E], unit length, on the CPU; equal texts have equal rows, to the last bit."""
     distinct = list(dict.fromkeys(texts))
     with torch.inference_mode():
@@ -400,7 +402,7 @@ def _describe_fit(fit: PresenceFit) -> str:
     )
 
 
-def _identity(pair: ImageCaption) -> list[Any]:
+def _identify(pair: ImageCaption) -> list[Any]:
     """Of a pair and its file, so that a changed image is read again."""
     status = pair.image.stat()
     return [

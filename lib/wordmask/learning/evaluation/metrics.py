@@ -51,7 +51,7 @@ def dice(prediction: Mask, truth: Mask) -> float:
 
     ValueError when the shapes differ.
     """
-    pair = _cropped(prediction, truth)
+    pair = _crop(prediction, truth)
     return nan if pair is None else float(compute_dice(*pair, ignore_empty=False))
 
 
@@ -64,7 +64,7 @@ def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolera
     the shapes differ.
     """
     counts = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
-    pair = _cropped(prediction, truth)
+    pair = _crop(prediction, truth)
     if pair is None:
         return Agreement(nan, nan, nan, *counts)
     if not all(counts):
@@ -83,7 +83,7 @@ def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolera
     return Agreement(float(compute_dice(*pair)), float(compute_iou(*pair)), float(nsd), *counts)
 
 
-def _cropped(prediction: Mask, truth: Mask) -> tuple[Tensor, Tensor] | None:
+def _crop(prediction: Mask, truth: Mask) -> tuple[Tensor, Tensor] | None:
     """Both as [1, 1, ...], cut to the box that holds every voxel of either, which changes no metric.
 
     None when there is none.

@@ -108,8 +108,8 @@ def table_text(asked: ProtocolRequest, results: Sequence[RunResult]) -> str:
     lines = [f"# {protocol.title}", "", f"{protocol.source}. {protocol.description}", ""]
     lines += [
         (
-            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}{_changed(asked)}. "
-            "All numbers in percent."
+            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}"
+            f"{_describe_changes(asked)}. All numbers in percent."
         ),
         "",
     ]
@@ -147,7 +147,7 @@ def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: T
         json.dumps([asked.model, asked.preset, asked.cases, run.model_dump(), recipe.model_dump(mode="json")])
     )
     published: dict[Metric, float | None] = {metric: getattr(run.published, metric) for metric in METRICS}
-    if (kept := _kept(folder / RESULT, settings)) is not None:
+    if (kept := _read_kept(folder / RESULT, settings)) is not None:
         return RunResult(
             **{**kept, "published": published, "scores": {m: _number(kept["scores"][m]) for m in METRICS}}
         )
@@ -167,7 +167,7 @@ def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: T
             ),
             store,
             run_folder=scratch,
-            report=lambda progress: tell(_told(progress), progress.done, progress.total),
+            report=lambda progress: tell(_describe(progress), progress.done, progress.total),
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -201,7 +201,7 @@ def _result(
     return RunResult(run.label, trained_on, evaluation.judged, len(evaluation.failed), scores, published)
 
 
-def _kept(path: Path, settings: Any) -> dict[str, Any] | None:
+def _read_kept(path: Path, settings: Any) -> dict[str, Any] | None:
     """The result of a run that was finished with the same settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -210,12 +210,12 @@ def _kept(path: Path, settings: Any) -> dict[str, Any] | None:
         return None
 
 
-def _changed(asked: ProtocolRequest) -> str:
+def _describe_changes(asked: ProtocolRequest) -> str:
     changes = dict(asked.changes or {}) | ({"cases": asked.cases} if asked.cases else {})
     return "" if not changes else " with " + ", ".join(f"{name}={value}" for name, value in changes.items())
 
 
-def _told(progress: TrainingProgress) -> str:
+def _describe(progress: TrainingProgress) -> str:
     return progress.stage if progress.dice is None else f"{progress.stage}, Dice {progress.dice:.3f}"
 
 

@@ -204,7 +204,7 @@ class _Watch:
         self._began = time.monotonic()
 
     def __call__(self, engine: Engine) -> None:
-        if self.ranks.told(lambda: self._look(engine)):
+        if self.ranks.broadcast_from_leader(lambda: self._look(engine)):
             engine.terminate()
 
     def _look(self, engine: Engine) -> bool:

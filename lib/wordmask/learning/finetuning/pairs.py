@@ -301,10 +301,12 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         picks = torch.randint(
             max(1, len(self.data.absent)), (self._negatives(),), generator=generator
         ).tolist()
-        chosen = self.data.present + [self.data.absent[pick] for pick in picks] + self._repeated(generator)
+        chosen = (
+            self.data.present + [self.data.absent[pick] for pick in picks] + self._choose_repeated(generator)
+        )
         return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
 
-    def _repeated(self, generator: torch.Generator) -> list[int]:
+    def _choose_repeated(self, generator: torch.Generator) -> list[int]:
         sources = [list(words.values()) for words in self.data.replayed if words]
         chosen = []
         for source, word, absence, place in torch.rand(self._repeats(), 4, generator=generator).tolist():

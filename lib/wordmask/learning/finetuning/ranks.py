@@ -52,7 +52,7 @@ class Ranks:
         dist.all_gather(found, tensor)
         return found
 
-    def told(self, make: Callable[[], Value]) -> Value:
+    def broadcast_from_leader(self, make: Callable[[], Value]) -> Value:
         """What the leading rank makes; the others make nothing and wait for it."""
         if self.count == 1:
             return make()

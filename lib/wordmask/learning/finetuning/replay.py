@@ -54,7 +54,7 @@ def phantom_cases(
     random, slices, pictures = Random(seed), max(1, round(CT_SLICES * share)), max(1, round(PICTURES * share))
     hounsfield, labels = ct_slices(slices, SLICE_SIZE, random)
     made = [
-        _labelled(
+        _label_phantom(
             hounsfield.round().numpy().astype(np.int16), labels.numpy(), "CT", f"phantom_ct_{seed}", words
         )
     ]
@@ -65,7 +65,7 @@ def phantom_cases(
         for number in range(pictures):
             name = f"phantom_{kind}_{number}_{seed}"
             made.append(
-                _labelled(
+                _label_phantom(
                     pixels[number : number + 1], labels[number : number + 1].numpy(), modality, name, words
                 )
             )
@@ -105,7 +105,7 @@ def write_cases(folder: Path, cases: Sequence[Case]) -> None:
     (folder / CASES).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
-def _labelled(
+def _label_phantom(
     array: NDArray[Any], labels: NDArray[np.uint8], modality: ImageKind, name: str, words: Sequence[str]
 ) -> LabelledVolume:
     """A CT answers for every word; a picture for those that it shows and for those of other pictures."""

@@ -124,7 +124,7 @@ class _Run:
         start = None if parent is None else self.store.folder(parent)
         self.parent_card, self.start_sha256 = (
             Card() if start is None else read_card(start),
-            self._digest(start),
+            self._digest_start(start),
         )
         earlier = earlier_cases(start, {case.name for case in cases})
         self.cases, again = [*cases, *earlier], {case.name for case in earlier}
@@ -137,12 +137,14 @@ class _Run:
         self.skipped += [*skipped, *more]
         self._check(learned, judges)
         self.words = sorted({word for case in (*learned, *repeated) for word in case.masks})
-        sources = (repeated, self._phantoms(REPEAT_SEED)) if recipe.replay else ()
+        sources = (repeated, self._draw_phantoms(REPEAT_SEED)) if recipe.replay else ()
         device = choose_device(self.asked.device)
         cache = FeatureCache(CACHE_BYTES, self.run_folder / "features")
         serving = self.store.served()
-        held = self._phantoms(CHECK_SEED, CHECK_SHARE)
-        before, self.kept_before = self.ranks.told(lambda: self._scores_of(serving, judges, held, cache))
+        held = self._draw_phantoms(CHECK_SEED, CHECK_SHARE)
+        before, self.kept_before = self.ranks.broadcast_from_leader(
+            lambda: self._measure(serving, judges, held, cache)
+        )
         torch.manual_seed(recipe.seed)
         trainee = self.training.start_trainee(
             self.asked.model, self.asked.preset, start, recipe, self.words
@@ -175,9 +177,9 @@ class _Run:
             self.kept = validate(trainee.ready(), held, cache, self.cancel)
             return self._decide(trainee, parent, serving, before, after, outcome.epochs, learned, judges)
 
-        return self.ranks.told(conclude)
+        return self.ranks.broadcast_from_leader(conclude)
 
-    def _digest(self, start: Path | None) -> str | None:
+    def _digest_start(self, start: Path | None) -> str | None:
         base = load_preset(self.asked.model, self.asked.preset).weights
         folder = start or (None if base is None else bundle_folder(base))
         return None if folder is None else weights_digest(folder)
@@ -216,13 +218,13 @@ class _Run:
                 f"publication without a check.{reason}"
             )
 
-    def _phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
+    def _draw_phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
         """Of the words that the preset's weights know and nobody has labelled yet."""
         base = load_preset(self.asked.model, self.asked.preset).weights
         card = Card() if base is None else read_card(bundle_folder(base))
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
 
-    def _scores_of(
+    def _measure(
         self,
         serving: int | None,
         judges: Sequence[LabelledVolume],
@@ -264,7 +266,9 @@ class _Run:
         check = Check(after.mean, before.mean, figures) if judges else None
 
         def write(folder: Path) -> None:
-            save_bundle(folder, trainee.state(), self._card(trainee, parent, before, after, names, epochs))
+            save_bundle(
+                folder, trainee.state(), self._make_card(trainee, parent, before, after, names, epochs)
+            )
             write_cases(folder, self.cases)
 
         number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
@@ -291,7 +295,7 @@ class _Run:
             start_sha256=self.start_sha256,
         )
 
-    def _card(
+    def _make_card(
         self,
         trainee: Trainee,
         parent: int | None,

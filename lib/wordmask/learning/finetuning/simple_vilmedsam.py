@@ -213,7 +213,7 @@ class SimpleViLMedSAMTrainee(Trainee):
             pairs = torch.tensor([[number, words[row.word]] for number, row in enumerate(own)])
             parts.append(
                 self.model.decoder_inputs(
-                    slices, features, pairs, self._known_priors(own, slices, features, pairs)
+                    slices, features, pairs, self._recall_priors(own, slices, features, pairs)
                 )
             )
         return DecoderInputs.join(parts), [place for places in sizes.values() for place in places]
@@ -225,7 +225,7 @@ class SimpleViLMedSAMTrainee(Trainee):
             slices.tensors["sam"] = self.model.encode_for_sam(pixels, slices.frames["sam"])
         return slices
 
-    def _known_priors(
+    def _recall_priors(
         self, rows: Sequence[PairRow], slices: SliceFeatures, features: PromptFeatures, pairs: Tensor
     ) -> Tensor | None:
         """Of a frozen text tower: computed once per view and word, for fitting a bottleneck costs more than

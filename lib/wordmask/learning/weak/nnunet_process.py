@@ -53,7 +53,7 @@ def run(folder: Path, lines: TextIO) -> None:
     os.environ[WORKERS] = str(
         recipe.workers
     )  # not before: nnU-Net's planner uses as many threads, and 0 are refused
-    trainer = WeakTrainer.planned(
+    trainer = WeakTrainer.from_plan(
         plans,
         dataset,
         recipe,

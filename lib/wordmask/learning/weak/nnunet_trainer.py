@@ -57,7 +57,7 @@ class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
     """
 
     @classmethod
-    def planned(
+    def from_plan(
         cls,
         plans: dict[str, Any],
         dataset: dict[str, Any],

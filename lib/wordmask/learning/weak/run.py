@@ -118,29 +118,29 @@ class _WeakTraining:
     skipped: list[str] = field(default_factory=list)
 
     def run(self, images: Sequence[Study]) -> CaseReport:
-        recipe, words = self.asked.recipe, self._words(images)
+        recipe, words = self.asked.recipe, self._choose_words(images)
         preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.asked.model, self.asked.preset))
         learned, judging = self._split(images)
         self.device = choose_device(self.asked.device)
-        self.teacher_version, weights = self._teacher_weights(preset)
+        self.teacher_version, weights = self._find_teacher_weights(preset)
         teacher = load_segmenter(preset.teacher, preset=preset.name, device=str(self.device), weights=weights)
         self._check_known(teacher, words, learned)
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
             raise RequestError(
-                f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn "
-                f"from.{self._why()}"
+                f"In none of these images is there a mask of {_join_words(words)}, so there is nothing to "
+                f"learn from.{self._explain_skipped()}"
             )
         self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
         network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
-        card = self._card(network, tensors, labelled, words)
+        card = self._make_card(network, tensors, labelled, words)
         save_bundle(self.run_folder / "candidate", tensors, card)
-        return self._decide(teacher, tensors, card, self._judges(judging))
+        return self._decide(teacher, tensors, card, self._read_judges(judging))
 
-    def _teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
+    def _find_teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
         """The version of the teacher that serves in the same app, where it is of this preset.
 
         A tuned CLIP draws the masks, too.
@@ -151,7 +151,7 @@ class _WeakTraining:
             return None, None
         return number, store.folder(number)
 
-    def _words(self, images: Sequence[Study]) -> list[Prompt]:
+    def _choose_words(self, images: Sequence[Study]) -> list[Prompt]:
         """What to learn: as asked, else the words of the labels."""
         labelled = {word for image in images if image.case for word in image.case.words}
         words = list(self.asked.words) or (parse_prompts(sorted(labelled)) if labelled else [])
@@ -189,7 +189,7 @@ class _WeakTraining:
         if strange and teacher.preset.unknown_words == "refuse":
             raise RequestError(
                 f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of "
-                f"{_listed(strange)}, which it was not trained "
+                f"{_join_words(strange)}, which it was not trained "
                 f"on; leave that out, label some cases of it, or use a preset with public weights."
             )
 
@@ -233,7 +233,7 @@ class _WeakTraining:
             self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
         )
 
-    def _judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
+    def _read_judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
         """The held-out cases that name a word which was learned, with these words alone."""
         found = []
         for case in cases:
@@ -251,9 +251,9 @@ class _WeakTraining:
         self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]
     ) -> CaseReport:
         """Publish what is better than everything that there was, or what nobody can judge."""
-        rivals = self._rivals(teacher, judges)
+        rivals = self._measure_rivals(teacher, judges)
         rival = max(rivals, key=lambda name: rivals[name].mean)
-        after, before = self._scores(self._loaded(self.run_folder / "candidate"), judges), rivals[rival]
+        after, before = self._measure(self._load(self.run_folder / "candidate"), judges), rivals[rival]
         names = [case.case.name for case in judges]
         figures = (
             f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {rival} on {len(judges)} labelled cases"
@@ -288,24 +288,26 @@ class _WeakTraining:
             skipped=self.skipped,
         )
 
-    def _rivals(self, teacher: Segmenter, judges: Sequence[LabelledVolume]) -> dict[str, ValidationScore]:
+    def _measure_rivals(
+        self, teacher: Segmenter, judges: Sequence[LabelledVolume]
+    ) -> dict[str, ValidationScore]:
         """What has to be beaten, by its name for people."""
-        found = {"the zero-shot masks": self._scores(teacher, judges)}
+        found = {"the zero-shot masks": self._measure(teacher, judges)}
         serving = self.store.served()
         if serving is not None and judges:
-            found[f"version {serving}"] = self._scores(self._loaded(self.store.folder(serving)), judges)
+            found[f"version {serving}"] = self._measure(self._load(self.store.folder(serving)), judges)
         return found
 
-    def _scores(self, segmenter: Segmenter, judges: Sequence[LabelledVolume]) -> ValidationScore:
+    def _measure(self, segmenter: Segmenter, judges: Sequence[LabelledVolume]) -> ValidationScore:
         self._tell("measuring the result")
         return validate(segmenter, judges, cancel=self.cancel)
 
-    def _loaded(self, folder: Path) -> Segmenter:
+    def _load(self, folder: Path) -> Segmenter:
         return load_segmenter(
             self.asked.model, preset=self.asked.preset, device=str(self.device), weights=folder
         )
 
-    def _card(
+    def _make_card(
         self,
         network: NetworkPlan,
         tensors: dict[str, Tensor],
@@ -333,7 +335,7 @@ class _WeakTraining:
             labelled_by_a_person=sorted(one.image.name for one in labelled if one.image.case),
         )
 
-    def _why(self) -> str:
+    def _explain_skipped(self) -> str:
         return f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
 
     def _tell(self, stage: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
@@ -342,5 +344,5 @@ class _WeakTraining:
         )
 
 
-def _listed(words: Sequence[Prompt]) -> str:
+def _join_words(words: Sequence[Prompt]) -> str:
     return ", ".join(repr(prompt.word) for prompt in words)
