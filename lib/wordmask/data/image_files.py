@@ -58,11 +58,13 @@ class Decoded:
         array: [k, j, i], or [1, h, w, 3] uint8 of a picture.
         geometry: the grid of the array.
         modality: None when the file does not say.
+        warnings: sentences about what the file leaves open.
     """
 
     array: NDArray[Any]
     geometry: Geometry
     modality: ImageKind | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def suffix_of(path: Path) -> str:
