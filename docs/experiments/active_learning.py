@@ -20,9 +20,10 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.learning.active.strategies import CaseScore, choose, embed_case, score_case
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import validate
-from wordmask.learning.finetuning.run import TrainingRequest, train_model
-from wordmask.learning.recipes import load_recipe
-from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.learning.recipes import Recipe
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.weights.versions import ModelStore
 
 CANDIDATES = 60  # unlabelled cases, the same for every strategy of one seed
@@ -67,11 +68,11 @@ class Simulation:
 
         All cases teach, none judges: the number of steps is fixed.
         """
-        recipe = load_recipe("quick", seed=self.seed, **CHANGES)
+        recipe = Recipe.load("quick", seed=self.seed, **CHANGES)
         with tempfile.TemporaryDirectory() as folder:
             store = ModelStore(Path(folder) / "store")
-            request = TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True)
-            report = train_model(self.labelled, request, store, run_folder=Path(folder) / "run")
+            request = TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", force=True)
+            report = find_training(MODEL).run(self.labelled, request, store, run_folder=Path(folder) / "run")
             assert report.version is not None
             return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
 

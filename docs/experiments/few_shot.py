@@ -20,10 +20,11 @@ from docs.experiments.results import Results, scores_of
 from docs.experiments.unet import train_unet
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
-from wordmask.learning.finetuning.run import TrainingRequest, train_model
-from wordmask.learning.recipes import load_recipe
+from wordmask.learning.recipes import Recipe
 from wordmask.learning.splitting import split_cases
-from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.weights.versions import ModelStore
 
 MODEL, PRESET = "simple_vilmedsam", "tiny"
@@ -38,12 +39,14 @@ def learn(pool: Pool, count: int, seed: int, **changes: object) -> tuple[Segment
     """The model after a training on ``count`` cases, the processor seconds that it took, and how many cases
     only judged.
     """
-    recipe = load_recipe("few_shot", seed=seed, **changes)
+    recipe = Recipe.load("few_shot", seed=seed, **changes)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         store = ModelStore(Path(folder) / "store")
-        request = TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True)
-        report = train_model(pool.draw(count, seed), request, store, run_folder=Path(folder) / "run")
+        request = TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", force=True)
+        report = find_training(MODEL).run(
+            pool.draw(count, seed), request, store, run_folder=Path(folder) / "run"
+        )
         seconds = time.process_time() - began
         assert report.version is not None
         model = load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
@@ -79,7 +82,7 @@ class Runs:
     def unet(self, count: int, seed: int) -> None:
         """The baseline: the same cases to learn from and to judge by, for as long as ours took."""
         (ours,) = self.results.select(task=self.pool.task.name, cases=count, seed=seed, model="wordmask")
-        recipe = load_recipe("few_shot", seed=seed, **CHANGES)
+        recipe = Recipe.load("few_shot", seed=seed, **CHANGES)
         training, judging = split_cases(self.pool.draw(count, seed), recipe.validation)
         began = time.process_time()
         net, epochs = train_unet(

@@ -19,9 +19,10 @@ from wordmask.demo.samples import load_samples
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import validate
-from wordmask.learning.finetuning.run import TrainingRequest, train_model
-from wordmask.learning.recipes import load_recipe
-from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.learning.recipes import Recipe
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.weights.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
@@ -76,9 +77,12 @@ def old_words() -> list[LabelledVolume]:
 
 def train(store: ModelStore, cases: list[Case], seed: int, replay: float, run_folder: Path) -> Segmenter:
     """Go on from what serves."""
-    recipe = load_recipe("few_shot", seed=seed, replay=replay, **CHANGES)
-    report = train_model(
-        cases, TrainingRequest(MODEL, PRESET, recipe, "cpu", force=True), store, run_folder=run_folder
+    recipe = Recipe.load("few_shot", seed=seed, replay=replay, **CHANGES)
+    report = find_training(MODEL).run(
+        cases,
+        TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", force=True),
+        store,
+        run_folder=run_folder,
     )
     assert report.version is not None
     return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))

@@ -25,13 +25,15 @@ from docs.experiments.results import Results
 from wordmask.demo.samples import load_samples
 from wordmask.learning.captions import CaptionList, read_caption_list
 from wordmask.learning.cases import Case
-from wordmask.learning.clip_tuning.recipe import load_tune_recipe
-from wordmask.learning.clip_tuning.run import MODEL, TuneRequest, tune_clip
+from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.evaluation.validation import validate
-from wordmask.models.base import load_segmenter
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.models.loading import load_segmenter
 from wordmask.phantoms.words import LABELS
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, make_slices
 from wordmask.weights.versions import ModelStore
+
+MODEL = "medclip_samv2"
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 FIRST_SEED, DEVELOPMENT_SEED = (
@@ -80,14 +82,17 @@ def described(labels: np.ndarray) -> str:
 
 def run(loss: str, seed: int, first: int, changes: dict[str, str], results: Results) -> None:
     """One tuning of the weights that ship."""
-    recipe = load_tune_recipe("tiny", **{**CHANGES, **changes, "loss": loss, "seed": seed})
+    recipe = TuneRecipe.load("tiny", **{**CHANGES, **changes, "loss": loss, "seed": seed})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = drawn_pairs(folder, first + seed)
         began = time.process_time()
         store = ModelStore(folder / "store")
-        report = tune_clip(
-            pairs, TuneRequest("tiny", recipe, "cpu", start=0, force=True), store, run_folder=folder / "run"
+        report = find_training(MODEL).run(
+            pairs,
+            TrainingRequest(model=MODEL, preset="tiny", recipe=recipe, device="cpu", start=0, force=True),
+            store,
+            run_folder=folder / "run",
         )
         seconds = round(time.process_time() - began, 1)
         dice = {"before": masks_of(None), "after": masks_of(store.folder(report.version or 1))}

@@ -31,7 +31,8 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.models.presets import Preset, load_preset
+from wordmask.models.presets import Preset
+from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
 

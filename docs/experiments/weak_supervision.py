@@ -23,16 +23,19 @@ import torch
 
 from docs.experiments.results import Results, scores_of
 from wordmask.demo.samples import load_samples
-from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.cases import Case, LabelledVolume, Study
 from wordmask.learning.evaluation.validation import ValidationScore, validate
-from wordmask.learning.weak.pseudo_labels import WeakImage
-from wordmask.learning.weak.recipe import load_weak_recipe
-from wordmask.learning.weak.run import MODEL, WeakRequest, train_weakly
-from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.learning.weak.recipe import WeakRecipe
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import label_values
 from wordmask.weights.versions import ModelStore
+from wordmask.words.prompts import parse_prompts
+
+MODEL = "medclip_samv2_weak"
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 TEACHER, PRESET, SIZE = "medclip_samv2", "tiny", 160
@@ -96,12 +99,17 @@ def learn(
 ) -> tuple[Segmenter, float, int]:
     """The pupil, the minutes that it took, and how many images it learned from."""
     images = [
-        WeakImage(case.name, case.image)
-        for case in draw(task, LEARN, LEARN_SEED + 10_000 * seed, root / "learn")
+        Study(case.name, case.image) for case in draw(task, LEARN, LEARN_SEED + 10_000 * seed, root / "learn")
     ]
     store = ModelStore(root / MODEL)
-    asked = WeakRequest(task.words, PRESET, load_weak_recipe(recipe, seed=seed, **changes), "cpu")
-    report = train_weakly(images, asked, store, run_folder=root / "run")
+    asked = TrainingRequest(
+        model=MODEL,
+        preset=PRESET,
+        recipe=WeakRecipe.load(recipe, seed=seed, **changes),
+        words=tuple(parse_prompts(task.words)),
+        device="cpu",
+    )
+    report = find_training(MODEL).run(images, asked, store, run_folder=root / "run")
     assert report.version is not None
     pupil = load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
     return pupil, round(report.seconds / 60, 1), len(images)

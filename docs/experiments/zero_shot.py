@@ -25,9 +25,11 @@ from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.answers import ask
 from wordmask.learning.evaluation.metrics import dice
 from wordmask.learning.finetuning.replay import phantom_cases
-from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
-from wordmask.models.presets import ZeroShotPreset, load_preset
+from wordmask.models.medclip_samv2.preset import ZeroShotPreset
+from wordmask.models.registry import load_preset
 from wordmask.weights.checkpoint import bundle_folder, read_card
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"

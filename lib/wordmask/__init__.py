@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from wordmask.errors import WordMaskError
     from wordmask.inference.pipeline import VolumeSegmenter
     from wordmask.inference.result import Segmentation, write_labels
-    from wordmask.models.base import load_segmenter
+    from wordmask.models.loading import load_segmenter
     from wordmask.words.prompts import parse_prompts
 
 _HOMES = {
     "Segmentation": "wordmask.inference.result",
     "VolumeSegmenter": "wordmask.inference.pipeline",
     "WordMaskError": "wordmask.errors",
-    "load_segmenter": "wordmask.models.base",
+    "load_segmenter": "wordmask.models.loading",
     "parse_prompts": "wordmask.words.prompts",
     "read_volume": "wordmask.data.volumes",
     "write_labels": "wordmask.inference.result",

@@ -29,16 +29,18 @@ def read_config(*parts: str) -> str:
 
 
 def config_names(*parts: str) -> list[str]:
-    """Names of the YAML files of a configuration folder, without their ending, in alphabetical order.
+    """Names of the YAML files of a configuration folder; see `yaml_names`."""
+    return yaml_names(configs(*parts))
 
-    None when there is no such folder.
+
+def yaml_names(folder: Traversable) -> list[str]:
+    """Names of the YAML files of a folder, without their ending, in alphabetical order.
+
+    Empty when there is no such folder.
     """
-    folder = configs(*parts)
-    return (
-        sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
-        if folder.is_dir()
-        else []
-    )
+    if not folder.is_dir():
+        return []
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
 def suggest(name: object, known: Iterable[str]) -> str:

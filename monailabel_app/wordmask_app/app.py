@@ -38,7 +38,7 @@ from wordmask_app.settings import AppSettings
 from wordmask_app.tasks.infers import WordMaskInfer
 from wordmask_app.tasks.scoring import METHOD, CaseScoring, ScoreWatch
 from wordmask_app.tasks.strategies import CaseChooser, NextCaseStrategy
-from wordmask_app.tasks.trainers import train_task
+from wordmask_app.tasks.trainers import WordMaskTrain, is_trained
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task per configured model that can be trained."""
         return {
-            name: task(name, self.chosen.preset, self.chosen.device, self.runtime.models[name].store)
+            name: WordMaskTrain(name, self.chosen.preset, self.chosen.device, self.runtime.models[name].store)
             for name in self.chosen.models
-            if (task := train_task(name)) is not None
+            if is_trained(name)
         }
 
     def init_strategies(self) -> dict[str, Strategy]:

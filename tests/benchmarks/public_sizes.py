@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from tests.public_files import make_biomed_folder, registered, write_sam
 
-from wordmask.models.base import SliceKey, all_pairs, load_segmenter
+from wordmask.models.base import SliceKey, all_pairs
+from wordmask.models.loading import load_segmenter
 from wordmask.words.prompts import parse_prompts
 
 SLICES = {"vit_b": 2, "vit_h": 1}  # full internal batches of the presets

@@ -38,8 +38,9 @@ from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.inference.request import CutVolume, cut_volume
-from wordmask.models.base import SliceKey, load_segmenter
+from wordmask.models.base import SliceKey
 from wordmask.models.coarse_masks import coarse_masks
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.noise import keyed_noise
 

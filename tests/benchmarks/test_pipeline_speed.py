@@ -18,7 +18,7 @@ import torch
 from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.phantoms.body import ct_volume
 from wordmask.phantoms.painting import Random
 

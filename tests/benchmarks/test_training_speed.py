@@ -22,8 +22,8 @@ from wordmask.learning.cases import Case
 from wordmask.learning.finetuning.engine import run_epochs
 from wordmask.learning.finetuning.pairs import TrainingPairs
 from wordmask.learning.finetuning.simple_vilmedsam import SimpleViLMedSAMTrainee
-from wordmask.learning.recipes import load_recipe
-from wordmask.models.presets import load_preset
+from wordmask.learning.recipes import Recipe
+from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 
 CACHE_BYTES = 4 << 30
@@ -37,7 +37,7 @@ def seconds_per_epoch(cases: list[Case], cache: FeatureCache, *, before: bool) -
 
     before: whether that is done.
     """
-    recipe = load_recipe("few_shot", epochs=EPOCHS, lora_rank=0)
+    recipe = Recipe.load("few_shot", epochs=EPOCHS, lora_rank=0)
     read = [case.read() for case in cases]
     torch.manual_seed(recipe.seed)
     trainee = SimpleViLMedSAMTrainee.start(

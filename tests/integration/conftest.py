@@ -31,8 +31,6 @@ from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
 from wordmask.demo.client import parse_answer
-from wordmask.encoders.clip import ClipConfig
-from wordmask.encoders.sam import SamConfig
 from wordmask.models.base import (
     Hints,
     PromptFeatures,
@@ -42,7 +40,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.models.presets import BottleneckPreset, Preset
+from wordmask.models.presets import Preset
 from wordmask.words.prompts import Prompt
 from wordmask_app.app import WordMaskApp
 from wordmask_app.http import guards, routes
@@ -90,9 +88,6 @@ class BrightnessSegmenter(Segmenter):
                 name="stub",
                 title="Stub",
                 description="marks grey values, not anatomy",
-                clip=ClipConfig(source="tiny"),
-                sam=SamConfig(kind="tiny"),
-                bottleneck=BottleneckPreset(layer=1, beta=0.1, steps=2),
                 slice_batch=4,
                 pair_batch=8,
             )

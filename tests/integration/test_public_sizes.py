@@ -21,7 +21,7 @@ from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
 from wordmask.inference.hints import VoxelHints
 from wordmask.inference.pipeline import VolumeSegmenter, write_labels
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.weights.catalogue import catalogue
 from wordmask.words.prompts import parse_prompts

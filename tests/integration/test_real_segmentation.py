@@ -14,7 +14,7 @@ from tests.support.real_images import COUNT, VOLUMES
 
 from wordmask.data.volumes import read_volume
 from wordmask.inference.pipeline import VolumeSegmenter, write_labels
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 
 pytestmark = pytest.mark.real_data
 

@@ -16,7 +16,13 @@ from typing import Any
 
 from tests.support.servers import REPOSITORY, copy_app, copy_studies
 from WordMaskLib.client.client import WordMaskClient
-from WordMaskLib.server.server_process import LocalServer, find_environment, free_port, server_command, server_variables
+from WordMaskLib.server.server_process import (
+    LocalServer,
+    find_environment,
+    free_port,
+    server_command,
+    server_variables,
+)
 
 MODEL, CT, PICTURE = "simple_vilmedsam", "ct_trunk", "dermoscopy_1"
 PATIENCE = 180.0  # the machine may be busy

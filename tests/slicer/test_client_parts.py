@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from tests.slicer.fault_server import health, job_status, result_body
 from WordMaskLib.client import answers, calls, errors, job_answers
 from WordMaskLib.client.addresses import ServerAddress, repair_address
-from WordMaskLib.client.multipart import FilePart, Form, MultipartError, MultipartParser, TextPart, file_name_in, safe_file_name
+from WordMaskLib.client.multipart import (
+    FilePart,
+    Form,
+    MultipartError,
+    MultipartParser,
+    TextPart,
+    file_name_in,
+    safe_file_name,
+)
 
 # --- addresses -------------------------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,15 @@ import slicer
 from tests.slicer import harness
 from tests.slicer.fault_server import a_closed_port, fault_server, hangs_up, is_a_sentence, says
 from tests.slicer.real_server import CT, REPOSITORY, Running
-from tests.slicer.scenes import add_segmentation, add_volume, affine, box, scene_state, segment_state, slicers_mask
+from tests.slicer.scenes import (
+    add_segmentation,
+    add_volume,
+    affine,
+    box,
+    scene_state,
+    segment_state,
+    slicers_mask,
+)
 from WordMaskLib.__main__ import main
 from WordMaskLib.client import calls, errors
 from WordMaskLib.client.client import WordMaskClient

@@ -11,7 +11,18 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from tests.slicer.scenes import SHAPE, add_bent_transform, add_transform, add_volume, affine, box, labels_of, paint, scene_state, write_file
+from tests.slicer.scenes import (
+    SHAPE,
+    add_bent_transform,
+    add_transform,
+    add_volume,
+    affine,
+    box,
+    labels_of,
+    paint,
+    scene_state,
+    write_file,
+)
 from tests.slicer.views import SliceView
 from WordMaskLib.client.job_answers import WordStatistics
 from WordMaskLib.flows import results_table

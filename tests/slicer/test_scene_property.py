@@ -11,7 +11,17 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.slicer import harness
-from tests.slicer.scenes import BINARY, add_segmentation, add_volume, affine, box, scene_state, segment_state, slicers_mask, write_file
+from tests.slicer.scenes import (
+    BINARY,
+    add_segmentation,
+    add_volume,
+    affine,
+    box,
+    scene_state,
+    segment_state,
+    slicers_mask,
+    write_file,
+)
 from vtk.util.numpy_support import vtk_to_numpy
 from WordMaskLib.client.answers import Code
 from WordMaskLib.scene.segments import SegmentsError, UndoHistory, Word, import_labels, own_segment

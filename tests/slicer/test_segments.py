@@ -28,7 +28,14 @@ from tests.slicer.scenes import (
 )
 from WordMaskLib.client.answers import Code
 from WordMaskLib.scene import segments
-from WordMaskLib.scene.segments import GeometryError, SegmentsError, SliceRange, UndoHistory, Word, import_labels
+from WordMaskLib.scene.segments import (
+    GeometryError,
+    SegmentsError,
+    SliceRange,
+    UndoHistory,
+    Word,
+    import_labels,
+)
 from WordMaskLib.scene.terminology import tag
 
 LIVER = Word("liver", 1, (221, 130, 101), Code("SCT", "10200004", "Liver"))

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from tests.slicer.scenes import SHAPE, add_segmentation, add_transform, add_volume, affine, box, labels_of, scene_state, write_file
+from tests.slicer.scenes import (
+    SHAPE,
+    add_segmentation,
+    add_transform,
+    add_volume,
+    affine,
+    box,
+    labels_of,
+    scene_state,
+    write_file,
+)
 from WordMaskLib.client.answers import Code
 from WordMaskLib.scene import segments
 from WordMaskLib.scene.segments import GeometryError, SegmentsError, Word, import_labels

@@ -10,10 +10,30 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from tests.slicer.person import MemoryStore, click, message, open_panel, press, qt_test, table, until, until_done, write
+from tests.slicer.person import (
+    MemoryStore,
+    click,
+    message,
+    open_panel,
+    press,
+    qt_test,
+    table,
+    until,
+    until_done,
+    write,
+)
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, REPOSITORY, Running
-from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
+from tests.slicer.scenes import (
+    add_segmentation,
+    add_volume,
+    affine,
+    box,
+    paint,
+    scene_state,
+    segment_state,
+    slicers_mask,
+)
 from tests.slicer.views import SliceView
 from WordMaskLib.scene.geometry import to_world
 

@@ -28,9 +28,29 @@ from tests.slicer.fault_server import (
     sends,
     silent,
 )
-from tests.slicer.person import LIVER, MODEL, click, message, open_panel, routes, table, until, until_done, write
+from tests.slicer.person import (
+    LIVER,
+    MODEL,
+    click,
+    message,
+    open_panel,
+    routes,
+    table,
+    until,
+    until_done,
+    write,
+)
 from tests.slicer.person import panels_are_closed as panels_are_closed
-from tests.slicer.scenes import add_segmentation, add_volume, affine, box, labels_of, scene_state, segment_state, write_file
+from tests.slicer.scenes import (
+    add_segmentation,
+    add_volume,
+    affine,
+    box,
+    labels_of,
+    scene_state,
+    segment_state,
+    write_file,
+)
 from WordMaskLib.scene.geometry import to_world
 
 SHAPE = (6, 7, 8)

@@ -27,7 +27,17 @@ from tests.slicer.fault_server import (
 from tests.slicer.person import MODEL, click, message, open_panel, routes, table, until, until_done, write
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, PICTURE, REPOSITORY, Running
-from tests.slicer.scenes import add_segment, add_segmentation, add_volume, affine, box, paint, scene_state, slicers_mask, write_file
+from tests.slicer.scenes import (
+    add_segment,
+    add_segmentation,
+    add_volume,
+    affine,
+    box,
+    paint,
+    scene_state,
+    slicers_mask,
+    write_file,
+)
 
 SHAPE = (6, 7, 8)
 

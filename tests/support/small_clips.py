@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wordmask.encoders.clip import ClipEncoder, TinyClipArchitecture
+from wordmask.encoders.clip import ClipEncoder
+from wordmask.encoders.configs import TinyClipArchitecture
 
 WORDS = ["liver", "left kidney", "a very much longer description of the right kidney"]
 SMALL = TinyClipArchitecture(image_size=32, width=64, layers=4, embed_dim=24, text_width=32, text_heads=2)

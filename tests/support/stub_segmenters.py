@@ -20,8 +20,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
-from wordmask.encoders.clip import ClipConfig, ClipEncoder, TinyClipArchitecture, build_tiny_clip
-from wordmask.encoders.sam import SamConfig, TinySamArchitecture, build_tiny_sam
+from wordmask.encoders.clip import ClipEncoder, build_tiny_clip
+from wordmask.encoders.configs import TinyClipArchitecture, TinySamArchitecture
+from wordmask.encoders.sam import build_tiny_sam
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.models.base import (
     Capabilities,
@@ -36,7 +37,8 @@ from wordmask.models.base import (
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak
 from wordmask.models.medclip_samv2_weak.network import Ensemble, NetworkPlan
-from wordmask.models.presets import BottleneckPreset, PresencePreset, Preset, load_preset
+from wordmask.models.presets import PresencePreset, Preset
+from wordmask.models.registry import load_preset
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
 from wordmask.words.prompts import Prompt
 
@@ -58,9 +60,6 @@ def stub_preset(**changes: Any) -> Preset:
         "name": "tiny",
         "title": "Stub",
         "description": "Marks grey values.",
-        "clip": ClipConfig(source="tiny"),
-        "sam": SamConfig(kind="tiny"),
-        "bottleneck": BottleneckPreset(layer=1, beta=0.1, steps=2),
         "presence": PresencePreset(slice_logit=0.0, volume_logit=0.0),
         "slice_batch": 4,
         "pair_batch": 4,

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from wordmask.learning.cases import Case
-from wordmask.learning.weak.pseudo_labels import WeakImage
+from wordmask.learning.cases import Case, Study
 from wordmask.phantoms.painting import Random
 from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import LABELS
@@ -16,7 +15,7 @@ from wordmask.phantoms.words import LABELS
 WORD = "polyp"
 
 
-def draw_image(folder: Path, seed: int, *, group: str = "", labelled: bool = False) -> WeakImage:
+def draw_image(folder: Path, seed: int, *, group: str = "", labelled: bool = False) -> Study:
     """One picture with a polyp; labelled: with the true mask of it, as a person would submit it."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures, labels = KINDS["endoscopy"](1, 72, Random(seed))
@@ -31,4 +30,4 @@ def draw_image(folder: Path, seed: int, *, group: str = "", labelled: bool = Fal
         sitk.GetImageFromArray((labels[0].numpy()[:, 8:] == LABELS.index(WORD)).astype(np.uint8)), str(label)
     )
     case = Case(name, image, label, {WORD: (1,)}, group) if labelled else None
-    return WeakImage(name, image, group, case)
+    return Study(name, image, group, case)

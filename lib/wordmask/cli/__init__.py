@@ -23,8 +23,6 @@ from wordmask.cli import (
     segment,
     serve,
     train,
-    train_weak,
-    tune_clip,
     versions,
     weights,
     words,
@@ -77,8 +75,6 @@ app.command("serve")(serve.serve)
 app.command("words")(words.words)
 app.add_typer(weights.app, name="weights")
 app.command("train")(train.train)
-app.command("tune-clip")(tune_clip.tune_clip)
-app.command("train-weak")(train_weak.train_weak)
 app.add_typer(versions.models, name="models")
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(protocol.app, name="protocol")

@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from wordmask.cli.consoles import answers, messages, progress_bar
-from wordmask.cli.train import read_cases
 from wordmask.cli.versions import AnApp, AVersion, chosen_version
 from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
@@ -92,6 +91,8 @@ def evaluate(
       wordmask evaluate cases.json --predictions other_tool/ -o other
     """
     require_sound_environment()
+    from wordmask.learning.cases import read_cases
+
     found = read_cases(cases, word)
     with messages().status("Loading"):
         from wordmask.learning.evaluation.run import evaluate as judge
@@ -132,7 +133,7 @@ def _model(
     from wordmask.inference.pipeline import VolumeSegmenter
     from wordmask.inference.request import check_threshold
     from wordmask.learning.evaluation.answers import ask
-    from wordmask.models.base import load_segmenter
+    from wordmask.models.loading import load_segmenter
     from wordmask.words.prompts import parse_prompts
 
     number, folder = chosen_version(app, model, version, preset)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages, progress_bar
 from wordmask.cli.evaluate import STOPPED
-from wordmask.cli.train import setting
+from wordmask.cli.options import read_settings
 from wordmask.environment.packages import require_sound_environment
 
 app = typer.Typer(
@@ -80,7 +80,7 @@ def run(
     from wordmask.learning.evaluation.paper_runs import ProtocolRequest, cells, headings, run_protocol
     from wordmask.learning.evaluation.papers import load_protocol
 
-    changes = dict(setting(text) for text in change or [])
+    changes = read_settings(change)
     asked = ProtocolRequest(
         load_protocol(name), data, model, preset, device, tuple(only or ()), cases, changes
     )

@@ -156,7 +156,7 @@ def segment(
     _check_format(output, volume)
     with messages().status(f"Loading {model}, preset {preset}"):
         from wordmask.inference.pipeline import VolumeSegmenter, write_labels
-        from wordmask.models.base import load_segmenter
+        from wordmask.models.loading import load_segmenter
 
         number, weights = chosen_version(app, model, version, preset)
         loaded = load_segmenter(model, preset=preset, device=device, weights=weights)

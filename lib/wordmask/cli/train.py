@@ -1,4 +1,4 @@
-"""``wordmask train`` and ``wordmask models``: learn from labelled cases, and say which version serves."""
+"""``wordmask train``: a model learns, and the better version is published."""
 
 from __future__ import annotations
 
@@ -13,128 +13,151 @@ from rich.markup import escape
 from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages, progress_bar
+from wordmask.cli.options import Computation, Data, Settings, read_settings
 from wordmask.cli.versions import APP_HELP, store_of
 from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
 
 if TYPE_CHECKING:
-    from wordmask.learning.cases import Case
     from wordmask.learning.training import TrainingProgress, TrainingReport
-
-Data, Computation = "What to learn from", "How to compute"
 
 
 def train(
-    cases: Annotated[
+    data: Annotated[
         Path,
         typer.Argument(
-            metavar="CASES",
-            help='a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/',
+            metavar="DATA",
+            help="labelled cases; for medclip_samv2 also captions; for medclip_samv2_weak a folder of images",
             show_default=False,
         ),
     ],
-    word: Annotated[
-        str | None,
-        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
-    ] = None,
-    app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
-    recipe: Annotated[
-        str, typer.Option(help="few_shot, quick or zero_shot", rich_help_panel=Computation)
-    ] = "few_shot",
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="a number of the recipe, such as epochs=20",
-            rich_help_panel=Computation,
-        ),
-    ] = None,
-    start: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="version to go on from, 0: the preset's own; else the one that serves",
-            rich_help_panel=Data,
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="publish also when the check shows no gain, or without one")
-    ] = False,
     model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
     preset: Annotated[
         str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)
     ] = "tiny",
+    word: Annotated[
+        str | None,
+        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+    ] = None,
+    words: Annotated[
+        str,
+        typer.Option(
+            help='what to learn from unlabelled images, such as "liver, spleen"', rich_help_panel=Data
+        ),
+    ] = "",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="labelled cases among unlabelled images; some are held out", rich_help_panel=Data),
+    ] = None,
+    app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
+    start: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="version to go on from; 0: the preset's own weights; by default the version in use",
+            rich_help_panel=Data,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="few_shot, quick or zero_shot; for medclip_samv2 paper or tiny; for medclip_samv2_weak "
+            "small, paper or smoke",
+            rich_help_panel=Computation,
+        ),
+    ] = None,
+    change: Settings = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder where an interrupted training of medclip_samv2 goes on; by default runs/MODEL",
+            rich_help_panel=Computation,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="publish even if validation shows no improvement or there are no validation cases",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
-    """Learn from labelled cases; a better model is published and serves at once, also in a server that runs.
+    """Train a model; a better version is published and used at once, also by a running server.
 
-    Cases are divided into those that are learned from and those that check the result, and a case keeps its
-    side for good. Nothing is
-    published before the end: stop it when you like.
+    Labelled cases are a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/ and
+    [bold]--word[/]. They are divided into those that are learned from and those that check the result, and a
+    case keeps its side for good. Nothing is published before the end: stop it when you like.
+
+    simple_vilmedsam learns from labelled cases. medclip_samv2 tunes its CLIP on captions: a CSV with the
+    columns image and caption, a JSON list of {"image", "caption"}, or labelled cases, of which captions are
+    written. medclip_samv2_weak learns [bold]--words[/] from a folder of images: medclip_samv2 draws masks of
+    them, and nnU-Net learns from these ([bold]pip install "wordmask\\[nnunet]"[/]).
 
     [bold]Examples[/]
 
       wordmask train cases.json
       wordmask train kvasir/ --word polyp --set epochs=20
+      wordmask train pairs.csv --model medclip_samv2 --preset biomedclip_vit_b
+      wordmask train images/ --model medclip_samv2_weak --words "liver, spleen" --labels cases.json
       wordmask models list
     """
     require_sound_environment()
-    from wordmask.learning.finetuning.run import TrainingRequest, train_model
-    from wordmask.learning.recipes import load_recipe
+    from wordmask.learning.training import TrainingOptions, find_training
 
-    chosen = load_recipe(recipe, **dict(setting(text) for text in change or []))
-    found = read_cases(cases, word)
-    with run_folder() as folder, progress_bar() as show:
-        request = TrainingRequest(model, preset, chosen, device, start, force)
-        report = train_model(
-            found, request, store_of(app, model), run_folder=folder,
-            report=lambda progress: show(described(progress), progress.done, progress.total),
-        )  # fmt: skip
-    print_report(report)
+    training = find_training(model)
+    if labels is not None and not training.takes_labels:
+        raise RequestError(f"The training of {model} has its labels in DATA; leave --labels out.")
+    if run is not None and not training.resumes:
+        raise RequestError(f"An interrupted training of {model} cannot go on; leave --run out.")
+    options = TrainingOptions(
+        recipe=recipe,
+        settings=read_settings(change),
+        words=words,
+        device=device,
+        start=start,
+        force=force,
+    )
+    request = training.make_request(model, preset, options)
+    found = training.read_data(data, request, word=word, labels=labels)
+    kept = (run or Path("runs") / model) if training.resumes else None
+    with _run_folder(kept) as folder, progress_bar() as show:
+        report = training.run(
+            found,
+            request,
+            store_of(app, model),
+            run_folder=folder,
+            report=lambda progress: show(_describe(progress), progress.done, progress.total),
+        )
+    _print_report(report)
 
 
 @contextmanager
-def run_folder() -> Iterator[Path]:
-    """An empty folder for what a training keeps; gone when it ends, however it ends."""
+def _run_folder(kept: Path | None) -> Iterator[Path]:
+    """The folder that is kept, else an empty one that is gone afterwards, however the training ends."""
+    if kept is not None:
+        yield kept
+        return
     with tempfile.TemporaryDirectory(prefix="wordmask-train-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
-def print_report(report: TrainingReport) -> None:
-    """What was left out, the Dice of every word, and what became of it."""
+def _print_report(report: TrainingReport) -> None:
+    """What was left out, the figures before and after, and what became of it."""
     for problem in report.skipped:
         messages().print(f"[yellow]Left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
-    table = Table(title=f"Mean Dice on {len(report.validation_cases)} validation cases", title_justify="left")
-    for heading in ("word", "before", "after"):
-        table.add_column(heading, justify="left" if heading == "word" else "right")
-    for name, score in report.dice.items():
-        table.add_row(escape(name), f"{report.dice_before[name]:.3f}", f"{score:.3f}")
-    if report.dice:
+    if comparison := report.comparison():
+        table = Table(title=comparison.title, title_justify="left")
+        for heading in (comparison.heading, "before", "after"):
+            table.add_column(heading, justify="left" if heading == comparison.heading else "right")
+        for name, before, after in comparison.rows:
+            table.add_row(escape(name), f"{before:.3f}", f"{after:.3f}")
         answers().print(table)
     typer.echo(report.message)
 
 
-def read_cases(path: Path, word: str | None) -> list[Case]:
-    """A JSON list, or a folder in the papers' layout; VolumeError, LabelError, RequestError."""
-    from wordmask.learning.cases import cases_from_folder, cases_from_json
-
-    if not path.is_dir():
-        return cases_from_json(path)
-    if word is None:
-        raise RequestError(f"{path.name} is a folder; say what its label maps show, such as --word polyp.")
-    return cases_from_folder(path, word)
-
-
-def setting(text: str) -> tuple[str, str]:
-    """``"epochs=20"`` -> ("epochs", "20"); RequestError for anything else."""
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise RequestError(f"--set takes NAME=VALUE, such as epochs=20, got {text!r}.")
-    return name.strip(), value.strip()
-
-
-def described(progress: TrainingProgress) -> str:
+def _describe(progress: TrainingProgress) -> str:
     """How far a training is, in a few words."""
-    dice = "" if progress.dice is None else f", Dice {progress.dice:.3f}"
-    return f"{progress.stage}{dice}"
+    if progress.dice is not None:
+        return f"{progress.stage}, Dice {progress.dice:.3f}"
+    return progress.stage if progress.loss is None else f"{progress.stage}, loss {progress.loss:.4f}"

@@ -79,7 +79,7 @@ def store_of(app: Path | None, model: str) -> ModelStore:
 
     RequestError when there is none, UnknownModelError.
     """
-    from wordmask.models.base import segmenter_class
+    from wordmask.models.loading import segmenter_class
     from wordmask.weights.versions import ModelStore
 
     segmenter_class(model)

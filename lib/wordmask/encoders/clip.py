@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,71 +27,10 @@ from wordmask.encoders.clip_sources import (
     load_named_hub,
     load_openai,
 )
+from wordmask.encoders.configs import ClipConfig, TinyClipArchitecture
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.errors import WeightsError
-
-
-class TinyClipArchitecture(BaseModel):
-    """Sizes of the tiny CLIP (docs/tiny.md); about 1.5 M parameters with the defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image_size: PositiveInt = Field(default=112, description="side of the square picture, in pixels")
-    patch_size: PositiveInt = Field(default=8, description="side of a patch, in pixels")
-    width: PositiveInt = Field(default=128, description="channels of the vision transformer")
-    layers: PositiveInt = Field(default=6, description="its blocks")
-    head_width: PositiveInt = Field(default=32, description="channels per attention head")
-    embed_dim: PositiveInt = Field(default=128, description="length of image and text embeddings")
-    text_width: PositiveInt = 96
-    text_layers: PositiveInt = 2
-    text_heads: PositiveInt = 3
-    context_length: int = Field(default=12, ge=3, description="tokens per text, start and end included")
-    no_ln_pre: bool = Field(
-        default=True, description="no LayerNorm before block 0, so that SAM's encoder can start from it"
-    )
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> Self:
-        for whole, part in (
-            ("image_size", "patch_size"),
-            ("width", "head_width"),
-            ("text_width", "text_heads"),
-        ):
-            if getattr(self, whole) % getattr(self, part):
-                raise ValueError(
-                    f"{whole} must be a multiple of {part}, got {getattr(self, whole)} and "
-                    f"{getattr(self, part)}"
-                )
-        return self
-
-
-class ClipConfig(BaseModel):
-    """Which CLIP, and where it comes from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    source: str = Field(
-        pattern=r"^(tiny|(weights|openai|hf-hub|local-dir):.+)$",
-        description=(
-            "tiny | weights:NAME of `wordmask weights` | openai:ViT-B-16 | hf-hub:OWNER/NAME | "
-            "local-dir:FOLDER with its files"
-        ),
-    )
-    architecture: TinyClipArchitecture | None = Field(
-        default=None, description="of tiny only; its defaults when left out"
-    )
-    checkpoint: str | None = Field(
-        default=None, description="of openai only: a weights file instead of a download"
-    )
-
-    @model_validator(mode="after")
-    def _extras_fit_the_source(self) -> Self:
-        if self.architecture is not None and self.source != "tiny":
-            raise ValueError(f"an architecture can be given for source tiny only, not for {self.source!r}")
-        if self.checkpoint is not None and not self.source.startswith("openai:"):
-            raise ValueError(f"a checkpoint can be given for an openai source only, not for {self.source!r}")
-        return self
 
 
 class Tokenizer(Protocol):

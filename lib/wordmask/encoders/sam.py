@@ -1,47 +1,29 @@
-"""SAM's image encoder, prompt encoder and mask decoder, from segment_anything.
-
-built, loaded, and run on batches.
+"""SAM's image encoder, prompt encoder and mask decoder, from segment_anything: built, loaded, run on batches.
 
 Knows: segment_anything, checkpoint files, SAM's own square frame (image at the top left, padding at the
 bottom right), and the name of its weights in the catalogue.
-Does not know: words, volumes, original pixels, presets' folders. The low-rank adaptation lives in `lora` and
-is re-exported here.
+Does not know: words, volumes, original pixels, presets' folders.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from wordmask.encoders.checkpoints import read_tensors
-from wordmask.encoders.lora import add_lora, merge_lora
+from wordmask.encoders.configs import SamConfig, TinySamArchitecture
 from wordmask.errors import WeightsError
 from wordmask.weights.catalogue import weights_path
 
 if TYPE_CHECKING:
     from wordmask.encoders.clip import ClipEncoder
-
-__all__ = [
-    "PIXEL_MEAN",
-    "PIXEL_STD",
-    "SamConfig",
-    "TinySamArchitecture",
-    "add_lora",
-    "build_tiny_sam",
-    "decode_prompts",
-    "load_sam",
-    "merge_lora",
-    "preprocess",
-    "warm_start_from_clip",
-]
 
 PIXEL_MEAN = (
     123.675,
@@ -50,57 +32,6 @@ PIXEL_MEAN = (
 )  # of red, green, blue in 0..255, as every published SAM was trained (methods.md 0.3)
 PIXEL_STD = (58.395, 57.12, 57.375)
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # channels of a token tell the published encoders apart
-
-
-class TinySamArchitecture(BaseModel):
-    """Sizes of the SAM that is small enough to ship; block for block it fits the tiny CLIP's vision tower."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image_size: PositiveInt = Field(default=160, description="pixels along one side of the square input")
-    patch_size: PositiveInt = Field(default=8, description="pixels along one side of a patch")
-    width: PositiveInt = Field(default=128, description="channels of a token")
-    depth: PositiveInt = Field(default=6, description="transformer blocks, all with global attention")
-    heads: PositiveInt = 4
-    mlp_ratio: PositiveInt = 4
-    out_channels: PositiveInt = Field(
-        default=64, description="channels of the image embedding and of the mask decoder"
-    )
-    decoder_mlp: PositiveInt = Field(
-        default=256, description="hidden width of the mask decoder's transformer"
-    )
-    decoder_heads: PositiveInt = 4
-
-    @property
-    def grid(self) -> int:
-        """Cells along one side of the image embedding."""
-        return self.image_size // self.patch_size
-
-
-class SamConfig(BaseModel):
-    """Which SAM a preset stands on; the tiny one's weights come with the preset."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["tiny", "vit_b", "vit_l", "vit_h"]
-    checkpoint: Path | None = Field(
-        default=None, description="weights as published (.pth) or safetensors; None: the catalogue's"
-    )
-    image_size: PositiveInt | None = Field(
-        default=None, multiple_of=16, description="pixels of the frame; None: as trained"
-    )
-    architecture: TinySamArchitecture = Field(
-        default=TinySamArchitecture(), description="sizes of kind tiny only"
-    )
-
-    @model_validator(mode="after")
-    def _tiny_has_one_size(self) -> Self:
-        if self.kind == "tiny" and self.image_size not in (None, self.architecture.image_size):
-            raise ValueError(
-                f"kind tiny has its size in architecture ({self.architecture.image_size}), not "
-                f"{self.image_size}"
-            )
-        return self
 
 
 def build_tiny_sam(architecture: TinySamArchitecture) -> Sam:

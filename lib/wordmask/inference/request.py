@@ -194,12 +194,7 @@ def word_warnings(
     """
     if not known and preset.unknown_words == "refuse":
         sentence = f"The preset {preset.name!r} was not trained on {prompt.word!r}, so nothing was marked; "
-        if preset.teacher:
-            return [
-                sentence
-                + f"it knows {', '.join(sorted(trained))}. Train it on that word, or ask {preset.teacher}."
-            ]
-        return [sentence + "use a preset with public weights, or train it on your own labels."]
+        return [sentence + preset.advise_on_unknown_word(trained)]
     found = []
     entry = load_vocabulary().lookup(prompt.key)
     if entry is None:

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.data.image_files import PICTURE_SUFFIXES, suffix_of
+from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from wordmask.data.volumes import Volume, read_volume
-from wordmask.errors import VolumeError, WordMaskError
+from wordmask.errors import RequestError, VolumeError, WordMaskError
 from wordmask.words.labels import LabelError, LabelTable
 from wordmask.words.prompts import Prompt, parse_prompts
 
@@ -70,6 +70,32 @@ class Case:
             for word, own in self.words.items()
         }
         return LabelledVolume(self, volume, masks)
+
+
+@dataclass(frozen=True)
+class Study:
+    """An image to learn from, labelled or not.
+
+    Attributes:
+        name: of the study, unique among those that are used together.
+        path: of the image.
+        group: as of a `Case`.
+        case: a person's labels of the image; None without any.
+    """
+
+    name: str
+    path: Path
+    group: str = ""
+    case: Case | None = None
+
+    @property
+    def patient(self) -> str:
+        """What is never divided between those that are learned from and those that judge."""
+        return self.group or self.name
+
+    def read(self) -> Volume:
+        """VolumeError: it cannot be read."""
+        return read_volume(self.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,3 +262,45 @@ def _check_same_place(drawn: Volume, volume: Volume, name: str) -> None:
 
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(str(count) for count in reversed(shape))
+
+
+def read_cases(path: Path, word: str | None) -> list[Case]:
+    """A JSON list of cases, or a folder in the papers' layout.
+
+    Args:
+        path: of the list or the folder.
+        word: what the label maps of a folder show.
+
+    Raises:
+        VolumeError, LabelError, RequestError: a file is missing or wrong, or the word is.
+    """
+    if not path.is_dir():
+        return cases_from_json(path)
+    if word is None:
+        raise RequestError(f"{path.name} is a folder; say what its label maps show, such as --word polyp.")
+    return cases_from_folder(path, word)
+
+
+def studies_in(folder: Path) -> list[Study]:
+    """Every image file of a folder, by its name before the ending.
+
+    VolumeError: there is none, or two have one name.
+    """
+    files = (
+        [
+            path
+            for path in sorted(folder.iterdir())
+            if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+        ]
+        if folder.is_dir()
+        else []
+    )
+    if not files:
+        raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
+    images = {path.name.removesuffix(suffix_of(path)): path for path in files}
+    if len(images) < len(files):
+        other = next(path for path in files if path not in images.values())
+        raise VolumeError(
+            f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one."
+        )
+    return [Study(name, path) for name, path in images.items()]

@@ -1,14 +1,13 @@
-"""How a training on labelled cases goes.
+"""Recipes: the numbers of a training, with meaning and limits.
 
-Numbers with meaning and limits; configs/recipes/finetuning/<name>.yaml holds the values.
+configs/recipes/<kind>/<name>.yaml holds the values.
 
 Knows numbers; not models, not data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -24,16 +23,55 @@ from pydantic import (
 from wordmask.errors import RequestError
 from wordmask.resources import config_names, look_up, read_config, suggest
 
-KIND = "finetuning"
-AnyRecipe = TypeVar("AnyRecipe", bound=BaseModel)
 
-
-class Recipe(BaseModel):
-    """Everything about a training but its data."""
+class AnyRecipe(BaseModel):
+    """Base of the recipes of all kinds of training; the values of a kind are in configs/recipes/<kind>."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: ClassVar[str]
+    default: ClassVar[str]
 
     name: str
+
+    @classmethod
+    def default_for(cls, preset: str) -> str:
+        """The recipe that is taken when none is asked for."""
+        return cls.default
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The recipes that ship, in alphabetical order."""
+        return config_names("recipes", cls.kind)
+
+    @classmethod
+    def load(cls, name: str, **changes: Any) -> Self:
+        """A recipe, with some of its numbers changed.
+
+        Raises:
+            RequestError: there is no such recipe or number, or a value cannot be used.
+        """
+        look_up(name, cls.names(), "recipe", RequestError)
+        values = yaml.safe_load(read_config("recipes", cls.kind, f"{name}.yaml"))
+        try:
+            return cls(name=name, **{**values, **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            setting = ".".join(map(str, first["loc"]))
+            owner = (
+                f"The setting {setting!r} of recipe {name!r}"
+                if setting
+                else f"Recipe {name!r} with these settings"
+            )
+            hint = suggest(setting, cls.model_fields) if first["type"] == "extra_forbidden" else ""
+            raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error
+
+
+class Recipe(AnyRecipe):
+    """How a model is fine-tuned on labelled cases: everything about the training but its data."""
+
+    kind = "finetuning"
+    default = "few_shot"
+
     description: str
     epochs: int = Field(ge=1, le=10_000, description="at most; early stopping and minutes may end it before")
     minutes: PositiveFloat | None = Field(
@@ -126,34 +164,3 @@ class Recipe(BaseModel):
         if not (self.ipp and self.bid) and not self.fresh_decoder:
             raise ValueError("a decoder without a part has to be a fresh one; set fresh_decoder=true, too")
         return self
-
-
-def recipe_names(kind: str = KIND) -> list[str]:
-    """The recipes that ship for a kind of training, a folder of configs/recipes."""
-    return config_names("recipes", kind)
-
-
-def load_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe with some of its numbers changed.
-
-    RequestError names the wrong one and the nearest right one.
-    """
-    return read_recipe(Recipe, KIND, name, changes)
-
-
-def read_recipe(recipe: type[AnyRecipe], kind: str, name: str, changes: Mapping[str, Any]) -> AnyRecipe:
-    """Recipe ``name`` of any kind of training, from its folder of configs/recipes; see `load_recipe`."""
-    look_up(name, recipe_names(kind), "recipe", RequestError)
-    values = yaml.safe_load(read_config("recipes", kind, f"{name}.yaml"))
-    try:
-        return recipe(name=name, **{**values, **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"]))
-        owner = (
-            f"The setting {setting!r} of recipe {name!r}"
-            if setting
-            else f"Recipe {name!r} with these settings"
-        )
-        hint = suggest(setting, recipe.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error

@@ -1,33 +1,41 @@
-"""What every training does the same way.
+"""The contract of every training: what it is asked, how it tells how far it is, what it reports.
 
-Where it starts, how it tells how far it is, what it publishes, and what it reports.
-
-Knows the store of versions and cards; not models, not data. Nothing is published before the very end, so a
-training that is killed leaves the model in use untouched.
+A model names its training in its `ModelEntry`; `find_training` finds it. The command line and the server's
+train task know this page only, so that a new kind of training needs no change there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import abc
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
+from typing import Any, ClassVar, Generic, TypeVar
 
 from wordmask.errors import RequestError
+from wordmask.learning.cases import Study
+from wordmask.learning.recipes import AnyRecipe
+from wordmask.models.registry import find_model, model_names
 from wordmask.progress import CancelToken
-from wordmask.weights.card import Card
 from wordmask.weights.versions import ModelStore
+from wordmask.words.prompts import Prompt, parse_prompts
+
+R = TypeVar("R", bound=AnyRecipe)
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
     """How far a training is.
 
-    stage: for people; done, total: of the stage; the rest as soon as it is known.
+    Attributes:
+        stage: what it does now, for people.
+        done: steps of the stage that are behind it.
+        total: steps of the stage.
+        loss: mean of the last epoch, as soon as it is known.
+        dice: on the validation cases, likewise.
+        dice_before: the same of the model in use, likewise.
+        seconds: since the start.
     """
 
     stage: str
@@ -43,122 +51,211 @@ Report = Callable[[TrainingProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What a person may choose: the options of `wordmask train`, and the body of `POST /train/{model}`.
+
+    Attributes:
+        recipe: its name; None: the default of the kind of training.
+        settings: numbers of the recipe that differ, by name.
+        words: what to learn, where the data do not say it.
+        device: ``auto``, ``cpu`` or ``cuda:0``.
+        start: version to go on from, 0 for the preset's own weights; None: the version in use.
+        force: publish even if validation shows no improvement or there is nothing to validate on.
+    """
+
+    recipe: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    words: str | Sequence[str] = ""
+    device: str = "auto"
+    start: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest(Generic[R]):
+    """`TrainingOptions` for one model, read and checked."""
+
+    model: str
+    preset: str
+    recipe: R
+    words: tuple[Prompt, ...] = ()
+    device: str = "auto"
+    start: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures before and after a training: rows of (name, before, after), more is better."""
+
+    title: str
+    heading: str
+    rows: tuple[tuple[str, float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What came of a training on cases.
+    """What came of a training.
 
     Attributes:
         version: its number when it was published.
         parent: the version that it started from; None: the preset's own weights.
         message: for people.
-        mean: Dice on the validation cases; None without any.
-        mean_before: the same of the model in use.
-        dice: word -> mean on the validation cases.
-        dice_before: the same of the model in use.
-        kept: word of the bundled weights -> mean on phantoms that trained nothing; empty for other weights.
-        kept_before: the same of the model in use.
-        start_sha256: of the file of weights that it started from; None when the preset has no trained ones.
+        skipped: a sentence for each part of the data that was left out.
     """
 
     version: int | None
     parent: int | None
     message: str
-    mean: float | None
-    mean_before: float | None
-    dice: dict[str, float]
-    dice_before: dict[str, float]
     epochs: int
     seconds: float
-    training_cases: list[str]
-    validation_cases: list[str]
     skipped: list[str] = field(default_factory=list)
-    kept: dict[str, float] = field(default_factory=dict)
-    kept_before: dict[str, float] = field(default_factory=dict)
-    start_sha256: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
 
+    def comparison(self) -> Comparison | None:
+        """What to show of the figures; None where nothing was measured."""
+        return None
 
-@dataclass(frozen=True)
-class Check:
-    """A result and what it has to beat, on data that was not learned from.
+
+@dataclass(frozen=True, kw_only=True)
+class CaseReport(TrainingReport):
+    """What came of a training that labelled cases judge.
 
     Attributes:
-        after: the measure of the result; more is better.
-        before: the same measure of what there was.
-        description: what was measured, for people.
+        mean: Dice on the validation cases; None without any.
+        mean_before: the same of the model in use.
+        dice: word -> mean on the validation cases.
+        dice_before: the same of the model in use.
+        training_cases: names of the cases that were learned from.
+        validation_cases: names of the cases that judged.
+        kept: word of the bundled weights -> mean on phantoms that trained nothing; empty for other weights.
+        kept_before: the same of the model in use.
+        start_sha256: of the file of weights that it started from; None when the preset has no trained ones.
     """
 
-    after: float
-    before: float
-    description: str
+    mean: float | None
+    mean_before: float | None
+    dice: dict[str, float]
+    dice_before: dict[str, float]
+    training_cases: list[str]
+    validation_cases: list[str]
+    kept: dict[str, float] = field(default_factory=dict)
+    kept_before: dict[str, float] = field(default_factory=dict)
+    start_sha256: str | None = None
+
+    def comparison(self) -> Comparison | None:
+        """Mean Dice of each word."""
+        if not self.dice:
+            return None
+        rows = tuple((word, self.dice_before[word], dice) for word, dice in self.dice.items())
+        return Comparison(f"Mean Dice on {len(self.validation_cases)} validation cases", "word", rows)
 
 
-def find_start(store: ModelStore, start: int | None) -> int | None:
-    """The version that a training goes on from; None: the preset's own weights.
+class Training(abc.ABC, Generic[R]):
+    """One way to train a model; a model's `ModelEntry` names an instance.
 
-    Args:
-        start: its number, 0 for the preset's own weights; None: the version in use.
+    Attributes:
+        description: what it does, for lists.
+        recipe: class of its recipes.
+        takes_words: whether words have to be given.
+        takes_labels: whether the command line may add labels to unlabelled images.
+        takes_start: whether it can go on from a version.
+        resumes: whether an interrupted run goes on in the run folder that it left.
+        uses_devices: whether several processes may train together, each with a device of its own.
+    """
+
+    description: ClassVar[str]
+    recipe: type[R]
+    takes_words: ClassVar[bool] = False
+    takes_labels: ClassVar[bool] = False
+    takes_start: ClassVar[bool] = True
+    resumes: ClassVar[bool] = False
+    uses_devices: ClassVar[bool] = False
+
+    def recipe_names(self, preset: str) -> list[str]:
+        """The recipes that ship, the default for a preset first."""
+        default = self.recipe.default_for(preset)
+        return [default, *(name for name in self.recipe.names() if name != default)]
+
+    def make_request(self, model: str, preset: str, options: TrainingOptions) -> TrainingRequest[R]:
+        """Read what a person chose.
+
+        Raises:
+            RequestError: there is no such recipe or number, or this training cannot use a given option.
+            PromptError: the words cannot be read.
+        """
+        if options.start is not None and not self.takes_start:
+            raise RequestError(f"The training of {model} always starts from scratch; leave start out.")
+        if options.words and not self.takes_words:
+            raise RequestError(f"The training of {model} takes its words from the labels; leave words out.")
+        name = options.recipe or self.recipe.default_for(preset)
+        return TrainingRequest(
+            model=model,
+            preset=preset,
+            recipe=self.recipe.load(name, **options.settings),
+            words=tuple(parse_prompts(options.words)) if options.words else (),
+            device=options.device,
+            start=options.start,
+            force=options.force,
+        )
+
+    @abc.abstractmethod
+    def read_data(
+        self, path: Path, request: TrainingRequest[R], *, word: str | None, labels: Path | None
+    ) -> Any:
+        """What to learn from, as the command line names it.
+
+        Args:
+            path: a file or folder; which, is a matter of the kind of training.
+            word: what the label maps of a folder show.
+            labels: a list of cases whose labels belong to images of the folder.
+
+        Raises:
+            VolumeError, LabelError, RequestError: a file cannot be read, or there is nothing to learn from.
+        """
+
+    @abc.abstractmethod
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[R]) -> Any:
+        """What to learn from among the studies of a server; RequestError: there is nothing."""
+
+    @abc.abstractmethod
+    def run(
+        self,
+        data: Any,
+        request: TrainingRequest[R],
+        store: ModelStore,
+        *,
+        run_folder: Path,
+        report: Report = lambda _: None,
+        cancel: CancelToken | None = None,
+    ) -> TrainingReport:
+        """Learn, and publish in ``store`` what got better.
+
+        Args:
+            data: what `read_data` or `choose_data` returned.
+            run_folder: for what this run keeps; the caller removes it, unless the training resumes.
+            report: called with the progress.
+            cancel: its ``cancel()`` ends the training with CancelledError, and nothing is published.
+
+        Raises:
+            RequestError: there is too little data, or nothing to learn.
+            WeightsError, OutOfMemoryError, DiskFullError, CancelledError: a sentence about what to do.
+        """
+
+
+def find_training(model: str) -> Training[Any]:
+    """How a model is trained.
 
     Raises:
-        RequestError: there is no such version.
+        UnknownModelError: there is no such model.
+        RequestError: it is not trained.
     """
-    if start is None:
-        return store.served()
-    if start and not store.folder(start).is_dir():
-        raise RequestError(f"There is no version {start} of {store.path.name} to go on from.")
-    return start or None
-
-
-def fill_card(
-    *,
-    model: str,
-    preset: str,
-    parent: int | None,
-    recipe: BaseModel,
-    forced: bool,
-    libraries: Iterable[str],
-    **content: Any,
-) -> Card:
-    """The card of a version that is made now.
-
-    Args:
-        libraries: distributions whose version could matter.
-        content: fields of one kind of training.
-    """
-    common = {
-        "model": model,
-        "preset": preset,
-        "parent": parent,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": recipe.model_dump(mode="json"),
-        "forced": forced,
-        "libraries": {name: version(name) for name in libraries},
-    }
-    return Card.model_validate({**common, **content})
-
-
-def publish_if_better(
-    store: ModelStore, check: Check | None, write: Callable[[Path], None], cancel: CancelToken, *, force: bool
-) -> tuple[int | None, str]:
-    """Publish what is better on data that was not learned from, or what is forced.
-
-    Args:
-        check: None where nothing was held out: then only force publishes.
-        write: puts weights and card into the folder that it is given.
-        force: publish whatever the check says.
-
-    Returns:
-        The number of the version, None when nothing was published, and a sentence for people.
-    """
-    number = None
-    if force or (check is not None and check.after > check.before):
-        cancel.check()
-        number = store.publish(write)
-    outcome = (
-        f"Version {number} is published and serves"
-        if number
-        else "Nothing was published, because the training did not help"
-    )
-    return number, f"{outcome}, without a check." if check is None else f"{outcome}: {check.description}."
+    address = find_model(model).training
+    if address is None:
+        names = [name for name in model_names() if find_model(name).training]
+        raise RequestError(f"The model {model!r} cannot be trained; models that can: {', '.join(names)}.")
+    training: Training[Any] = pkgutil.resolve_name(address)
+    return training

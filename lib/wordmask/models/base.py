@@ -1,4 +1,4 @@
-"""The contract that every text-prompted model fulfils, and the registry of models.
+"""The contract that every text-prompted model fulfils.
 
 A model sees 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline
 alone maps what it returns back to original pixels. Row p of an output depends on its own slice and word
@@ -8,26 +8,18 @@ alone, never on the rest of the batch.
 from __future__ import annotations
 
 import abc
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
-from wordmask.errors import RequestError, UnknownModelError
-from wordmask.models.presets import Preset, load_preset
-from wordmask.resources import look_up
+from wordmask.errors import RequestError
+from wordmask.models.presets import Preset
 from wordmask.words.prompts import Prompt
-
-SEGMENTERS = {  # name on the wire -> where it lives; listing the names imports no model
-    "simple_vilmedsam": "wordmask.models.simple_vilmedsam.model:SimpleViLMedSAM",
-    "medclip_samv2": "wordmask.models.medclip_samv2.model:MedCLIPSAMv2",
-    "medclip_samv2_weak": "wordmask.models.medclip_samv2_weak.model:MedCLIPSAMv2Weak",
-}
 
 
 @dataclass(frozen=True)
@@ -147,10 +139,15 @@ class Segmenter(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
-        """Build the model and load its weights; WeightsError with the command to type when they are missing.
+    def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
+        """Build the model and load its weights.
 
-        weights: a folder with a bundle, of a published version, in place of the preset's own.
+        Args:
+            preset: an instance of the model's own preset class.
+            weights: folder with a bundle, of a published version, in place of the preset's own.
+
+        Raises:
+            WeightsError: weights are missing, with the command to type, or damaged.
         """
 
     @property
@@ -190,6 +187,14 @@ class Segmenter(nn.Module, abc.ABC):
                 f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}."
             )
 
+    def with_other_noise(self, offset: int) -> Self | None:
+        """The same weights and features with other random draws; None for a model whose masks draw none.
+
+        Args:
+            offset: added to the preset's seed.
+        """
+        return None
+
     def judges_presence(self, prompt: Prompt) -> bool:
         """Whether `presence` can be relied on for this word.
 
@@ -203,41 +208,3 @@ def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Te
     return torch.cartesian_prod(
         torch.arange(slices, device=device), torch.arange(words, device=device)
     ).reshape(-1, 2)
-
-
-def segmenter_class(name: str) -> type[Segmenter]:
-    """The class of a model; UnknownModelError names the nearest right one."""
-    found: type[Segmenter] = pkgutil.resolve_name(
-        SEGMENTERS[look_up(name, SEGMENTERS, "model", UnknownModelError)]
-    )
-    return found
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` is the first CUDA device when there is one, else the CPU; anything else is taken as it is."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UnknownModelError(
-            f"Device {device!r} was asked for, but this machine has no usable CUDA device; use --device cpu."
-        )
-    return chosen
-
-
-def load_segmenter(
-    name: str, *, preset: str = "tiny", device: str = "auto", weights: Path | None = None
-) -> Segmenter:
-    """A model with its weights, ready for inference: eval mode, no gradients.
-
-    weights: the folder of a published version (`versions.ModelStore.folder`), else the preset's own.
-
-    Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or
-    damaged.
-    """
-    chosen = choose_device(device)  # before weights are read: a misspelt device should not wait for them
-    segmenter = segmenter_class(name).from_preset(load_preset(name, preset), weights)
-    return segmenter.to(chosen).eval().requires_grad_(False)

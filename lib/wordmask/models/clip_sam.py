@@ -8,8 +8,10 @@ reaches SAM's cells by one look-up in their common slice, without 8-bit rounding
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,7 @@ from wordmask.encoders.sam import preprocess
 from wordmask.encoders.tiny_tokenizer import table_for
 from wordmask.models.base import PromptFeatures, Segmenter, SliceFeatures, SliceKey
 from wordmask.models.bottleneck import fit_pairs, keyed_noise
-from wordmask.models.presets import Preset
+from wordmask.models.presets import ClipSamPreset
 from wordmask.models.word_scores import WordScores
 from wordmask.weights.checkpoint import Bundle
 from wordmask.words.prompts import Prompt
@@ -32,8 +34,10 @@ from wordmask.words.prompts import Prompt
 class ClipSamSegmenter(Segmenter):
     """Base of models with a CLIP and a SAM; subclasses draw the mask."""
 
+    preset: ClipSamPreset
+
     def __init__(
-        self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
+        self, preset: ClipSamPreset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
     ) -> None:
         """trained_words: what the weights were trained on; empty: not limited."""
         super().__init__(preset)
@@ -126,6 +130,14 @@ class ClipSamSegmenter(Segmenter):
             replicas=settings.replicas,
             noise=keyed_noise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
         )
+
+    def with_other_noise(self, offset: int) -> Self | None:
+        """As `Segmenter`: the bottleneck's noise is what is random."""
+        bottleneck = self.preset.bottleneck
+        reseeded = bottleneck.model_copy(update={"seed": bottleneck.seed + offset})
+        other = copy.copy(self)
+        other.preset = self.preset.model_copy(update={"bottleneck": reseeded})
+        return other
 
     def _knows(self, prompt: Prompt) -> bool:
         trained = not self.trained_words or prompt.key in self.trained_words

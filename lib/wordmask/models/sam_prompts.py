@@ -23,7 +23,7 @@ from wordmask.encoders.sam import decode_prompts
 from wordmask.models.base import Hints, SliceKey
 from wordmask.models.coarse_masks import boxes as boxes_of
 from wordmask.models.coarse_masks import points as points_of
-from wordmask.models.presets import ZeroShotPreset
+from wordmask.models.presets import SamPromptsPreset
 
 NOTHING = -20.0  # logit where no object was found
 NO_POINT = -1  # SAM's label of a row that fills up
@@ -43,7 +43,7 @@ class SamPrompts:
     boxes: Tensor | None
     points: tuple[Tensor, Tensor] | None
 
-    def draw(self, sam: Sam, embeddings: Tensor, settings: ZeroShotPreset) -> Tensor:
+    def draw(self, sam: Sam, embeddings: Tensor, settings: SamPromptsPreset) -> Tensor:
         """Logits [P, 4g, 4g]; `NOTHING` for pairs without a prompt. embeddings: [P, C, g, g]."""
         device = embeddings.device
         masks, scores = decode_prompts(
@@ -55,7 +55,7 @@ class SamPrompts:
         return torch.where(self.given.to(device)[:, None, None], fuse(masks, scores, settings), NOTHING)
 
 
-def fuse(masks: Tensor, scores: Tensor, settings: ZeroShotPreset) -> Tensor:
+def fuse(masks: Tensor, scores: Tensor, settings: SamPromptsPreset) -> Tensor:
     """SAM's masks [P, M, h, w], logits, as one, [P, h, w]. scores: [P, M], predicted IoU.
 
     mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1),
@@ -125,7 +125,7 @@ def prompts_of_objects(
     keys: Sequence[int],
     frame: Letterbox,
     side: int,
-    settings: ZeroShotPreset,
+    settings: SamPromptsPreset,
 ) -> SamPrompts:
     """Boxes around, points in, or both, of one object per pair or none.
 

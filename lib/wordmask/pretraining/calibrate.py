@@ -22,7 +22,8 @@ from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.evaluation.metrics import dice
-from wordmask.models.base import Segmenter, load_segmenter
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.models.presets import PresencePreset
 from wordmask.phantoms.body import ct_volume
 from wordmask.phantoms.painting import Random

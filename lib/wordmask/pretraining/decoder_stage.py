@@ -23,8 +23,9 @@ from wordmask.data.letterbox import Letterbox
 from wordmask.files import replace_file
 from wordmask.learning.losses import mask_loss
 from wordmask.models.bottleneck import fit_pairs, keyed_noise, normalise_maps
-from wordmask.models.presets import BottleneckPreset, DecoderPreset
+from wordmask.models.presets import BottleneckPreset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
+from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 from wordmask.models.word_scores import ClipWithScores, word_token_input
 from wordmask.phantoms.words import LABELS, WORDS, word_table
 from wordmask.pretraining.loop import Schedule, train

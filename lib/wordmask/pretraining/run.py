@@ -11,6 +11,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from segment_anything.modeling import Sam
@@ -19,9 +20,10 @@ from torch import Tensor
 from wordmask.encoders.clip import build_tiny_clip
 from wordmask.encoders.sam import build_tiny_sam, warm_start_from_clip
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
-from wordmask.models.presets import DecoderPreset, Preset, load_preset
+from wordmask.models.registry import load_preset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
+from wordmask.models.simple_vilmedsam.preset import DecoderPreset, SimpleViLMedSAMPreset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.phantoms import GENERATOR_VERSION
 from wordmask.phantoms.words import WORDS
@@ -74,10 +76,10 @@ class Plan:
 class Pretraining:
     """One run in one folder; every property that is asked for is trained now or taken from an earlier run."""
 
-    def __init__(self, folder: Path, plan: Plan, preset: Preset | None = None) -> None:
+    def __init__(self, folder: Path, plan: Plan, preset: SimpleViLMedSAMPreset | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.plan = folder, plan
-        self.preset = preset or load_preset("simple_vilmedsam", "tiny")
+        self.preset = preset or cast(SimpleViLMedSAMPreset, load_preset("simple_vilmedsam", "tiny"))
 
     def token_ids(self) -> list[int]:
         """The rows of the text table: whatever the vocabulary needs on the day the run starts, kept with the

@@ -10,15 +10,16 @@ import time
 from typing import Any
 
 from wordmask import __version__
-from wordmask.models.base import segmenter_class
+from wordmask.learning.training import find_training
+from wordmask.models.loading import segmenter_class
 from wordmask.models.presets import Preset
+from wordmask.models.registry import find_model
 from wordmask.words.prompt_sets import load_prompt_sets
 from wordmask.words.prompts import load_vocabulary
 from wordmask.words.vocabulary import Code, VocabularyEntry
 from wordmask_app.jobs.queue import JobState
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.served_model import ServedModel
-from wordmask_app.tasks.trainers import train_task
 
 
 def vocabulary(served: ServedModel, query: str, limit: int) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def models(runtime: Runtime) -> dict[str, Any]:
 def _model(served: ServedModel) -> dict[str, Any]:
     preset: Preset = served.preset
     segmenter, capabilities = served.load_if_trained(), segmenter_class(served.name).capabilities
-    trainer = train_task(served.name)
+    training = find_training(served.name) if find_model(served.name).training else None
     prompt_sets = {name: chosen.title for name, chosen in load_prompt_sets().sets.items()}
     maps = ["labels", "probability", "uncertainty", *(["attribution"] if capabilities.attribution else [])]
     return {
@@ -93,8 +94,8 @@ def _model(served: ServedModel) -> dict[str, Any]:
         "ready": segmenter is not None,
         "trained_words": [] if segmenter is None else sorted(segmenter.trained_words),
         "training": None
-        if trainer is None
-        else {"recipes": trainer.recipe_choice(), "words": trainer.asks_for_words},
+        if training is None
+        else {"recipes": training.recipe_names(preset.name), "words": training.takes_words},
         "unknown_words": preset.unknown_words,
         "version": served.version,
         "versions": [

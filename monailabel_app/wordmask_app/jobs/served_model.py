@@ -15,8 +15,10 @@ from wordmask.errors import UntrainedError, WeightsError
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.inference.result import Segmentation
-from wordmask.models.base import Segmenter, load_segmenter, segmenter_class
-from wordmask.models.presets import Preset, load_preset
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import load_segmenter, segmenter_class
+from wordmask.models.presets import Preset
+from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken, Progress
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs.requests import InferRequest

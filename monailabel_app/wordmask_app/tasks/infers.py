@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from wordmask.data.geometry import Plane
 from wordmask.inference.hints import check_kinds
 from wordmask.inference.request import check_prompt_sets
-from wordmask.models.base import segmenter_class
+from wordmask.models.loading import segmenter_class
 from wordmask.words.labels import LabelTable
 from wordmask.words.prompts import Prompt
 from wordmask_app.jobs.requests import InferRequest

@@ -11,7 +11,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from wordmask.errors import WordMaskError
-from wordmask.learning.cases import Case, words_of
+from wordmask.learning.cases import Case, Study, words_of
 
 FINAL = DefaultLabelTag.FINAL.value
 
@@ -38,6 +38,24 @@ def labelled_cases(datastore: Datastore) -> tuple[list[Case], list[str]]:
             )
         )
     return cases, problems
+
+
+def studies_of(datastore: Datastore) -> tuple[list[Study], list[str]]:
+    """Every image of the datastore with its final label where there is one, by id, and the problems that
+    `labelled_cases` found.
+    """
+    cases, problems = labelled_cases(datastore)
+    labelled = {case.name: case for case in cases}
+    studies = [
+        Study(
+            name,
+            Path(datastore.get_image_uri(name)),
+            str(datastore.get_image_info(name).get("group", "")),
+            labelled.get(name),
+        )
+        for name in sorted(datastore.list_images())
+    ]
+    return studies, problems
 
 
 def _names(info: dict[str, Any]) -> Any:

@@ -11,111 +11,75 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from monailabel.interfaces.datastore import Datastore
-from monailabel.tasks.train.basic_train import BasicTrainTask, Context
+from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import processes, tasks
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.files import replace_text
-from wordmask.learning.cases import Case
-from wordmask.learning.finetuning.trainee import TRAINEES
-from wordmask.learning.recipes import Recipe, load_recipe, recipe_names
-from wordmask.learning.weak.pseudo_labels import WeakImage
-from wordmask.learning.weak.recipe import WeakRecipe, load_weak_recipe, weak_recipe_names
+from wordmask.learning.training import TrainingOptions, TrainingProgress, TrainingRequest, find_training
+from wordmask.models.registry import find_model
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs.requests import read_words, switch
-from wordmask_app.tasks.labelled import labelled_cases
-
-if TYPE_CHECKING:
-    from wordmask.learning.training import Report, TrainingProgress, TrainingReport
+from wordmask_app.tasks.labelled import studies_of
 
 logger = logging.getLogger(__name__)
 
-WEAK = "medclip_samv2_weak"
 STATE = "training.json"
-DEFAULT_RECIPE = "few_shot"
-WAITING = timedelta(
-    hours=12
-)  # for the first of several devices, which validates alone; one that ends early ends the others
-STOPPED = "The training was stopped before its end; what serves is as it was."
+# For the first of several devices, which validates alone; one that ends early ends the others.
+WAITING = timedelta(hours=12)
+STOPPED = "The training was stopped before its end; the model in use is unchanged."
 UNEXPLAINED = "The training failed; the server's log says why."
-_SET_BY_RECIPE = sorted(Recipe.model_fields.keys() - {"name", "description"})
-_SET_BY_WEAK_RECIPE = sorted(WeakRecipe.model_fields.keys() - {"name", "description"})
 
 
-class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no types
-    """Learn from the final labels of the datastore, and publish when it helps.
+class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
+    """Learn from the images of the datastore and their final labels, and publish what got better.
 
-    MONAI Label's own loop would start from the last run's file, publish at every epoch and validate on
-    nothing; the library's is run in its place, the same that `wordmask train` runs.
+    It runs the model's `Training`, the same that `wordmask train` runs.
     """
 
-    what = "Learn from the submitted labels"
-    default_recipe = DEFAULT_RECIPE
-    asks_for_words = False
-
     def __init__(self, name: str, preset: str, device: str, store: ModelStore) -> None:
-        super().__init__(
-            model_dir=str(store.path / "runs"),
-            description=f"{self.what}; recipes: {', '.join(self.recipe_choice())}",
-            stats_path=str(store.path / STATE),
-        )
-        self.name, self.preset, self.store = name, preset, store
-        self._config = {  # what MONAI Label's own plugin shows in its table of options; a list is a choice
-            "name": "wordmask",
-            "recipe": self.recipe_choice(),
-            "device": device,
-            "force": False,
-            **self.options(),
-        }
+        self.name, self.preset, self.device, self.store = name, preset, device, store
+        self.training = find_training(name)
+        self.recipes = self.training.recipe_names(preset)
+        super().__init__(f"{self.training.description}; recipes: {', '.join(self.recipes)}")
 
-    @classmethod
-    def recipes(cls) -> list[str]:
-        """Names of the recipes for this kind of training."""
-        return recipe_names()
-
-    @classmethod
-    def recipe_choice(cls) -> list[str]:
-        """The same, that which is taken unasked first."""
-        return [cls.default_recipe, *(other for other in cls.recipes() if other != cls.default_recipe)]
-
-    def options(self) -> dict[str, Any]:
-        """What else can be asked for, with its default."""
-        return {"multi_gpu": False}
+    def config(self) -> dict[str, Any]:
+        """What MONAI Label's own plugin shows in its table of options; a list is a choice."""
+        options: dict[str, Any] = {"recipe": self.recipes, "device": self.device, "force": False}
+        if self.training.uses_devices:
+            options["multi_gpu"] = False
+        if self.training.takes_words:
+            options["words"] = ""
+        return {"name": "wordmask", **options}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """request: ``recipe``, ``force``, ``start``, ``device``, ``multi_gpu``, ``gpus``, and any number of
-        the recipe by its name.
+        """Train.
 
-        Returns the report. A failure that a person can mend ends the process with its sentence as the last
-        line, for `GET /train/` shows the last lines.
+        Args:
+            request: ``recipe``, ``words`` (or ``prompt``), ``force``, ``start``, ``device``, any number of
+                the recipe by its name; ``multi_gpu`` and ``gpus`` ("all" or "0,1") for several devices.
+            datastore: of the server.
+
+        Returns:
+            The report. A failure that a person can mend ends the process with its sentence as the last line,
+            because `GET /train/` shows the last lines.
         """
         self._process, self._newest = os.getpid(), newest(self.store)
         try:
-            defaults = {"recipe": self.default_recipe, "device": self._config["device"], "gpus": "all"}
-            asked = {**defaults, **request, "name": self._config["name"]}
-            for name in ("recipe", "device", "gpus"):
-                _check_text(asked, name)
-            asked["multi_gpu"] = switch(request, "multi_gpu", default=False)
-            report: dict[str, Any] = super().__call__(
-                asked, datastore
-            )  # calls `pre_process`, and `train` once per device
-            return report
+            return self._train(request, datastore)
         except WordMaskError as error:
             raise self._failed(str(error)) from None
-        except (
-            ProcessRaisedException,
-            ProcessExitedException,
-        ) as error:  # one of several devices, which may have said why
-            logger.error("%s", error)
-            told = json.loads(Path(self._stats_path).read_text(encoding="utf-8"))
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            logger.error("%s", error)  # one of several devices, which may have said why
+            told = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
             raise self._failed(told["message"] if told["state"] == "failed" else UNEXPLAINED) from None
         except BaseException as error:
             self._failed(UNEXPLAINED)
@@ -124,86 +88,87 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
         finally:
             shutil.rmtree(self._run_folder(), ignore_errors=True)
 
-    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[Any]:
-        """The labelled cases; what cannot be used is kept in the request. RequestError: there is none."""
-        cases = self._begin(request, datastore)
-        if not cases and request["problems"]:
-            raise RequestError(f"No label can be learned from; the first reason: {request['problems'][0]}")
-        return cases
-
-    def _begin(self, request: dict[str, Any], datastore: Datastore) -> list[Case]:
-        """The labelled cases; ``problems`` of the request says what cannot be used."""
+    def _train(self, asked: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         self._write({"state": "running", "stage": "starting", "done": 0, "total": 0})
-        cases, problems = labelled_cases(datastore)
+        for old in (self.store.path / "runs").glob("*"):  # of trainings that were killed: one runs at a time
+            shutil.rmtree(old, ignore_errors=True)
+        request = self.training.make_request(self.name, self.preset, self._options(asked))
+        devices = _count_devices(asked)
+        if devices > 1 and not self.training.uses_devices:
+            raise RequestError(f"The training of {self.name} uses one device; leave multi_gpu out.")
+        studies, problems = studies_of(datastore)
         for problem in problems:
             logger.warning("Left out: %s", problem)
-        for old in Path(self._model_dir).glob("*"):  # of trainings that were killed: one runs at a time
-            shutil.rmtree(old, ignore_errors=True)
-        request["problems"] = problems
-        return cases
-
-    def train(
-        self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]
-    ) -> dict[str, Any]:
-        """One process of a training: the whole of it, or that of one device of several.
-
-        MONAI Label spawns those; the first one reports.
-        """
-        if not request["multi_gpu"]:
-            return self._run(request, datalist, self._run_folder(), leads=True)
-        on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            torch.cuda.set_device(rank)
-        torch.distributed.init_process_group(
-            "nccl" if on_gpu else "gloo", world_size=world_size, rank=rank, timeout=WAITING
-        )
-        asked = {**request, "device": f"cuda:{rank}" if on_gpu else "cpu"}
-        try:
-            report = self._run(asked, datalist, self._run_folder() / str(rank), leads=rank == 0)
-        except WordMaskError as error:
-            raise self._failed(str(error)) from None
-        torch.distributed.destroy_process_group()
+        if problems and not request.words and not any(study.case for study in studies):
+            raise RequestError(f"No label can be learned from; the first reason: {problems[0]}")
+        data = self.training.choose_data(studies, request)
+        if devices == 1:
+            return self._run(data, request, problems, self._run_folder(), leads=True)
+        spawn(_train_on_device, nprocs=devices, args=(devices, self, data, request, problems))
+        report: dict[str, Any] = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
         return report
 
-    def _run(
-        self, asked: dict[str, Any], cases: list[Any], run_folder: Path, *, leads: bool
-    ) -> dict[str, Any]:
-        tell = self._write_progress if leads else lambda _: None
-        summary = self._learn(asked, cases, run_folder, tell).summary()
-        summary["skipped"] = [*asked["problems"], *summary["skipped"]]
-        if leads:
-            self._write({"state": "done", **summary})
-            logger.info("%s", summary["message"])
-        return summary
-
-    def _learn(
-        self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report
-    ) -> TrainingReport:
-        """The training itself, in this process."""
-        from wordmask.learning.finetuning.run import (
-            TrainingRequest,
-            train_model,
-        )  # torch's engines are needed in this process alone
-
-        recipe = load_recipe(
-            asked["recipe"], **{name: asked[name] for name in _SET_BY_RECIPE if name in asked}
-        )
+    def _options(self, asked: Mapping[str, Any]) -> TrainingOptions:
+        """RequestError: a value is of the wrong kind."""
+        for name in ("recipe", "device", "gpus"):
+            if not isinstance(asked.get(name, ""), str):
+                raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")
         start = asked.get("start")
         if start is not None and (type(start) is not int or start < 0):
             raise RequestError(
                 "start is the number of the version to go on from, 0 for the preset's own weights."
             )
-        request = TrainingRequest(
-            self.name, self.preset, recipe, asked["device"], start, switch(asked, "force", default=False)
+        numbers = self.training.recipe.model_fields.keys() - {"name"}
+        return TrainingOptions(
+            recipe=asked.get("recipe"),
+            settings={name: asked[name] for name in sorted(numbers) if name in asked},
+            words=read_words(asked) or "",
+            device=asked.get("device", self.device),
+            start=start,
+            force=switch(asked, "force", default=False),
         )
-        return train_model(cases, request, self.store, run_folder=run_folder, report=tell)
+
+    def train_on(
+        self, rank: int, devices: int, data: Any, request: TrainingRequest[Any], problems: list[str]
+    ) -> None:
+        """The part of one device of several, in a process of its own; the first one reports."""
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(rank)
+        torch.distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", world_size=devices, rank=rank, timeout=WAITING
+        )
+        own = replace(request, device=f"cuda:{rank}" if on_gpu else "cpu")
+        try:
+            self._run(data, own, problems, self._run_folder() / str(rank), leads=rank == 0)
+        except WordMaskError as error:
+            raise self._failed(str(error)) from None
+        torch.distributed.destroy_process_group()
+
+    def _run(
+        self,
+        data: Any,
+        request: TrainingRequest[Any],
+        problems: list[str],
+        run_folder: Path,
+        *,
+        leads: bool,
+    ) -> dict[str, Any]:
+        tell = self._write_progress if leads else lambda _: None
+        report = self.training.run(data, request, self.store, run_folder=run_folder, report=tell)
+        summary = report.summary()
+        summary["skipped"] = [*problems, *report.skipped]
+        if leads:
+            self._write({"state": "done", **summary})
+            logger.info("%s", report.message)
+        return summary
 
     def stats(self) -> dict[str, Any]:
         """How far the training is, or how the last one ended; see `training_state`."""
         return training_state(self.store)
 
     def _run_folder(self) -> Path:
-        return Path(self._model_dir) / str(self._process)
+        return self.store.path / "runs" / str(self._process)
 
     def _failed(self, message: str) -> SystemExit:
         self._write({"state": "failed", "message": message})
@@ -217,82 +182,23 @@ class WordMaskTrain(BasicTrainTask):  # type: ignore[misc]  # monailabel has no 
     def _write_progress(self, progress: TrainingProgress) -> None:
         self._write({"state": "running", **asdict(progress)})
 
-    def network(self, context: Context) -> None:
-        """Not used: see the class. The same holds for the other parts of MONAI Label's own loop."""
-        raise NotImplementedError
 
-    optimizer = loss_function = train_pre_transforms = train_post_transforms = val_inferer = network
-
-
-class WeakTrain(WordMaskTrain):
-    """Learn words from every image of the datastore, labelled or not.
-
-    nnU-Net on the zero-shot masks, as `wordmask train-weak`.
-
-    request: as of `WordMaskTrain` but ``start`` and ``multi_gpu``; ``words`` (or ``prompt``): what to learn,
-    else the words of the submitted labels.
-    """
-
-    what = "Learn from zero-shot masks of all images, labelled or not"
-    default_recipe = "small"
-    asks_for_words = True
-
-    @classmethod
-    def recipes(cls) -> list[str]:
-        """Those of weak supervision."""
-        return weak_recipe_names()
-
-    def options(self) -> dict[str, Any]:
-        """What to learn; empty: the words of the submitted labels."""
-        return {"words": ""}
-
-    def pre_process(self, request: dict[str, Any], datastore: Datastore) -> list[WeakImage]:
-        """Every image, with its final label where there is one. RequestError: there are no words."""
-        cases = {case.name: case for case in self._begin(request, datastore)}
-        request["words"] = read_words(request) or sorted(
-            {word for case in cases.values() for word in case.words}
-        )
-        if not request["words"]:
-            raise RequestError(
-                'Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.'
-            )
-        return [
-            WeakImage(
-                name,
-                Path(datastore.get_image_uri(name)),
-                str(datastore.get_image_info(name).get("group", "")),
-                cases.get(name),
-            )
-            for name in sorted(datastore.list_images())
-        ]
-
-    def train(
-        self, rank: int, world_size: int, request: dict[str, Any], datalist: list[Any]
-    ) -> dict[str, Any]:
-        """RequestError: on several devices, which this training cannot use."""
-        if request["multi_gpu"]:
-            raise RequestError("Weak supervision learns on one device; leave multi_gpu out.")
-        return super().train(rank, world_size, request, datalist)
-
-    def _learn(
-        self, asked: dict[str, Any], cases: list[Any], run_folder: Path, tell: Report
-    ) -> TrainingReport:
-        from wordmask.learning.weak.run import WeakRequest, train_weakly
-
-        recipe = load_weak_recipe(
-            asked["recipe"], **{name: asked[name] for name in _SET_BY_WEAK_RECIPE if name in asked}
-        )
-        request = WeakRequest(
-            asked["words"], self.preset, recipe, asked["device"], switch(asked, "force", default=False)
-        )
-        return train_weakly(cases, request, self.store, run_folder=run_folder, report=tell)
+def is_trained(model: str) -> bool:
+    """Whether the server can train a model."""
+    return find_model(model).training is not None
 
 
-def train_task(model: str) -> type[WordMaskTrain] | None:
-    """How the server trains a model; None: it does not."""
-    if model == WEAK:
-        return WeakTrain
-    return WordMaskTrain if model in TRAINEES else None
+def _train_on_device(rank: int, devices: int, task: WordMaskTrain, *work: Any) -> None:
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] device %(process)d: %(message)s")
+    task.train_on(rank, devices, *work)
+
+
+def _count_devices(asked: Mapping[str, Any]) -> int:
+    """How many devices are to train together: 1, unless ``multi_gpu`` asks for more and there are more."""
+    if not switch(asked, "multi_gpu", default=False):
+        return 1
+    gpus = asked.get("gpus", "all")
+    return max(1, torch.cuda.device_count() if gpus in ("", "all") else len(gpus.split(",")))
 
 
 def newest(store: ModelStore) -> int:
@@ -330,8 +236,3 @@ def _stopped(state: dict[str, Any], number: int) -> dict[str, Any]:
         told = f"Version {number} is published and serves; the training was stopped right after that."
         return {**state, "state": "done", "version": number, "message": told}
     return {**state, "state": "stopped", "message": STOPPED}
-
-
-def _check_text(asked: Mapping[str, Any], name: str) -> None:
-    if not isinstance(asked[name], str):
-        raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")

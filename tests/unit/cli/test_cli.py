@@ -20,8 +20,6 @@ from wordmask.cli import main
 from wordmask.cli.segment import parse_hints, parse_slices
 from wordmask.data.letterbox import Letterbox
 from wordmask.demo.client import free_port
-from wordmask.encoders.clip import ClipConfig
-from wordmask.encoders.sam import SamConfig
 from wordmask.errors import RequestError
 from wordmask.models.base import (
     Capabilities,
@@ -33,7 +31,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.models.presets import BottleneckPreset, Preset
+from wordmask.models.presets import Preset
 from wordmask.words.prompts import Prompt
 
 
@@ -46,11 +44,6 @@ class BrightSegmenter(Segmenter):
     capabilities = Capabilities(attribution=True)
 
     def __init__(self) -> None:
-        settings = {
-            "clip": ClipConfig(source="tiny"),
-            "sam": SamConfig(kind="tiny"),
-            "bottleneck": BottleneckPreset(layer=1, beta=0.1, steps=2),
-        }
         super().__init__(
             Preset(
                 model=self.name,
@@ -59,7 +52,6 @@ class BrightSegmenter(Segmenter):
                 description="marks what is bright",
                 slice_batch=4,
                 pair_batch=8,
-                **settings,
             )
         )
         self.nothing = nn.Parameter(torch.zeros(1), requires_grad=False)
@@ -112,7 +104,7 @@ def a_ct(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def a_stub_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wordmask.models.base.load_segmenter", lambda *_, **__: BrightSegmenter().eval())
+    monkeypatch.setattr("wordmask.models.loading.load_segmenter", lambda *_, **__: BrightSegmenter().eval())
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

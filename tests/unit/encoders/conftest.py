@@ -15,7 +15,8 @@ from tests.public_files import Public, biomed_config, make_biomed_folder
 from tests.support.small_clips import SMALL, WORDS
 from transformers import BertConfig
 
-from wordmask.encoders.clip import ClipConfig, ClipEncoder, build_tiny_clip, load_clip
+from wordmask.encoders.clip import ClipEncoder, build_tiny_clip, load_clip
+from wordmask.encoders.configs import ClipConfig
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 
 

@@ -14,7 +14,8 @@ from tests.public_files import Public
 from tests.support.small_clips import ENCODERS, SMALL, WORDS, pictures
 from torch import Tensor, nn
 
-from wordmask.encoders.clip import ClipConfig, ClipEncoder, build_tiny_clip, load_clip
+from wordmask.encoders.clip import ClipEncoder, build_tiny_clip, load_clip
+from wordmask.encoders.configs import ClipConfig
 from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 

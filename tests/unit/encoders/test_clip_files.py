@@ -20,7 +20,8 @@ from tests.public_files import Public, biomed_config, make_biomed_folder
 from tests.support.small_clips import WORDS, pictures
 from torch import nn
 
-from wordmask.encoders.clip import ClipConfig, ClipEncoder, load_clip
+from wordmask.encoders.clip import ClipEncoder, load_clip
+from wordmask.encoders.configs import ClipConfig
 from wordmask.errors import WeightsError
 
 

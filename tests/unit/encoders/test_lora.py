@@ -14,7 +14,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from wordmask.encoders import sam as sam_module
+from wordmask.encoders.configs import TinySamArchitecture
 from wordmask.encoders.lora import (
     add_lora,
     has_lora,
@@ -25,7 +25,7 @@ from wordmask.encoders.lora import (
     lora_state_dict,
     merge_lora,
 )
-from wordmask.encoders.sam import TinySamArchitecture, build_tiny_sam
+from wordmask.encoders.sam import build_tiny_sam
 from wordmask.errors import WeightsError
 
 WIDTH, DEPTH, RANK = 32, 3, 4
@@ -159,11 +159,6 @@ def test_the_published_encoders_get_the_published_number_of_parameters(kind: str
         encoder = sam_model_registry[kind]().image_encoder
     add_lora(encoder, rank=4)
     assert sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad) == expected
-
-
-def test_lora_is_offered_beside_the_encoder_too() -> None:
-    assert sam_module.add_lora is add_lora
-    assert sam_module.merge_lora is merge_lora
 
 
 @pytest.mark.parametrize("adapted_before", [True, False])

@@ -14,16 +14,9 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from wordmask.encoders.clip import ClipEncoder, TinyClipArchitecture, build_tiny_clip
-from wordmask.encoders.sam import (
-    SamConfig,
-    TinySamArchitecture,
-    build_tiny_sam,
-    decode_prompts,
-    load_sam,
-    preprocess,
-    warm_start_from_clip,
-)
+from wordmask.encoders.clip import ClipEncoder, build_tiny_clip
+from wordmask.encoders.configs import SamConfig, TinyClipArchitecture, TinySamArchitecture
+from wordmask.encoders.sam import build_tiny_sam, decode_prompts, load_sam, preprocess, warm_start_from_clip
 from wordmask.errors import WeightsError
 
 ROWS, GRID, SIZE = 4, 8, 64

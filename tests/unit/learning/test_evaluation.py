@@ -28,7 +28,7 @@ from wordmask.learning.evaluation.run import Evaluation, evaluate
 from wordmask.learning.evaluation.statistics import CaseScore, bootstrap, overall, summarise
 from wordmask.learning.evaluation.tables import summary_text
 from wordmask.learning.evaluation.validation import validate
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.weights.checkpoint import load_bundle, read_card, save_bundle
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts

@@ -23,7 +23,7 @@ from wordmask.learning.evaluation.papers import (
     protocol_names,
     require_folders,
 )
-from wordmask.learning.recipes import load_recipe
+from wordmask.learning.recipes import Recipe
 from wordmask.weights.versions import ModelStore
 
 QUICK = {"epochs": 1, "views": 1, "steps_per_epoch": 2, "batch": 4, "lora_rank": 0, "validation": 0.3}
@@ -54,7 +54,7 @@ def a_protocol(**changes) -> Protocol:
 def test_a_protocol_that_ships_is_sound(name):
     protocol = load_protocol(name)
     for run in protocol.runs:
-        recipe = load_recipe(protocol.recipe, **run.recipe_changes)
+        recipe = Recipe.load(protocol.recipe, **run.recipe_changes)
         assert recipe.epochs > 1
         assert run.published.dice
     assert len({run.label for run in protocol.runs}) == len(protocol.runs)
@@ -89,7 +89,7 @@ def test_the_published_numbers_are_those_of_the_paper():
         "LoRA + IPP + BID": 59.83,
     }
     for label, run in ablation.items():
-        recipe = load_recipe("zero_shot", **run.recipe_changes)
+        recipe = Recipe.load("zero_shot", **run.recipe_changes)
         assert (recipe.lora_rank > 0, recipe.ipp, recipe.bid) == tuple(
             part in label for part in ("LoRA", "IPP", "BID")
         )

@@ -22,30 +22,40 @@ from tests.support.labelled_pictures import write_case
 from transformers import BertConfig
 
 from wordmask.cli import main
-from wordmask.encoders.clip import ClipConfig
+from wordmask.encoders.configs import ClipConfig
 from wordmask.errors import CancelledError, RequestError, VolumeError
 from wordmask.learning.captions import CaptionList, ImageCaption, read_caption_list
 from wordmask.learning.clip_tuning import run as module
 from wordmask.learning.clip_tuning.batches import epoch_batches, stored_pictures
 from wordmask.learning.clip_tuning.epochs import CHECKPOINT
 from wordmask.learning.clip_tuning.presence_fit import fit_presence
-from wordmask.learning.clip_tuning.recipe import load_tune_recipe
+from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.clip_tuning.retrieval import retrieval
-from wordmask.learning.clip_tuning.run import MODEL, TuneReport, TuneRequest, start_clip, tune_clip
-from wordmask.models.base import load_segmenter
+from wordmask.learning.clip_tuning.run import TuneReport, start_clip
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
-from wordmask.models.presets import load_preset
+from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import WordScores
 from wordmask.progress import CancelToken
 from wordmask.weights.checkpoint import load_bundle, read_card
 from wordmask.weights.versions import ModelStore
 
+MODEL = "medclip_samv2"
+
 QUICK = {"epochs": 3, "batch": 12, "learning_rate": 1e-3, "held_out": 0.3}
 HOPELESS = {"epochs": 1, "learning_rate": 1e-12}
 
 
-def ask(*, force: bool = False, start: int | None = None, **changes) -> TuneRequest:
-    return TuneRequest("tiny", load_tune_recipe("tiny", **{**QUICK, **changes}), "cpu", start, force)
+def ask(*, force: bool = False, start: int | None = None, **changes) -> TrainingRequest:
+    return TrainingRequest(
+        model=MODEL,
+        preset="tiny",
+        recipe=TuneRecipe.load("tiny", **{**QUICK, **changes}),
+        device="cpu",
+        start=start,
+        force=force,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def tuned(
 ) -> tuple[ModelStore, TuneReport, Path]:
     folder = tmp_path_factory.mktemp("store")
     store = ModelStore(folder / MODEL)
-    return store, tune_clip(pairs, ask(), store, run_folder=folder / "run"), folder / "run"
+    return store, find_training(MODEL).run(pairs, ask(), store, run_folder=folder / "run"), folder / "run"
 
 
 # --- the whole
@@ -106,33 +116,37 @@ def test_what_is_served_is_what_was_measured(tuned, pairs):
     served = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
     model = start_clip(load_preset(MODEL, "tiny"), store.folder(1), ())
     assert model.clip.fingerprint() == served.clip.fingerprint()
-    again = tune_clip(pairs, ask(**HOPELESS), store, run_folder=store.path.parent / "again")
+    again = find_training(MODEL).run(pairs, ask(**HOPELESS), store, run_folder=store.path.parent / "again")
     assert again.parent == 1
     assert again.before == report.after
 
 
 def test_a_tuning_that_does_not_help_is_refused_unless_forced_and_can_be_taken_back(tuned, pairs, tmp_path):
     store = ModelStore(shutil.copytree(tuned[0].path, tmp_path / "store"))
-    report = tune_clip(pairs, ask(**HOPELESS), store, run_folder=tmp_path / "run")
+    report = find_training(MODEL).run(pairs, ask(**HOPELESS), store, run_folder=tmp_path / "run")
     assert report.version is None
     assert "did not help" in report.message
     assert len(store.versions()) == 1
     epochs: list[int] = []
     tell = lambda progress: epochs.append(progress.done) if progress.loss is not None else None  # noqa: E731
-    forced = tune_clip(pairs, ask(**HOPELESS, force=True), store, run_folder=tmp_path / "run", report=tell)
+    forced = find_training(MODEL).run(
+        pairs, ask(**HOPELESS, force=True), store, run_folder=tmp_path / "run", report=tell
+    )
     assert (forced.version, forced.parent, epochs) == (2, 1, [])  # nothing is trained again to be published
     inherited = load_bundle(store.folder(2)).tensors  # what differs from the preset, not from version 1
     assert inherited.keys() == load_bundle(store.folder(1)).tensors.keys()
     assert (store.rollback(), store.rollback()) == (1, None)
     with pytest.raises(RequestError, match="no version 7"):
-        tune_clip(pairs, ask(start=7), store, run_folder=tmp_path / "run")
+        find_training(MODEL).run(pairs, ask(start=7), store, run_folder=tmp_path / "run")
 
 
 def test_the_recipe_chooses_the_loss(pairs, tmp_path):
     learned = []
     for loss in ("dhn_nce", "info_nce"):
         store = ModelStore(tmp_path / loss)
-        tune_clip(pairs, ask(epochs=1, loss=loss, force=True), store, run_folder=tmp_path / "run")
+        find_training(MODEL).run(
+            pairs, ask(epochs=1, loss=loss, force=True), store, run_folder=tmp_path / "run"
+        )
         learned.append(load_bundle(store.folder(1)).tensors["clip.model.visual.proj"])
     assert not torch.equal(*learned)
 
@@ -148,11 +162,11 @@ def test_too_few_pairs_and_equal_captions_are_said(pairs, tmp_path):
     )
     for asked, message in ((few, "too few"), (alike, "say the same"), (one_group, "one group")):
         with pytest.raises(RequestError, match=message):
-            tune_clip(asked, ask(), store, run_folder=tmp_path / "run")
+            find_training(MODEL).run(asked, ask(), store, run_folder=tmp_path / "run")
     with pytest.raises(RequestError, match="temperature"):
-        load_tune_recipe("tiny", temperatur=1)
+        TuneRecipe.load("tiny", temperatur=1)
     with pytest.raises(RequestError, match="Did you mean 'paper'"):
-        load_tune_recipe("papr")
+        TuneRecipe.load("papr")
     assert store.versions() == []
 
 
@@ -162,15 +176,17 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from wordmask.learning.captions import read_caption_list
-from wordmask.learning.clip_tuning.run import TuneRequest, tune_clip
-from wordmask.learning.clip_tuning.recipe import load_tune_recipe
+from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.weights.versions import ModelStore
 def report(progress):
     if progress.stage == "tuning" and progress.done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 pairs, folder = read_caption_list(Path(sys.argv[1]), least_characters=20), Path(sys.argv[2])
-asked = TuneRequest("tiny", load_tune_recipe("tiny", **json.loads(sys.argv[3])), "cpu")
-tune_clip(pairs, asked, ModelStore(folder / "store"), run_folder=folder / "run", report=report)
+recipe = TuneRecipe.load("tiny", **json.loads(sys.argv[3]))
+asked = TrainingRequest(model="medclip_samv2", preset="tiny", recipe=recipe, device="cpu")
+store = ModelStore(folder / "store")
+find_training(asked.model).run(pairs, asked, store, run_folder=folder / "run", report=report)
 """
 
 
@@ -186,7 +202,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(tune
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(f"run/*/{CHECKPOINT}"))) == 1
     store, epochs = ModelStore(tmp_path / "store"), []
-    tune_clip(
+    find_training(MODEL).run(
         pairs,
         ask(),
         store,
@@ -209,7 +225,7 @@ def test_a_damaged_checkpoint_and_another_recipe_start_anew(pairs, tmp_path):
                 cancel.cancel()
 
         with pytest.raises(CancelledError):
-            tune_clip(
+            find_training(MODEL).run(
                 pairs,
                 ask(**changes),
                 ModelStore(tmp_path / "store"),
@@ -258,7 +274,7 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
 
         if name == "again":
             with pytest.raises(CancelledError):
-                tune_clip(
+                find_training(MODEL).run(
                     few,
                     ask(epochs=2, force=True),
                     store,
@@ -266,7 +282,7 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
                     report=report,
                     cancel=cancel,
                 )
-        tune_clip(few, ask(epochs=2, force=True), store, run_folder=tmp_path / "run")
+        find_training(MODEL).run(few, ask(epochs=2, force=True), store, run_folder=tmp_path / "run")
         tensors.append(load_bundle(store.folder(1)).tensors)
     assert any(name.startswith("clip.model.visual.") for name in tensors[0])
     assert any(name.startswith("clip.model.text.transformer.encoder.") for name in tensors[0])
@@ -381,7 +397,7 @@ def test_the_command_tunes_on_a_list_tells_and_publishes(tmp_path, capsys):
         "--set",
         "batch=8",
     ]
-    assert main(["tune-clip", str(listed), *common, "--set", "epochs=1", "--force"]) == 0
+    assert main(["train", "--model", MODEL, str(listed), *common, "--set", "epochs=1", "--force"]) == 0
     told = capsys.readouterr()
     assert "picture of a caption, first" in told.out
     assert "Version 1 is published" in told.out
@@ -395,7 +411,7 @@ def test_the_command_tunes_on_a_list_tells_and_publishes(tmp_path, capsys):
         ([str(listed), "--recipe", "tinny"], "Did you mean 'tiny'"),
         ([str(tmp_path)], "--word"),
     ):
-        assert main(["tune-clip", *arguments, *common]) == 2
+        assert main(["train", "--model", MODEL, *arguments, *common]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -419,7 +435,7 @@ def test_the_command_writes_captions_of_labelled_cases(tmp_path, capsys):
         "epochs=1",
         "--force",
     ]
-    assert main(["tune-clip", str(tmp_path / "cases.json"), *arguments]) == 0
+    assert main(["train", "--model", MODEL, str(tmp_path / "cases.json"), *arguments]) == 0
     card = read_card(tmp_path / "model" / MODEL / "versions" / "1")
     assert card.as_json()["training_pairs"] == 3
     capsys.readouterr()

@@ -18,12 +18,12 @@ from tests.support.weak_images import WORD, draw_image
 from wordmask.errors import VolumeError
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.inference.request import cut_volume
-from wordmask.learning.cases import Case
-from wordmask.learning.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, images_in, label_image
+from wordmask.learning.cases import Case, Study, studies_in
+from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2_weak.model import square_frame
-from wordmask.models.presets import load_preset
+from wordmask.models.registry import load_preset
 from wordmask.words.prompts import parse_prompts
 
 PRESET = load_preset("medclip_samv2_weak", "tiny")
@@ -34,7 +34,7 @@ def a_teacher() -> VolumeSegmenter:
     return VolumeSegmenter(load_segmenter("medclip_samv2", device="cpu"))
 
 
-def labelled(image: WeakImage, words: str, teacher: VolumeSegmenter, folder: Path) -> SliceLabels:
+def labelled(image: Study, words: str, teacher: VolumeSegmenter, folder: Path) -> SliceLabels:
     return label_image(image, parse_prompts(words), teacher, folder / f"{image.name}.npz")
 
 
@@ -72,7 +72,7 @@ def test_a_person_who_says_that_nothing_is_there_is_believed(a_teacher, tmp_path
 def test_every_slice_with_a_mask_is_chosen_and_of_the_others_a_bounded_share(tmp_path):
     stacks = [
         SliceLabels(
-            WeakImage(str(number), tmp_path),
+            Study(str(number), tmp_path),
             tmp_path,
             {i: frozenset({1} if 10 <= i < 18 else ()) for i in range(40)},
             False,
@@ -121,7 +121,7 @@ def test_a_volume_is_written_once_per_window_and_black_slices_never(tmp_path):
     hounsfield[:3, 5:35, 5:35] = 40
     hounsfield[:3, 15:25, 15:25] = -700
     sitk.WriteImage(sitk.GetImageFromArray(hounsfield), str(tmp_path / "ct.nii.gz"))
-    image = WeakImage("ct", tmp_path / "ct.nii.gz")
+    image = Study("ct", tmp_path / "ct.nii.gz")
     np.savez_compressed(tmp_path / "labels.npz", labels=np.ones((4, 40, 40), np.uint8))
     one = SliceLabels(image, tmp_path / "labels.npz", {}, False)
     public = load_preset("medclip_samv2_weak", "biomedclip_vit_b")  # trained on any window
@@ -150,11 +150,11 @@ def test_a_volume_is_written_once_per_window_and_black_slices_never(tmp_path):
 def test_images_of_a_folder_have_names_and_what_is_wrong_is_said(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(VolumeError, match="holds no image"):
-        images_in(tmp_path)
+        studies_in(tmp_path)
     with pytest.raises(VolumeError, match="holds no image"):
-        images_in(tmp_path / "missing")
+        studies_in(tmp_path / "missing")
     first = draw_image(tmp_path / "images", 1)
-    assert [image.name for image in images_in(tmp_path / "images")] == ["picture_1"]
+    assert [image.name for image in studies_in(tmp_path / "images")] == ["picture_1"]
     (tmp_path / "images" / "picture_1.bmp").write_bytes(first.path.read_bytes())
     with pytest.raises(VolumeError, match="Two images of images are called picture_1"):
-        images_in(tmp_path / "images")
+        studies_in(tmp_path / "images")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wordmask.errors import RequestError
-from wordmask.learning.weak.recipe import load_weak_recipe, weak_recipe_names
+from wordmask.learning.weak.recipe import WeakRecipe
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ def test_the_rate_is_that_of_the_released_code(epoch, rate):
 
     After 160 epochs of a cycle it is 0.01 * (440 / 600) ** 0.9 and stays.
     """
-    assert load_weak_recipe("paper").rate_in(epoch) == pytest.approx(rate, rel=1e-7)
+    assert WeakRecipe.load("paper").rate_in(epoch) == pytest.approx(rate, rel=1e-7)
 
 
 def test_one_cycle_with_gamma_1_is_the_polynomial_rate_of_torch():
-    recipe = load_weak_recipe("paper", epochs=50, cycles=1, gamma=1)
+    recipe = WeakRecipe.load("paper", epochs=50, cycles=1, gamma=1)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=recipe.rate)
     poly = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
@@ -45,7 +45,7 @@ def test_one_cycle_with_gamma_1_is_the_polynomial_rate_of_torch():
 
 
 def test_the_last_networks_of_every_cycle_are_members():
-    recipe = load_weak_recipe("paper")
+    recipe = WeakRecipe.load("paper")
     assert [epoch for epoch in range(600) if recipe.is_member(epoch)] == [
         *range(190, 200),
         *range(390, 400),
@@ -54,7 +54,7 @@ def test_the_last_networks_of_every_cycle_are_members():
 
 
 def test_the_paper_is_as_published():
-    recipe = load_weak_recipe("paper")
+    recipe = WeakRecipe.load("paper")
     assert (recipe.epochs, recipe.cycles, recipe.save_last, recipe.iterations, recipe.gamma) == (
         600,
         3,
@@ -76,12 +76,12 @@ def test_the_paper_is_as_published():
 )
 def test_a_wrong_number_is_named(changes, sentence):
     with pytest.raises(RequestError, match=sentence):
-        load_weak_recipe("paper", **changes)
+        WeakRecipe.load("paper", **changes)
 
 
 def test_recipes_are_found_by_their_names():
-    assert weak_recipe_names() == ["paper", "small", "smoke"]
-    for name in weak_recipe_names():
-        assert load_weak_recipe(name).name == name
+    assert WeakRecipe.names() == ["paper", "small", "smoke"]
+    for name in WeakRecipe.names():
+        assert WeakRecipe.load(name).name == name
     with pytest.raises(RequestError, match="Did you mean 'small'"):
-        load_weak_recipe("smal")
+        WeakRecipe.load("smal")

@@ -21,25 +21,35 @@ from tests.support.weak_images import WORD, draw_image
 
 from wordmask.cli import main
 from wordmask.errors import CancelledError, RequestError, TrainingError
-from wordmask.learning.training import TrainingProgress, TrainingReport
+from wordmask.learning.cases import Study
+from wordmask.learning.training import TrainingProgress, TrainingReport, TrainingRequest, find_training
 from wordmask.learning.weak.nnunet_run import MEMBERS, Order, environment, run_nnunet
-from wordmask.learning.weak.pseudo_labels import WeakImage
-from wordmask.learning.weak.recipe import load_weak_recipe
-from wordmask.learning.weak.run import MODEL, WeakRequest, train_weakly
-from wordmask.models.base import SliceKey, load_segmenter
+from wordmask.learning.weak.recipe import WeakRecipe
+from wordmask.models.base import SliceKey
+from wordmask.models.loading import load_segmenter
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card, PresenceCheck
 from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
 from wordmask.weights.versions import ModelStore
-from wordmask_app.tasks.trainers import WeakTrain
+from wordmask.words.prompts import parse_prompts
+from wordmask_app.tasks.trainers import WordMaskTrain
+
+MODEL = "medclip_samv2_weak"
 
 SMOKE = {"save_last": 1, "epochs": 4, "cycles": 2}  # of two epochs each: the rate differs between them
 MINE = {"nnUNet_raw": "/mine/raw", "nnUNet_results": "/mine/results", "nnunet_wandb_enabled": "1"}
 
 
-def ask(words: str | list[str] = WORD, **changes) -> WeakRequest:
+def ask(words: str | list[str] = WORD, **changes) -> TrainingRequest:
     force = changes.pop("force", False)
-    return WeakRequest(words, "tiny", load_weak_recipe("smoke", **{**SMOKE, **changes}), "cpu", force)
+    return TrainingRequest(
+        model=MODEL,
+        preset="tiny",
+        recipe=WeakRecipe.load("smoke", **{**SMOKE, **changes}),
+        words=tuple(parse_prompts(words)),
+        device="cpu",
+        force=force,
+    )
 
 
 @dataclass
@@ -52,7 +62,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[WeakImage]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
     """Two patients with two pictures each, one of them labelled; two pictures of patients of their own."""
     folder = tmp_path_factory.mktemp("studies") / "images"
     of_patients = [
@@ -62,14 +72,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[WeakImage]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, images: list[WeakImage]) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory, images: list[Study]) -> Trained:
     folder, told = tmp_path_factory.mktemp("store"), []
     store = ModelStore(folder / MODEL)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in MINE.items():
             patch.setenv(name, value)
         before = dict(os.environ)
-        report = train_weakly(images, ask(force=True), store, run_folder=folder / "run", report=told.append)
+        report = find_training(MODEL).run(
+            images, ask(force=True), store, run_folder=folder / "run", report=told.append
+        )
         after = dict(os.environ)
     return Trained(store, folder / "run", report, told, (before, after))
 
@@ -160,7 +172,7 @@ def test_no_pickle_is_left_in_the_run_folder(trained):
 
 
 @pytest.fixture
-def a_datastore(tmp_path: Path, images: list[WeakImage]) -> LocalDatastore:
+def a_datastore(tmp_path: Path, images: list[Study]) -> LocalDatastore:
     """The same images and labels, as MONAI Label keeps them."""
     (tmp_path / "studies").mkdir()
     datastore = LocalDatastore(str(tmp_path / "studies"), extensions=["*.png"], auto_reload=False)
@@ -177,7 +189,7 @@ def test_the_servers_task_learns_the_words_of_the_labels_and_gives_the_same_weig
     trained, a_datastore, tmp_path
 ):
     store = ModelStore(tmp_path / "model" / MODEL)
-    summary = WeakTrain(MODEL, "tiny", "cpu", store)(
+    summary = WordMaskTrain(MODEL, "tiny", "cpu", store)(
         {"model": MODEL, "recipe": "smoke", **SMOKE, "force": True}, a_datastore
     )
     assert json.loads((store.path / "training.json").read_text())["state"] == "done"
@@ -193,7 +205,7 @@ def test_the_servers_task_says_what_is_missing_or_cannot_be(tmp_path):
     datastore = LocalDatastore(str(tmp_path / "studies"), extensions=["*.png"], auto_reload=False)
     image = draw_image(tmp_path / "images", 1)
     datastore.add_image(image.name, str(image.path), {})
-    task = WeakTrain(MODEL, "tiny", "cpu", ModelStore(tmp_path / MODEL))
+    task = WordMaskTrain(MODEL, "tiny", "cpu", ModelStore(tmp_path / MODEL))
     for request, sentence in (
         ({}, "give words, such as"),
         ({"words": WORD, "recipe": "tiny"}, "Recipes: paper, small, smoke"),
@@ -208,9 +220,11 @@ def test_the_servers_task_says_what_is_missing_or_cannot_be(tmp_path):
 def test_a_word_that_is_nowhere_is_said(tmp_path):
     image = draw_image(tmp_path / "images", 1)
     with pytest.raises(RequestError, match="There is no image to learn from"):
-        train_weakly([], ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
+        find_training(MODEL).run([], ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
     with pytest.raises(RequestError, match="is there a mask of 'bladder'"):
-        train_weakly([image], ask("bladder"), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
+        find_training(MODEL).run(
+            [image], ask("bladder"), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run"
+        )
 
 
 def test_the_teacher_is_the_version_that_serves(images, tmp_path):
@@ -224,7 +238,7 @@ def test_the_teacher_is_the_version_that_serves(images, tmp_path):
     never = {"scores.presence_bias": torch.tensor(-1000.0)}
     teacher.publish(lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "tiny"})))
     with pytest.raises(RequestError, match="In none of these images is there a mask"):
-        train_weakly(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
+        find_training(MODEL).run(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
     teacher.publish(
         lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"}))
     )
@@ -234,7 +248,7 @@ def test_the_teacher_is_the_version_that_serves(images, tmp_path):
             raise CancelledError("stopped")
 
     with pytest.raises(CancelledError, match="stopped"):
-        train_weakly(
+        find_training(MODEL).run(
             unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "again", report=stop
         )
 
@@ -252,8 +266,8 @@ def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publi
             cancel.cancel()
 
     with pytest.raises(CancelledError):
-        train_weakly(
-            [images[4], WeakImage("broken", broken)],
+        find_training(MODEL).run(
+            [images[4], Study("broken", broken)],
             ask(),
             store,
             run_folder=tmp_path / "run",
@@ -288,7 +302,21 @@ def test_the_command_says_what_is_wrong_and_leaves_no_run_folder(images, tmp_pat
         (["--words", WORD, "--labels", str(elsewhere)], "not in the folder images"),
     ):
         assert (
-            main(["train-weak", folder, "--app", app, "--recipe", "smoke", "--device", "cpu", *arguments])
+            main(
+                [
+                    "train",
+                    folder,
+                    "--model",
+                    MODEL,
+                    "--app",
+                    app,
+                    "--recipe",
+                    "smoke",
+                    "--device",
+                    "cpu",
+                    *arguments,
+                ]
+            )
             == 2
         )
         assert sentence in " ".join(capsys.readouterr().err.split())

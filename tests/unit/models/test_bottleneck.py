@@ -13,7 +13,8 @@ from tests.benchmarks.published_flow import published_map
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wordmask.encoders.clip import TinyClipArchitecture, build_tiny_clip
+from wordmask.encoders.clip import build_tiny_clip
+from wordmask.encoders.configs import TinyClipArchitecture
 from wordmask.models.bottleneck import attribution_maps, capacity, fit_pairs, keyed_noise, normalise_maps
 
 GRID, WIDTH, LAYER, STEPS = 3, 16, 1, 10

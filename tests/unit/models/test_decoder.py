@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from wordmask.errors import WeightsError
-from wordmask.models.presets import DecoderPreset
 from wordmask.models.simple_vilmedsam.decoder import (
     REFERENCE_NAMES,
     PositionPromptDecoder,
     refine_by_affinity,
 )
+from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 
 SMALL = DecoderPreset(channels=16, grid=6, heads=2, mlp=24, widths=(4, 8), upsampler_widths=(8, 8, 4))
 

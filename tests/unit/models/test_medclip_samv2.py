@@ -16,9 +16,11 @@ from wordmask.data.volumes import read_volume
 from wordmask.demo.samples import load_samples
 from wordmask.encoders.sam import decode_prompts
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.models.base import Hints, SliceKey, load_segmenter
+from wordmask.models.base import Hints, SliceKey
 from wordmask.models.coarse_masks import components
-from wordmask.models.presets import ZeroShotPreset, load_preset, preset_names
+from wordmask.models.loading import load_segmenter
+from wordmask.models.medclip_samv2.preset import ZeroShotPreset
+from wordmask.models.registry import load_preset, preset_names
 from wordmask.models.sam_prompts import NOTHING, fuse, hinted, prompts_of_objects
 from wordmask.words.prompt_sets import sentences
 from wordmask.words.prompts import parse_prompts

@@ -18,13 +18,14 @@ from tests.public_files import biomed_config, make_biomed_folder, registered, wr
 from tests.support.small_volumes import a_volume
 from transformers import BertConfig
 
-from wordmask.encoders.sam import SamConfig
+from wordmask.encoders.configs import SamConfig
 from wordmask.errors import WeightsError
 from wordmask.inference.hints import VoxelHints
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
-from wordmask.models.presets import Preset, load_preset
+from wordmask.models.presets import Preset
+from wordmask.models.registry import load_preset
 from wordmask.words.prompts import parse_prompts
 
 WORDS = ["liver", "a smooth round mass beside the left kidney"]

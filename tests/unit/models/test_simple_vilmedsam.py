@@ -11,8 +11,9 @@ from wordmask.encoders.lora import add_lora, lora_state_dict
 from wordmask.encoders.sam import build_tiny_sam
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.errors import RequestError, UnknownModelError, WeightsError
-from wordmask.models.base import Hints, SliceKey, load_segmenter
-from wordmask.models.presets import load_preset, preset_names
+from wordmask.models.base import Hints, SliceKey
+from wordmask.models.loading import load_segmenter
+from wordmask.models.registry import load_preset, preset_names
 from wordmask.models.simple_vilmedsam.decoder import REFERENCE_NAMES
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
 from wordmask.words.prompts import parse_prompts

@@ -13,10 +13,11 @@ from tests.support.weak_images import draw_image
 from wordmask.environment.packages import BrokenEnvironmentError
 from wordmask.errors import RequestError, UntrainedError, WeightsError
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.models.base import Hints, SliceKey, load_segmenter
+from wordmask.models.base import Hints, SliceKey
+from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2_weak import network as nnunet_network
 from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak, entropy
-from wordmask.models.presets import load_preset
+from wordmask.models.registry import load_preset
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import Bundle, save_bundle
 from wordmask.words.prompts import parse_prompts
@@ -73,9 +74,8 @@ def test_a_word_without_a_channel_is_unknown_nowhere_and_refused_with_the_list(a
     assert result.not_found == ["polyp"]
     (sentence,) = result.warnings
     assert sentence == (
-        "The preset 'tiny' was not trained on 'polyp', so nothing was marked; it knows liver, spleen. Train "
-        "it on that word, too, or ask "
-        "medclip_samv2."
+        "The preset 'tiny' was not trained on 'polyp', so nothing was marked; it knows liver, spleen. "
+        "Train it on that word, or ask medclip_samv2."
     )
 
 
@@ -92,7 +92,9 @@ def test_what_is_saved_is_what_is_loaded(a_model, a_bundle, tmp_path):
 
 @pytest.mark.parametrize("preset", ["tiny", "biomedclip_vit_b", "biomedclip_vit_h"])
 def test_before_a_training_it_says_how_to_train(preset):
-    with pytest.raises(UntrainedError, match=f"wordmask train-weak IMAGES --words .* --preset {preset}"):
+    with pytest.raises(
+        UntrainedError, match=f"wordmask train IMAGES --model medclip_samv2_weak --words .* --preset {preset}"
+    ):
         load_segmenter(MODEL, preset=preset, device="cpu")
 
 

@@ -21,7 +21,7 @@ from tests.support.processes import repeating
 from torch import nn
 
 from wordmask.errors import RequestError, WeightsError
-from wordmask.models.base import load_segmenter
+from wordmask.models.loading import load_segmenter
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import CARD, WEIGHTS, bundle_folder, load_bundle, save_bundle
 from wordmask.weights.versions import CURRENT, ModelStore

@@ -9,7 +9,6 @@ the pipeline; not strategies, not files.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -30,7 +29,6 @@ from wordmask.inference.request import as_prompts
 from wordmask.inference.result import Segmentation
 from wordmask.learning.evaluation.metrics import dice
 from wordmask.models.base import Segmenter, SliceFeatures, SliceKey
-from wordmask.models.presets import Preset
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
 
@@ -163,7 +161,7 @@ def _score_word(
     prompt: Prompt,
     cancel: CancelToken | None,
 ) -> _WordScore:
-    preset, word = pipeline.segmenter.preset, prompt.word
+    word = prompt.word
     result = pipeline.segment(volume, [prompt], keep=("probability",), cancel=cancel)
     masks = [
         result.mask(word),
@@ -171,7 +169,8 @@ def _score_word(
     ]
     probability = result.statistics[word].presence
     boundary, where = _boundary_entropy(result, volume, word)
-    cause = "with other noise" if _uses_noise(preset) else "when the grey values change a little"
+    tinted = isinstance(others[0].segmenter, _Tinted)
+    cause = "when the grey values change a little" if tinted else "with other noise"
     return _WordScore(
         presence=undecided(probability, _presence_limit(pipeline.segmenter, prompt)),
         boundary=boundary,
@@ -267,27 +266,14 @@ def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
     return preset.presence.words.get(prompt.key, preset.presence.volume_logit)
 
 
-def _uses_noise(preset: Preset) -> bool:
-    """Whether the masks depend on the bottleneck's noise (M2IB)."""
-    return preset.decoder.prior in ("m2ib", "both")
-
-
 def _other_views(pipeline: VolumeSegmenter) -> list[VolumeSegmenter]:
     """The same model under other noise, or on other grey values where it draws none."""
     model = pipeline.segmenter
-    if _uses_noise(model.preset):
-        return [VolumeSegmenter(_reseeded(model, offset), cache=pipeline.cache) for offset in OTHER_SEEDS]
+    others = [other for offset in OTHER_SEEDS if (other := model.with_other_noise(offset)) is not None]
+    if others:
+        return [VolumeSegmenter(other, cache=pipeline.cache) for other in others]
     cache = FeatureCache(CACHE_BYTES)  # of this case alone: nobody else asks for them
     return [VolumeSegmenter(cast(Segmenter, _Tinted(model, gamma)), cache=cache) for gamma in GAMMAS]
-
-
-def _reseeded(model: Segmenter, offset: int) -> Segmenter:
-    """The model with the same weights and features, and another seed."""
-    other = copy.copy(model)
-    bottleneck = model.preset.bottleneck
-    changed = bottleneck.model_copy(update={"seed": bottleneck.seed + offset})
-    other.preset = model.preset.model_copy(update={"bottleneck": changed})
-    return other
 
 
 class _Tinted:

@@ -7,21 +7,19 @@ Knows numbers; not models, not data. The published ones stand in methods.md 2.2.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from wordmask.learning.recipes import read_recipe
-
-KIND = "clip_tuning"
+from wordmask.learning.recipes import AnyRecipe
 
 
-class TuneRecipe(BaseModel):
+class TuneRecipe(AnyRecipe):
     """Everything about a tuning but its pairs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind = "clip_tuning"
+    default = "paper"
 
-    name: str
     description: str
     loss: Literal["dhn_nce", "info_nce"] = "dhn_nce"
     temperature: PositiveFloat = Field(
@@ -52,10 +50,7 @@ class TuneRecipe(BaseModel):
     )
     seed: int = 1
 
-
-def load_tune_recipe(name: str, **changes: Any) -> TuneRecipe:
-    """A recipe with some of its numbers changed.
-
-    RequestError names the wrong one and the nearest right one.
-    """
-    return read_recipe(TuneRecipe, KIND, name, changes)
+    @classmethod
+    def default_for(cls, preset: str) -> str:
+        """Tiny has a recipe of its own."""
+        return "tiny" if preset == "tiny" else cls.default

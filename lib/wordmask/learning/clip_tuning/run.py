@@ -16,7 +16,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,106 +26,132 @@ from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.tiny_tokenizer import token_ids_of
 from wordmask.errors import RequestError
 from wordmask.inference.memory import explain_out_of_memory
-from wordmask.learning.captions import CaptionList, ImageCaption
+from wordmask.learning.captions import (
+    CaptionList,
+    ImageCaption,
+    captions_of_cases,
+    names_cases,
+    read_caption_list,
+)
+from wordmask.learning.cases import Study, read_cases
 from wordmask.learning.clip_tuning.batches import Bytes, stored_pictures
 from wordmask.learning.clip_tuning.epochs import TuningPairs, image_embeddings, tune, unit_pixels
 from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.clip_tuning.retrieval import BATCH, ROUNDS, Retrieval, retrieval
+from wordmask.learning.publishing import Check, fill_card, find_start, publish_if_better
 from wordmask.learning.splitting import judging_groups
 from wordmask.learning.training import (
-    Check,
+    Comparison,
     Report,
+    Training,
     TrainingProgress,
-    fill_card,
-    find_start,
-    publish_if_better,
+    TrainingReport,
+    TrainingRequest,
 )
-from wordmask.models.base import choose_device
 from wordmask.models.clip_sam import with_rows
-from wordmask.models.presets import Preset, load_preset
+from wordmask.models.loading import choose_device
+from wordmask.models.medclip_samv2.preset import MedCLIPSAMv2Preset
+from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
 from wordmask.weights.versions import ModelStore, weights_digest
 
-MODEL = "medclip_samv2"
 TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and may change
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
 ENCODED = 32  # pictures at a time, where nothing is learned
 MOST_FITTED = 500  # pictures that the presence is fitted on
 
 
-@dataclass(frozen=True)
-class TuneRequest:
-    """preset: what to tune; start: number of the version to go on from, None.
-
-    The one that serves, 0: the preset's own weights.
-
-    force: publish also when retrieval did not rise, or without a check.
-    """
-
-    preset: str
-    recipe: TuneRecipe
-    device: str = "auto"
-    start: int | None = None
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class TuneReport:
+@dataclass(frozen=True, kw_only=True)
+class TuneReport(TrainingReport):
     """What came of a tuning.
 
-    version: its number when it was published; before, after: on the held-out pairs, None without any.
-
-    cut: captions that fill all the places of the text tower, whose ends it may not have seen; short: captions
-    that were left out.
-    presence: how scores of presence were fitted anew, None where the preset judges none.
+    Attributes:
+        before: retrieval on the held-out pairs; None without any.
+        after: the same of the result.
+        training_pairs: how many were learned from.
+        cut: captions that fill all the places of the text tower, whose ends it may not have seen.
+        presence: how scores of presence were fitted again; None where the preset judges none.
     """
 
-    version: int | None
-    parent: int | None
-    message: str
     before: Retrieval | None
     after: Retrieval | None
     training_pairs: int
-    short: int
     cut: int
-    seconds: float
     presence: PresenceFit | None = None
 
-    def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
+    def comparison(self) -> Comparison | None:
+        """How often the right caption and the right picture were found."""
+        if self.before is None or self.after is None:
+            return None
+        before, after = self.before.summary(), self.after.summary()
+        rows = tuple((heading, before[name], after[name]) for name, heading in _FOUND.items())
+        return Comparison(
+            f"Retrieval on {self.after.pairs} held-out pairs, in batches of {BATCH}", "found", rows
+        )
 
 
-def tune_clip(
-    pairs: CaptionList,
-    asked: TuneRequest,
-    store: ModelStore,
-    *,
-    run_folder: Path,
-    report: Report = lambda _: None,
-    cancel: CancelToken | None = None,
-) -> TuneReport:
-    """Learn from the pairs, and publish in ``store`` when retrieval (top 1, mean of both ways) on held-out
-    pairs rose.
+_FOUND = {
+    "image_to_text_top1": "caption of a picture, first",
+    "image_to_text_top2": "caption of a picture, among the first two",
+    "text_to_image_top1": "picture of a caption, first",
+    "text_to_image_top2": "picture of a caption, among the first two",
+}
 
-    run_folder: keeps what an interrupted run goes on from, in a folder of its own for each preset, start,
-    recipe and list of pairs; that is removed when a version is published. Raises RequestError, VolumeError,
-    WeightsError, DiskFullError, OutOfMemoryError with what to do, CancelledError.
-    """
-    advice = f"use fewer pairs per step (batch is {asked.recipe.batch})"
-    with explain_out_of_memory(f"There is not enough memory for this tuning; {advice}."):
-        return _Tuning(pairs, asked, store, run_folder, report, cancel or CancelToken()).run()
+
+class ClipTuning(Training[TuneRecipe]):
+    """Tuning of MedCLIP-SAMv2's CLIP on pictures with captions."""
+
+    description = "Tune CLIP on captions, which are written of the submitted labels"
+    recipe = TuneRecipe
+    resumes = True
+
+    def read_data(
+        self, path: Path, request: TrainingRequest[TuneRecipe], *, word: str | None, labels: Path | None
+    ) -> CaptionList:
+        """As `Training`: a list of captions, or labelled cases, of which captions are written."""
+        recipe = request.recipe
+        if names_cases(path):
+            cases = read_cases(path, word)
+            return captions_of_cases(cases, slices=recipe.slices_per_case, words=recipe.caption_words)
+        return read_caption_list(path, least_characters=recipe.least_characters)
+
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[TuneRecipe]) -> CaptionList:
+        """As `Training`: captions of the labelled ones."""
+        cases, recipe = [study.case for study in studies if study.case], request.recipe
+        return captions_of_cases(cases, slices=recipe.slices_per_case, words=recipe.caption_words)
+
+    def run(
+        self,
+        data: CaptionList,
+        request: TrainingRequest[TuneRecipe],
+        store: ModelStore,
+        *,
+        run_folder: Path,
+        report: Report = lambda _: None,
+        cancel: CancelToken | None = None,
+    ) -> TuneReport:
+        """As `Training`: publishes when retrieval (top 1, mean of both ways) on held-out pairs rose.
+
+        The run folder keeps what an interrupted run goes on from, in a folder of its own for each preset,
+        start, recipe and list of pairs; that is removed when a version is published.
+        """
+        advice = f"use fewer pairs per step (batch is {request.recipe.batch})"
+        with explain_out_of_memory(f"There is not enough memory for this tuning; {advice}."):
+            return _Tuning(data, request, store, run_folder, report, cancel or CancelToken()).run()
+
+
+TRAINING = ClipTuning()
 
 
 class _Tuning:
     def __init__(
         self,
         pairs: CaptionList,
-        asked: TuneRequest,
+        asked: TrainingRequest[TuneRecipe],
         store: ModelStore,
         run_folder: Path,
         report: Report,
@@ -133,7 +159,8 @@ class _Tuning:
     ) -> None:
         self.pairs, self.short, self.asked, self.store = pairs.pairs, pairs.short, asked, store
         self.runs, self.report, self.cancel = run_folder, report, cancel
-        self.preset, self.device = load_preset(MODEL, asked.preset), choose_device(asked.device)
+        self.preset = cast(MedCLIPSAMv2Preset, load_preset(asked.model, asked.preset))
+        self.device = choose_device(asked.device)
         self.began = time.monotonic()
         judging = judging_groups({pair.group for pair in self.pairs}, asked.recipe.held_out)
         self.held = [row for row, pair in enumerate(self.pairs) if pair.group in judging]
@@ -183,16 +210,25 @@ class _Tuning:
             shutil.rmtree(folder, ignore_errors=True)
         cut = sum(bool(tokens[-1]) for tokens in said)
         seconds = round(time.monotonic() - self.began, 1)
+        skipped = []
+        if self.short:
+            least = self.asked.recipe.least_characters
+            skipped.append(f"{self.short} captions of fewer than {least} characters were left out.")
+        if cut:
+            skipped.append(f"{cut} captions fill all that the text tower reads; it sees nothing beyond that.")
+        if fit is not None:
+            message += f" {_describe_fit(fit)}"
         return TuneReport(
             version=number,
             parent=parent,
             message=message,
+            epochs=epochs,
+            seconds=seconds,
+            skipped=skipped,
             before=before,
             after=after,
             training_pairs=len(self.learned),
-            short=self.short,
             cut=cut,
-            seconds=seconds,
             presence=fit,
         )
 
@@ -297,7 +333,7 @@ class _Tuning:
         sides = {"before": before, "after": after}
         scores = {side: None if found is None else found.summary() for side, found in sides.items()}
         return fill_card(
-            model=MODEL,
+            model=self.asked.model,
             preset=self.asked.preset,
             parent=parent,
             recipe=self.asked.recipe,
@@ -314,7 +350,7 @@ class _Tuning:
         )
 
 
-def start_clip(preset: Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:
+def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:
     """The preset's CLIP with the weights of version ``start`` laid over it, frozen.
 
     captions: tiny's text table gets rows for what is new in them, random at first.
@@ -350,6 +386,18 @@ def _texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
         embedding = clip.encode_text(distinct).float().cpu()
     place = {text: row for row, text in enumerate(distinct)}
     return embedding[[place[text] for text in texts]]
+
+
+def _describe_fit(fit: PresenceFit) -> str:
+    consequence = (
+        "so presence is still judged"
+        if fit.holds
+        else "which is too little: this version does not judge presence, and marks every word somewhere"
+    )
+    return (
+        f"Presence was fitted again, on {fit.pictures} held-out pictures and all trained words: it agrees "
+        f"with before in {fit.agreement:.1%}, {consequence}."
+    )
 
 
 def _identity(pair: ImageCaption) -> list[Any]:

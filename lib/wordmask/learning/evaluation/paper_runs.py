@@ -22,10 +22,9 @@ from wordmask.learning.evaluation.papers import Protocol, Run, require_folders
 from wordmask.learning.evaluation.run import Evaluation, evaluate
 from wordmask.learning.evaluation.statistics import METRICS, Metric, overall
 from wordmask.learning.evaluation.tables import NAMES
-from wordmask.learning.finetuning.run import TrainingRequest, train_model
-from wordmask.learning.recipes import Recipe, load_recipe
-from wordmask.learning.training import TrainingProgress
-from wordmask.models.base import load_segmenter
+from wordmask.learning.recipes import Recipe
+from wordmask.learning.training import TrainingProgress, TrainingRequest, find_training
+from wordmask.models.loading import load_segmenter
 from wordmask.weights.versions import ModelStore
 
 TABLE, RESULT = "table.md", "result.json"
@@ -80,7 +79,7 @@ def run_protocol(
     runs = asked.protocol.chosen(asked.only)
     require_folders(runs, asked.data)
     recipes = [
-        load_recipe(asked.protocol.recipe, **{**run.recipe_changes, **(asked.changes or {})}) for run in runs
+        Recipe.load(asked.protocol.recipe, **{**run.recipe_changes, **(asked.changes or {})}) for run in runs
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,9 +155,16 @@ def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: T
     testing = asked.protocol.cases(run, "test", asked.data)
     store, scratch = ModelStore(folder / "model"), folder / "scratch"
     try:
-        report = train_model(
+        report = find_training(asked.model).run(
             training,
-            TrainingRequest(asked.model, asked.preset, recipe, asked.device, start=0, force=True),
+            TrainingRequest(
+                model=asked.model,
+                preset=asked.preset,
+                recipe=recipe,
+                device=asked.device,
+                start=0,
+                force=True,
+            ),
             store,
             run_folder=scratch,
             report=lambda progress: tell(_told(progress), progress.done, progress.total),

@@ -1,10 +1,7 @@
 """Train a model on labelled cases and publish it when it got better.
 
-What `wordmask train` and the server's train task both run.
-
-Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Nothing is published
-before the very end, so a training that is killed leaves what serves untouched. Several processes may call
-`train_model` with the same arguments, each with a device and a run folder of its own (`finetuning.ranks`):
+Knows cases, trainees, recipes and the store of versions; not HTTP, not MONAI Label. Several processes may
+call `FineTuning.run` with the same arguments, each with its own device and run folder (`finetuning.ranks`):
 the first one validates and publishes, and all return its report.
 """
 
@@ -21,7 +18,7 @@ import torch
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.memory import explain_out_of_memory
-from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.cases import Case, LabelledVolume, Study, read_cases
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.finetuning.engine import Epoch, run_epochs
 from wordmask.learning.finetuning.pairs import TrainingPairs
@@ -33,20 +30,13 @@ from wordmask.learning.finetuning.replay import (
     phantom_cases,
     write_cases,
 )
-from wordmask.learning.finetuning.trainee import Trainee, start_trainee
+from wordmask.learning.finetuning.trainee import Trainee
+from wordmask.learning.publishing import Check, fill_card, find_start, publish_if_better
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.splitting import split_cases
-from wordmask.learning.training import (
-    Check,
-    Report,
-    TrainingProgress,
-    TrainingReport,
-    fill_card,
-    find_start,
-    publish_if_better,
-)
-from wordmask.models.base import choose_device, load_segmenter
-from wordmask.models.presets import load_preset
+from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
+from wordmask.models.loading import choose_device, load_segmenter
+from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import bundle_folder, read_card, save_bundle
@@ -59,49 +49,62 @@ CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what becam
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 
-@dataclass(frozen=True)
-class TrainingRequest:
-    """model, preset: what to train; start.
+class FineTuning(Training[Recipe]):
+    """Training of one model on labelled cases."""
 
-    Number of the version to go on from, None: the one that serves, 0: the preset's own.
+    description = "Learn from the submitted labels"
+    recipe = Recipe
+    uses_devices = True
 
-    force: publish also without validation cases, or when nothing got better.
-    """
+    def __init__(self, trainee: type[Trainee]) -> None:
+        self.trainee = trainee
 
-    model: str
-    preset: str
-    recipe: Recipe
-    device: str = "auto"
-    start: int | None = None
-    force: bool = False
+    def read_data(
+        self, path: Path, request: TrainingRequest[Recipe], *, word: str | None, labels: Path | None
+    ) -> list[Case]:
+        """As `Training`: a JSON list of cases, or a folder in the papers' layout."""
+        return read_cases(path, word)
 
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[Recipe]) -> list[Case]:
+        """As `Training`: the labelled ones."""
+        return [study.case for study in studies if study.case]
 
-def train_model(
-    cases: Sequence[Case],
-    asked: TrainingRequest,
-    store: ModelStore,
-    *,
-    run_folder: Path,
-    report: Report = lambda _: None,
-    cancel: CancelToken | None = None,
-) -> TrainingReport:
-    """Learn from the cases, and publish in ``store`` when the mean Dice on the validation cases rose above
-    that of the version in use.
+    def start_trainee(
+        self, model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
+    ) -> Trainee:
+        """A model that learns ``words``; UnknownModelError, WeightsError.
 
-    run_folder: for what this run keeps. Raises RequestError for too few cases or nothing to learn,
-    WeightsError, OutOfMemoryError with what to do, CancelledError; a case that cannot be read is reported and
-    left out.
-    """
-    began = time.monotonic()
-    cancel = cancel or CancelToken()
-    advice = f"use fewer pairs per step (batch is {asked.recipe.batch}) or fewer views"
-    with explain_out_of_memory(f"There is not enough memory for this training; {advice}."):
-        return _Training(asked, store, run_folder, report, cancel, began).run(cases)
+        Args:
+            weights: folder of the version to go on from; None: the preset's own.
+        """
+        return self.trainee.start(load_preset(model, preset), weights, recipe, words)
+
+    def run(
+        self,
+        data: Sequence[Case],
+        request: TrainingRequest[Recipe],
+        store: ModelStore,
+        *,
+        run_folder: Path,
+        report: Report = lambda _: None,
+        cancel: CancelToken | None = None,
+    ) -> CaseReport:
+        """As `Training`: publishes when the mean Dice on the validation cases rose above that of the version
+        in use.
+
+        A case that cannot be read is reported and left out.
+        """
+        began = time.monotonic()
+        advice = f"use fewer pairs per step (batch is {request.recipe.batch}) or fewer views"
+        with explain_out_of_memory(f"There is not enough memory for this training; {advice}."):
+            run = _Run(self, request, store, run_folder, report, cancel or CancelToken(), began)
+            return run.run(data)
 
 
 @dataclass
-class _Training:
-    asked: TrainingRequest
+class _Run:
+    training: FineTuning
+    asked: TrainingRequest[Recipe]
     store: ModelStore
     run_folder: Path
     report: Report
@@ -116,7 +119,7 @@ class _Training:
     start_sha256: str | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
-    def run(self, cases: Sequence[Case]) -> TrainingReport:
+    def run(self, cases: Sequence[Case]) -> CaseReport:
         recipe, parent = self.asked.recipe, find_start(self.store, self.asked.start)
         start = None if parent is None else self.store.folder(parent)
         self.parent_card, self.start_sha256 = (
@@ -141,7 +144,9 @@ class _Training:
         held = self._phantoms(CHECK_SEED, CHECK_SHARE)
         before, self.kept_before = self.ranks.told(lambda: self._scores_of(serving, judges, held, cache))
         torch.manual_seed(recipe.seed)
-        trainee = start_trainee(self.asked.model, self.asked.preset, start, recipe, self.words).to(device)
+        trainee = self.training.start_trainee(
+            self.asked.model, self.asked.preset, start, recipe, self.words
+        ).to(device)
         data = TrainingPairs(
             learned,
             trainee.segmenter,
@@ -164,7 +169,7 @@ class _Training:
             tell=lambda epoch: self._tell_epoch(epoch, before),
         )
 
-        def conclude() -> TrainingReport:
+        def conclude() -> CaseReport:
             self._tell("measuring the result", before=before)
             after = validate(trainee.ready(), judges, cache, self.cancel)
             self.kept = validate(trainee.ready(), held, cache, self.cancel)
@@ -249,7 +254,7 @@ class _Training:
         epochs: int,
         learned: Sequence[LabelledVolume],
         judges: Sequence[LabelledVolume],
-    ) -> TrainingReport:
+    ) -> CaseReport:
         names = [[case.case.name for case in side] for side in (learned, judges)]
         used = "the weights of the preset" if serving is None else f"version {serving}"
         figures = (
@@ -268,7 +273,7 @@ class _Training:
                 f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before "
                 f"{self.kept_before.mean:.3f}."
             )
-        return TrainingReport(
+        return CaseReport(
             version=number,
             parent=parent,
             message=message,

@@ -22,12 +22,13 @@ from wordmask.encoders.lora import add_lora, has_lora, load_lora_state_dict, lor
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.inference.batching import join_slices
 from wordmask.learning.finetuning.pairs import PairRow
+from wordmask.learning.finetuning.run import FineTuning
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.losses import mask_loss
 from wordmask.learning.recipes import Recipe
 from wordmask.models.base import PromptFeatures, SliceFeatures
-from wordmask.models.presets import Preset
 from wordmask.models.simple_vilmedsam.model import LORA, DecoderInputs, SimpleViLMedSAM
+from wordmask.models.simple_vilmedsam.preset import SimpleViLMedSAMPreset
 from wordmask.words.prompts import parse_prompts
 from wordmask.words.vocabulary import load_vocabulary
 
@@ -36,7 +37,7 @@ SMALLEST_PRESENT = 0.0006  # share of the frame below which a thing counts neith
 
 
 class SimpleViLMedSAMTrainee(Trainee):
-    """See the module."""
+    """A Simple-ViLMedSAM whose decoder learns, with tiny's text tower and LoRA where there are such."""
 
     def __init__(self, model: SimpleViLMedSAM, recipe: Recipe, words: Sequence[str]) -> None:
         super().__init__()
@@ -57,7 +58,9 @@ class SimpleViLMedSAMTrainee(Trainee):
             parameter.requires_grad_(True)
 
     @classmethod
-    def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
+    def start(
+        cls, preset: SimpleViLMedSAMPreset, weights: Path | None, recipe: Recipe, words: Sequence[str]
+    ) -> Self:
         """See `Trainee.start`."""
         texts = [text for word in words for text in (word, *_synonyms(word))]
         fresh = (
@@ -251,3 +254,6 @@ def _presence_loss(presence: Tensor, targets: Tensor) -> Tensor:
 def _synonyms(word: str) -> list[str]:
     entry = load_vocabulary().lookup(word)
     return [] if entry is None else [text for text in (*entry.synonyms, *entry.plurals) if text != word]
+
+
+TRAINING = FineTuning(SimpleViLMedSAMTrainee)

@@ -8,7 +8,6 @@ Knows the segmenter contract and recipes; not data sets, not optimizers, not MON
 from __future__ import annotations
 
 import abc
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,15 +15,9 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
-from wordmask.errors import RequestError
 from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.recipes import Recipe
-from wordmask.models.base import Segmenter, segmenter_class
-from wordmask.models.presets import Preset, load_preset
-
-TRAINEES = {  # model -> where its trainee lives
-    "simple_vilmedsam": "wordmask.learning.finetuning.simple_vilmedsam:SimpleViLMedSAMTrainee",
-}
+from wordmask.models.base import Segmenter
 
 
 class Trainee(nn.Module, abc.ABC):
@@ -39,10 +32,16 @@ class Trainee(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
-        """weights: folder of the version to go on from, else the preset's own; words: what is to be learned.
+    def start(cls, preset: Any, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
+        """Load the model and make it ready to learn.
 
-        WeightsError.
+        Args:
+            preset: an instance of the model's own preset class.
+            weights: folder of the version to go on from; None: the preset's own.
+            words: what is to be learned.
+
+        Raises:
+            WeightsError: weights are missing or damaged.
         """
 
     @abc.abstractmethod
@@ -75,16 +74,3 @@ class Trainee(nn.Module, abc.ABC):
     @abc.abstractmethod
     def card(self) -> dict[str, Any]:
         """What loading needs to know besides the tensors."""
-
-
-def start_trainee(
-    model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
-) -> Trainee:
-    """The trainee of a model; UnknownModelError, WeightsError; RequestError: this model cannot be trained."""
-    segmenter_class(model)
-    if model not in TRAINEES:
-        raise RequestError(
-            f"The model {model!r} cannot be trained yet; those that can: {', '.join(TRAINEES)}."
-        )
-    found: type[Trainee] = pkgutil.resolve_name(TRAINEES[model])
-    return found.start(load_preset(model, preset), weights, recipe, words)

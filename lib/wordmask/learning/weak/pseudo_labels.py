@@ -15,35 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
-from wordmask.data.volumes import Volume, read_volume
-from wordmask.errors import VolumeError
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.inference.request import cut_volume
-from wordmask.learning.cases import Case
+from wordmask.learning.cases import Study
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
 
 Labels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class WeakImage:
-    """An image to learn from. group: as of a `Case`; case: a person's labels of it, None without any."""
-
-    name: str
-    path: Path
-    group: str = ""
-    case: Case | None = None
-
-    @property
-    def patient(self) -> str:
-        """What is never divided between those that are learned from and those that judge."""
-        return self.group or self.name
-
-    def read(self) -> Volume:
-        """VolumeError: it cannot be read."""
-        return read_volume(self.path)
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,7 @@ class SliceLabels:
     pipeline would look at.
     """
 
-    image: WeakImage
+    image: Study
     file: Path
     slices: dict[int, frozenset[int]]
     is_picture: bool
@@ -66,33 +44,8 @@ class SliceLabels:
         return labels
 
 
-def images_in(folder: Path) -> list[WeakImage]:
-    """Every image file of a folder, by its name before the ending.
-
-    VolumeError: there is none, or two have one name.
-    """
-    files = (
-        [
-            path
-            for path in sorted(folder.iterdir())
-            if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
-        ]
-        if folder.is_dir()
-        else []
-    )
-    if not files:
-        raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
-    images = {path.name.removesuffix(suffix_of(path)): path for path in files}
-    if len(images) < len(files):
-        other = next(path for path in files if path not in images.values())
-        raise VolumeError(
-            f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one."
-        )
-    return [WeakImage(name, path) for name, path in images.items()]
-
-
 def label_image(
-    image: WeakImage,
+    image: Study,
     words: Sequence[Prompt],
     teacher: VolumeSegmenter,
     file: Path,

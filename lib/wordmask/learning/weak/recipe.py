@@ -8,11 +8,9 @@ Knows numbers; not nnU-Net, not images. What is not named here is nnU-Net's own 
 from __future__ import annotations
 
 from math import floor
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -21,17 +19,15 @@ from pydantic import (
     model_validator,
 )
 
-from wordmask.learning.recipes import read_recipe, recipe_names
-
-KIND = "weak"
+from wordmask.learning.recipes import AnyRecipe
 
 
-class WeakRecipe(BaseModel):
+class WeakRecipe(AnyRecipe):
     """Everything about a training but its images and words."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind = "weak"
+    default = "small"
 
-    name: str
     description: str
     epochs: PositiveInt = Field(description="of all cycles together")
     cycles: PositiveInt = Field(
@@ -114,16 +110,3 @@ class WeakRecipe(BaseModel):
         """
         length = self.epochs // self.cycles
         return epoch % length >= length - self.save_last
-
-
-def weak_recipe_names() -> list[str]:
-    """The recipes that ship."""
-    return recipe_names(KIND)
-
-
-def load_weak_recipe(name: str, **changes: Any) -> WeakRecipe:
-    """A recipe with some of its numbers changed.
-
-    RequestError names the wrong one and the nearest right one.
-    """
-    return read_recipe(WeakRecipe, KIND, name, changes)

@@ -1,7 +1,5 @@
 """Train nnU-Net on zero-shot masks and publish it.
 
-What `wordmask train-weak` and the server's train task both run.
-
 Knows images, words, the teacher, the run folder and the store of versions; not HTTP, not MONAI Label. Nothing
 is published before the very end. All slices train (nnU-Net's fold "all", as the paper): masks of a model are
 no truth to be held out. Labelled cases are held out instead, whole patients at a time, and judge as users
@@ -15,31 +13,28 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
 from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
 from wordmask.inference.memory import explain_out_of_memory
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.cases import Case, LabelledVolume, Study, cases_from_json, studies_in
 from wordmask.learning.evaluation.validation import ValidationScore, validate
+from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.splitting import split_cases
-from wordmask.learning.training import (
-    Check,
-    Report,
-    TrainingProgress,
-    TrainingReport,
-    fill_card,
-    publish_if_better,
-)
+from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
 from wordmask.learning.views import opposite_word
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
-from wordmask.learning.weak.pseudo_labels import SliceLabels, WeakImage, choose_slices, label_image
+from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
 from wordmask.learning.weak.recipe import WeakRecipe
-from wordmask.models.base import Segmenter, choose_device, load_segmenter
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import choose_device, load_segmenter
 from wordmask.models.medclip_samv2_weak.network import NetworkPlan, require_nnunet
-from wordmask.models.presets import Preset, load_preset
+from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
+from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import read_card, save_bundle
@@ -48,52 +43,73 @@ from wordmask.words.prompts import Prompt, parse_prompts
 
 logger = logging.getLogger(__name__)
 
-MODEL = "medclip_samv2_weak"
 MOST_WORDS = 254  # label values are bytes
 LIBRARIES = ("torch", "nnunetv2", "dynamic_network_architectures")
 
 
-@dataclass(frozen=True)
-class WeakRequest:
-    """words: what the networks are to find. force: publish also when nothing got better."""
+class WeakTraining(Training[WeakRecipe]):
+    """Training of nnU-Net on the masks that another model draws."""
 
-    words: str | Sequence[str]
-    preset: str
-    recipe: WeakRecipe
-    device: str = "auto"
-    force: bool = False
+    description = "Learn from zero-shot masks of all images, labelled or not"
+    recipe = WeakRecipe
+    takes_words = True
+    takes_labels = True
+    takes_start = False
+
+    def read_data(
+        self, path: Path, request: TrainingRequest[WeakRecipe], *, word: str | None, labels: Path | None
+    ) -> list[Study]:
+        """As `Training`: a folder of images, with the labels of a list of cases."""
+        studies = {study.path.resolve(): study for study in studies_in(path)}
+        for case in cases_from_json(labels) if labels else []:
+            image = case.image.resolve()
+            if image not in studies:
+                raise RequestError(
+                    f"The list of labels names {case.image.name}, which is not in the folder {path.name}; "
+                    "add the image to the folder, or remove it from the list."
+                )
+            studies[image] = replace(studies[image], group=case.group, case=case)
+        return list(studies.values())
+
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[WeakRecipe]) -> list[Study]:
+        """As `Training`: all of them."""
+        return list(studies)
+
+    def run(
+        self,
+        data: Sequence[Study],
+        request: TrainingRequest[WeakRecipe],
+        store: ModelStore,
+        *,
+        run_folder: Path,
+        report: Report = lambda _: None,
+        cancel: CancelToken | None = None,
+    ) -> CaseReport:
+        """As `Training`: publishes when the mean Dice on held-out labelled cases rose above that of the
+        zero-shot masks and of the version in use; without labelled cases always, because nothing can be
+        checked.
+
+        Without words, it learns those of the labels. An image that cannot be read is reported and left out.
+
+        Raises:
+            BrokenEnvironmentError: nnU-Net is not installed.
+            TrainingError: nnU-Net failed.
+        """
+        require_nnunet()
+        began = time.monotonic()
+        with explain_out_of_memory(
+            "There is not enough memory for this training; use smaller images or a smaller preset."
+        ):
+            run = _WeakTraining(request, store, run_folder, report, cancel or CancelToken(), began)
+            return run.run(data)
 
 
-def train_weakly(
-    images: Sequence[WeakImage],
-    asked: WeakRequest,
-    store: ModelStore,
-    *,
-    run_folder: Path,
-    report: Report = lambda _: None,
-    cancel: CancelToken | None = None,
-) -> TrainingReport:
-    """Learn the words from the images, and publish in ``store``.
-
-    Without labelled cases at once, for nothing can be checked; else when the mean Dice on those that are held
-    out rose above that of the zero-shot masks, and of the version in use.
-
-    run_folder: for what this run keeps; it must be empty, and the caller removes it. Raises RequestError for
-    nothing to learn, PromptError, WeightsError, BrokenEnvironmentError without nnU-Net, OutOfMemoryError,
-    TrainingError, CancelledError; an image that cannot be read is reported and left out.
-    """
-    require_nnunet()
-    with explain_out_of_memory(
-        "There is not enough memory for this training; use smaller images or a smaller preset."
-    ):
-        return _WeakTraining(asked, store, run_folder, report, cancel or CancelToken(), time.monotonic()).run(
-            images
-        )
+TRAINING = WeakTraining()
 
 
 @dataclass
 class _WeakTraining:
-    asked: WeakRequest
+    asked: TrainingRequest[WeakRecipe]
     store: ModelStore
     run_folder: Path
     report: Report
@@ -101,15 +117,13 @@ class _WeakTraining:
     began: float
     skipped: list[str] = field(default_factory=list)
 
-    def run(self, images: Sequence[WeakImage]) -> TrainingReport:
-        recipe, words = self.asked.recipe, self._words()
-        preset = load_preset(MODEL, self.asked.preset)
+    def run(self, images: Sequence[Study]) -> CaseReport:
+        recipe, words = self.asked.recipe, self._words(images)
+        preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.asked.model, self.asked.preset))
         learned, judging = self._split(images)
         self.device = choose_device(self.asked.device)
         self.teacher_version, weights = self._teacher_weights(preset)
-        teacher = load_segmenter(
-            preset.teacher or "", preset=preset.name, device=str(self.device), weights=weights
-        )
+        teacher = load_segmenter(preset.teacher, preset=preset.name, device=str(self.device), weights=weights)
         self._check_known(teacher, words, learned)
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
@@ -126,24 +140,30 @@ class _WeakTraining:
         save_bundle(self.run_folder / "candidate", tensors, card)
         return self._decide(teacher, tensors, card, self._judges(judging))
 
-    def _teacher_weights(self, preset: Preset) -> tuple[int | None, Path | None]:
+    def _teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
         """The version of the teacher that serves in the same app, where it is of this preset.
 
         A tuned CLIP draws the masks, too.
         """
-        store = ModelStore(self.store.path.parent / str(preset.teacher))
+        store = ModelStore(self.store.path.parent / preset.teacher)
         number = store.served()
         if number is None or read_card(store.folder(number)).preset != preset.name:
             return None, None
         return number, store.folder(number)
 
-    def _words(self) -> list[Prompt]:
-        words = parse_prompts(self.asked.words)
+    def _words(self, images: Sequence[Study]) -> list[Prompt]:
+        """What to learn: as asked, else the words of the labels."""
+        labelled = {word for image in images if image.case for word in image.case.words}
+        words = list(self.asked.words) or (parse_prompts(sorted(labelled)) if labelled else [])
+        if not words:
+            raise RequestError(
+                'Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.'
+            )
         if len(words) > MOST_WORDS:
             raise RequestError(f"{len(words)} words were given; at most {MOST_WORDS} are learned together.")
         return words
 
-    def _split(self, images: Sequence[WeakImage]) -> tuple[list[WeakImage], list[Case]]:
+    def _split(self, images: Sequence[Study]) -> tuple[list[Study], list[Case]]:
         """What is learned from, and the labelled cases that judge.
 
         Nothing of a judge's patient is learned from.
@@ -159,7 +179,7 @@ class _WeakTraining:
         held = {case.group for case in judging}
         return [image for image in images if image.patient not in held], judging
 
-    def _check_known(self, teacher: Segmenter, words: Sequence[Prompt], images: Sequence[WeakImage]) -> None:
+    def _check_known(self, teacher: Segmenter, words: Sequence[Prompt], images: Sequence[Study]) -> None:
         """RequestError: the teacher refuses a word that no person has labelled either."""
         drawn = {word for image in images if image.case for word in image.case.words}
         known = teacher.encode_prompts(words).known.tolist()
@@ -174,7 +194,7 @@ class _WeakTraining:
             )
 
     def _label(
-        self, images: Sequence[WeakImage], words: Sequence[Prompt], teacher: Segmenter
+        self, images: Sequence[Study], words: Sequence[Prompt], teacher: Segmenter
     ) -> list[SliceLabels]:
         pipeline = VolumeSegmenter(teacher)
         folder = self.run_folder / "labels"
@@ -193,7 +213,11 @@ class _WeakTraining:
         return labelled
 
     def _write(
-        self, labelled: Sequence[SliceLabels], words: Sequence[Prompt], values: Sequence[int], preset: Preset
+        self,
+        labelled: Sequence[SliceLabels],
+        words: Sequence[Prompt],
+        values: Sequence[int],
+        preset: MedCLIPSAMv2WeakPreset,
     ) -> None:
         recipe = self.asked.recipe
         chosen = choose_slices(labelled, recipe.negatives, recipe.seed)
@@ -225,7 +249,7 @@ class _WeakTraining:
 
     def _decide(
         self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]
-    ) -> TrainingReport:
+    ) -> CaseReport:
         """Publish what is better than everything that there was, or what nobody can judge."""
         rivals = self._rivals(teacher, judges)
         rival = max(rivals, key=lambda name: rivals[name].mean)
@@ -249,7 +273,7 @@ class _WeakTraining:
         )
         if not judges:
             message += " No labelled case was held out: look at its masks before you rely on them."
-        return TrainingReport(
+        return CaseReport(
             version=number,
             parent=None,
             message=message,
@@ -277,7 +301,9 @@ class _WeakTraining:
         return validate(segmenter, judges, cancel=self.cancel)
 
     def _loaded(self, folder: Path) -> Segmenter:
-        return load_segmenter(MODEL, preset=self.asked.preset, device=str(self.device), weights=folder)
+        return load_segmenter(
+            self.asked.model, preset=self.asked.preset, device=str(self.device), weights=folder
+        )
 
     def _card(
         self,
@@ -288,7 +314,7 @@ class _WeakTraining:
     ) -> Card:
         recipe = self.asked.recipe
         return fill_card(
-            model=MODEL,
+            model=self.asked.model,
             preset=self.asked.preset,
             parent=None,
             recipe=recipe,

@@ -33,8 +33,8 @@ from wordmask.models.base import (
 from wordmask.models.bottleneck import normalise_maps
 from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.models.coarse_masks import coarse_masks, components
+from wordmask.models.medclip_samv2.preset import MedCLIPSAMv2Preset
 from wordmask.models.noise import key_text
-from wordmask.models.presets import Preset
 from wordmask.models.sam_prompts import NOTHING, hinted, prompts_of_objects
 from wordmask.weights.checkpoint import load_bundle
 from wordmask.words.prompt_sets import sentences
@@ -47,12 +47,13 @@ class MedCLIPSAMv2(ClipSamSegmenter):
     """CLIP and SAM as they are published, or with a CLIP that was tuned on captions."""
 
     name = "medclip_samv2"
+    preset: MedCLIPSAMv2Preset
     capabilities = Capabilities(
         hints=frozenset({"points", "box"}), prompt_sets=True, presence=True, attribution=True
     )
 
     @classmethod
-    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+    def from_preset(cls, preset: MedCLIPSAMv2Preset, weights: Path | None = None) -> Self:
         """Public weights are all that it needs; WeightsError: they are missing or damaged.
 
         weights: a version, of which CLIP alone was tuned; it is laid over the preset's own weights, and the

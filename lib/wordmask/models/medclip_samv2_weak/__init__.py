@@ -1,1 +1,12 @@
 """nnU-Net that learned from masks of MedCLIP-SAMv2."""
+
+from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
+from wordmask.models.registry import ModelEntry
+from wordmask.resources import configs
+
+MODEL = ModelEntry(
+    preset=MedCLIPSAMv2WeakPreset,
+    presets=configs("models", "medclip_samv2_weak"),
+    segmenter="wordmask.models.medclip_samv2_weak.model:MedCLIPSAMv2Weak",
+    training="wordmask.learning.weak.run:TRAINING",
+)

@@ -29,7 +29,7 @@ from wordmask.models.base import (
     all_pairs,
 )
 from wordmask.models.medclip_samv2_weak.network import Ensemble, read_plan
-from wordmask.models.presets import Preset
+from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
 from wordmask.weights.checkpoint import Bundle, load_bundle
 from wordmask.words.prompts import Prompt
 
@@ -41,8 +41,11 @@ class MedCLIPSAMv2Weak(Segmenter):
     """One channel per word; nothing that a word changes is computed after `encode_slices`."""
 
     name = "medclip_samv2_weak"
+    preset: MedCLIPSAMv2WeakPreset
 
-    def __init__(self, preset: Preset, ensemble: Ensemble, words: Sequence[str], side: int) -> None:
+    def __init__(
+        self, preset: MedCLIPSAMv2WeakPreset, ensemble: Ensemble, words: Sequence[str], side: int
+    ) -> None:
         """words: of the channels, in their order; side: of the networks' square, in pixels."""
         super().__init__(preset)
         self.ensemble, self.words, self.side = ensemble, tuple(words), side
@@ -50,7 +53,7 @@ class MedCLIPSAMv2Weak(Segmenter):
         self._fingerprint: str | None = None
 
     @classmethod
-    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+    def from_preset(cls, preset: MedCLIPSAMv2WeakPreset, weights: Path | None = None) -> Self:
         """UntrainedError: no version was published yet.
 
         WeightsError: the version is damaged; BrokenEnvironmentError: without nnU-Net.
@@ -59,12 +62,12 @@ class MedCLIPSAMv2Weak(Segmenter):
             raise UntrainedError(
                 f"The model {cls.name!r} has no weights before it was trained; train it on your own images, "
                 "which need no labels: "
-                f'`wordmask train-weak IMAGES --words "WORDS" --preset {preset.name}`.'
+                f'`wordmask train IMAGES --model {cls.name} --words "WORDS" --preset {preset.name}`.'
             )
         return cls.from_bundle(preset, load_bundle(weights))
 
     @classmethod
-    def from_bundle(cls, preset: Preset, bundle: Bundle) -> Self:
+    def from_bundle(cls, preset: MedCLIPSAMv2WeakPreset, bundle: Bundle) -> Self:
         """As `from_preset`, of a bundle in memory."""
         plan, card = read_plan(bundle.card), bundle.card
         if card.side is None or card.members is None or card.threshold is None:

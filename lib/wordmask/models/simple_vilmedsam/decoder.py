@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.errors import WeightsError
-from wordmask.models.presets import DecoderPreset
+from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 
 TEMPERATURE = 3.0  # methods.md 1.2: in the released code, not in the paper's formula
 THRESHOLD = 1.2  # similarities below this multiple of their mean are cut off

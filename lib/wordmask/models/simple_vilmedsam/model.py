@@ -38,15 +38,12 @@ from wordmask.models.base import (
 )
 from wordmask.models.bottleneck import normalise_maps
 from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
-from wordmask.models.presets import Preset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
+from wordmask.models.simple_vilmedsam.preset import SimpleViLMedSAMPreset
 from wordmask.models.simple_vilmedsam.refiner import Refiner
 from wordmask.models.word_scores import word_token_input
 from wordmask.weights.checkpoint import Bundle, load_bundle
 from wordmask.words.prompts import Prompt
-
-__all__ = ["PositionPromptDecoder", "SimpleViLMedSAM"]
-
 
 LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's encoder
 
@@ -82,22 +79,22 @@ class SimpleViLMedSAM(ClipSamSegmenter):
     """CLIP, SAM's image encoder, the position-prompt decoder and, in versions that learned one, a refiner."""
 
     name = "simple_vilmedsam"
+    preset: SimpleViLMedSAMPreset
     capabilities = Capabilities(presence=True, attribution=True)
 
     def __init__(
-        self, preset: Preset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
+        self, preset: SimpleViLMedSAMPreset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
     ) -> None:
         """trained_words: what the weights were trained on; empty: not limited."""
         super().__init__(preset, clip, sam, trained_words=trained_words)
         text_width = clip.embed_dim + 1  # the embedding and the presence logit
         self.decoder = PositionPromptDecoder(preset.decoder, text_width)
         self.refiner = Refiner(text_width) if preset.decoder.refiner else None
-        self.learned_words: frozenset[str] = (
-            frozenset()
-        )  # from labels: the preset's limits of presence were not made for them
+        # from labels: the preset's limits of presence were not made for them
+        self.learned_words: frozenset[str] = frozenset()
 
     @classmethod
-    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
+    def from_preset(cls, preset: SimpleViLMedSAMPreset, weights: Path | None = None) -> Self:
         """Build the preset with its trained weights, or with what a published version has changed in them.
 
         WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained
@@ -119,7 +116,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
     @classmethod
     def for_training(
         cls,
-        preset: Preset,
+        preset: SimpleViLMedSAMPreset,
         weights: Path | None = None,
         texts: Sequence[str] = (),
         *,
@@ -171,7 +168,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return model
 
     @classmethod
-    def untrained(cls, preset: Preset) -> Self:
+    def untrained(cls, preset: SimpleViLMedSAMPreset) -> Self:
         """The preset's public encoders with a random decoder.
 
         Where a training, or `load_reference`, starts.
@@ -235,6 +232,10 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return SegmenterOutput(
             self.draw(inputs), slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0]
         )
+
+    def with_other_noise(self, offset: int) -> Self | None:
+        """As `ClipSamSegmenter`, where the bottleneck's map reaches the decoder at all."""
+        return None if self.preset.decoder.prior == "similarity" else super().with_other_noise(offset)
 
     def draw(self, inputs: DecoderInputs) -> Tensor:
         """Logits [P, 4g, 4g] of what `decoder_inputs` gave."""

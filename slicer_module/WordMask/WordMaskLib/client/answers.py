@@ -10,7 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .json_fields import list_in, mapping_in, number_in, numbers_in, object_in, rows_in, text_in, texts_in, whole_in
+from .json_fields import (
+    list_in,
+    mapping_in,
+    number_in,
+    numbers_in,
+    object_in,
+    rows_in,
+    text_in,
+    texts_in,
+    whole_in,
+)
 
 T = TypeVar("T")
 

@@ -19,7 +19,17 @@ from urllib.parse import quote
 
 from .. import __version__
 from .addresses import ServerAddress
-from .answers import DatastoreImage, Health, ModelInfo, ServerInfo, Suggestion, images_from_json, nothing, rows_of, text_of
+from .answers import (
+    DatastoreImage,
+    Health,
+    ModelInfo,
+    ServerInfo,
+    Suggestion,
+    images_from_json,
+    nothing,
+    rows_of,
+    text_of,
+)
 from .errors import AddressError, ClientError
 from .job_answers import JobResult, JobStatus, NextCase, TrainingState
 from .multipart import FilePart, Form, TextPart, safe_file_name

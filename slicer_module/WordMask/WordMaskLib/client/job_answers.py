@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .json_fields import choice_in, mapping_in, maybe_number, number_in, numbers_in, object_in, rows_in, text_in, texts_in, whole_in
+from .json_fields import (
+    choice_in,
+    mapping_in,
+    maybe_number,
+    number_in,
+    numbers_in,
+    object_in,
+    rows_in,
+    text_in,
+    texts_in,
+    whole_in,
+)
 
 FINAL_STATES = ("done", "cancelled", "failed")
 STATES = ("queued", "running", *FINAL_STATES)

@@ -17,13 +17,27 @@ from ..client import calls
 from ..client.addresses import ServerAddress
 from ..client.answers import Health, ServerInfo, Suggestion
 from ..client.client import Handshake, is_another, judge_server
-from ..client.errors import ClientError, NotAWordMaskServerError, SegmentsError, ServerAnswerError, TransferCancelledError
+from ..client.errors import (
+    ClientError,
+    NotAWordMaskServerError,
+    SegmentsError,
+    ServerAnswerError,
+    TransferCancelledError,
+)
 from ..client.job_answers import JobResult, JobStatus
 from ..client.prompts import find_suggestion, split_words
 from ..scene.export import check_volume, export_volume
 from ..scene.geometry import grid_of, is_picture, to_voxels
 from ..scene.hints import hint_options
-from ..scene.segments import MADE_HERE, Imported, SliceRange, check_segmentation, edited_segments, import_in_steps, show_3d
+from ..scene.segments import (
+    MADE_HERE,
+    Imported,
+    SliceRange,
+    check_segmentation,
+    edited_segments,
+    import_in_steps,
+    show_3d,
+)
 from ..scene.terminology import words_from
 from .flows import Flow, Pause, Question, Report, cancelled, in_turns, temporary_folder
 from .session import ServerState, Session, model_named, present, target_segmentation

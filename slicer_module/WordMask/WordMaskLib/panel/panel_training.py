@@ -10,7 +10,15 @@ from slicer.i18n import tr as _
 
 from ..client.answers import ModelVersion
 from ..client.job_answers import TrainingState
-from ..flows.learning import SPECIAL_RECIPES, look_again, results_in_scene, stop_training, train, use_version, watch_training
+from ..flows.learning import (
+    SPECIAL_RECIPES,
+    look_again,
+    results_in_scene,
+    stop_training,
+    train,
+    use_version,
+    watch_training,
+)
 from ..flows.messages import time_text
 from ..flows.tasks import Outcome, Task
 from .panel import FAULT_STYLE, Panel, Section

@@ -20,7 +20,16 @@ from ..client.addresses import ServerAddress
 from ..client.answers import Health
 from ..client.errors import ClientError
 from .environments import find_environment
-from .server_process import HOST, STOP_SECONDS, StartState, free_port, judge_start, plain_log, server_command, server_variables
+from .server_process import (
+    HOST,
+    STOP_SECONDS,
+    StartState,
+    free_port,
+    judge_start,
+    plain_log,
+    server_command,
+    server_variables,
+)
 
 LONGEST_LOG = 64 << 10  # characters that are kept
 _HAS_GROUPS = os.name == "posix"

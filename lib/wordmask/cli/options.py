@@ -1,0 +1,33 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from wordmask.errors import RequestError
+
+Data, Computation = "What to learn from", "How to compute"  # headings of --help
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="a number of the recipe, such as epochs=20; may be given several times",
+        rich_help_panel=Computation,
+    ),
+]
+
+
+def read_settings(texts: Sequence[str] | None) -> dict[str, str]:
+    """``["epochs=20"]`` -> {"epochs": "20"}; RequestError for anything else."""
+    settings = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name or not value:
+            raise RequestError(f"--set takes NAME=VALUE, such as epochs=20, got {text!r}.")
+        settings[name.strip()] = value.strip()
+    return settings

@@ -1,0 +1,105 @@
+"""What every training does at its two ends: where it starts, and whether its result is published.
+
+Knows the store of versions and cards; not models, not data. Nothing is published before the very end, so a
+training that is killed leaves the model in use untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from wordmask.errors import RequestError
+from wordmask.progress import CancelToken
+from wordmask.weights.card import Card
+from wordmask.weights.versions import ModelStore
+
+
+@dataclass(frozen=True)
+class Check:
+    """A result and what it has to beat, on data that was not learned from.
+
+    Attributes:
+        after: the measure of the result; more is better.
+        before: the same measure of what there was.
+        description: what was measured, for people.
+    """
+
+    after: float
+    before: float
+    description: str
+
+
+def find_start(store: ModelStore, start: int | None) -> int | None:
+    """The version that a training goes on from; None: the preset's own weights.
+
+    Args:
+        start: its number, 0 for the preset's own weights; None: the version in use.
+
+    Raises:
+        RequestError: there is no such version.
+    """
+    if start is None:
+        return store.served()
+    if start and not store.folder(start).is_dir():
+        raise RequestError(f"There is no version {start} of {store.path.name} to go on from.")
+    return start or None
+
+
+def fill_card(
+    *,
+    model: str,
+    preset: str,
+    parent: int | None,
+    recipe: BaseModel,
+    forced: bool,
+    libraries: Iterable[str],
+    **content: Any,
+) -> Card:
+    """The card of a version that is made now.
+
+    Args:
+        libraries: distributions whose version could matter.
+        content: fields of one kind of training.
+    """
+    common = {
+        "model": model,
+        "preset": preset,
+        "parent": parent,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": recipe.model_dump(mode="json"),
+        "forced": forced,
+        "libraries": {name: version(name) for name in libraries},
+    }
+    return Card.model_validate({**common, **content})
+
+
+def publish_if_better(
+    store: ModelStore, check: Check | None, write: Callable[[Path], None], cancel: CancelToken, *, force: bool
+) -> tuple[int | None, str]:
+    """Publish what is better on data that was not learned from, or what is forced.
+
+    Args:
+        check: None where nothing was held out: then only force publishes.
+        write: puts weights and card into the folder that it is given.
+        force: publish whatever the check says.
+
+    Returns:
+        The number of the version, None when nothing was published, and a sentence for people.
+    """
+    number = None
+    if force or (check is not None and check.after > check.before):
+        cancel.check()
+        number = store.publish(write)
+    outcome = (
+        f"Version {number} is published and serves"
+        if number
+        else "Nothing was published, because the training did not help"
+    )
+    return number, f"{outcome}, without a check." if check is None else f"{outcome}: {check.description}."

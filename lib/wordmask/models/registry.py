@@ -1,0 +1,110 @@
+"""The models that there are: WordMask's own, and those that other packages bring.
+
+Listing models and reading presets imports no torch. Another package brings a model through an entry point of
+the group `wordmask.models`, whose name is the model's and whose value is a `ModelEntry`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources.abc import Traversable
+
+import yaml
+from pydantic import ValidationError
+
+from wordmask.errors import UnknownModelError
+from wordmask.models.presets import Preset
+from wordmask.resources import look_up, suggest, yaml_names
+
+GROUP = "wordmask.models"
+OWN = {  # name on the wire -> its entry; the first is the default
+    "simple_vilmedsam": "wordmask.models.simple_vilmedsam:MODEL",
+    "medclip_samv2": "wordmask.models.medclip_samv2:MODEL",
+    "medclip_samv2_weak": "wordmask.models.medclip_samv2_weak:MODEL",
+}
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """Where the parts of a model are.
+
+    Attributes:
+        preset: class of its presets.
+        presets: folder with one YAML file per preset.
+        segmenter: ``module:class`` of the model, a `wordmask.models.base.Segmenter`.
+        training: ``module:object`` of how it is trained, a `wordmask.learning.training.Training`; None: it is
+            not trained.
+    """
+
+    preset: type[Preset]
+    presets: Traversable
+    segmenter: str
+    training: str | None = None
+
+
+def model_names() -> list[str]:
+    """WordMask's own models, the default first, then those of other packages in alphabetical order."""
+    return [*OWN, *sorted(_brought())]
+
+
+@cache
+def find_model(name: str) -> ModelEntry:
+    """The entry of a model.
+
+    Raises:
+        UnknownModelError: there is none of this name, or the package that brings it does not load.
+    """
+    look_up(name, model_names(), "model", UnknownModelError)
+    if name in OWN:
+        own: ModelEntry = pkgutil.resolve_name(OWN[name])
+        return own
+    point = _brought()[name]
+    package = point.dist.name if point.dist else point.module
+    try:
+        entry = point.load()
+    except Exception as error:
+        raise UnknownModelError(
+            f"The model {name!r} of the package {package} does not load ({error}); "
+            f"repair or remove {package}."
+        ) from error
+    if not isinstance(entry, ModelEntry):
+        raise UnknownModelError(
+            f"The model {name!r} of the package {package} is not a ModelEntry; repair or remove {package}."
+        )
+    return entry
+
+
+def preset_names(model: str) -> list[str]:
+    """The presets of a model, in alphabetical order; UnknownModelError: there is no such model."""
+    return yaml_names(find_model(model).presets)
+
+
+def load_preset(model: str, name: str) -> Preset:
+    """Read a preset of a model.
+
+    Returns:
+        An instance of the model's own preset class.
+
+    Raises:
+        UnknownModelError: there is no such model or preset, or the preset is not valid.
+    """
+    names = preset_names(model)
+    if name not in names:
+        raise UnknownModelError(
+            f"Model {model!r} has no preset {name!r}.{suggest(name, names)} Presets: {', '.join(names)}."
+        )
+    entry = find_model(model)
+    try:
+        values = yaml.safe_load((entry.presets / f"{name}.yaml").read_text(encoding="utf-8"))
+        return entry.preset(model=model, name=name, **values)
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UnknownModelError(f"Preset {name!r} of model {model!r} is not valid: {error}") from error
+
+
+@cache
+def _brought() -> dict[str, EntryPoint]:
+    """The models of other packages; WordMask's own names stay its own."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in OWN}
