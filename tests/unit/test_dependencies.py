@@ -17,7 +17,6 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 # Declared though no file imports them, and why.
 NOT_IMPORTED = {
     "jsonschema": "monailabel needs an old one",
-    "pydicom": "monailabel needs an old one",
     "torchvision": "segment-anything and open_clip need the one that was built for this torch",
 }
 # Imported by what an extra installs.

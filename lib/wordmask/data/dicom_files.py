@@ -8,27 +8,40 @@ never a patient.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
-from wordmask.data.geometry import Geometry
+from wordmask.data.dicom_headers import (
+    FrameTable,
+    check_object,
+    copy_pixels,
+    is_enhanced,
+    is_rescaled,
+    read_frame_count,
+    read_frames,
+    read_header,
+    read_series_traits,
+)
+from wordmask.data.dicom_stack import Frame, Source, stack_frames
 from wordmask.data.image_files import Decoded, ImageKind, decode, geometry_of, open_image
 from wordmask.data.limits import refuse_too_large
 from wordmask.errors import OutOfMemoryError, VolumeError
 
 _GDCM = "GDCMImageIO"
-_MODALITY, _FRAMES, _DESCRIPTION, _NUMBER = "0008|0060", "0028|0008", "0008|103e", "0020|0011"
+_MODALITY, _DESCRIPTION, _NUMBER = "0008|0060", "0008|103e", "0020|0011"
 _MODALITIES: dict[str, ImageKind] = {"CT": "CT", "MR": "MR", "US": "US"}
 # Where the frames of one file are slices; elsewhere (US, XA, ES) they are a film.
 _FRAMES_IN_SPACE = ("CT", "MR", "PT", "NM")
-
-SAME_PLACE = 1e-3  # mm between slices: closer ones are at the same position
-UNEVEN = 0.05  # of the usual distance between slices: more is a missing slice, less is rounding
-TILT = 0.01  # sideways shift per distance between slices: more is a tilted gantry
+_MOST_SERIES = 5  # that one sentence names
+_DARKEST_HU = -200  # a CT whose smallest value is above has not been converted to Hounsfield units
 
 
 @dataclass(frozen=True)
@@ -53,14 +66,30 @@ def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
         TooLargeError: the header announces more than ``max_voxels``.
         OutOfMemoryError: the image does not fit into memory.
     """
-    reader = open_image(path, _GDCM)
-    modality, frames = _tag(reader, _MODALITY), _tag(reader, _FRAMES)
-    if frames.isdigit() and int(frames) > 1 and modality not in _FRAMES_IN_SPACE:
+    header = read_header(path)
+    if header is None:  # pydicom is stricter than ITK, which has the last word
+        reader = open_image(path, _GDCM)
+        return _tell_modality(decode(reader.Execute, reader, path.name, max_voxels), _tag(reader, _MODALITY))
+    check_object(header, path.name)
+    modality, count = str(header.get("Modality", "")), read_frame_count(header)
+    if is_enhanced(header):
+        table = read_frames(header, path.name)
+        if modality in _FRAMES_IN_SPACE or any(frame.position is not None for frame in table.frames):
+            refuse_too_large(count * math.prod(table.frames[0].size), max_voxels, path.name)
+            return _warn_of_units(_tell_modality(_read_enhanced(path, table), modality), table.rescaled)
+    if count > 1 and modality not in _FRAMES_IN_SPACE:
         raise VolumeError(
-            f"{path.name} is a film of {frames} frames; one picture is segmented at a time. Save one frame "
+            f"{path.name} is a film of {count} frames; one picture is segmented at a time. Save one frame "
             "and try again."
         )
-    return _with_modality(decode(reader.Execute, reader, path.name, max_voxels), modality)
+    if count > 1:
+        raise VolumeError(
+            f"{path.name} does not say where its {count} frames lie in the patient, so they cannot be put in "
+            "order; export it with positions, or as NIfTI or NRRD."
+        )
+    reader = open_image(path, _GDCM)
+    decoded = decode(reader.Execute, reader, path.name, max_voxels)
+    return _warn_of_units(_tell_modality(decoded, modality), is_rescaled(header))
 
 
 def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
@@ -73,40 +102,35 @@ def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
         TooLargeError: it has more than ``max_voxels``.
         OutOfMemoryError: the image does not fit into memory.
     """
-    found = _series_in(folder)
+    found = _find_series(folder)
     if not found:
         raise VolumeError(
             f"The folder {folder.name} holds no DICOM images; choose the folder with the files of one series."
         )
     if len(found) > 1:
-        names = "; ".join(map(str, found))
+        names = "; ".join(map(str, found[:_MOST_SERIES])) + ("; ..." if len(found) > _MOST_SERIES else "")
+        if len(found) > _MOST_SERIES and all(len(series.files) == 1 for series in found):
+            names = "each of one image"
         raise VolumeError(
             f"The folder {folder.name} holds {len(found)} series: {names}. Put the one to segment into a "
-            "folder of its own."
+            "folder of its own; slices of one volume must have the same SeriesInstanceUID."
         )
     series = found[0]
     if len(series.files) == 1:
         return read_dicom_file(Path(series.files[0]), max_voxels)
     name = f"The series {series} in {folder.name}"
     refuse_too_large(math.prod(series.header.GetSize()) * len(series.files), max_voxels, name)
-    _check_series(series.files, name)
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO(_GDCM)
-    reader.SetFileNames(series.files)
-    try:
-        image = reader.Execute()
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"{name} does not fit into the memory of this machine; crop it or resample it."
-        ) from error
-    except RuntimeError as error:
-        raise VolumeError(
-            f"{name} cannot be read: a file of it is truncated or damaged. Export it again."
-        ) from error
-    return _with_modality(decode(lambda: image, image, name), _tag(series.header, _MODALITY))
+    files = [Path(file) for file in series.files]
+    headers = [_read_series_header(file, name) for file in files]
+    frames = [_read_series_frame(file, header, name) for file, header in zip(files, headers, strict=True)]
+    source = Source(name, "images", "put those of one volume into a folder of their own")
+    order, geometry = stack_frames(frames, source)
+    array = _read_slices([files[index] for index in order], name)
+    rescaled = all(is_rescaled(header) for header in headers)
+    return _warn_of_units(_tell_modality(Decoded(array, geometry), _tag(series.header, _MODALITY)), rescaled)
 
 
-def _series_in(folder: Path) -> list[_Series]:
+def _find_series(folder: Path) -> list[_Series]:
     found = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid))
@@ -118,54 +142,79 @@ def _series_in(folder: Path) -> list[_Series]:
     return found
 
 
-def _check_series(files: Sequence[str], name: str) -> None:
-    """Raise VolumeError unless the files, in this order, are evenly spaced slices of one straight volume."""
-    grids = []
-    for file in files:
-        reader = open_image(Path(file), _GDCM)
-        grids.append((geometry_of(reader, Path(file).name), reader.GetNumberOfComponents()))
-    first = grids[0][0]
-    if any(grid.size[2] > 1 for grid, _ in grids):
+def _read_series_header(file: Path, name: str) -> Dataset:
+    header = read_header(file)
+    if header is None:
+        raise VolumeError(f"{name} cannot be read: {file.name} is damaged. Export it again.")
+    check_object(header, file.name)
+    return header
+
+
+def _read_series_frame(file: Path, header: Dataset, name: str) -> Frame:
+    """Read where a file of a series lies; ITK knows which of the tags of a spacing applies."""
+    reader = open_image(file, _GDCM)
+    grid = geometry_of(reader, file.name)
+    if grid.size[2] > 1 or read_frame_count(header) > 1:
         raise VolumeError(f"{name} consists of several volumes or films; choose one file of it.")
-    if any(components != grids[0][1] or not _same_plane(grid, first) for grid, components in grids):
-        raise VolumeError(
-            f"{name} mixes slices of different size or direction (a localiser?); put those of one kind into "
-            "a folder."
-        )
-    steps = np.diff([grid.origin for grid, _ in grids], axis=0)
-    distances = np.linalg.norm(steps, axis=1)
-    if (distances < SAME_PLACE).any():
-        places = 1 + int((distances >= SAME_PLACE).sum())
-        raise VolumeError(
-            f"{name} has {len(files)} images at {places} {'position' if places == 1 else 'positions'}: "
-            "several time points or "
-            "echoes, or images without a position; put those of one volume into a folder of their own."
-        )
-    normal = first.direction_matrix[:, 2]
-    sideways = np.linalg.norm(steps - np.outer(steps @ normal, normal), axis=1)
-    if (sideways > TILT * distances).any():
-        raise VolumeError(
-            f"{name} was taken with a tilted gantry: its slices are shifted sideways; resample it to a "
-            "straight grid."
-        )
-    usual = float(np.median(distances))
-    if (abs(distances - usual) > UNEVEN * usual).any():
-        raise VolumeError(
-            f"{name} has uneven distances between its slices ({distances.min():.4g} to {distances.max():.4g} "
-            "mm): some are "
-            "missing. Export it again, or resample it to even slices."
-        )
-
-
-def _same_plane(one: Geometry, other: Geometry) -> bool:
-    return (
-        one.size == other.size
-        and bool(np.allclose(one.direction, other.direction, atol=1e-3))
-        and bool(np.allclose(one.spacing[:2], other.spacing[:2], rtol=1e-3))
+    if reader.GetNumberOfComponents() > 1:
+        raise VolumeError(f"{name} consists of colour pictures; choose one file of it.")
+    placed = "ImagePositionPatient" in header or is_enhanced(header)
+    return Frame(
+        (grid.size[0], grid.size[1]),
+        np.array(grid.origin) if placed else None,
+        grid.direction_matrix.T[:2],
+        (grid.spacing[0], grid.spacing[1]),
+        read_series_traits(header, file.name),
     )
 
 
-def _with_modality(decoded: Decoded, tag: str) -> Decoded:
+def _read_slices(files: Sequence[Path], name: str) -> NDArray[Any]:
+    """Read slices one by one, because each has its own slope, intercept, sign and bits."""
+    slices: list[NDArray[Any]] = []
+    for file in files:
+        try:
+            slices.append(sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO=_GDCM)))
+        except RuntimeError as error:
+            raise VolumeError(
+                f"{name} cannot be read: {file.name} is truncated or damaged. Export it again."
+            ) from error
+        except MemoryError as error:
+            raise _out_of_memory(name) from error
+    try:
+        return np.concatenate([image.reshape(1, *image.shape[-2:]) for image in slices])
+    except MemoryError as error:
+        raise _out_of_memory(name) from error
+
+
+def _read_enhanced(path: Path, table: FrameTable) -> Decoded:
+    """Read the stored values of all frames, put them in order, and convert each by its own slope."""
+    source = Source(path.name, "frames", "export one volume as a file of its own")
+    if len(table.frames) == 1:
+        order, geometry = [0], table.grid(path.name)
+    else:
+        order, geometry = stack_frames(table.frames, source)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "stored.dcm"
+        copy_pixels(path, copy)
+        reader = open_image(copy, _GDCM)
+        stored = decode(reader.Execute, reader, path.name).array
+    if stored.shape != geometry.shape:
+        raise VolumeError(f"{path.name} is truncated or damaged; copy or export it again.")
+    return Decoded(_rescale(stored, order, table.rescale), geometry)
+
+
+def _rescale(stored: NDArray[Any], order: Sequence[int], rescale: NDArray[np.float64]) -> NDArray[Any]:
+    """Convert stored values [n, h, w] by the slope and intercept [n, 2] of each frame, in the given order."""
+    whole = np.array_equal(rescale, np.round(rescale)) and stored.dtype.itemsize <= 2
+    fits = np.abs(rescale).max() < 2**14  # so that 16 bits times a slope plus an intercept fit into 32
+    values = np.empty(stored.shape, np.int32 if whole and fits else np.float32)
+    for place, index in enumerate(order):
+        slope, intercept = rescale[index]
+        values[place] = stored[index] * slope + intercept
+    return values
+
+
+def _tell_modality(decoded: Decoded, tag: str) -> Decoded:
     """Tell CT, MR and US by the tag; 8-bit slices that are neither CT nor MR become pictures, like a PNG."""
     array, geometry = decoded.array, decoded.geometry
     if decoded.modality == "picture":
@@ -173,6 +222,23 @@ def _with_modality(decoded: Decoded, tag: str) -> Decoded:
     if array.dtype == np.uint8 and len(array) == 1 and tag not in ("CT", "MR"):
         return Decoded(np.repeat(array[..., None], 3, axis=-1), geometry, "US" if tag == "US" else "picture")
     return Decoded(array, geometry, _MODALITIES.get(tag, "unknown"))
+
+
+def _warn_of_units(decoded: Decoded, rescaled: bool) -> Decoded:
+    """Warn of a CT that says nothing about Hounsfield units and whose values do not look like them."""
+    if decoded.modality != "CT" or rescaled or decoded.array.min() < _DARKEST_HU:
+        return decoded
+    low, high = float(decoded.array.min()), float(decoded.array.max())
+    warning = (
+        "This CT does not say how its values become Hounsfield units (it has no rescale intercept), "
+        f"and its values, {low:g} to {high:g}, do not look like them; masks may be wrong or empty. Export it "
+        "again with its rescale intercept."
+    )
+    return replace(decoded, warnings=(warning,))
+
+
+def _out_of_memory(name: str) -> OutOfMemoryError:
+    return OutOfMemoryError(f"{name} does not fit into the memory of this machine; crop it or resample it.")
 
 
 def _tag(header: sitk.ImageFileReader, key: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,11 +58,13 @@ class Decoded:
         array: [k, j, i], or [1, h, w, 3] uint8 of a picture.
         geometry: the grid of the array.
         modality: None when the file does not say.
+        warnings: sentences about what the file leaves open.
     """
 
     array: NDArray[Any]
     geometry: Geometry
     modality: ImageKind | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def suffix_of(path: Path) -> str:
@@ -82,10 +84,29 @@ def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
         OutOfMemoryError: the image does not fit into memory.
     """
     if suffix_of(path) in NIFTI_SUFFIXES:
-        check_nifti(path, max_voxels)
+        return _read_nifti(path, max_voxels)
     _refuse_detached(path)
     reader = open_image(path)
     return decode(reader.Execute, reader, path.name, max_voxels)
+
+
+def _read_nifti(path: Path, max_voxels: int | None) -> Decoded:
+    """Read NIfTI, and refuse it where ITK does not put the voxels where the file says."""
+    placement = check_nifti(path, max_voxels)
+    reader = open_image(path)
+    decoded = decode(reader.Execute, reader, path.name, max_voxels)
+    if not placement.agrees_with(decoded.geometry.affine_ras):
+        raise VolumeError(
+            f"{path.name} cannot be used: its direction matrix is sheared or scaled, or contradicts its "
+            "spacing; resample it to a straight grid."
+        )
+    if placement.affine_ras is not None:
+        return decoded
+    warning = (
+        f"{path.name} does not say how it lies in the patient (both its transforms are unset), so left and "
+        "right are a guess; check the sides, or export it again with its orientation."
+    )
+    return replace(decoded, warnings=(warning,))
 
 
 def _refuse_detached(path: Path) -> None:

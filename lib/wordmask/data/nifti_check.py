@@ -12,6 +12,7 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from wordmask.data.limits import reason_of, refuse_not_finite, refuse_too_large
 from wordmask.errors import VolumeError
@@ -27,6 +28,10 @@ from wordmask.errors import VolumeError
 _HEADER_BYTES = 348  # the length of a header is also its first number
 _NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
 _PIECE = 2**22  # bytes
+_MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # metres, millimetres, micrometres; 0, unknown, counts as mm
+SAME_VOXEL = 0.1  # of the smallest spacing: transforms that differ by less are the same, but for rounding
+_STRAIGHT = 1e-3  # of a turn from a shear or another scale
+_TURNED = 0.1  # degrees: less is rounding of a shift
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,44 @@ class _Layout:
         return self.offset + self.voxels * self.type.itemsize
 
 
-def check_nifti(path: Path, max_voxels: int | None = None) -> None:
+@dataclass(frozen=True)
+class Placement:
+    """Where a NIfTI file says that its voxels lie.
+
+    Attributes:
+        affine_ras: [4, 4], mm; None when the file does not say.
+        corners: [8, 4], voxel coordinates (i, j, k, 1) of the corners of the image.
+        tolerance: mm; corners that are closer are at the same place.
+    """
+
+    affine_ras: NDArray[np.float64] | None
+    corners: NDArray[np.float64]
+    tolerance: float
+
+    def agrees_with(self, affine_ras: NDArray[np.float64]) -> bool:
+        """Whether another transform puts the corners at the same places, or the file does not say where."""
+        return (
+            self.affine_ras is None or _measure(self.affine_ras, affine_ras, self.corners) <= self.tolerance
+        )
+
+
+def check_nifti(path: Path, max_voxels: int | None = None) -> Placement:
     """Check the file from the header to the last voxel.
 
+    Returns:
+        Where its voxels lie.
+
     Raises:
-        VolumeError: it is truncated, damaged or empty, has a spacing of 0 or less, or voxels that are NaN or
-            infinite.
+        VolumeError: it is truncated, damaged or empty, has a spacing of 0 or less, voxels that are NaN or
+            infinite, an ending that ITK does not follow, or two transforms that disagree.
         TooLargeError: the header announces more than ``max_voxels``; no voxel was read.
     """
     try:
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else path.open("rb") as file:
-            layout = _layout(file.read(_HEADER_BYTES), path.name)
+            start = file.read(_HEADER_BYTES)
+            layout = _layout(start, path.name)
             refuse_too_large(layout.voxels, max_voxels, path.name)
             file.seek(0)
             if compressed or layout.type.kind == "f":
@@ -72,6 +102,59 @@ def check_nifti(path: Path, max_voxels: int | None = None) -> None:
         )
     if bad:
         refuse_not_finite(bad, layout.voxels, path.name)
+    _check_ending(path.name, compressed)
+    return _read_placement(nib.Nifti1Header(start, check=False), path.name)
+
+
+def _check_ending(name: str, compressed: bool) -> None:
+    """Refuse endings for which ITK does not read what the file holds."""
+    stem = name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else name[: -len(".nii")]
+    if compressed and not name.lower().endswith(".gz"):
+        raise VolumeError(f"{name} is compressed, which its ending does not say; rename it to {stem}.nii.gz.")
+    ending = name[len(stem) :]
+    if ending not in (ending.lower(), ending.upper()):
+        raise VolumeError(f"{name} has an ending in mixed case; rename it to {stem}{ending.lower()}.")
+
+
+def _read_placement(header: nib.Nifti1Header, name: str) -> Placement:
+    """Read the two transforms of the header; VolumeError when they disagree."""
+    try:
+        sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        raise VolumeError(f"{name} has a transform that cannot be read; export it again.") from error
+    size = [max(1, int(count)) for count in header["dim"][1:4]]
+    corners = np.array([[*corner, 1] for corner in product(*[(0, count - 1) for count in size])], np.float64)
+    steps = [float(step) for count, step in zip(size, header["pixdim"][1:4], strict=True) if count > 1]
+    unit = np.diag([*[_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
+    tolerance = SAME_VOXEL * min(steps, default=1.0) * unit[0, 0]
+    forms = [unit @ form for form in (sform, qform) if form is not None]
+    if not np.isfinite(forms).all():
+        raise VolumeError(f"{name} has a transform that is not finite; export it again.")
+    if len(forms) == 2 and (apart := _measure(forms[0], forms[1], corners)) > tolerance:
+        raise VolumeError(
+            f"{name} has two transforms that disagree: its sform puts the image elsewhere than its qform, "
+            f"{_compare(forms[0], forms[1], apart)}. Keep the one that is right, for example with fslorient "
+            "-copysform2qform or -copyqform2sform."
+        )
+    return Placement(forms[0] if forms else None, corners, tolerance)
+
+
+def _measure(one: NDArray[np.float64], other: NDArray[np.float64], corners: NDArray[np.float64]) -> float:
+    """Return how far apart two transforms put a corner of the image, at most, in mm."""
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def _compare(sform: NDArray[np.float64], qform: NDArray[np.float64], apart: float) -> str:
+    """Say how the sform differs from the qform: mirrored, turned, shifted, or sheared or scaled."""
+    change = sform[:3, :3] @ np.linalg.inv(qform[:3, :3])
+    if np.linalg.det(change) < 0:
+        return f"mirrored (up to {apart:.3g} mm apart)"
+    if np.abs(change @ change.T - np.eye(3)).max() > _STRAIGHT:
+        return f"sheared or scaled (up to {apart:.3g} mm apart)"
+    angle = np.degrees(np.arccos(np.clip((np.trace(change) - 1) / 2, -1, 1)))
+    if angle > _TURNED:
+        return f"turned by {angle:.3g} degrees (up to {apart:.3g} mm apart)"
+    return f"shifted by {apart:.3g} mm"
 
 
 def _layout(start: bytes, name: str) -> _Layout:

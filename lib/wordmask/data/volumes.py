@@ -59,6 +59,7 @@ class Volume:
         geometry: the grid of the array.
         modality: "unknown" is treated as MR; an ultrasound picture is "US", any other picture "picture".
         name: of the file, without its folder.
+        warnings: sentences about what the file leaves open, for whoever sees the result.
 
     Raises:
         VolumeError: array and geometry do not fit together.
@@ -68,6 +69,7 @@ class Volume:
     geometry: Geometry
     modality: ImageKind = "unknown"
     name: str = "volume"
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.shape[:3] != self.geometry.shape or self.array.shape[3:] not in ((), (3,)):
@@ -147,9 +149,9 @@ def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: in
     check_finite(decoded.array, name)
     array = _narrow(decoded.array)
     if modality is not None:
-        return _as_modality(array, decoded.geometry, modality, name)
+        return _as_modality(replace(decoded, array=array), modality, name)
     guessed: ImageKind = "CT" if decoded.modality is None and looks_like_ct(array) else "unknown"
-    return Volume(array, decoded.geometry, decoded.modality or guessed, name)
+    return Volume(array, decoded.geometry, decoded.modality or guessed, name, decoded.warnings)
 
 
 def looks_like_ct(array: NDArray[Any]) -> bool:
@@ -257,7 +259,8 @@ def _narrow(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _as_modality(array: NDArray[Any], geometry: Geometry, modality: ImageKind, name: str) -> Volume:
+def _as_modality(decoded: Decoded, modality: ImageKind, name: str) -> Volume:
+    array = decoded.array
     if modality == "picture" and array.ndim == 3:
         if array.dtype != np.uint8 or len(array) != 1:
             raise VolumeError(f"{name} cannot be taken as a picture: that is one slice of 8-bit values.")
@@ -266,7 +269,7 @@ def _as_modality(array: NDArray[Any], geometry: Geometry, modality: ImageKind, n
         raise VolumeError(
             f"{name} is a colour picture and cannot be taken as {modality}; its grey values have no unit."
         )
-    return Volume(array, geometry, modality, name)
+    return Volume(array, decoded.geometry, modality, name, decoded.warnings)
 
 
 def _check_written(path: Path) -> None:

@@ -166,7 +166,7 @@ def choose_window(
 
 def request_warnings(volume: Volume, window: str | None, preset: Preset, view: CutVolume) -> list[str]:
     """Sentences about the request as a whole."""
-    found = []
+    found = list(volume.warnings)
     if window is not None and volume.modality != "CT":
         found.append(
             f"The window {window!r} was not used: windows are for CT, and this image is {_called(volume)}."

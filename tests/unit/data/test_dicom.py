@@ -155,9 +155,9 @@ def test_a_folder_without_dicom_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("positions", "reason"),
     [
-        (at(0, 5, 10, 20), "uneven distances between its slices (5 to 10 mm)"),
+        (at(0, 5, 10, 20), "uneven distances between its images (5 to 10 mm)"),
         (at(0, 0, 5, 5), "4 images at 2 positions"),
-        ([None] * 4, "4 images at 1 position"),
+        ([None] * 4, "does not say where its 4 images lie"),
         ([(0, 2 * n, 5 * n) for n in range(4)], "tilted gantry"),
     ],
 )
@@ -174,7 +174,7 @@ def test_rounded_positions_are_no_missing_slices(tmp_path, slices):
 def test_a_localiser_in_the_series_is_refused(tmp_path, slices):
     write_series(tmp_path / "ct", slices, positions=at(0, 1, 2, 3))
     write_dicom(tmp_path / "ct" / "scout.dcm", slices[0], orientation=(0, 1, 0, 0, 0, -1))
-    assert "mixes slices of different size or direction" in refusal(tmp_path / "ct")
+    assert "mixes images of different size or direction" in refusal(tmp_path / "ct")
 
 
 def remove_pixels(path) -> None:
