@@ -22,6 +22,7 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 
 CASES, LORA_RANK = 50, 8
+# 80 steps.
 CHANGES = {
     "fresh_decoder": True,
     "refiner": False,
@@ -29,7 +30,7 @@ CHANGES = {
     "epochs": 2,
     "validate_every": 2,
     "views": 2,
-}  # 80 steps
+}
 
 
 def main() -> None:

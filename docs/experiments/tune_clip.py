@@ -36,10 +36,8 @@ from wordmask.weights.versions import ModelStore
 MODEL = "medclip_samv2"
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
-FIRST_SEED, DEVELOPMENT_SEED = (
-    810_000,
-    820_000,
-)  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020
+# Seeds of the pictures; pretraining uses 101 to 301, the calibration 700001 to 706020.
+FIRST_SEED, DEVELOPMENT_SEED = 810_000, 820_000
 PAIRS = 1800
 CHANGES = {"held_out": 0.3}  # 540 pairs to judge by
 LOSSES = ("dhn_nce", "info_nce")
@@ -143,10 +141,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(asked.results)
-    first, changes = (
-        DEVELOPMENT_SEED if asked.development else FIRST_SEED,
-        dict(text.split("=", 1) for text in asked.set),
-    )
+    first = DEVELOPMENT_SEED if asked.development else FIRST_SEED
+    changes = dict(text.split("=", 1) for text in asked.set)
     for seed, loss in product(asked.seeds, asked.losses):
         if not results.has(loss=loss, seed=seed, changes=changes):
             run(loss, seed, first, changes, results)

@@ -160,9 +160,8 @@ def train_unet(
     trainee = UNetTrainee(UNetSegmenter(trainee.segmenter.preset, task.unet_side))
     steps = recipe.steps_per_epoch or 1
     epochs = max(2, round((seconds - per_step * TIMED_STEPS) / per_step / steps))
-    every = max(
-        1, round(epochs / (recipe.epochs / recipe.validate_every))
-    )  # as many looks at the judges as ours had
+    # The judges are looked at as often as in our training.
+    every = max(1, round(epochs / (recipe.epochs / recipe.validate_every)))
     longer = recipe.model_copy(update={"epochs": epochs, "validate_every": every, "patience": epochs})
     own = FeatureCache(1 << 30)
     outcome = run_epochs(

@@ -69,9 +69,8 @@ class ProgressMeter:
         """``fraction`` (0..1) of the chunk is done. Raises CancelledError when somebody asked to stop."""
         if self._cancel is not None and self._cancel.cancelled:
             raise CancelledError("The request was cancelled; nothing was written.")
-        self._done = max(
-            self._done, self._before + int(self._chunk * fraction)
-        )  # two steps of one chunk both start at 0
+        # The maximum, because two steps of one chunk both start at 0.
+        self._done = max(self._done, self._before + int(self._chunk * fraction))
         progress = Progress(self._done, self.total, self.stage, self.words)
         if self._report is not None and progress != self._last:
             self._report(progress)

@@ -51,9 +51,8 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         self.chosen = AppSettings.from_conf(conf or {})
         self.runtime = runtime_for(Path(app_dir), self.chosen)
         self.next_case = CaseChooser(self.runtime, self.chosen.default_words)
-        known = (
-            settings.MONAI_LABEL_DATASTORE_FILE_EXT
-        )  # read when the datastore is made, in the constructor below
+        # MONAI Label reads this list when the constructor below makes the datastore.
+        known = settings.MONAI_LABEL_DATASTORE_FILE_EXT
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(dict.fromkeys([*known, *IMAGE_PATTERNS]))
         super().__init__(
             app_dir=app_dir,
@@ -63,9 +62,8 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
             description="Type a word, get a mask: text-prompted segmentation of volumes and pictures",
             version=__version__,
         )
-        self._auto_update_scoring = (
-            False  # else MONAI Label queues a scoring at every start and every question
-        )
+        # Otherwise MONAI Label queues a scoring at every start and every question.
+        self._auto_update_scoring = False
 
     def init_datastore(self) -> Datastore:
         """A folder that takes only ids for ids; a warning for images that hide each other.

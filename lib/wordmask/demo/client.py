@@ -234,9 +234,8 @@ def parse_answer(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any
     fields: dict[str, Any] = {}
     file, name = None, None
     boundary = b"\r\n--" + str(head.get_boundary()).encode("ascii")
-    for part in (b"\r\n" + body).split(boundary)[
-        1:-1
-    ]:  # cut as bytes: a file may hold anything, line ends included
+    # Cut as bytes, because a file may hold anything, line ends included.
+    for part in (b"\r\n" + body).split(boundary)[1:-1]:
         raw, _, content = part.partition(b"\r\n\r\n")
         part_head = BytesParser().parsebytes(raw.lstrip(b"\r\n"), headersonly=True)
         if part_head.get_filename():

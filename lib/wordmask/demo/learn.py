@@ -201,9 +201,8 @@ def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], con
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wordmask-learn-")))
         studies = Path(shutil.copytree(samples / "studies", scratch / "studies"))
-        own = Path(
-            shutil.copytree(app, scratch / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS))
-        )  # it publishes there
+        # A copy, because the server publishes there.
+        own = Path(shutil.copytree(app, scratch / "app", ignore=shutil.ignore_patterns(*MADE_BY_SERVERS)))
         with console.status("Starting a MONAI Label server (the first start takes longest)"):
             client = AppClient(
                 stack.enter_context(running_server(own, studies, log=scratch / "server.log")).url
@@ -253,10 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
 
     def demo(console: Console) -> bool:
-        samples, app = (
-            chosen.samples or source_folder("sample_data"),
-            chosen.app or source_folder("monailabel_app"),
-        )
+        samples = chosen.samples or source_folder("sample_data")
+        app = chosen.app or source_folder("monailabel_app")
         return run(samples, app, chosen.output, TRAINING, console)
 
     return exit_status(demo)

@@ -140,9 +140,8 @@ def run(samples: Path, app: Path, output: Path, conf: dict[str, str], console: C
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wordmask-demo-")))
-        studies = Path(
-            shutil.copytree(samples / "studies", scratch / "studies")
-        )  # the server writes beside the images
+        # A copy, because the server writes beside the images.
+        studies = Path(shutil.copytree(samples / "studies", scratch / "studies"))
         with console.status("Starting a MONAI Label server (the first start takes longest)"):
             url = stack.enter_context(running_server(app, studies, log=scratch / "server.log", conf=conf)).url
         console.print(f"A MONAI Label server with {len(cases)} sample studies is at {url}.")
@@ -175,10 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conf = {"preset": chosen.preset, "device": chosen.device}
 
     def demo(console: Console) -> None:
-        samples, app = (
-            chosen.samples or source_folder("sample_data"),
-            chosen.app or source_folder("monailabel_app"),
-        )
+        samples = chosen.samples or source_folder("sample_data")
+        app = chosen.app or source_folder("monailabel_app")
         run(samples, app, chosen.output, conf, console)
 
     return exit_status(demo)
@@ -189,9 +186,8 @@ def exit_status(demo: Callable[[Console], object]) -> int:
     was interrupted.
     """
     console = Console(soft_wrap=True)
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # an exception, so that the server is stopped on the way out
+    # An exception, so that the server is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return 1 if demo(console) is False else 0
     except WordMaskError as error:

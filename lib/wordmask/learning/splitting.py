@@ -43,9 +43,8 @@ def judging_groups(names: Collection[str], share: float, known: Mapping[str, boo
     fresh = [group for group in groups if group not in known]
     most = min(max(1, round(2 * share * len(groups))), len(groups) - 1) - len(chosen)
     small = [group for group in fresh if _digest(group) < share] or ([] if chosen else fresh[:1])
-    return chosen | set(
-        small[: max(0, most)]
-    )  # few names may all have small digests: something must be left to learn from
+    # A few names may all have small digests, but something must be left to learn from.
+    return chosen | set(small[: max(0, most)])
 
 
 def _group(case: Case) -> str:

@@ -67,10 +67,8 @@ def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: i
         masks = {word: found.flip(-1) for word, found in _exchange_sides(masks).items()}
     if mirror:
         turns = int(draws[1] * 4)
-        image, masks = (
-            image.rot90(turns, (-2, -1)),
-            {word: mask.rot90(turns, (-2, -1)) for word, mask in masks.items()},
-        )
+        image = image.rot90(turns, (-2, -1))
+        masks = {word: mask.rot90(turns, (-2, -1)) for word, mask in masks.items()}
     words = list(masks)
     stacked = (
         torch.stack([masks[word].float() for word in words]) if words else torch.zeros(1, *image.shape[-2:])

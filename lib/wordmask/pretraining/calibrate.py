@@ -126,11 +126,8 @@ def operating_points(
     clipped = np.clip([o.presence for o in observations], 1e-9, 1 - 1e-9)
     logit = np.log(clipped / (1 - clipped))
     area, truth = np.array([o.area for o in observations]), np.array([o.true_area for o in observations])
-    scores, present, absent = (
-        np.array([o.dice for o in observations]),
-        truth >= SMALLEST_TRUE_AREA,
-        truth == 0,
-    )
+    scores = np.array([o.dice for o in observations])
+    present, absent = truth >= SMALLEST_TRUE_AREA, truth == 0
     points = []
     for limit in logits:
         for smallest in areas:

@@ -73,9 +73,8 @@ def clip_losses(
     """images: [B, 3, H, W] in 0..1; labels: [B, H, W]."""
     clip, size = model.clip, model.clip.image_size
     frame = Letterbox.fit((images.shape[-2], images.shape[-1]), (size, size), "center")
-    fractions = word_fractions(labels_in_frame(labels, frame, size), clip.grid).flatten(
-        2
-    )  # [B, words, patches]
+    # Shape [B, words, patches].
+    fractions = word_fractions(labels_in_frame(labels, frame, size), clip.grid).flatten(2)
     present = (fractions.mean(2) > SMALLEST_PRESENT).float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = clip.head(clip.normalise(frame.to_model(images)), layer)

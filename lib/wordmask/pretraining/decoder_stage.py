@@ -35,9 +35,8 @@ from wordmask.pretraining.sam_stage import embed
 logger = logging.getLogger(__name__)
 
 ENCODE_BATCH, FIT_BATCH = 32, 64
-LOG_PRIOR = (
-    -1.5
-)  # of each of the two upsamplers' outputs, which are summed: about 5 % of a frame is inside a word
+# Of each of the two upsamplers' outputs, which are summed: about 5 % of a frame is inside a word.
+LOG_PRIOR = -1.5
 PRESENT_WORDS, ABSENT_WORDS = 4, 2
 PAIRS_PER_STEP = 24
 DECODER_RATE, JOINT_ENCODER_RATE, JOINT_DECODER_RATE = 2e-3, 2e-4, 1e-3

@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 
 CT_SHARE = 0.65
 CHUNK = 16
-SMALLEST_PRESENT = (
-    0.0006  # share of the slice below which a structure counts as not there (half a patch of the tiny CLIP)
-)
+# Share of the slice; a smaller structure (half a patch of the tiny CLIP) counts as absent.
+SMALLEST_PRESENT = 0.0006
 
 
 @dataclass

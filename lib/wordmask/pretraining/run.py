@@ -128,11 +128,8 @@ class Pretraining:
 
     def pairs(self, clip: ClipWithScores, *, test: bool) -> PairData:
         """Frozen inputs of the decoder: for training, or every word of slices of another seed."""
-        count, seed = (
-            (self.plan.test_slices, self.plan.seed + 200)
-            if test
-            else (self.plan.pair_slices, self.plan.seed + 300)
-        )
+        count = self.plan.test_slices if test else self.plan.pair_slices
+        seed = self.plan.seed + (200 if test else 300)
         path = self.folder / f"pairs_{seed}_{count}.safetensors"
         if not path.exists():
             logger.info("preparing %s pairs", "test" if test else "training")

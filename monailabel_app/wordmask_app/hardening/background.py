@@ -15,11 +15,8 @@ from monailabel.utils.async_tasks.utils import processes, tasks
 from wordmask.errors import WordMaskError
 
 STARTING = 10.0  # seconds that a task may take to get its process
-KINDS = {
-    "train": "training",
-    "scoring": "scoring",
-    "batch_infer": "batch inference",
-}  # MONAI Label's names, and ours
+# MONAI Label's names of the tasks, and ours.
+KINDS = {"train": "training", "scoring": "scoring", "batch_infer": "batch inference"}
 
 
 class TaskRunningError(WordMaskError):

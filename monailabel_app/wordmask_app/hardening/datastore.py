@@ -48,9 +48,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         """
         self._root = Path(datastore_path).resolve()
         self._root.mkdir(parents=True, exist_ok=True)
-        self._held = FileLock(
-            self._root / ".lock"
-        )  # one object: it may be taken again by the thread that has it
+        # One object, because the thread that holds the lock may take it again.
+        self._held = FileLock(self._root / ".lock")
         with self._held:
             for folder in (self._root, *self._root.glob("labels/*")):
                 remove_leftovers(folder)
@@ -71,9 +70,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
         info: dict[str, Any] = super().get_image_info(_id(image_id))
-        shown = info.get(
-            "strategy", {}
-        )  # active learning counts on its form, and a client may have written anything there
+        # Active learning relies on the form of this field, and a client may have written anything there.
+        shown = info.get("strategy", {})
         if not isinstance(shown, dict) or not all(isinstance(entry, dict) for entry in shown.values()):
             del info["strategy"]
         return info
@@ -244,9 +242,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         """
         try:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
-            LocalDatastoreModel.model_validate_json(
-                text
-            )  # a value that cannot be read again would cost the whole record
+            # A value that cannot be read again would cost the whole record.
+            LocalDatastoreModel.model_validate_json(text)
         except (ValueError, RecursionError):
             raise RequestError(
                 "What is said of an image or label is nested too deeply, or has characters that cannot be "

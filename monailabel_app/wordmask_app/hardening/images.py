@@ -30,9 +30,8 @@ IMAGE_PATTERNS = (
 )
 
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PATH = re.compile(
-    r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)"
-)  # an id may hold a slash (XNAT), but cannot climb
+# An id may contain a slash (XNAT), but cannot climb.
+_PATH = re.compile(r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)")
 
 
 class UnknownImageError(VolumeError):
@@ -46,9 +45,8 @@ def find_image(image: object, datastore: Datastore) -> Path:
     file is gone.
     """
     image = safe_id(image)
-    if (
-        image not in datastore.list_images()
-    ):  # before any look-up: some datastores make a path or a request of the id
+    # Before any look-up, because some datastores turn the id into a path or a request.
+    if image not in datastore.list_images():
         raise UnknownImageError(
             f"There is no image {image!r} on this server; GET /datastore/?output=all lists its images."
         )

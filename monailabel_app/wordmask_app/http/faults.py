@@ -44,9 +44,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_NAME = (errno.ENAMETOOLONG, errno.EISDIR)
 _REFERENCE = "reference "
 
-_STATUS: tuple[
-    tuple[type[WordMaskError], int], ...
-] = (  # the first that fits; every other WordMaskError is the client's: 400
+# The first that fits counts; any other WordMaskError is the client's fault: 400.
+_STATUS: tuple[tuple[type[WordMaskError], int], ...] = (
     (UnknownImageError, 404),
     (UnknownModelError, 404),
     (UnknownJobError, 404),

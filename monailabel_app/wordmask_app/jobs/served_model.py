@@ -46,9 +46,8 @@ class ServedModel:
         self.cache = FeatureCache(chosen.cache_mb * 2**20, chosen.cache_dir, chosen.cache_disk_mb * 2**20)
         self._device = chosen.device
         self._computing = threading.Lock()
-        self._loading = (
-            threading.Lock()
-        )  # apart from the other, so that a question about the model does not wait for a computation
+        # A lock of its own, so that a question about the model does not wait for a computation.
+        self._loading = threading.Lock()
         self._version: int | None = None
         self._volumes: VolumeSegmenter | None = None
 

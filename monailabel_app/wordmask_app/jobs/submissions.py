@@ -22,13 +22,8 @@ from wordmask_app.jobs.queue import Job, JobResult
 from wordmask_app.jobs.requests import InferRequest, json_object, switch
 from wordmask_app.jobs.runtime import Runtime
 
-_ADDRESS = (
-    "image",
-    "model",
-    "session",
-    "session_id",
-    "file",
-)  # what belongs in the address or the form, and not in params
+# These belong in the address or the form, not in params.
+_ADDRESS = ("image", "model", "session", "session_id", "file")
 
 
 class CaseSource(Protocol):

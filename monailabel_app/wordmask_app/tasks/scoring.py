@@ -71,9 +71,8 @@ class ScoreBook:
 
     def __init__(self, store: ModelStore) -> None:
         self._path = store.path / SCORES
-        self._read: tuple[int, _Content] | None = (
-            None  # when the file was changed, in nanoseconds, and what it says
-        )
+        # When the file was changed, in nanoseconds, and what it says.
+        self._read: tuple[int, _Content] | None = None
 
     def read(self) -> tuple[tuple[str, ...], dict[str, Entry]]:
         """The words of the last scoring, and the entries by image.
@@ -171,9 +170,8 @@ def score_datastore(
     served.load()
     version, names, book = served.version, tuple(prompt.word for prompt in words), ScoreBook(served.store)
     labelled = set(datastore.get_labeled_images())
-    images = sorted(
-        datastore.list_images(), key=lambda image: (image not in labelled, image)
-    )  # embeddings are quick: first
+    # Labelled ones first, because embeddings are quick.
+    images = sorted(datastore.list_images(), key=lambda image: (image not in labelled, image))
     cases = {image: entry for image, entry in book.read()[1].items() if image in set(images)}
     done = {"scored": 0, "kept": 0, "unreadable": 0}
     book.write(names, cases)

@@ -81,9 +81,8 @@ class CaseChooser:
     def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
         self._runtime, self._default_words = runtime, tuple(default_words)
         self._books: dict[str, ScoreBook] = {}
-        self._readable: dict[
-            tuple[str, str], str
-        ] = {}  # (id, stamp) -> why it cannot be read, empty when it can
+        # (id, stamp) -> why it cannot be read, empty when it can.
+        self._readable: dict[tuple[str, str], str] = {}
 
     def __call__(
         self,

@@ -223,9 +223,8 @@ def training_state(store: ModelStore) -> dict[str, Any]:
     if own and own[-1]["status"] in ("SUBMITTED", "RUNNING"):
         if state.get("process") not in alive:  # what is written is of the training before
             return {"model": store.path.name, "state": "running", "stage": "starting", "done": 0, "total": 0}
-    elif (
-        own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp()
-    ):  # it wrote nothing at all
+    elif own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp():
+        # It wrote nothing at all.
         return {"model": store.path.name, "state": "stopped", "message": STOPPED}
     if state["state"] == "running" and state.get("process") not in alive:
         return _describe_stop(state, newest(store))

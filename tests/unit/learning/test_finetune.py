@@ -182,9 +182,8 @@ def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(train
     assert own["refiner.head.weight"].abs().max() > 0
     served = load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1))
     assert all(torch.equal(served.state_dict()[name], tensor) for name, tensor in own.items())
-    assert (
-        served.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
-    )  # features without pixels are of no use to it
+    # Features without pixels are of no use to it.
+    assert served.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
     start = trained[0].folder(1)
     going_on = find_training(MODEL).start_trainee(
         MODEL, "tiny", start, Recipe.load("quick", refiner=False), [WORD]

@@ -250,9 +250,10 @@ def test_a_damaged_checkpoint_and_another_recipe_start_anew(pairs, tmp_path):
 def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on(
     pairs, tmp_path, monkeypatch
 ):
+    # With dropout.
     bert = BertConfig(
         vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )  # with dropout
+    )
     torch.manual_seed(1)
     captions = ("liver", "left kidney", "right kidney", "longer description")
     public = make_biomed_folder(tmp_path / "clip", captions, biomed_config("test_vit", 160, 24), bert)
@@ -305,24 +306,19 @@ def test_retrieval_of_a_hand_computed_case():
     assert (found.image_to_text_top1, found.image_to_text_top2) == (0.25, 0.75)
     assert (found.text_to_image_top1, found.text_to_image_top2) == (0.25, 0.75)
     assert found.top1 == 0.25
-    alike = retrieval(
-        image, text, "aacd", "wxyz"
-    )  # a caption twice: the second row is right with the first text
+    # The same caption twice: the second row is right with the first text.
+    alike = retrieval(image, text, "aacd", "wxyz")
     assert alike.image_to_text_top1 == 0.5
     assert retrieval(image, text, "abcd", "wxyy").image_to_text_top1 == 0.5  # a picture twice
-    assert (
-        retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0
-    )  # says the same of everything
+    # An encoder that says the same of everything.
+    assert retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0
 
 
 def test_a_pair_that_is_left_over_is_asked_among_as_many_rivals_as_the_others():
     image, text, names = -torch.eye(11), torch.eye(11), range(11)  # each is least like its own
     found = retrieval(image, text, names, names, batch=10)
-    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (
-        0,
-        0,
-        11,
-    )  # alone it would always be right
+    # A single pair would always be right.
+    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (0, 0, 11)
     generator = torch.Generator().manual_seed(0)
     image, text = torch.randn(2, 51, 4, generator=generator)
     assert retrieval(image, text, range(51), range(51)) == retrieval(image, text, range(51), range(51))

@@ -60,9 +60,8 @@ def test_a_mirror_exchanges_left_and_right_and_leaves_out_what_has_no_other_side
         same_place = torch.equal(view.masks["left kidney"], view.masks["liver"])
         was_mirrored = "left kidney" not in lonely.masks
         mirrored += was_mirrored
-        assert (
-            same_place != was_mirrored
-        )  # mirrored: the left kidney's mask is the right one's, mirrored, and no longer the liver's
+        # Mirrored: the left kidney's mask is the right one's, mirrored, and not the liver's.
+        assert same_place != was_mirrored
     assert 5 < mirrored < 25
 
 

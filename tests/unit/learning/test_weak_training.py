@@ -109,9 +109,8 @@ def test_no_patient_is_divided_between_learning_and_judging(trained, images):
     assert learned
     assert judged
     assert not learned & judged
-    assert (
-        len(trained.report.training_cases) == 4
-    )  # the unlabelled picture of the judge's patient is not learned from either
+    # The unlabelled picture of the judge's patient is not learned from either.
+    assert len(trained.report.training_cases) == 4
 
 
 def test_progress_is_told_step_by_step(trained):

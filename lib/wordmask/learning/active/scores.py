@@ -39,12 +39,8 @@ OTHER_SEEDS = (1, 2)  # added to the preset's seed
 GAMMAS = (0.8, 1.25)  # exponents of grey values in 0..1: a little brighter and a little darker
 # where segmenters with a CLIP keep its tokens [N, 1 + patches, E], unit length, row 0 is the image
 IMAGE_TOKENS = "tokens"
-REMARKABLE = (
-    0.5,
-    0.6,
-    0.2,
-    # presence, boundary, disagreement: a person is told of the source that is highest relative to these
-)
+# Presence, boundary, disagreement: the reason names the source that is highest relative to these.
+REMARKABLE = (0.5, 0.6, 0.2)
 SURE = 0.5  # of what is remarkable; below this no source is worth a remark
 
 
@@ -102,9 +98,8 @@ def score_case(
         words = ", ".join(repr(prompt.word) for prompt in made)
         return CaseScore(name, 1.0, 1.0, 1.0, 1.0, embedding, f"the model has not learned {words} yet")
     others = _other_views(pipeline)
-    scores = [
-        _score_word(pipeline, others, volume, prompt, cancel) for prompt in known
-    ]  # one by one: maps of a volume are large
+    # One word at a time, because the maps of a volume are large.
+    scores = [_score_word(pipeline, others, volume, prompt, cancel) for prompt in known]
     table = np.array([[score.presence, score.boundary, score.disagreement] for score in scores])
     presence, boundary, disagreement = (round(float(value), 6) for value in table.mean(axis=0))
     relative = table / REMARKABLE

@@ -72,9 +72,8 @@ def _scaled_cosines(image: Tensor, text: Tensor, temperature: float) -> Tensor:
         )
     if not temperature > 0:
         raise ValueError(f"The temperature must be above 0, got {temperature}.")
-    with torch.autocast(
-        image.device.type, enabled=False
-    ):  # it would multiply in half precision: 3 digits of a cosine
+    # Autocast would multiply in half precision: 3 digits of a cosine.
+    with torch.autocast(image.device.type, enabled=False):
         image, text = (part if part.dtype == torch.float64 else part.float() for part in (image, text))
         return F.normalize(image, dim=1) @ F.normalize(text, dim=1).T / temperature
 

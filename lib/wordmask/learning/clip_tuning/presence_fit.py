@@ -58,10 +58,8 @@ def fit_presence(scores: WordScores, before: Tensor, after: Tensor, limit: float
         return value
 
     optimizer.step(loss)
-    scale, bias = (
-        max(float(numbers[0].detach()), 1e-3),
-        float(numbers[1].detach()),
-    )  # a scale of 0 or less has no logarithm
+    # A scale of 0 or less has no logarithm.
+    scale, bias = max(float(numbers[0].detach()), 1e-3), float(numbers[1].detach())
     with torch.no_grad():
         scores.presence_log_scale.fill_(torch.tensor(scale).log().item())
         scores.presence_bias.fill_(bias)

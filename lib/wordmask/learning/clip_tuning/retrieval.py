@@ -13,11 +13,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-BATCH, ROUNDS, SEED = (
-    50,
-    5,
-    20_240_919,
-)  # as the paper's check on ROCO: batches of 50, five times; the seed is only fixed
+# Batches of 50, five times, as in the paper's check on ROCO; the seed is arbitrary, but fixed.
+BATCH, ROUNDS, SEED = 50, 5, 20_240_919
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,9 @@ from wordmask.words.prompts import Prompt
 
 MOST_WORDS = 8
 CELL = (520, 390)  # pixels: (width, height) of a case
-HEADING, GAP, LINE = (
-    250,
-    12,
-    26,
-)  # three cells and the heading are more than `SHEET_ROW` times as wide as high: a row of the sheet each
+# Three cells and the heading are more than `SHEET_ROW` times as wide as high, so each fills a row of the
+# sheet.
+HEADING, GAP, LINE = 250, 12, 26
 TRUTH, MARKED = (86, 180, 233), (255, 149, 0)  # blue and orange: different to every kind of colour vision
 TRUTH_LINE, MARKED_LINE = 4, 2  # pixels; where both run together, the wider one still shows
 SHEET_WIDTH = 1800  # pixels

@@ -74,9 +74,8 @@ def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolera
         pair = (pair[0].squeeze(flat + 2), pair[1].squeeze(flat + 2))
         spacing = [size for axis, size in enumerate(spacing) if axis != flat]
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*always_return_as_numpy", category=FutureWarning
-        )  # of MONAI 1.6 about its own call
+        # MONAI 1.6 warns about its own call.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
         nsd = compute_surface_dice(
             *pair, class_thresholds=[tolerance], include_background=True, spacing=list(spacing)
         )

@@ -135,13 +135,9 @@ class _Step:
         statistics: RunningStatistics,
         cancel: CancelToken,
     ) -> None:
-        self.seed, self.accumulate, self.steps_per_epoch, self.schedule = (
-            seed,
-            accumulate,
-            steps_per_epoch,
-            schedule,
-        )
-        self.statistics, self.ranks, self.cancel = statistics, statistics.ranks, cancel
+        self.seed, self.accumulate, self.steps_per_epoch = seed, accumulate, steps_per_epoch
+        self.schedule, self.cancel = schedule, cancel
+        self.statistics, self.ranks = statistics, statistics.ranks
 
     def __call__(self, engine: Any, rows: Sequence[PairRow]) -> dict[str, Tensor]:
         self.cancel.check()
@@ -155,9 +151,8 @@ class _Step:
             (loss / self.accumulate).backward()
         done = min(first + self.ranks.count, self.steps_per_epoch)
         self.statistics.join(done - first)
-        if (
-            done % self.accumulate == 0 or done == self.steps_per_epoch
-        ):  # nothing is left over for the next epoch
+        # Also at the end of an epoch, so that no gradient is left over for the next one.
+        if done % self.accumulate == 0 or done == self.steps_per_epoch:
             self._change(engine.optimizer)
         return {CommonKeys.LOSS: loss.detach()}
 
@@ -191,13 +186,8 @@ class _Watch:
         tell: Callable[[Epoch], None],
         ranks: Ranks,
     ) -> None:
-        self.trainee, self.recipe, self.validate, self.tell, self.ranks = (
-            trainee,
-            recipe,
-            validate,
-            tell,
-            ranks,
-        )
+        self.trainee, self.recipe, self.ranks = trainee, recipe, ranks
+        self.validate, self.tell = validate, tell
         self.best: float | None = None
         self._kept: dict[str, Tensor] | None = None
         self._since_best = 0

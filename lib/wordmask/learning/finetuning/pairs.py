@@ -220,9 +220,8 @@ class TrainingPairs:
         tensors = {word: torch.from_numpy(np.ascontiguousarray(mask)).float() for word, mask in masks.items()}
         kept = KeptImage(shown.case.case.name, (pixels.shape[-2], pixels.shape[-1]))
         mirror = self.recipe.mirror == "always" or (self.recipe.mirror == "pictures" and volume.is_picture)
-        mirror = mirror and (
-            volume.is_picture or shown.view.plane is not Plane.SAGITTAL
-        )  # there a mirror exchanges front and back
+        # In a sagittal slice a mirror would exchange front and back.
+        mirror = mirror and (volume.is_picture or shown.view.plane is not Plane.SAGITTAL)
         for number in range(views):
             key = f"{self.recipe.seed}|{volume.digest}|{index}"
             self._add_view(

@@ -50,9 +50,8 @@ def run(folder: Path, lines: TextIO) -> None:
     )
     plans = SquarePlanner(DATASET, recipe).plan_experiment()
     preprocess(folder, plans, dataset, tell)
-    os.environ[WORKERS] = str(
-        recipe.workers
-    )  # not before: nnU-Net's planner uses as many threads, and 0 are refused
+    # Only now: nnU-Net's planner uses as many threads and refuses 0.
+    os.environ[WORKERS] = str(recipe.workers)
     trainer = WeakTrainer.from_plan(
         plans,
         dataset,

@@ -72,11 +72,8 @@ class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
         trainer.device = device  # it takes the first GPU, whichever is named
         trainer.recipe, trainer.mirror, trainer.tell = recipe, mirror, tell
         trainer.initial_lr, trainer.weight_decay = recipe.rate, recipe.weight_decay
-        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
-            recipe.epochs,
-            recipe.iterations,
-            0,
-        )
+        trainer.num_epochs, trainer.num_iterations_per_epoch = recipe.epochs, recipe.iterations
+        trainer.num_val_iterations_per_epoch = 0
         trainer.disable_checkpointing = True
         trainer.steps = 0
         trainer.members = []
