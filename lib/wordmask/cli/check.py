@@ -15,7 +15,7 @@ from wordmask.cli.consoles import answers, messages
 from wordmask.environment import machine as machine_check
 from wordmask.environment.packages import find_problems, versions
 from wordmask.weights.app_folder import default_app
-from wordmask.weights.catalogue import cache_folder
+from wordmask.weights.verified_files import cache_folder
 
 REPORTED = (
     "monailabel",

@@ -155,7 +155,8 @@ def segment(
     volume = read_volume(image)
     _check_format(output, volume)
     with messages().status(f"Loading {model}, preset {preset}"):
-        from wordmask.inference.pipeline import VolumeSegmenter, write_labels
+        from wordmask.inference.pipeline import VolumeSegmenter
+        from wordmask.inference.result import write_labels
         from wordmask.models.loading import load_segmenter
 
         number, weights = chosen_version(app, model, version, preset)

@@ -21,15 +21,9 @@ from rich.progress import (
 from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages
-from wordmask.weights.catalogue import (
-    Report,
-    cache_folder,
-    catalogue,
-    fetch,
-    import_weights,
-    is_there,
-    pack_weights,
-)
+from wordmask.weights.catalogue import catalogue
+from wordmask.weights.transfer import Report, fetch, import_weights, pack_weights
+from wordmask.weights.verified_files import cache_folder, is_there
 
 app = typer.Typer(
     no_args_is_help=True,

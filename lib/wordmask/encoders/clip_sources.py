@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.torchscript import is_torchscript, read_torchscript
 from wordmask.errors import WeightsError
-from wordmask.weights.catalogue import weights_path
+from wordmask.weights.verified_files import weights_path
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in 0..1; BiomedCLIP uses them too
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

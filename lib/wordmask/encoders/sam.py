@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.configs import SamConfig, TinySamArchitecture
 from wordmask.errors import WeightsError
-from wordmask.weights.catalogue import weights_path
+from wordmask.weights.verified_files import weights_path
 
 if TYPE_CHECKING:
     from wordmask.encoders.clip import ClipEncoder
