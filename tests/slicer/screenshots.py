@@ -1,9 +1,11 @@
-"""The pictures of docs/tutorial.md: the module's own panel, driven as by a person, on a real server with the bundled model.
+"""The pictures of docs/tutorial.md: the module's own panel, driven as by a person, on a real server with the
+bundled model.
 
     make screenshots
 
-The widgets are stand-ins for Slicer's own where it has some (see `qt_harness`), the views are Slicer's. The server works on copies of three
-CTs of the sample data; the fourth one is opened from its file. The training is a real one, but much shorter than the panel's recipes.
+The widgets are stand-ins for Slicer's own where it has some (see `qt_harness`), the views are Slicer's. The
+server works on copies of three CTs of the sample data; the fourth one is opened from its file. The training
+is a real one, but much shorter than the panel's recipes.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ WORDS = "liver, spleen, kidney, stomach, spine"
 LEARNED = "liver, kidney"
 SHORT = {"epochs": 12, "steps_per_epoch": 2, "views": 2, "all_views": 80, "validate_every": 1}  # ends by Stop
 MINUTES = 300.0
-NOISE = ("This plugin does not support", "QObject::connect")  # there is no screen, and stand-ins lack the signals that the .ui names
+# There is no screen, and stand-ins lack the signals that the .ui names.
+NOISE = ("This plugin does not support", "QObject::connect")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -237,11 +240,14 @@ class Session:
         """Draw what is there, as a person does in the Segment Editor, and come back to the module."""
         segmentation = next(iter(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[::-1]))
         contents = segmentation.GetSegmentation()
-        ids = {contents.GetSegment(segment_id).GetName(): segment_id for segment_id in contents.GetSegmentIDs()}
+        ids = {
+            contents.GetSegment(segment_id).GetName(): segment_id for segment_id in contents.GetSegmentIDs()
+        }
         masks = {name: slicers_mask(segmentation, segment_id, volume) for name, segment_id in ids.items()}
         for word in words:
             drawn = truth_of(case, word)
-            masks = {name: drawn if name == word else mask & ~drawn for name, mask in masks.items()}  # the editor's rule: no overlaps
+            # The editor's rule: no overlaps.
+            masks = {name: drawn if name == word else mask & ~drawn for name, mask in masks.items()}
         for name, segment_id in ids.items():
             if not np.array_equal(masks[name], slicers_mask(segmentation, segment_id, volume)):
                 paint(segmentation, segment_id, masks[name], volume)

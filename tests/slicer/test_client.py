@@ -1,4 +1,5 @@
-"""The client against a real `wordmask serve` with the bundled model: everything that the module asks of a server.
+"""The client against a real `wordmask serve` with the bundled model: everything that the module asks of a
+server.
 
 What it does with broken servers is in test_client_faults.py and test_client_transport.py.
 """
@@ -36,7 +37,10 @@ def voxels_of(path: Path) -> Any:
 def a_new_volume(folder: Path, seed: int, *, size: int = 96) -> Path:
     """A volume that no cache knows."""
     path = folder / f"new{seed}.nii"
-    sitk.WriteImage(sitk.GetImageFromArray(np.random.default_rng(seed).normal(0, 200, (size,) * 3).astype(np.int16)), str(path))
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.random.default_rng(seed).normal(0, 200, (size,) * 3).astype(np.int16)),
+        str(path),
+    )
     return path
 
 
@@ -54,7 +58,7 @@ def busy(server: Running, folder: Path, seed: int) -> str:
     return job.id
 
 
-# --- what the server is ----------------------------------------------------------------------------------------------------------------
+# --- what the server is ---
 
 
 def test_the_server_has_the_clients_version_and_says_what_it_has(server):
@@ -71,19 +75,30 @@ def test_the_server_has_the_clients_version_and_says_what_it_has(server):
 
 def test_a_model_tells_what_it_can_do(server):
     model, zero_shot = server.client.models()
-    assert (model.name, model.preset, model.version, model.refuses_unknown) == (MODEL, "tiny", "bundled", True)
+    assert (model.name, model.preset, model.version, model.refuses_unknown) == (
+        MODEL,
+        "tiny",
+        "bundled",
+        True,
+    )
     assert set(model.output_volumes) >= {"labels", "probability", "uncertainty"}
     assert {"liver", "polyp"} <= model.trained_words
     assert "gallbladder" not in model.trained_words
     assert (model.hints, zero_shot.hints) == ((), ("box", "points"))
-    assert (model.recipes[0], zero_shot.recipes) == ("few_shot", ())  # the server has no training for the second one
+    # The server has no training for the second one.
+    assert (model.recipes[0], zero_shot.recipes) == ("few_shot", ())
 
 
 def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):
     first = server.client.vocabulary("sple", model=MODEL)[0]
     entry = load_vocabulary().lookup("spleen")
     assert entry is not None
-    assert (first.word, first.trained, first.color, first.modalities) == ("spleen", True, entry.color, entry.modalities)
+    assert (first.word, first.trained, first.color, first.modalities) == (
+        "spleen",
+        True,
+        entry.color,
+        entry.modalities,
+    )
     assert first.code is not None
     assert (first.code.scheme, first.code.value) == ("SCT", "78961009")
     assert server.client.vocabulary("splen")[0].word == "spleen"
@@ -92,7 +107,7 @@ def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):
     assert server.client.vocabulary("ö&limit=1#?" * 40) == ()
 
 
-# --- segmenting ------------------------------------------------------------------------------------------------------------------------
+# --- segmenting ---
 
 
 def test_words_become_a_label_map_in_the_geometry_of_the_image(server, tmp_path):
@@ -107,7 +122,10 @@ def test_words_become_a_label_map_in_the_geometry_of_the_image(server, tmp_path)
     assert found.not_found == ("gallbladder",)
     assert "was not trained on 'gallbladder'" in found.warnings[0]
     image, labels = sitk.ReadImage(server.studies / f"{CT}.nii.gz"), sitk.ReadImage(found.path)
-    assert (labels.GetSize(), labels.GetDirection()) == (image.GetSize(), pytest.approx(image.GetDirection(), abs=1e-6))
+    assert (labels.GetSize(), labels.GetDirection()) == (
+        image.GetSize(),
+        pytest.approx(image.GetDirection(), abs=1e-6),
+    )
     counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=4)[1:]
     assert [found.statistics[word].voxels for word in found.label_names] == counts.tolist()
     assert found.statistics["spleen"].largest_slice is not None
@@ -117,7 +135,9 @@ def test_words_become_a_label_map_in_the_geometry_of_the_image(server, tmp_path)
 def test_a_file_that_is_sent_gives_the_mask_of_the_same_image_on_the_server(server, tmp_path):
     told: list[tuple[int, int | None]] = []
     file = server.studies / f"{CT}.nii.gz"
-    sent = server.client.start_job(MODEL, "liver", file=file, progress=lambda done, total: told.append((done, total)))
+    sent = server.client.start_job(
+        MODEL, "liver", file=file, progress=lambda done, total: told.append((done, total))
+    )
     kept = server.client.start_job(MODEL, "liver", image=CT)
     results = []
     for job in (sent, kept):
@@ -130,7 +150,9 @@ def test_a_file_that_is_sent_gives_the_mask_of_the_same_image_on_the_server(serv
 
 def test_what_the_model_thought_comes_as_a_volume(server, tmp_path):
     for kind in ("probability", "uncertainty"):
-        job = server.client.start_job(MODEL, "skin lesion", image=PICTURE, options={"output_volume": kind, "result_extension": ".nii"})
+        job = server.client.start_job(
+            MODEL, "skin lesion", image=PICTURE, options={"output_volume": kind, "result_extension": ".nii"}
+        )
         assert server.client.wait_for_job(job.id, timeout=PATIENCE).state == "done"
         found = server.client.download_result(job.id, tmp_path, kind)
         assert found.path.name == f"{kind}.nii"
@@ -165,7 +187,9 @@ def test_a_full_queue_says_when_to_come_back_and_takes_the_job_then(server, tmp_
     assert full.value.retry_after >= 1
     for each in (*waiting, job):
         impatient.cancel_job(each)
-    patient = WordMaskClient(server.url, server.token, retry=RetryPolicy(attempts=10, patience=30), timeout=PATIENCE)
+    patient = WordMaskClient(
+        server.url, server.token, retry=RetryPolicy(attempts=10, patience=30), timeout=PATIENCE
+    )
     assert patient.start_job(MODEL, "liver", image=CT).state == "queued"
 
 
@@ -173,7 +197,11 @@ WRONG: list[tuple[Callable[[WordMaskClient], Any], int, str]] = [
     (lambda it: it.start_job(MODEL, "liver", image="nobody"), 404, "no image 'nobody'"),
     (lambda it: it.start_job("other", "liver", image=CT), 404, "no model 'other'"),
     (lambda it: it.start_job(MODEL, "", image=CT), 400, "No word was given"),
-    (lambda it: it.start_job(MODEL, "liver", image=CT, options={"points": [[1, 2, 3]]}), 400, "cannot use points"),
+    (
+        lambda it: it.start_job(MODEL, "liver", image=CT, options={"points": [[1, 2, 3]]}),
+        400,
+        "cannot use points",
+    ),
     (lambda it: it.job("0123"), 404, "no such job"),
     (lambda it: it.rollback(MODEL), 400, "nothing to go back to"),
     (lambda it: it.run(calls.next_case("cleverest")), 400, "cleverest"),
@@ -190,11 +218,12 @@ def test_a_wrong_request_gets_the_servers_own_sentence(server):
         assert refusal.value.status == status, words
         assert str(refusal.value).endswith(".")
         assert str(server.studies) not in str(refusal.value)
-    job = server.client.start_job(MODEL, "liver", image=CT, options={"plane": "diagonal"})  # found when the job runs
+    # Found when the job runs.
+    job = server.client.start_job(MODEL, "liver", image=CT, options={"plane": "diagonal"})
     assert "diagonal" in server.client.wait_for_job(job.id, timeout=PATIENCE).message
 
 
-# --- images and labels -----------------------------------------------------------------------------------------------------------------
+# --- images and labels ---
 
 
 def test_an_image_goes_to_the_server_and_comes_back_as_it_was(server, tmp_path):
@@ -218,7 +247,10 @@ def test_a_corrected_label_map_is_kept_with_the_names_of_its_values(server, tmp_
     server.client.submit_label("corrected", file, {"polyp": 3, "skin lesion": 1}, codes=codes)
     (kept,) = [image for image in server.client.images() if image.id == "corrected"]
     assert kept.is_labelled
-    assert kept.labels["final"]["label_info"] == [{"name": "polyp", "idx": 3}, {"color": [1, 2, 3], "name": "skin lesion", "idx": 1}]
+    assert kept.labels["final"]["label_info"] == [
+        {"name": "polyp", "idx": 3},
+        {"color": [1, 2, 3], "name": "skin lesion", "idx": 1},
+    ]
     with pytest.raises(errors.ServerAnswerError) as refusal:
         server.client.submit_label("nobody", file, {"polyp": 1})
     assert refusal.value.status == 404
@@ -240,11 +272,13 @@ def test_an_upload_that_is_too_large_or_cancelled_leaves_nothing(server, tmp_pat
     assert list((server.app / "spool").glob("upload-*")) == []
     token = CancelToken()
     with pytest.raises(errors.TransferCancelledError):
-        server.client.upload_image("half", a_new_volume(tmp_path, 5), progress=lambda *_: token.cancel(), cancel=token)
+        server.client.upload_image(
+            "half", a_new_volume(tmp_path, 5), progress=lambda *_: token.cancel(), cancel=token
+        )
     assert {image.id for image in server.client.images()} == before
 
 
-# --- learning --------------------------------------------------------------------------------------------------------------------------
+# --- learning ---
 
 
 def test_the_next_case_comes_with_a_reason_and_a_label_map_to_start_from(server, tmp_path):
@@ -253,7 +287,9 @@ def test_the_next_case_comes_with_a_reason_and_a_label_map_to_start_from(server,
     assert found.reason.endswith(".")
     assert found.preview is not None
     assert server.client.wait_for_job(found.preview.id, timeout=PATIENCE).state == "done"
-    assert server.client.download_result(found.preview.id, tmp_path, found.case).label_names == {"skin lesion": 1}
+    assert server.client.download_result(found.preview.id, tmp_path, found.case).label_names == {
+        "skin lesion": 1
+    }
 
 
 def test_a_training_is_started_watched_and_stopped(server, tmp_path, request):
@@ -275,7 +311,7 @@ def test_a_training_is_started_watched_and_stopped(server, tmp_path, request):
     assert server.client.rollback(MODEL, to=0) == "bundled"
 
 
-# --- other ways to the same server -----------------------------------------------------------------------------------------------------
+# --- other ways to the same server ---
 
 
 def test_qts_transport_gets_the_same_answers_with_the_same_calls_and_readers(server, tmp_path, qt):

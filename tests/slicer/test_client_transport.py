@@ -1,4 +1,5 @@
-"""How requests travel: in blocks, stopped at once, tried again where that does no harm, encrypted, and with the token for one server alone.
+"""How requests travel: in blocks, stopped at once, tried again where that does no harm, encrypted, and with
+the token for one server alone.
 
 Scripted servers on 127.0.0.1; the real one is in test_client.py.
 """
@@ -58,7 +59,7 @@ def takes_one_byte(caller: Caller) -> None:
     caller.server.over.wait(PATIENCE)
 
 
-# --- uploads and downloads -------------------------------------------------------------------------------------------------------------
+# --- uploads and downloads ---
 
 
 @pytest.fixture
@@ -108,8 +109,13 @@ def test_an_upload_that_breaks_is_refused_or_stalls_is_told_once(a_large_file):
         caller.server.over.wait(PATIENCE)
 
     told: list[int] = []
-    with fault_server(refuses) as server, pytest.raises(errors.ServerAnswerError, match="larger than the 8 MB") as refusal:
-        client(server.url).run(calls.upload_image("x", a_large_file), progress=lambda done, _: told.append(done))
+    with (
+        fault_server(refuses) as server,
+        pytest.raises(errors.ServerAnswerError, match="larger than the 8 MB") as refusal,
+    ):
+        client(server.url).run(
+            calls.upload_image("x", a_large_file), progress=lambda done, _: told.append(done)
+        )
     assert refusal.value.status == 413
     assert told[-1] < 40 << 20, "a refusal is heard before everything is sent"
 
@@ -133,7 +139,7 @@ def test_a_file_that_cannot_be_read_or_changes_meanwhile_is_a_sentence(tmp_path)
             list(blocks)
 
 
-# --- stopping --------------------------------------------------------------------------------------------------------------------------
+# --- stopping ---
 
 
 def stop_when(condition: Callable[[], Any], token: CancelToken, ask: Callable[[], Any]) -> None:
@@ -184,7 +190,9 @@ def test_a_progress_stops_or_fails_at_once_and_leaves_no_file(a_large_file, tmp_
     token, told = CancelToken(), []
     with fault_server(says_json(job_status())) as server, pytest.raises(errors.TransferCancelledError):
         client(server.url).run(
-            calls.start_job("tiny", "liver", file=a_large_file), cancel=token, progress=lambda done, _: (told.append(done), token.cancel())
+            calls.start_job("tiny", "liver", file=a_large_file),
+            cancel=token,
+            progress=lambda done, _: (told.append(done), token.cancel()),
         )
     assert len(told) <= 2
     folder = tmp_path / "in"
@@ -194,7 +202,7 @@ def test_a_progress_stops_or_fails_at_once_and_leaves_no_file(a_large_file, tmp_
     assert everything_in(folder) == []
 
 
-# --- trying again ----------------------------------------------------------------------------------------------------------------------
+# --- trying again ---
 
 
 def test_a_question_is_asked_again_when_the_connection_breaks_but_not_for_ever():
@@ -204,8 +212,20 @@ def test_a_question_is_asked_again_when_the_connection_breaks_but_not_for_ever()
     with fault_server(hangs_up) as server, pytest.raises(errors.ConnectionLostError):
         client(server.url, retry=QUICK).health()
     assert server.connections == 3
-    for status in ("400 Bad", "404 No", "409 Not Yet", "410 Gone", "413 Large", "500 Oops", "503 No memory", "507 Full"):
-        with fault_server(says_json({"detail": "No."}, status)) as server, pytest.raises(errors.ServerAnswerError):
+    for status in (
+        "400 Bad",
+        "404 No",
+        "409 Not Yet",
+        "410 Gone",
+        "413 Large",
+        "500 Oops",
+        "503 No memory",
+        "507 Full",
+    ):
+        with (
+            fault_server(says_json({"detail": "No."}, status)) as server,
+            pytest.raises(errors.ServerAnswerError),
+        ):
             client(server.url, retry=QUICK).health()
         assert server.connections == 1, f"{status} would end the same way"
 
@@ -227,13 +247,20 @@ def test_cancelling_a_job_is_asked_again_and_nothing_else_that_changes_something
 
 def test_a_full_queue_is_asked_again_when_the_server_says_when_and_that_is_soon():
     def refusal(after: str) -> Any:
-        return says_json({"detail": "4 requests are waiting, try again later."}, "429 Too Many Requests", Retry_After=after)
+        return says_json(
+            {"detail": "4 requests are waiting, try again later."}, "429 Too Many Requests", Retry_After=after
+        )
 
     for after in ("0.3", "Wed, 21 Oct 2015 07:28:00 GMT"):  # a date in the past means now
         with fault_server(refusal(after), says_json(job_status())) as server:
-            assert client(server.url, retry=QUICK).start_job("tiny", "liver", image="ct").state == "queued", after
+            assert client(server.url, retry=QUICK).start_job("tiny", "liver", image="ct").state == "queued", (
+                after
+            )
     for after in ("3600", "1", "soon", "-1", "", "9" * 30, "Wed, 21 Oct 2099 07:28:00 GMT"):
-        with fault_server(refusal(after)) as server, pytest.raises(errors.ServerBusyError, match="4 requests") as busy:
+        with (
+            fault_server(refusal(after)) as server,
+            pytest.raises(errors.ServerBusyError, match="4 requests") as busy,
+        ):
             client(server.url, retry=QUICK).start_job("tiny", "liver", image="ct")
         assert server.connections == 1, after
         assert is_a_sentence(busy.value)
@@ -241,7 +268,7 @@ def test_a_full_queue_is_asked_again_when_the_server_says_when_and_that_is_soon(
     assert QUICK.wait(soon, 1, safe_to_repeat=False) == 0.3, "as long as the server says"
 
 
-# --- TLS and tokens ---------------------------------------------------------------------------------------------------------------------
+# --- TLS and tokens ---
 
 
 def test_files_and_the_token_travel_by_tls_to_a_server_of_a_chosen_authority(tmp_path, a_large_file):
@@ -269,7 +296,10 @@ def test_encryption_that_cannot_be_trusted_or_is_not_there_stops_everything_befo
         client(server.url.replace("https:", "http:")).health()
     assert is_a_sentence(refusal.value)
     bad_request = lambda caller: caller.send(head("400 Bad Request"))  # noqa: E731 - what web servers say to a handshake
-    with fault_server(bad_request) as server, pytest.raises(errors.EncryptionError, match="http://") as refusal:
+    with (
+        fault_server(bad_request) as server,
+        pytest.raises(errors.EncryptionError, match="http://") as refusal,
+    ):
         client(server.url.replace("http:", "https:")).health()
     assert is_a_sentence(refusal.value)
     (tmp_path / "none.pem").write_bytes(b"this is no certificate")

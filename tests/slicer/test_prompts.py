@@ -19,25 +19,60 @@ ENTRIES = {same_text(text): entry.word for entry in load_vocabulary().entries fo
 KNOWN = st.sampled_from([text for entry in load_vocabulary().entries for text in entry.texts])
 PIECES = st.one_of(
     KNOWN,
-    st.sampled_from([",", ";", "\n", "\r\n", "\r", " ", "\t", ".", "\xa0", "-", "_", "’", "(", "\x00", "\u200b", "\u2028", "е", "é", "3"]),
+    st.sampled_from(
+        [
+            ",",
+            ";",
+            "\n",
+            "\r\n",
+            "\r",
+            " ",
+            "\t",
+            ".",
+            "\xa0",
+            "-",
+            "_",
+            "’",
+            "(",
+            "\x00",
+            "\u200b",
+            "\u2028",
+            "е",
+            "é",
+            "3",
+        ]
+    ),
     st.text(max_size=4),
 )
-TYPED = st.one_of(st.text(max_size=80), st.lists(PIECES, max_size=12).map("".join), st.lists(KNOWN, max_size=5).map(", ".join))
+TYPED = st.one_of(
+    st.text(max_size=80),
+    st.lists(PIECES, max_size=12).map("".join),
+    st.lists(KNOWN, max_size=5).map(", ".join),
+)
 
 
 def suggestion(word: str, matched: str = "", **more: object) -> Suggestion:
     """What the server would answer for an entry of the vocabulary."""
     entry = load_vocabulary().lookup(word)
     assert entry is not None
-    row = {"word": entry.word, "synonyms": list(entry.synonyms), "modalities": list(entry.modalities), "color": list(entry.color)}
-    return Suggestion.from_json({**row, "matched": matched or entry.word, "kind": "prefix", "trained": True, **more})
+    row = {
+        "word": entry.word,
+        "synonyms": list(entry.synonyms),
+        "modalities": list(entry.modalities),
+        "color": list(entry.color),
+    }
+    return Suggestion.from_json(
+        {**row, "matched": matched or entry.word, "kind": "prefix", "trained": True, **more}
+    )
 
 
 def model(**more: object) -> ModelInfo:
-    return ModelInfo.from_json({"name": "tiny", "title": "Tiny", "trained_words": ["liver"], "unknown_words": "refuse", **more})
+    return ModelInfo.from_json(
+        {"name": "tiny", "title": "Tiny", "trained_words": ["liver"], "unknown_words": "refuse", **more}
+    )
 
 
-# --- the same words as the server ------------------------------------------------------------------------------------------------------
+# --- the same words as the server ---
 
 
 def server_reads(text: str) -> list[str] | str:
@@ -86,7 +121,7 @@ def test_the_servers_suggestions_tell_which_words_are_one():
     assert prompts.split_words("livers, Hepar, spleen, LIEN, heart", entries) == ["livers", "spleen", "heart"]
 
 
-# --- completion ------------------------------------------------------------------------------------------------------------------------
+# --- completion ---
 
 
 @pytest.mark.parametrize(
@@ -132,9 +167,15 @@ def test_a_chosen_word_takes_the_place_of_the_typed_one(text, chosen, becomes):
 def test_completing_changes_one_word_and_no_other(words, separator, data):
     text, number = separator.join(words), data.draw(st.integers(0, len(words) - 1))
     start = len(separator.join(words[:number])) + (len(separator) if number else 0)
-    replaced, cursor = prompts.replace_word(text, start + data.draw(st.integers(0, len(words[number]))), "pancreas")
+    replaced, cursor = prompts.replace_word(
+        text, start + data.draw(st.integers(0, len(words[number]))), "pancreas"
+    )
     assume(cursor > 0)
-    assert [word.strip() for word in prompts.SEPARATORS.split(replaced)] == [*words[:number], "pancreas", *words[number + 1 :]]
+    assert [word.strip() for word in prompts.SEPARATORS.split(replaced)] == [
+        *words[:number],
+        "pancreas",
+        *words[number + 1 :],
+    ]
     assert replaced[:cursor].endswith("pancreas")
 
 
@@ -146,7 +187,7 @@ def test_any_cursor_in_any_text_finds_a_word_without_separators(text, cursor):
     assert text[found.start : found.end].startswith(found.query)
 
 
-# --- history ---------------------------------------------------------------------------------------------------------------------------
+# --- history ---
 
 
 def test_the_history_has_the_latest_first_and_nothing_twice():
@@ -168,16 +209,22 @@ def test_the_history_is_bounded_and_survives_settings(texts, limit):
 
 @pytest.mark.parametrize(
     ("kept", "becomes"),
-    [(None, []), ("liver", ["liver"]), (7, []), (["liver", 3, "\x00", "Liver", "spleen"], ["liver", "spleen"]), (("a", "b"), ["a", "b"])],
+    [
+        (None, []),
+        ("liver", ["liver"]),
+        (7, []),
+        (["liver", 3, "\x00", "Liver", "spleen"], ["liver", "spleen"]),
+        (("a", "b"), ["a", "b"]),
+    ],
 )
 def test_whatever_settings_hold_becomes_a_history(kept, becomes):
     assert prompts.read_history(kept) == becomes
 
 
-# --- names of segments -----------------------------------------------------------------------------------------------------------------
+# --- names of segments ---
 
 
-# --- hints -----------------------------------------------------------------------------------------------------------------------------
+# --- hints ---
 
 
 def test_a_word_that_fits_needs_no_hint():
@@ -197,7 +244,9 @@ def test_the_beginning_of_a_word_is_not_the_word():
     assert hint.kind == "unknown"
 
 
-@pytest.mark.parametrize(("unknown_words", "advice"), [("refuse", "nothing will be marked"), ("segment", "with care")])
+@pytest.mark.parametrize(
+    ("unknown_words", "advice"), [("refuse", "nothing will be marked"), ("segment", "with care")]
+)
 def test_a_word_that_nobody_knows_is_told_what_the_model_will_do(unknown_words, advice):
     (hint,) = prompts.word_hints("xyzzy", [], model(unknown_words=unknown_words))
     assert advice in hint.sentence
@@ -208,9 +257,14 @@ def test_a_word_that_was_taught_is_no_unknown_one():
     assert prompts.word_hints("our organ", [], model(trained_words=["Our Organ"])) == []
 
 
-@pytest.mark.parametrize(("unknown_words", "advice"), [("refuse", "nothing will be marked"), ("segment", "look at its mask with care")])
+@pytest.mark.parametrize(
+    ("unknown_words", "advice"),
+    [("refuse", "nothing will be marked"), ("segment", "look at its mask with care")],
+)
 def test_a_word_that_is_not_in_the_training_is_told(unknown_words, advice):
-    (hint,) = prompts.word_hints("gallbladder", [suggestion("gallbladder", trained=False)], model(unknown_words=unknown_words), "CT")
+    (hint,) = prompts.word_hints(
+        "gallbladder", [suggestion("gallbladder", trained=False)], model(unknown_words=unknown_words), "CT"
+    )
     assert hint.kind == "untrained"
     assert hint.sentence.startswith("The model Tiny was not trained on 'gallbladder'")
     assert advice in hint.sentence
@@ -235,4 +289,7 @@ def test_a_word_that_is_not_in_the_training_is_told(unknown_words, advice):
 def test_a_word_for_another_kind_of_image_is_told(word, modality, is_told):
     hints = prompts.word_hints(word, [suggestion(word)], model(), modality)
     assert [hint.kind for hint in hints] == (["modality"] if is_told else [])
-    assert all(f"{word!r} is usually looked for in" in hint.sentence and hint.sentence.endswith(".") for hint in hints)
+    assert all(
+        f"{word!r} is usually looked for in" in hint.sentence and hint.sentence.endswith(".")
+        for hint in hints
+    )

@@ -1,4 +1,6 @@
-"""Results that cannot be used, and segmentations that they would harm: a sentence, and the scene exactly as it was."""
+"""Results that cannot be used, and segmentations that they would harm: a sentence, and the scene exactly as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from tests.slicer.scenes import SHAPE, add_segmentation, add_transform, add_volume, affine, box, labels_of, scene_state, write_file
+from tests.slicer.scenes import (
+    SHAPE,
+    add_segmentation,
+    add_transform,
+    add_volume,
+    affine,
+    box,
+    labels_of,
+    scene_state,
+    write_file,
+)
 from WordMaskLib.client.answers import Code
 from WordMaskLib.scene import segments
 from WordMaskLib.scene.segments import GeometryError, SegmentsError, Word, import_labels
@@ -42,7 +54,9 @@ def _fractions(folder: Path) -> tuple[Path, list[Word]]:
 
 
 def _truncated(folder: Path) -> tuple[Path, list[Word]]:
-    path = write_file(folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine())
+    path = write_file(
+        folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine()
+    )
     path.write_bytes(path.read_bytes()[:-30])
     return path, WORDS
 
@@ -54,7 +68,9 @@ def _truncated_inside(folder: Path) -> tuple[Path, list[Word]]:
 
 
 def _damaged(folder: Path) -> tuple[Path, list[Word]]:
-    path = write_file(folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine())
+    path = write_file(
+        folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine()
+    )
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
@@ -129,7 +145,9 @@ def test_an_error_in_the_middle_of_showing_leaves_the_scene_as_it_was(
     assert done.ids
 
 
-def test_a_change_of_another_segment_is_noticed_and_taken_back(an_oblique_ct: Any, a_result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_another_segment_is_noticed_and_taken_back(
+    an_oblique_ct: Any, a_result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = add_segmentation(an_oblique_ct, {"mine": box(SHAPE, (0, 2), (0, 2), (0, 2))})
     other = mine.GetSegmentation().GetNthSegment(0)
     describe = segments.describe

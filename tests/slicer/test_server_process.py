@@ -1,4 +1,6 @@
-"""A server on this machine: the environment, the command, the port, the log, and real processes that live, die and are stopped."""
+"""A server on this machine: the environment, the command, the port, the log, and real processes that live,
+die and are stopped.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def an_environment(tmp_path: Path) -> Path:
     return folder
 
 
-# --- the environment -------------------------------------------------------------------------------------------------------------------
+# --- the environment ---
 
 
 @pytest.mark.parametrize("inner", ["", "bin", "bin/python"])
@@ -104,18 +106,29 @@ def test_this_environment_is_found_with_the_app_that_came_with_it():
     assert found.app_folder == REPOSITORY / "monailabel_app"
 
 
-@pytest.mark.parametrize(("package", "title"), [("monailabel-0.8.5", "MONAI Label"), ("wordmask-0.1.0", "WordMask")])
+@pytest.mark.parametrize(
+    ("package", "title"), [("monailabel-0.8.5", "MONAI Label"), ("wordmask-0.1.0", "WordMask")]
+)
 def test_an_environment_without_a_package_is_refused_with_its_name(an_environment, package, title):
     (an_environment / "lib" / "python3.11" / "site-packages" / f"{package}.dist-info").rmdir()
-    with pytest.raises(errors.ServerStartError, match=f"{title} is not installed in the environment 'env'") as refusal:
+    with pytest.raises(
+        errors.ServerStartError, match=f"{title} is not installed in the environment 'env'"
+    ) as refusal:
         find_environment(an_environment)
     assert is_a_sentence(refusal.value)
     (an_environment / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = true\n")
-    assert find_environment(an_environment).folder == an_environment  # the package may lie in the system's folder
+    # The package may lie in the system's folder.
+    assert find_environment(an_environment).folder == an_environment
 
 
 @pytest.mark.parametrize(
-    "make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x"), lambda path: only_a_script(path)]
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("x"),
+        lambda path: only_a_script(path),
+    ],
 )
 def test_what_is_no_environment_is_refused_with_a_sentence(tmp_path, make):
     make(tmp_path / "chosen")
@@ -131,15 +144,28 @@ def only_a_script(folder: Path) -> None:
     (folder / "bin" / "monailabel").touch()
 
 
-# --- the command -----------------------------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 def test_the_command_listens_on_this_machine_alone(an_environment, tmp_path):
     app, studies = tmp_path / "Müllers app", tmp_path
-    command = server_command(find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny", "models": "a, b"})
+    command = server_command(
+        find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny", "models": "a, b"}
+    )
     assert command == [
         *(str(an_environment / "bin" / "python"), "-m", "wordmask.cli", "serve", "--studies", str(studies)),
-        *("--host", "127.0.0.1", "--port", "8123", "--app", str(app), "--conf", "preset=tiny", "--conf", "models=a, b"),
+        *(
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "8123",
+            "--app",
+            str(app),
+            "--conf",
+            "preset=tiny",
+            "--conf",
+            "models=a, b",
+        ),
     ]
     assert not app.exists(), "the server makes it"
     assert "--app" not in server_command(find_environment(an_environment), None, studies, 8123)
@@ -152,14 +178,20 @@ def test_a_folder_of_images_that_is_not_there_is_refused_with_a_sentence(an_envi
 
 
 def test_what_slicer_sets_for_its_own_python_does_not_reach_the_server():
-    own = {"PATH": "/bin", "PYTHONHOME": "/slicer", "PYTHONPATH": "/slicer/lib", "LD_LIBRARY_PATH": "/slicer/lib", "HOME": "/home/x"}
+    own = {
+        "PATH": "/bin",
+        "PYTHONHOME": "/slicer",
+        "PYTHONPATH": "/slicer/lib",
+        "LD_LIBRARY_PATH": "/slicer/lib",
+        "HOME": "/home/x",
+    }
     found = server_variables(own)
     assert {"PATH", "HOME"} <= found.keys()
     assert not {"PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"} & found.keys()
     assert "PYTHONHOME" in own
 
 
-# --- ports and servers that run already ------------------------------------------------------------------------------------------------
+# --- ports and servers that run already ---
 
 
 def test_a_port_that_is_taken_is_not_chosen():
@@ -174,13 +206,15 @@ def test_a_port_that_is_taken_is_not_chosen():
 
 
 def test_servers_are_looked_for_on_this_machine_alone():
-    remembered = [repair_address(text) for text in ("127.0.0.1:8123", "example.org", "localhost:8000", "127.0.0.1:8123")]
+    remembered = [
+        repair_address(text) for text in ("127.0.0.1:8123", "example.org", "localhost:8000", "127.0.0.1:8123")
+    ]
     assert [str(address) for address in likely_addresses(remembered)] == [
         *("http://127.0.0.1:8123", "http://localhost:8000", "http://127.0.0.1:8000"),
     ]
 
 
-# --- is it up yet ----------------------------------------------------------------------------------------------------------------------
+# --- is it up yet ---
 
 REFUSED = errors.ServerUnreachableError("No server.")
 UP = Health("0.1.0", 1.0, 0, 0, {})
@@ -206,7 +240,7 @@ def test_a_start_is_judged_by_what_is_known_of_it(known, phase, words):
     assert words in state.sentence
 
 
-# --- why did it die --------------------------------------------------------------------------------------------------------------------
+# --- why did it die ---
 
 TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <module>\n'
 
@@ -214,26 +248,50 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
 @pytest.mark.parametrize(
     ("log", "code", "words"),
     [
-        (f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n", 3, "Another server runs from this app"),
         (
-            f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.environment.packages.BrokenEnvironmentError: numpy 2 is installed\r\n",
+            f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n",
+            3,
+            "Another server runs from this app",
+        ),
+        (
+            f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.errors.BrokenEnvironmentError: numpy 2 is installed\r\n",
             1,
             "numpy 2 is installed.",
         ),
-        ("\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n", 2, "Port 8000 is taken; name another one."),
-        ("INFO: loading\nwordmask: The folder x cannot be read\nINFO: over", 2, "The folder x cannot be read."),
+        (
+            "\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n",
+            2,
+            "Port 8000 is taken; name another one.",
+        ),
+        (
+            "INFO: loading\nwordmask: The folder x cannot be read\nINFO: over",
+            2,
+            "The folder x cannot be read.",
+        ),
         ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),
-        ("MemoryError\nwordmask: The server stopped while it was starting; the log above says why.", 2, "too little free memory"),
+        (
+            "MemoryError\nwordmask: The server stopped while it was starting; the log above says why.",
+            2,
+            "too little free memory",
+        ),
         ("WordMask is ready at http://127.0.0.1:8000 (Ctrl-C ends it).", 1, "with the code 1"),
         ("Usage: wordmask [OPTIONS]\n│ No such command 'serve'. │", 2, "too old to be started from here"),
-        ("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", 1, "port"),
+        (
+            "ERROR:    [Errno 98] error while binding on ('127.0.0.1', 8000): address already in use",
+            1,
+            "port",
+        ),
         ("[Errno 10048] only one usage of each socket address", 1, "port"),
         ("/usr/bin/python: No module named monailabel", 1, "MONAI Label is not installed"),
         (f"{TRACE}ModuleNotFoundError: No module named 'wordmask_app'", 1, "WordMask is not installed"),
         (f"{TRACE}ModuleNotFoundError: No module named 'torch'", 1, "lacks the package 'torch'"),
         ("APP Directory /home/anna/apps/monailabel_app NOT Found", 1, "app folder 'monailabel_app'"),
         (f"{TRACE}OSError: [Errno 28] No space left on device: '/x/y'", 1, "disk is full"),
-        (f"{TRACE}PermissionError: [Errno 13] Permission denied: '/home/anna/apps/logs'", 1, "may not use 'logs'"),
+        (
+            f"{TRACE}PermissionError: [Errno 13] Permission denied: '/home/anna/apps/logs'",
+            1,
+            "may not use 'logs'",
+        ),
         (f"{TRACE}torch.OutOfMemoryError: CUDA out of memory. Tried", 1, "graphics card"),
         (f"{TRACE}MemoryError", 1, "too little free memory"),
         ("INFO: all is well", -9, "want of memory"),
@@ -253,7 +311,7 @@ def test_a_log_is_shown_without_the_colours_of_a_terminal():
     assert plain_log("\x1b[32mINFO\x1b[0m:  up\r\nnext\r") == "INFO:  up\nnext\n"
 
 
-# --- processes -------------------------------------------------------------------------------------------------------------------------
+# --- processes ---
 
 SMALL_SERVER = """
     import http.server, json, subprocess, sys, time
@@ -273,7 +331,9 @@ SMALL_SERVER = """
 
 def a_small_server(folder: Path, script: str = SMALL_SERVER) -> LocalServer:
     port = a_closed_port()
-    return LocalServer([sys.executable, "-c", textwrap.dedent(script).replace("PORT", str(port))], port, folder / "log")
+    return LocalServer(
+        [sys.executable, "-c", textwrap.dedent(script).replace("PORT", str(port))], port, folder / "log"
+    )
 
 
 def is_alive(process_id: int) -> bool:
@@ -309,7 +369,10 @@ def test_a_server_that_does_not_listen_to_the_wish_to_stop_is_ended(tmp_path, mo
 
 def test_a_server_that_dies_is_a_sentence_from_its_log(tmp_path):
     script = "print('APP Directory /home/anna/my_app NOT Found'); raise SystemExit(1)"
-    with pytest.raises(errors.ServerStartError, match="The app folder 'my_app' is not there"), a_small_server(tmp_path, script):
+    with (
+        pytest.raises(errors.ServerStartError, match="The app folder 'my_app' is not there"),
+        a_small_server(tmp_path, script),
+    ):
         pass
 
 

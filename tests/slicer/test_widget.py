@@ -1,4 +1,6 @@
-"""The panel on a real server with the bundled model, driven as a person would: type, complete, click, cancel, undo."""
+"""The panel on a real server with the bundled model, driven as a person would: type, complete, click, cancel,
+undo.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,30 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from tests.slicer.person import MemoryStore, click, message, open_panel, press, qt_test, table, until, until_done, write
+from tests.slicer.person import (
+    MemoryStore,
+    click,
+    message,
+    open_panel,
+    press,
+    qt_test,
+    table,
+    until,
+    until_done,
+    write,
+)
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, REPOSITORY, Running
-from tests.slicer.scenes import add_segmentation, add_volume, affine, box, paint, scene_state, segment_state, slicers_mask
+from tests.slicer.scenes import (
+    add_segmentation,
+    add_volume,
+    affine,
+    box,
+    paint,
+    scene_state,
+    segment_state,
+    slicers_mask,
+)
 from tests.slicer.views import SliceView
 from WordMaskLib.scene.geometry import to_world
 
@@ -23,7 +45,9 @@ pytestmark = pytest.mark.server
 @pytest.fixture
 def a_ct() -> Any:
     """The trunk of the sample data, as a person opens it."""
-    return slicer.modules.volumes.logic().AddArchetypeVolume(str(REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"), "CT")
+    return slicer.modules.volumes.logic().AddArchetypeVolume(
+        str(REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"), "CT"
+    )
 
 
 @pytest.fixture
@@ -58,7 +82,10 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     from WordMaskLib.panel.panel_server import TOOL_TIP  # needs qt
 
     box = a_panel.ui.modelBox
-    assert [box.itemText(number) for number in range(box.count())] == ["Simple-ViLMedSAM, tiny", "MedCLIP-SAMv2, tiny"]
+    assert [box.itemText(number) for number in range(box.count())] == [
+        "Simple-ViLMedSAM, tiny",
+        "MedCLIP-SAMv2, tiny",
+    ]
     assert "without its decoder" in box.itemData(1, TOOL_TIP)
     assert not a_panel.ui.markupsSelector.isVisible()
     box.setCurrentIndex(1)
@@ -67,7 +94,9 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     assert "It also takes points or a box." in a_panel.ui.serverLabel.property("text")
     assert a_panel.ui.markupsSelector.isVisible()
 
-    truth = slicer.modules.volumes.logic().AddArchetypeVolume(str(REPOSITORY / "sample_data" / "truth" / f"{CT}.nii.gz"), "T")
+    truth = slicer.modules.volumes.logic().AddArchetypeVolume(
+        str(REPOSITORY / "sample_data" / "truth" / f"{CT}.nii.gz"), "T"
+    )
     values = slicer.util.arrayFromVolume(truth)
     index = json.loads((REPOSITORY / "sample_data" / "index.json").read_text(encoding="utf-8"))["cases"]
     words = next(case["words"] for case in index if CT in case["image"])
@@ -83,7 +112,9 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     a_panel.ui.volumeSelector.setCurrentNode(a_ct)
     a_panel.ui.markupsSelector.setCurrentNode(region)
     ask_for(a_panel, "lung")
-    marked = slicers_mask(the_segmentation(), the_segmentation().GetSegmentation().GetNthSegmentID(0), a_ct)[middle]
+    marked = slicers_mask(the_segmentation(), the_segmentation().GetSegmentation().GetNthSegmentID(0), a_ct)[
+        middle
+    ]
     assert 2 * (marked & lung[middle]).sum() / (marked.sum() + lung[middle].sum()) > 0.7
     ask_for(a_panel, "lung, heart")
     assert "one word at a time" in message(a_panel)
@@ -111,7 +142,9 @@ def test_words_become_named_coloured_segments_and_rows(a_panel: Any, a_ct: Any, 
     assert ticks.count(True) > 10, "the window froze while the server worked"
 
 
-def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(a_panel: Any, a_ct: Any, qt: Any, rendering: None) -> None:
+def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(
+    a_panel: Any, a_ct: Any, qt: Any, rendering: None
+) -> None:
     view = SliceView("Red", "Axial")
     view.show(a_ct)
     ask_for(a_panel, "liver")
@@ -119,11 +152,16 @@ def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(a_panel
     view.node.SetSliceOffset(-10_000)
     found = a_panel.ui.resultTable
     slicer.app.processEvents()  # a person clicks what is drawn
-    qt_test().mouseClick(found.viewport(), qt.Qt.MouseButton.LeftButton, pos=found.visualItemRect(found.item(0, 0)).center())
+    qt_test().mouseClick(
+        found.viewport(), qt.Qt.MouseButton.LeftButton, pos=found.visualItemRect(found.item(0, 0)).center()
+    )
     best = int(mask.sum(axis=(1, 2)).argmax())
     matrix = vtk.vtkMatrix4x4()
     a_ct.GetIJKToRASMatrix(matrix)
-    assert abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, best, 1))[2]) < 0.51 * a_ct.GetSpacing()[2]
+    assert (
+        abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, best, 1))[2])
+        < 0.51 * a_ct.GetSpacing()[2]
+    )
 
 
 def test_words_are_completed_while_somebody_types(a_panel: Any) -> None:
@@ -148,10 +186,14 @@ def test_a_misspelt_word_is_completed_by_the_server(a_panel: Any) -> None:
     until(lambda: line.completer().popup().isVisible())
     assert line.completer().popup().model().index(0, 0).data().startswith("spleen")
     until(lambda: a_panel.ui.hintLabel.isVisible())
-    assert a_panel.ui.hintLabel.property("text") == "'spleeen' is not in the vocabulary; did you mean 'spleen'?"
+    assert (
+        a_panel.ui.hintLabel.property("text") == "'spleeen' is not in the vocabulary; did you mean 'spleen'?"
+    )
 
 
-def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hint(a_panel: Any, a_ct: Any) -> None:
+def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hint(
+    a_panel: Any, a_ct: Any
+) -> None:
     write(a_panel.ui.wordsLine, "gallbladder, skin lesion, liver")
     until(lambda: a_panel.ui.hintLabel.isVisible() and "skin lesion" in a_panel.ui.hintLabel.property("text"))
     hints = a_panel.ui.hintLabel.property("text").splitlines()
@@ -165,7 +207,10 @@ def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hi
 
 def test_segments_of_the_person_stay_and_undo_takes_everything_back(a_panel: Any, a_ct: Any) -> None:
     shape = slicer.util.arrayFromVolume(a_ct).shape
-    masks = {"tumour": box(shape, (2, 9), (10, 60), (10, 60)), "liver": box(shape, (5, 8), (20, 70), (20, 70))}
+    masks = {
+        "tumour": box(shape, (2, 9), (10, 60), (10, 60)),
+        "liver": box(shape, (5, 8), (20, 70), (20, 70)),
+    }
     mine = add_segmentation(a_ct, masks, shared=True)
     before, nodes = segment_state(mine, a_ct), scene_state(a_ct)
     a_panel.ui.segmentationSelector.setCurrentNode(mine)
@@ -233,7 +278,9 @@ def test_only_the_slice_in_view_is_done_again(a_panel: Any, a_ct: Any, rendering
 
 
 def test_cancel_leaves_the_scene_as_it_was_and_ends_the_job(a_panel: Any, server: Running) -> None:
-    volume = add_volume(np.random.default_rng(time.time_ns()).normal(0, 200, (96, 96, 96)).astype(np.int16), affine(), "noise")
+    volume = add_volume(
+        np.random.default_rng(time.time_ns()).normal(0, 200, (96, 96, 96)).astype(np.int16), affine(), "noise"
+    )
     a_panel.ui.volumeSelector.setCurrentNode(volume)
     before = scene_state(volume)
     write(a_panel.ui.wordsLine, "liver, spleen, heart, lung")

@@ -1,7 +1,10 @@
-"""What a server says of itself, checked and with types: models, words and cases. Of work that takes time: `job_answers`.
+"""What a server says of itself, checked and with types: models, words and cases.
 
-Fields that are not known here are left out of account, so a newer server can say more. A field that is missing, or of another type,
-makes a ValueError; whoever reads the answer turns it into a sentence. Knows JSON; not HTTP, not files.
+Of work that takes time: `job_answers`.
+
+Fields that are not known here are left out of account, so a newer server can say more. A field that is
+missing, or of another type, makes a ValueError; whoever reads the answer turns it into a sentence. Knows
+JSON; not HTTP, not files.
 """
 
 from __future__ import annotations
@@ -10,14 +13,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .json_fields import list_in, mapping_in, number_in, numbers_in, object_in, rows_in, text_in, texts_in, whole_in
+from .json_fields import (
+    list_in,
+    mapping_in,
+    number_in,
+    numbers_in,
+    object_in,
+    rows_in,
+    text_in,
+    texts_in,
+    whole_in,
+)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What any MONAI Label server says of itself. images, labelled: how many cases there are, and how many have a final label."""
+    """What any MONAI Label server says of itself.
+
+    images, labelled: how many cases there are, and how many have a final label.
+    """
 
     name: str
     description: str
@@ -46,7 +62,10 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """What a WordMask server says of itself. version: of WordMask; waiting, running: jobs; uptime: seconds; models: name -> version."""
+    """What a WordMask server says of itself.
+
+    version: of WordMask; waiting, running: jobs; uptime: seconds; models: name -> version.
+    """
 
     version: str
     uptime: float
@@ -65,7 +84,10 @@ class Health:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One published version. words: what it learned from labels; dice, dice_before: word -> on its validation cases; card: all of it."""
+    """One published version.
+
+    words: what it learned from labels; dice, dice_before: word -> on its validation cases; card: all of it.
+    """
 
     number: int
     served: bool
@@ -92,9 +114,12 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model. hints: points, box, as far as it takes them; output_volumes: labels, probability, uncertainty, attribution;
-    trained_words: empty when it is not limited to a list; refuses_unknown: whether it marks nothing for other words; version: that serves.
-    recipes: of its trainings, the usual one first, empty when the server does not train it; learns_words: whether a training needs words.
+    """A model.
+
+    hints: points, box, as far as it takes them; output_volumes: labels, probability, uncertainty,
+    attribution; trained_words: empty when it is not limited to a list; refuses_unknown: whether it marks
+    nothing for other words; version: that serves. recipes: of its trainings, the usual one first, empty when
+    the server does not train it; learns_words: whether a training needs words.
     """
 
     name: str
@@ -145,13 +170,20 @@ class Code:
     @classmethod
     def from_json(cls, found: Any) -> Code | None:
         """Read a code from JSON; None where the server says null."""
-        return None if found is None else cls(text_in(found, "scheme"), text_in(found, "value"), text_in(found, "meaning"))
+        return (
+            None
+            if found is None
+            else cls(text_in(found, "scheme"), text_in(found, "value"), text_in(found, "meaning"))
+        )
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One thing of the vocabulary. matched: the text that fits what was typed; kind: prefix, synonym, misspelling;
-    trained: None when the model is not limited to a list of words; color: 0..255; modalities: as the vocabulary names them ("CT", "MR").
+    """One thing of the vocabulary.
+
+    matched: the text that fits what was typed; kind: prefix, synonym, misspelling; trained: None when the
+    model is not limited to a list of words; color: 0..255; modalities: as the vocabulary names them ("CT",
+    "MR").
     """
 
     word: str
@@ -171,7 +203,9 @@ class Suggestion:
     def from_json(cls, found: Any) -> Suggestion:
         """ValueError: it is not what WordMask answers."""
         word, trained, window = text_in(found, "word"), found.get("trained"), found.get("window")
-        channels = [channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255]
+        channels = [
+            channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255
+        ]
         if len(channels) != 3 or not (trained is None or isinstance(trained, bool)):
             raise ValueError("color or trained")
         return cls(
@@ -192,7 +226,11 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class DatastoreImage:
-    """One case. extension: of its file, such as ".nii.gz"; labels: tag ("final", "original") -> what was kept with the label."""
+    """One case.
+
+    extension: of its file, such as ".nii.gz"; labels: tag ("final", "original") -> what was kept with the
+    label.
+    """
 
     id: str
     extension: str

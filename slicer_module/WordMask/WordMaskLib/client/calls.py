@@ -2,7 +2,8 @@
 
     call = calls.start_job("simple_vilmedsam", ["liver"], image="ct_trunk")
     client.run(call)                                       # waits
-    call.url(address), call.headers(token), call.body(), call.reader(address)     # for Qt's transport, which does not wait
+    # for Qt's transport, which does not wait:
+    call.url(address), call.headers(token), call.body(), call.reader(address)
 
 Knows routes and parameters; not sockets.
 """
@@ -19,7 +20,17 @@ from urllib.parse import quote
 
 from .. import __version__
 from .addresses import ServerAddress
-from .answers import DatastoreImage, Health, ModelInfo, ServerInfo, Suggestion, images_from_json, nothing, rows_of, text_of
+from .answers import (
+    DatastoreImage,
+    Health,
+    ModelInfo,
+    ServerInfo,
+    Suggestion,
+    images_from_json,
+    nothing,
+    rows_of,
+    text_of,
+)
 from .errors import AddressError, ClientError
 from .job_answers import JobResult, JobStatus, NextCase, TrainingState
 from .multipart import FilePart, Form, TextPart, safe_file_name
@@ -32,7 +43,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request. safe_to_repeat: sending it twice does what sending it once does, so a broken connection is tried again."""
+    """One request.
+
+    safe_to_repeat: sending it twice does what sending it once does, so a broken connection is tried again.
+    """
 
     method: str
     path: str
@@ -48,7 +62,11 @@ class Call(Generic[T]):
 
     def headers(self, token: str | None = None) -> dict[str, str]:
         """All headers but Host and Content-Length; AddressError: the token cannot be one."""
-        found = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"WordMask-Slicer/{__version__}"}
+        found = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"WordMask-Slicer/{__version__}",
+        }
         if token:
             found["Authorization"] = f"Bearer {checked_token(token)}"
         if self.form is not None:
@@ -66,7 +84,10 @@ def checked_token(token: str) -> str:
     """A bearer token as it may stand in a header; AddressError, which does not repeat it."""
     token = token.strip()
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,16384}", token):
-        raise AddressError("The token has characters that no token has; copy it again, without quotes, spaces and line breaks.")
+        raise AddressError(
+            "The token has characters that no token has; copy it again, without quotes, spaces and line "
+            "breaks."
+        )
     return token
 
 
@@ -86,24 +107,41 @@ def models() -> Call[tuple[ModelInfo, ...]]:
 
 
 def vocabulary(typed: str = "", model: str = "", limit: int = 20) -> Call[tuple[Suggestion, ...]]:
-    """Suggestions for the beginning of a word or a misspelt one, best first; limit: at most 500, typed: its first 200 characters."""
-    query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + ([("model", _name(model))] if model else [])
+    """Suggestions for the beginning of a word or a misspelt one, best first; limit: at most 500, typed: its
+    first 200 characters.
+    """
+    query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + (
+        [("model", _name(model))] if model else []
+    )
     return _get("/wordmask/vocabulary", rows_of("words", Suggestion.from_json), query)
 
 
 def start_job(
-    model: str, words: Words | None, *, image: str = "", file: Path | None = None, options: Mapping[str, Any] | None = None
+    model: str,
+    words: Words | None,
+    *,
+    image: str = "",
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Call[JobStatus]:
-    """Queue a segmentation of an image of the server, or of a file. words: None for the server's own default words.
+    """Queue a segmentation of an image of the server, or of a file.
 
-    options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``, ``result_extension``, ``points``,
-    ``box``, ``scribbles`` and others that docs/server.md names. ClientError: neither or both of image and file, or a strange file.
+    words: None for the server's own default words.
+
+    options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``,
+    ``result_extension``, ``points``, ``box``, ``scribbles`` and others that docs/server.md names.
+    ClientError: neither or both of image and file, or a strange file.
     """
     if bool(image) == (file is not None):
         raise ClientError("A request is about an image of the server or about a file: choose one of them.")
-    params = {**(options or {}), **({} if words is None else {"prompt": words if isinstance(words, str) else list(words)})}
+    params = {
+        **(options or {}),
+        **({} if words is None else {"prompt": words if isinstance(words, str) else list(words)}),
+    }
     query = [("model", _name(model)), *([("image", image)] if image else [])]
-    return Call("POST", "/wordmask/jobs", _json(JobStatus.from_json), tuple(query), _form(params, "file", file, None))
+    return Call(
+        "POST", "/wordmask/jobs", _json(JobStatus.from_json), tuple(query), _form(params, "file", file, None)
+    )
 
 
 def job(job_id: str) -> Call[JobStatus]:
@@ -117,7 +155,9 @@ def cancel_job(job_id: str) -> Call[JobStatus]:
 
 
 def job_result(job_id: str, folder: Path, stem: str = "") -> Call[JobResult]:
-    """What a job made; the file is put into ``folder`` as ``stem`` (else the job's id) with the ending of its format."""
+    """What a job made; the file is put into ``folder`` as ``stem`` (else the job's id) with the ending of its
+    format.
+    """
     name = stem or _name(job_id)
     return Call(
         "GET",
@@ -133,36 +173,64 @@ def images() -> Call[tuple[DatastoreImage, ...]]:
 
 
 def image_file(image: str, folder: Path, stem: str = "") -> Call[Path]:
-    """The file of a case, put into ``folder`` as ``stem`` (else a safe form of its id) with the ending of its format."""
+    """The file of a case, put into ``folder`` as ``stem`` (else a safe form of its id) with the ending of its
+    format.
+    """
     name = stem or safe_file_name(image)
     query = (("image", image),)
-    return Call("GET", "/datastore/image", lambda address: FileReader(address, folder, name, _itself), query, safe_to_repeat=True)
+    return Call(
+        "GET",
+        "/datastore/image",
+        lambda address: FileReader(address, folder, name, _itself),
+        query,
+        safe_to_repeat=True,
+    )
 
 
 def upload_image(image: str, file: Path, info: Mapping[str, Any] | None = None) -> Call[str]:
-    """Put a file into the datastore under the id ``image``, which is answered. An image of that id is replaced, its labels stay."""
+    """Put a file into the datastore under the id ``image``, which is answered.
+
+    An image of that id is replaced, its labels stay.
+    """
     form = _form(info or {}, "file", file, "image")
     return Call("PUT", "/datastore/image", _json(text_of("image")), (("image", image),), form)
 
 
 def submit_label(
-    image: str, file: Path, names: Mapping[str, int], *, tag: str = "final", codes: Mapping[str, Any] | None = None
+    image: str,
+    file: Path,
+    names: Mapping[str, int],
+    *,
+    tag: str = "final",
+    codes: Mapping[str, Any] | None = None,
 ) -> Call[str]:
-    """Keep a label map of an image, the final one is learned from. names: word -> value in the file; a word without a voxel is absent.
+    """Keep a label map of an image, the final one is learned from.
 
-    codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color": [...], "code": {...}}.
-    ClientError: no name, a value below 1, or one value for two words.
+    names: word -> value in the file; a word without a voxel is absent.
+
+    codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color": [...],
+    "code": {...}}. ClientError: no name, a value below 1, or one value for two words.
     """
     values = list(names.values())
-    if not names or any(type(value) is not int or value < 1 for value in values) or len(set(values)) != len(values):
-        raise ClientError("A label map is submitted with a name for each of its values, and every name needs a value of its own above 0.")
+    if (
+        not names
+        or any(type(value) is not int or value < 1 for value in values)
+        or len(set(values)) != len(values)
+    ):
+        raise ClientError(
+            "A label map is submitted with a name for each of its values, and every name needs a value of "
+            "its own above 0."
+        )
     rows = [{**(codes or {}).get(word, {}), "name": word, "idx": value} for word, value in names.items()]
     form = _form({"label_info": rows}, "label", file, "label")
     return Call("PUT", "/datastore/label", _json(text_of("label")), (("image", image), ("tag", tag)), form)
 
 
 def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call[None]:
-    """Learn from all final labels, in the background. options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers."""
+    """Learn from all final labels, in the background.
+
+    options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers.
+    """
     return Call("POST", f"/train/{_name(model)}", _json(nothing), json=dict(options or {}))
 
 
@@ -176,14 +244,27 @@ def stop_training() -> Call[None]:
     return Call("DELETE", "/train/", _json(nothing))
 
 
-def next_case(strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()) -> Call[NextCase]:
-    """The case to label next, with why and a preview job. strategy: first, random, uncertainty, diversity, hybrid; skip: ids."""
-    query = [("strategy", strategy), *([("model", _name(model))] if model else []), *([("words", words)] if words else [])]
-    return Call("POST", "/wordmask/next", _json(NextCase.from_json), (*query, *(("skip", case) for case in skip)))
+def next_case(
+    strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()
+) -> Call[NextCase]:
+    """The case to label next, with why and a preview job.
+
+    strategy: first, random, uncertainty, diversity, hybrid; skip: ids.
+    """
+    query = [
+        ("strategy", strategy),
+        *([("model", _name(model))] if model else []),
+        *([("words", words)] if words else []),
+    ]
+    return Call(
+        "POST", "/wordmask/next", _json(NextCase.from_json), (*query, *(("skip", case) for case in skip))
+    )
 
 
 def rollback(model: str, to: int | None = None) -> Call[str]:
-    """Let the version before serve again, or version ``to`` (0: the preset's own weights); answers the version that serves."""
+    """Let the version before serve again, or version ``to`` (0: the preset's own weights); answers the
+    version that serves.
+    """
     query = () if to is None else (("to", str(to)),)
     return Call("POST", f"/wordmask/models/{_name(model)}/rollback", _json(text_of("version")), query)
 
@@ -210,7 +291,8 @@ def _name(given: str) -> str:
 def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str | None) -> Form:
     """``params`` as JSON, and a file. called: its name for the server without ending; None: its own.
 
-    MONAI Label takes everything after the first dot of a name for its ending, so "CT 1.5.nii.gz" must not be sent as it is.
+    MONAI Label takes everything after the first dot of a name for its ending, so "CT 1.5.nii.gz" must not be
+    sent as it is.
     """
     text = TextPart("params", json.dumps(params), "application/json")
     if file is None:
@@ -218,6 +300,8 @@ def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str 
     path = Path(file)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
-        raise ClientError(f"{path.name!r} is no image file that a server takes; save it as NIfTI (.nii.gz), NRRD, or PNG.")
+        raise ClientError(
+            f"{path.name!r} is no image file that a server takes; save it as NIfTI (.nii.gz), NRRD, or PNG."
+        )
     name = called or safe_file_name(path.name[: -len(ending)])
     return Form((text, FilePart(field, path, f"{name}{ending}")))

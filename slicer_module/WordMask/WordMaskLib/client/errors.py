@@ -1,4 +1,6 @@
-"""Everything that can go wrong between Slicer, its scene and a server. Each message is one sentence that a clinician can act on.
+"""Everything that can go wrong between Slicer, its scene and a server.
+
+Each message is one sentence that a clinician can act on.
 
     ClientError
     ├── AddressError                what was typed is no address
@@ -60,7 +62,10 @@ class ConnectionLostError(ClientError):
 
 
 class ServerAnswerError(ClientError):
-    """The server refused a request, or failed at it. status: of HTTP; sentence: what it said, also the message."""
+    """The server refused a request, or failed at it.
+
+    status: of HTTP; sentence: what it said, also the message.
+    """
 
     def __init__(self, status: int, sentence: str, *, retry_after: float | None = None) -> None:
         super().__init__(sentence)
@@ -72,7 +77,9 @@ class AccessDeniedError(ServerAnswerError):
 
 
 class ServerBusyError(ServerAnswerError):
-    """The server has too much to do; ``retry_after``: seconds until there should be room, None when it did not say."""
+    """The server has too much to do; ``retry_after``: seconds until there should be room, None when it did
+    not say.
+    """
 
 
 class BadAnswerError(ClientError):
@@ -122,15 +129,21 @@ class Address(Protocol):
 def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> ClientError:
     """The error for a failure without an answer.
 
-    kind: refused, closed, unknown host, timeout, cancelled, certificate, no tls, tls, redirects, else "network"; seconds: waited for.
+    kind: refused, closed, unknown host, timeout, cancelled, certificate, no tls, tls, redirects, else
+    "network"; seconds: waited for.
     """
     if kind == "refused":
         return ServerUnreachableError(f"No server at {address}; {_remedy(address)}.")
     if kind == "unknown host":
-        return ServerUnreachableError(f"No machine has the name in {address}; check the spelling, and that the network is connected.")
+        return ServerUnreachableError(
+            f"No machine has the name in {address}; check the spelling, and that the network is connected."
+        )
     if kind == "timeout":
         told = f" for {seconds:.0f} s" if seconds >= 1 else ""
-        return ServerTimeoutError(f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or start it anew.")
+        return ServerTimeoutError(
+            f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or start "
+            "it anew."
+        )
     if kind == "cancelled":
         return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
     if kind == "certificate":
@@ -139,24 +152,37 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
             "ask for the file of its certificate authority and choose it in the settings."
         )
     if kind == "no tls":
-        return EncryptionError(f"The server at {address} does not use encryption; try the address with http:// in place of https://.")
+        return EncryptionError(
+            f"The server at {address} does not use encryption; try the address with http:// in place of "
+            "https://."
+        )
     if kind == "tls":
-        return EncryptionError(f"No encrypted connection to {address} could be made; ask who runs the server about its TLS settings.")
+        return EncryptionError(
+            f"No encrypted connection to {address} could be made; ask who runs the server about its TLS "
+            "settings."
+        )
     if kind == "closed":
         hint = "" if address.is_encrypted else " (if it uses encryption, its address begins with https://)"
-        return ConnectionLostError(f"The connection to {address} was closed before the answer was complete; try again{hint}.")
+        return ConnectionLostError(
+            f"The connection to {address} was closed before the answer was complete; try again{hint}."
+        )
     if kind == "redirects":
-        return BadAnswerError(f"{address} sends requests round in a circle; check the address, or ask the person who runs the server.")
+        return BadAnswerError(
+            f"{address} sends requests round in a circle; check the address, or ask the person who runs the "
+            "server."
+        )
     return ServerUnreachableError(f"{address} cannot be reached over the network; {_remedy(address)}.")
 
 
 def not_understood(address: object, what: str) -> BadAnswerError:
     """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
-    return BadAnswerError(f"What answers at {address} is no WordMask server, or something stands in between: {what}.")
+    return BadAnswerError(
+        f"What answers at {address} is no WordMask server, or something stands in between: {what}."
+    )
 
 
 def as_sentence(text: object) -> str:
-    """What a server said as one sentence to show; empty when it is none (a page, a trace, not a text at all)."""
+    """What a server said as one sentence to show; empty when it is none (a page, a trace, not a text)."""
     if not isinstance(text, str):
         return ""
     line = " ".join("".join(" " if ord(character) < 32 else character for character in text).split())

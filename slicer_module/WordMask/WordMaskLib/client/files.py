@@ -15,12 +15,17 @@ from .errors import LocalFileError
 
 
 class FileInProgress:
-    """A file that is in its folder under its own name when it is whole, and not at all before. A file of that name is replaced."""
+    """A file that is in its folder under its own name when it is whole, and not at all before.
+
+    A file of that name is replaced.
+    """
 
     def __init__(self, folder: Path, stem: str) -> None:
         """stem: its name without the ending; LocalFileError for one that is no plain name."""
         if not re.fullmatch(r"[\w-][\w .-]{0,99}", stem):
-            raise LocalFileError(f"{stem[:40]!r} is no name for a file; use letters, digits, spaces, dots and hyphens.")
+            raise LocalFileError(
+                f"{stem[:40]!r} is no name for a file; use letters, digits, spaces, dots and hyphens."
+            )
         self._folder, self._stem = Path(folder), stem
         self.path = self._folder / stem
         self.size = 0
@@ -71,5 +76,12 @@ class FileInProgress:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = "the disk is full: free some space" if full else "look whether the folder is there, and whether you may write to it"
-            raise LocalFileError(f"A file could not be written to the folder {self._folder.name!r}, so nothing was kept; {hint}.") from None
+            hint = (
+                "the disk is full: free some space"
+                if full
+                else "look whether the folder is there, and whether you may write to it"
+            )
+            raise LocalFileError(
+                f"A file could not be written to the folder {self._folder.name!r}, so nothing was kept; "
+                f"{hint}."
+            ) from None

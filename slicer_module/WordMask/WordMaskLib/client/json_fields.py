@@ -1,4 +1,5 @@
-"""Fields of JSON that came over the wire, one by one: of the type that was expected, or a ValueError with the field's name.
+"""Fields of JSON that came over the wire, one by one: of the type that was expected, or a ValueError with the
+field's name.
 
 Knows JSON; not what it means.
 """

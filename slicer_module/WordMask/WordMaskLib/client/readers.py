@@ -1,8 +1,10 @@
-"""How answers are read, in pieces as they come: JSON into objects, files into a folder that the caller names, refusals into errors.
+"""How answers are read, in pieces as they come: JSON into objects, files into a folder that the caller names,
+refusals into errors.
 
-The same readers serve a transport that waits and Qt's, which does not: `begin` with status and headers, `feed` with what came, `finish`
-at the end for the answer, and `abort` whenever it ends otherwise, also by an error of `begin` or `feed`. Nothing is left of a file that
-did not come whole, and a file never has the name that the server gave it. Knows HTTP's words; not sockets.
+The same readers serve a transport that waits and Qt's, which does not: `begin` with status and headers,
+`feed` with what came, `finish` at the end for the answer, and `abort` whenever it ends otherwise, also by an
+error of `begin` or `feed`. Nothing is left of a file that did not come whole, and a file never has the name
+that the server gave it. Knows HTTP's words; not sockets.
 """
 
 from __future__ import annotations
@@ -31,14 +33,18 @@ from .multipart import MultipartError, MultipartParser, file_name_in, header
 
 LARGEST_JSON = 64 << 20  # bytes
 LARGEST_REFUSAL = 1 << 20
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")  # of files that servers send
+# Of files that servers send.
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class AnswerReader(ABC, Generic[T_co]):
-    """Reads one answer; use once. A refusal (status 400 and above) becomes the error of its kind in `finish`."""
+    """Reads one answer; use once.
+
+    A refusal (status 400 and above) becomes the error of its kind in `finish`.
+    """
 
     def __init__(self, address: ServerAddress) -> None:
         self.address = address
@@ -64,7 +70,9 @@ class AnswerReader(ABC, Generic[T_co]):
             self._refusal += data
 
     def finish(self) -> T_co:
-        """The answer; ServerAnswerError and its kinds for a refusal, ConnectionLostError, BadAnswerError, LocalFileError."""
+        """The answer; ServerAnswerError and its kinds for a refusal, ConnectionLostError, BadAnswerError,
+        LocalFileError.
+        """
         if self.is_refusal:
             raise refusal(self.address, self._status, self._reason, self._headers, bytes(self._refusal))
         try:
@@ -120,7 +128,11 @@ class JsonReader(AnswerReader[T]):
 
 
 class FileReader(AnswerReader[T]):
-    """A file, alone. folder: where it is put; stem: its name without ending, safe letters only; made: makes the answer of its path."""
+    """A file, alone.
+
+    folder: where it is put; stem: its name without ending, safe letters only; made: makes the answer of its
+    path.
+    """
 
     def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Path], T]) -> None:
         super().__init__(address)
@@ -139,8 +151,13 @@ class FileReader(AnswerReader[T]):
     def _start(self) -> None:
         if header(self._headers, "content-type").lower().startswith(("text/html", "application/json")):
             raise self._not_understood("it sends a page in place of a file")
-        if not header(self._headers, "content-length") and "chunked" not in header(self._headers, "transfer-encoding").lower():
-            raise self._not_understood("it does not say how long its file is, so a half of it would go unnoticed")
+        if (
+            not header(self._headers, "content-length")
+            and "chunked" not in header(self._headers, "transfer-encoding").lower()
+        ):
+            raise self._not_understood(
+                "it does not say how long its file is, so a half of it would go unnoticed"
+            )
         self._file.open(self._ending(file_name_in(header(self._headers, "content-disposition"))))
 
     def _take(self, data: bytes) -> None:
@@ -149,7 +166,8 @@ class FileReader(AnswerReader[T]):
     def _made(self) -> T:
         if not self._file.size:
             raise self._not_understood("its file is empty")
-        answer = self._done(self._file.path)  # before the file gets its name: what cannot be understood leaves nothing
+        # Before the file gets its name: what cannot be understood leaves nothing.
+        answer = self._done(self._file.path)
         self._file.keep()
         return answer
 
@@ -161,10 +179,20 @@ class FileReader(AnswerReader[T]):
 
 
 class ResultReader(FileReader[T]):
-    """A file with JSON beside it, in multipart/form-data as infer answers. made: makes the answer of JSON and path, or ValueError."""
+    """A file with JSON beside it, in multipart/form-data as infer answers.
 
-    def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Any, Path], T]) -> None:
-        super().__init__(address, folder, stem, lambda path: parsed(address, bytes(self._params), lambda found: made(found, path)))
+    made: makes the answer of JSON and path, or ValueError.
+    """
+
+    def __init__(
+        self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Any, Path], T]
+    ) -> None:
+        super().__init__(
+            address,
+            folder,
+            stem,
+            lambda path: parsed(address, bytes(self._params), lambda found: made(found, path)),
+        )
         self._params = bytearray()
         self._part: str | None = None
         self._parser: MultipartParser | None = None
@@ -221,30 +249,53 @@ def parsed(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
         found = json.loads(body, parse_constant=lambda _: None)  # NaN is no JSON, and nothing to show
     except (ValueError, RecursionError):
         is_page = body.lstrip()[:1] == b"<"
-        raise not_understood(address, "it sends a web page" if is_page else "its answer cannot be read") from None
+        raise not_understood(
+            address, "it sends a web page" if is_page else "its answer cannot be read"
+        ) from None
     try:
         return parse(found)
     except (ValueError, RecursionError) as error:
         raise not_understood(address, f"its answer has no usable {str(error)[:40] or 'content'!r}") from None
 
 
-def refusal(address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes) -> ServerAnswerError:
+def refusal(
+    address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes
+) -> ServerAnswerError:
     """The error for a status that is no success; its sentence is the server's own where that is one."""
     told = _told(body)
     if status == 401:
-        return AccessDeniedError(status, f"The server at {address} asks for a valid token; get a new one and enter it in the settings.")
+        return AccessDeniedError(
+            status,
+            f"The server at {address} asks for a valid token; get a new one and enter it in the settings.",
+        )
     if status == 403:
         reason = f" ({told.rstrip('.')})" if told else ""
-        return AccessDeniedError(status, f"Your account may not do this at {address}{reason}; ask the person who runs the server.")
+        return AccessDeniedError(
+            status, f"Your account may not do this at {address}{reason}; ask the person who runs the server."
+        )
     after = retry_after(header(headers, "retry-after"))
     if status == 429:
-        return ServerBusyError(status, told or f"The server at {address} has too much to do; try again in a moment.", retry_after=after)
+        return ServerBusyError(
+            status,
+            told or f"The server at {address} has too much to do; try again in a moment.",
+            retry_after=after,
+        )
     if status in (502, 503, 504) and not told:
-        told = f"The server at {address} is not ready, or a proxy in front of it does not reach it ({status}); try again in a moment."
+        told = (
+            f"The server at {address} is not ready, or a proxy in front of it does not reach it "
+            f"({status}); try again in a moment."
+        )
     if status == 404 and told == "Not Found.":
-        told = f"The server at {address} does not offer this; it may be another version of WordMask, or another server."
+        told = (
+            f"The server at {address} does not offer this; it may be another version of WordMask, or "
+            "another server."
+        )
     if 300 <= status < 400:
-        told = f"The server at {address} sends requests to another address; ask the person who runs it which one to use."
+        told = (
+            f"The server at {address} sends requests to another address; ask the person who runs it "
+            "which "
+            "one to use."
+        )
     if not told:
         code = f"{status} {as_sentence(reason).rstrip('.')}".strip()
         told = f"The server at {address} could not do this ({code}); its log says why."
@@ -263,7 +314,9 @@ def retry_after(text: str) -> float | None:
 
 
 def _told(body: bytes) -> str:
-    """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the parameters."""
+    """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the
+    parameters.
+    """
     try:
         detail = json.loads(body)["detail"]
     except (ValueError, RecursionError, LookupError, TypeError):

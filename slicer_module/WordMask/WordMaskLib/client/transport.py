@@ -1,7 +1,9 @@
-"""One request after the other, waited for: sent in blocks, read in blocks, tried again where that can do no harm.
+"""One request after the other, waited for: sent in blocks, read in blocks, tried again where that can do no
+harm.
 
-Certificates are verified always, a token goes to the server of the address alone, and what comes is given to the call's reader. Proxies
-of the environment are not used: images go to the address that was chosen, and nowhere else. Knows HTTP; not what requests mean.
+Certificates are verified always, a token goes to the server of the address alone, and what comes is given to
+the call's reader. Proxies of the environment are not used: images go to the address that was chosen, and
+nowhere else. Knows HTTP; not what requests mean.
 """
 
 from __future__ import annotations
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a request is sent again. attempts: in all; first_wait: seconds, doubled each time; patience: the longest wait that a server
-    may ask for. One that asks for longer gets no second request: its sentence is shown.
+    """When a request is sent again.
+
+    attempts: in all; first_wait: seconds, doubled each time; patience: the longest wait that a server may ask
+    for. One that asks for longer gets no second request: its sentence is shown.
     """
 
     attempts: int = 3
@@ -54,14 +58,16 @@ class RetryPolicy:
     def wait(self, error: ClientError, attempt: int, *, safe_to_repeat: bool) -> float | None:
         """Seconds to wait after the ``attempt``-th (from 1) ended with ``error``, None to give up.
 
-        A refusal because of too many requests (429) did nothing, so every request may follow it, when the server says when.
+        A refusal because of too many requests (429) did nothing, so every request may follow it, when the
+        server says when.
         """
         if attempt >= self.attempts:
             return None
         asked = error.retry_after if isinstance(error, ServerAnswerError) else None
         if isinstance(error, ServerBusyError) and asked is not None:
             return asked if asked <= self.patience else None
-        if not safe_to_repeat or isinstance(error, (ServerTimeoutError, EncryptionError)):  # a time-out was long enough
+        # A time-out was long enough.
+        if not safe_to_repeat or isinstance(error, (ServerTimeoutError, EncryptionError)):
             return None
         if isinstance(error, ServerAnswerError):
             passing = error.status in (429, 502, 504) or (error.status == 503 and asked is not None)
@@ -73,7 +79,10 @@ class RetryPolicy:
 
 
 class HttpTransport:
-    """Sends calls to one server. timeout: seconds without a sign of it, and until an answer without a file is complete."""
+    """Sends calls to one server.
+
+    timeout: seconds without a sign of it, and until an answer without a file is complete.
+    """
 
     def __init__(
         self,
@@ -126,10 +135,17 @@ class HttpTransport:
             there = urlsplit(urljoin(f"{place.scheme}://{place.authority}{target}", location))
             found = repair_address(f"{there.scheme}://{there.netloc}")
         except (AddressError, ValueError):
-            raise not_understood(self.address, "it sends requests to an address that cannot be read") from None
+            raise not_understood(
+                self.address, "it sends requests to an address that cannot be read"
+            ) from None
         upgraded = found.is_encrypted and not place.is_encrypted
-        if found.host != place.host or not (upgraded or (found.scheme, found.port) == (place.scheme, place.port)):
-            raise not_understood(self.address, "it sends requests to another machine; enter the address of that one if you trust it")
+        if found.host != place.host or not (
+            upgraded or (found.scheme, found.port) == (place.scheme, place.port)
+        ):
+            raise not_understood(
+                self.address,
+                "it sends requests to another machine; enter the address of that one if you trust it",
+            )
         path = (there.path or "/") + (f"?{there.query}" if there.query else "")
         if not path.isascii() or not path.isprintable() or " " in path:
             raise not_understood(self.address, "it sends requests to an address that cannot be read")
@@ -151,7 +167,12 @@ class _Exchange(Generic[T]):
     """One request and its answer."""
 
     def __init__(
-        self, transport: HttpTransport, place: ServerAddress, reader: AnswerReader[T], progress: Progress, cancel: CancelToken
+        self,
+        transport: HttpTransport,
+        place: ServerAddress,
+        reader: AnswerReader[T],
+        progress: Progress,
+        cancel: CancelToken,
     ) -> None:
         self._transport, self._place, self._reader = transport, place, reader
         self._progress, self._timeout = progress, transport.timeout

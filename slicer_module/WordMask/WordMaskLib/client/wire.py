@@ -1,7 +1,8 @@
-"""A connection with patience: it stops within a tenth of a second when somebody asks, and after a silence that was agreed on.
+"""A connection with patience: it stops within a tenth of a second when somebody asks, and after a silence
+that was agreed on.
 
-Sockets here never block, so one thread is enough, and cancelling works while connecting, sending and waiting alike. Looks enough like a
-socket for `http.client`. Knows TCP and TLS; not HTTP.
+Sockets here never block, so one thread is enough, and cancelling works while connecting, sending and waiting
+alike. Looks enough like a socket for `http.client`. Knows TCP and TLS; not HTTP.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ LOOK = 0.1  # seconds between looks whether to stop
 EARLY = 1 << 14
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_PLAIN = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+_PLAIN = (
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+)
 
 
 class CancelToken:
@@ -47,25 +54,39 @@ class CancelToken:
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Certificates are verified always: by the authorities of this machine, or by those of ``ca_file`` alone. LocalFileError."""
+    """Certificates are verified always: by the authorities of this machine, or by those of ``ca_file`` alone.
+
+    LocalFileError.
+    """
     try:
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except (OSError, ValueError):  # an SSLError is an OSError
         name = "" if ca_file is None else f" {Path(ca_file).name}"
-        raise LocalFileError(f"The file{name} holds no certificates that can be read; choose the authority's file, in PEM form.") from None
+        raise LocalFileError(
+            f"The file{name} holds no certificates that can be read; choose the authority's file, in PEM "
+            "form."
+        ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
 class Wire:
-    """One connection to a server. connect_seconds, quiet_seconds: without a sign of the server; context: None for no TLS.
+    """One connection to a server.
 
-    deadline: moment (of time.monotonic) at which all must be over, None for none. Every method raises ServerUnreachableError and its
-    kinds, ConnectionLostError or TransferCancelledError.
+    connect_seconds, quiet_seconds: without a sign of the server; context: None for no TLS.
+
+    deadline: moment (of time.monotonic) at which all must be over, None for none. Every method raises
+    ServerUnreachableError and its kinds, ConnectionLostError or TransferCancelledError.
     """
 
     def __init__(
-        self, address: ServerAddress, *, connect_seconds: float, quiet_seconds: float, cancel: CancelToken, context: ssl.SSLContext | None
+        self,
+        address: ServerAddress,
+        *,
+        connect_seconds: float,
+        quiet_seconds: float,
+        cancel: CancelToken,
+        context: ssl.SSLContext | None,
     ) -> None:
         self._address, self._cancel, self._context = address, cancel, context
         self._connect_seconds, self._quiet_seconds = connect_seconds, quiet_seconds
@@ -80,7 +101,10 @@ class Wire:
             return
         try:
             self._sock = self._context.wrap_socket(
-                self._sock, server_hostname=self._address.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                self._sock,
+                server_hostname=self._address.host,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,
             )
             self._patiently(self._sock.do_handshake, self._connect_seconds)
         except ssl.SSLCertVerificationError:
@@ -184,7 +208,8 @@ class Wire:
             raise network_error("unknown host", self._address) from None
         until, failure = time.monotonic() + self._connect_seconds, network_error("network", self._address)
         for number, (family, kind, protocol, _, place) in enumerate(places):
-            share = (until - time.monotonic()) / (len(places) - number)  # so that one silent address leaves time for the next
+            # So that one silent address leaves time for the next.
+            share = (until - time.monotonic()) / (len(places) - number)
             try:
                 sock = socket.socket(family, kind, protocol)
             except OSError:

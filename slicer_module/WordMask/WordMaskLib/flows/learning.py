@@ -1,6 +1,7 @@
 """Correct and learn: submit label maps, train, get the next case, choose among versions.
 
-Flows: see `flows`. As in `segmenting`, the scene changes in one step at the end or not at all. Knows MRML and requests as data; not Qt.
+Flows: see `flows`. As in `segmenting`, the scene changes in one step at the end or not at all. Knows MRML and
+requests as data; not Qt.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ MOST_SILENCES = 5  # questions without an answer before a training is no longer 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was kept. case: its id on the server; words: in the label map; absent: said not to be in the image."""
+    """What was kept.
+
+    case: its id on the server; words: in the label map; absent: said not to be in the image.
+    """
 
     case: str
     words: tuple[str, ...]
@@ -41,7 +45,11 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Opened:
-    """The next case. volume: None when none is left; previewed: whether the model's label map is beside it; message: why it is not."""
+    """The next case.
+
+    volume: None when none is left; previewed: whether the model's label map is beside it; message: why it is
+    not.
+    """
 
     next: NextCase
     volume: Any | None
@@ -49,8 +57,11 @@ class Opened:
     message: str
 
 
-def submit(session: Session, address: ServerAddress, volume: Any, segmentation: Any, *, absent: Sequence[str] = ()) -> Flow[Submitted]:
-    """Keep the visible segments of a volume as its final label map; a volume that the server does not have is put there first.
+def submit(
+    session: Session, address: ServerAddress, volume: Any, segmentation: Any, *, absent: Sequence[str] = ()
+) -> Flow[Submitted]:
+    """Keep the visible segments of a volume as its final label map; a volume that the server does not have is
+    put there first.
 
     absent: words that are surely not in the image, from which training learns, too.
     """
@@ -67,7 +78,10 @@ def submit(session: Session, address: ServerAddress, volume: Any, segmentation: 
         exported = yield from _label_map(segmentation, chosen, volume, labels, absent, like)
         yield Report("submitting")
         names = {str(row["name"]): int(row["idx"]) for row in exported.label_info}
-        codes = {str(row["name"]): {key: row[key] for key in row if key not in ("name", "idx")} for row in exported.label_info}
+        codes = {
+            str(row["name"]): {key: row[key] for key in row if key not in ("name", "idx")}
+            for row in exported.label_info
+        }
         yield calls.submit_label(case, exported.path, names, codes=codes)
     session.submitted(str(address), case, segmentation, marks)
     return Submitted(case, tuple(name for name in names if name not in absent), absent)
@@ -76,18 +90,28 @@ def submit(session: Session, address: ServerAddress, volume: Any, segmentation: 
 def visible_segments(segmentation: Any, volume: Any) -> list[str]:
     """The segments that are shown and have a voxel on the volume; SegmentsError when there is none."""
     if segmentation is None or not present(segmentation):
-        raise SegmentsError("There is nothing to submit yet: segment the volume, or draw in a segmentation and choose it.")
+        raise SegmentsError(
+            "There is nothing to submit yet: segment the volume, or draw in a segmentation and choose it."
+        )
     display = segmentation.GetDisplayNode()
     ids = [str(segment_id) for segment_id in segmentation.GetSegmentation().GetSegmentIDs()]
     shown = [segment_id for segment_id in ids if display is None or display.GetSegmentVisibility(segment_id)]
-    chosen = [segment_id for segment_id in shown if cropped_mask(segmentation, segment_id, volume) is not None]
+    chosen = [
+        segment_id for segment_id in shown if cropped_mask(segmentation, segment_id, volume) is not None
+    ]
     if not chosen:
-        raise SegmentsError("There is nothing to submit: no segment is visible and has a voxel on this volume.")
+        raise SegmentsError(
+            "There is nothing to submit: no segment is visible and has a voxel on this volume."
+        )
     return chosen
 
 
-def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]], recipe: str, words: str = "") -> Flow[None]:
-    """Start a training. segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about.
+def train(
+    session: Session, model: str, segmentations: Sequence[tuple[Any, Any]], recipe: str, words: str = ""
+) -> Flow[None]:
+    """Start a training.
+
+    segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about.
 
     words: what to learn, for models that learn without labels; else the words of the labels.
     """
@@ -95,7 +119,9 @@ def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]]
     for segmentation, volume in segmentations:
         marks, known = session.marks(segmentation), session.known_marks(segmentation)
         edited = edited_segments(segmentation, volume)
-        unsubmitted += [word for word, segment_id in edited.items() if marks.get(segment_id) != known.get(segment_id)]
+        unsubmitted += [
+            word for word, segment_id in edited.items() if marks.get(segment_id) != known.get(segment_id)
+        ]
     if unsubmitted:
         yes = yield Question("unsubmitted", tuple(unsubmitted))
         if not yes:
@@ -105,7 +131,10 @@ def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]]
 
 
 def watch_training(model: str, tell: Callable[[TrainingState], None]) -> Flow[TrainingState]:
-    """Tell how far a training is until it ends, and return how. ClientError: the server did not answer several times."""
+    """Tell how far a training is until it ends, and return how.
+
+    ClientError: the server did not answer several times.
+    """
     silences = 0
     while True:
         try:
@@ -130,7 +159,9 @@ def stop_training() -> Flow[None]:
     yield calls.stop_training()
 
 
-def next_case(session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()) -> Flow[Opened]:
+def next_case(
+    session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()
+) -> Flow[Opened]:
     """Open the case that the server would have labelled next, with the label map that its model makes of it.
 
     A case that is open already is not opened twice, and what was done there stays as it is.
@@ -148,7 +179,11 @@ def next_case(session: Session, address: ServerAddress, strategy: str, *, words:
         yield Report("opening")
         path = yield calls.image_file(found.case, folder, "case")
         result, message = yield from _preview(found, folder)
-        entries = {} if result is None else {word: entry for word in result.label_names if (entry := server.look_up(word)) is not None}
+        entries = (
+            {}
+            if result is None
+            else {word: entry for word in result.label_names if (entry := server.look_up(word)) is not None}
+        )
         volume = open_case(path, found.case, address)
         previewed = False
         if result is not None:
@@ -187,7 +222,10 @@ def _known_server(session: Session, address: ServerAddress) -> Flow[ServerState]
 
 
 def _case_on_server(session: Session, address: ServerAddress, volume: Any, folder: Path) -> Flow[str]:
-    """The id of the volume's case; the volume is sent when the server does not have it. Asks before another final label map is replaced."""
+    """The id of the volume's case; the volume is sent when the server does not have it.
+
+    Asks before another final label map is replaced.
+    """
     images: dict[str, DatastoreImage] = {image.id: image for image in (yield calls.images())}
     case = case_of(volume, address)
     if case not in images:
@@ -210,7 +248,9 @@ def _case_on_server(session: Session, address: ServerAddress, volume: Any, folde
 
 
 def _file_of(case: str, volume: Any, address: ServerAddress, folder: Path) -> Flow[Path | None]:
-    """The server's own file, on whose grid the label map has to lie; None for pictures, which have rows and columns only."""
+    """The server's own file, on whose grid the label map has to lie; None for pictures, which have rows and
+    columns only.
+    """
     if is_picture(volume):
         return None
     yield Report("checking")
@@ -218,10 +258,17 @@ def _file_of(case: str, volume: Any, address: ServerAddress, folder: Path) -> Fl
 
 
 def _label_map(
-    segmentation: Any, chosen: Sequence[str], volume: Any, path: Path, absent: Sequence[str], like: Path | None
+    segmentation: Any,
+    chosen: Sequence[str],
+    volume: Any,
+    path: Path,
+    absent: Sequence[str],
+    like: Path | None,
 ) -> Flow[ExportedLabels]:
     if not present(segmentation) or not present(volume):
-        raise SegmentsError("The volume or the segmentation was removed from the scene meanwhile, so nothing was submitted.")
+        raise SegmentsError(
+            "The volume or the segmentation was removed from the scene meanwhile, so nothing was submitted."
+        )
     try:
         return export_labels(segmentation, chosen, volume, path, absent=absent, like=like)
     except OverlapError as error:

@@ -24,7 +24,11 @@ def stage_text(report: Report) -> str:
     """How far the work is."""
     if report.stage in ("uploading", "downloading") and report.total:
         sending = report.stage == "uploading"
-        text = _("Sending the image: {done} of {total} MB") if sending else _("Fetching the result: {done} of {total} MB")
+        text = (
+            _("Sending the image: {done} of {total} MB")
+            if sending
+            else _("Fetching the result: {done} of {total} MB")
+        )
         return text.format(done=f"{report.done / 1e6:.1f}", total=f"{report.total / 1e6:.1f}")
     if report.stage == "queued" and report.waiting:
         return _("Waiting for {count} other requests").format(count=report.waiting)
@@ -65,13 +69,22 @@ def question_text(question: Question) -> tuple[str, str, str]:
         text = _("You changed the segment of {names} by hand. Replace it by the new result?")
         return text.format(names=names), _("Replace"), _("Keep mine")
     if question.kind == "overlap":
-        text = _("{names} overlap, and a submitted voxel has one label. Give shared voxels to the smaller segment?")
+        text = _(
+            "{names} overlap, and a submitted voxel has one label. Give shared voxels to the smaller segment?"
+        )
         return text.format(names=names), _("To the smaller"), _("Do not submit")
     if question.kind == "unsubmitted":
-        text = _("You changed {names} by hand and did not submit it, so nothing will be learned from it. Train without it?")
+        text = _(
+            "You changed {names} by hand and did not submit it, so nothing will be learned from it. Train "
+            "without it?"
+        )
         return text.format(names=names), _("Train without"), _("Do not train")
     if question.kind == "replace_label":
-        return _("The server has a final label map of this image already. Replace it?"), _("Replace"), _("Keep that one")
+        return (
+            _("The server has a final label map of this image already. Replace it?"),
+            _("Replace"),
+            _("Keep that one"),
+        )
     return names, _("Yes"), _("No")
 
 
@@ -83,7 +96,11 @@ def segmented_text(done: Segmented, table: Sequence[ResultRow]) -> str:
     missing = not_found_text(done.imported.not_found)
     parts += [missing] if missing else []
     if done.imported.kept:
-        parts.append(_("The earlier segment of {names} was left as it was.").format(names=", ".join(done.imported.kept)))
+        parts.append(
+            _("The earlier segment of {names} was left as it was.").format(
+                names=", ".join(done.imported.kept)
+            )
+        )
     return " ".join([*parts, *done.warnings])
 
 

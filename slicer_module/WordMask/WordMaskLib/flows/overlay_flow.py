@@ -1,4 +1,5 @@
-"""What the model thought: probability, uncertainty or attribution of one word as a volume in colour over the image.
+"""What the model thought: probability, uncertainty or attribution of one word as a volume in colour over the
+image.
 
 A flow: see `flows`. Knows MRML and requests as data; not Qt.
 """
@@ -34,16 +35,24 @@ class ShownOverlay:
         return most_uncertain_slice(self.node, self.plane)
 
 
-def request_overlay(session: Session, address: ServerAddress, volume: Any, word: str, kind: str) -> Flow[ShownOverlay]:
+def request_overlay(
+    session: Session, address: ServerAddress, volume: Any, word: str, kind: str
+) -> Flow[ShownOverlay]:
     """Ask what the model thought of one word. kind: "probability", "uncertainty" or "attribution"."""
     handshake = yield from shake_hands(address)
     if session.server is None or session.server.handshake.address != address:
         session.server = yield from look_around(handshake, "")
     model = session.server.model
     if kind not in model.output_volumes:
-        raise SegmentsError(f"The model {model.title} has no {kind} to show; choose another kind or another model.")
+        raise SegmentsError(
+            f"The model {model.title} has no {kind} to show; choose another kind or another model."
+        )
     words = split_words(word)
-    options = {"output_volume": kind, "plane": session.shown(volume).plane} if session.shown(volume).statistics else {"output_volume": kind}
+    options = (
+        {"output_volume": kind, "plane": session.shown(volume).plane}
+        if session.shown(volume).statistics
+        else {"output_volume": kind}
+    )
     with temporary_folder() as folder:
         job = yield from start_on(model.name, words[:1], volume, folder, options)
         result: JobResult = yield from finish_job(job, folder)

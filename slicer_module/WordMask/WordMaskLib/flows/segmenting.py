@@ -1,7 +1,8 @@
-"""From words to segments: find the server, send the volume, wait, fetch, and show it all in one step at the end.
+"""From words to segments: find the server, send the volume, wait, fetch, and show it all in one step at the
+end.
 
-Until that step the scene is not touched, whatever goes wrong and whenever somebody stops it. Flows: see `flows`. Knows MRML and requests
-as data; not how they travel, not Qt.
+Until that step the scene is not touched, whatever goes wrong and whenever somebody stops it. Flows: see
+`flows`. Knows MRML and requests as data; not how they travel, not Qt.
 """
 
 from __future__ import annotations
@@ -17,13 +18,27 @@ from ..client import calls
 from ..client.addresses import ServerAddress
 from ..client.answers import Health, ServerInfo, Suggestion
 from ..client.client import Handshake, is_another, judge_server
-from ..client.errors import ClientError, NotAWordMaskServerError, SegmentsError, ServerAnswerError, TransferCancelledError
+from ..client.errors import (
+    ClientError,
+    NotAWordMaskServerError,
+    SegmentsError,
+    ServerAnswerError,
+    TransferCancelledError,
+)
 from ..client.job_answers import JobResult, JobStatus
 from ..client.prompts import find_suggestion, split_words
 from ..scene.export import check_volume, export_volume
 from ..scene.geometry import grid_of, is_picture, to_voxels
 from ..scene.hints import hint_options
-from ..scene.segments import MADE_HERE, Imported, SliceRange, check_segmentation, edited_segments, import_in_steps, show_3d
+from ..scene.segments import (
+    MADE_HERE,
+    Imported,
+    SliceRange,
+    check_segmentation,
+    edited_segments,
+    import_in_steps,
+    show_3d,
+)
 from ..scene.terminology import words_from
 from .flows import Flow, Pause, Question, Report, cancelled, in_turns, temporary_folder
 from .session import ServerState, Session, model_named, present, target_segmentation
@@ -76,7 +91,10 @@ def look_around(handshake: Handshake, model: str) -> Flow[ServerState]:
     models = yield calls.models()
     chosen = model_named(models, model)
     if chosen is None:
-        raise NotAWordMaskServerError(f"The server at {handshake.address} has no model; start it with one, for example --conf preset=tiny.")
+        raise NotAWordMaskServerError(
+            f"The server at {handshake.address} has no model; start it with one, for example --conf "
+            "preset=tiny."
+        )
     words = yield calls.vocabulary("", chosen.name, MOST_WORDS_OF_VOCABULARY)
     return ServerState(handshake, models, chosen, words)
 
@@ -92,10 +110,13 @@ def segment(
     redo: int | None = None,
     hint: Any | None = None,
 ) -> Flow[Segmented]:
-    """Segment a volume that is open in Slicer by words. segmentation: where to, None for the one that was made here before, or a new one.
+    """Segment a volume that is open in Slicer by words.
 
-    redo: compute this slice only, counted as the server counts along the plane of the earlier result; other slices stay.
-    hint: a Markups node, points on the thing or a region of interest around it, for models that take such.
+    segmentation: where to, None for the one that was made here before, or a new one.
+
+    redo: compute this slice only, counted as the server counts along the plane of the earlier result; other
+    slices stay. hint: a Markups node, points on the thing or a region of interest around it, for models that
+    take such.
     """
     check_volume(volume)
     target = target_segmentation(volume, segmentation)
@@ -112,7 +133,10 @@ def segment(
     only = None if redo is None else SliceRange(session.shown(volume).plane, redo, redo)
     agreed = yield from _agree(session, words, target, volume, {})
     with temporary_folder() as folder:
-        options = {**_options(only), **({} if hint is None else hint_options(hint, volume, server.model.hints))}
+        options = {
+            **_options(only),
+            **({} if hint is None else hint_options(hint, volume, server.model.hints)),
+        }
         job = yield from _start(server.model.name, words, volume, folder, options)
         result = yield from finish_job(job, folder)
         entries = yield from _entries(server, list(result.label_names))
@@ -123,7 +147,7 @@ def segment(
 
 
 def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
-    """Wait for a job and fetch what it made into a folder; a flow that is stopped meanwhile cancels the job."""
+    """Wait for a job and fetch its result into a folder; a flow that is stopped meanwhile cancels the job."""
     status, turn = job, 0
     try:
         while not status.final:
@@ -136,13 +160,17 @@ def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
             yield calls.cancel_job(job.id)
         raise
     if status.state != "done":
-        raise ServerAnswerError(status.status_code or 500, status.message or "The server stopped the work; ask again.")
+        raise ServerAnswerError(
+            status.status_code or 500, status.message or "The server stopped the work; ask again."
+        )
     yield Report("downloading")
     return (yield calls.job_result(job.id, folder, "result"))
 
 
 def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
-    """The slice of a volume that a slice view shows, as the server counts. The view whose direction is nearest to the plane counts.
+    """The slice of a volume that a slice view shows, as the server counts.
+
+    The view whose direction is nearest to the plane counts.
 
     SegmentsError: no view shows a slice of the volume.
     """
@@ -160,7 +188,10 @@ def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
         if along > best:
             best, index = along, round(float(voxel[axis]))
     if not 0 <= index < slicing.count:
-        raise SegmentsError(f"No {plane} slice of {volume.GetName()!r} is in view; scroll a slice view to the slice that you mean.")
+        raise SegmentsError(
+            f"No {plane} slice of {volume.GetName()!r} is in view; scroll a slice view to the slice that you "
+            "mean."
+        )
     return slicing.entry(index)
 
 
@@ -168,7 +199,9 @@ def _options(only: SliceRange | None) -> dict[str, Any]:
     return {} if only is None else {"plane": only.plane, "slices": [only.first, only.last]}
 
 
-def _start(model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
+def _start(
+    model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]
+) -> Flow[JobStatus]:
     """Write the volume, send it, queue the work."""
     yield Report("exporting")
     yield Pause()
@@ -177,14 +210,21 @@ def _start(model: str, words: Sequence[str], volume: Any, folder: Path, options:
     return (yield calls.start_job(model, list(words), file=exported.path, options=options))
 
 
-def start_on(model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
+def start_on(
+    model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]
+) -> Flow[JobStatus]:
     """As for labels, with options such as ``output_volume``."""
     check_volume(volume)
     return (yield from _start(model, words, volume, folder, options))
 
 
-def _agree(session: Session, words: Sequence[str], target: Any | None, volume: Any, agreed: dict[str, str]) -> Flow[dict[str, str]]:
-    """Ask before what a person corrected is replaced. agreed: what was allowed before; corrections made since are asked for again."""
+def _agree(
+    session: Session, words: Sequence[str], target: Any | None, volume: Any, agreed: dict[str, str]
+) -> Flow[dict[str, str]]:
+    """Ask before what a person corrected is replaced.
+
+    agreed: what was allowed before; corrections made since are asked for again.
+    """
     if target is None or not present(target) or not present(volume):
         return agreed
     asked = {session.same_word(word, target) for word in words}
@@ -206,7 +246,9 @@ def _corrections(target: Any, volume: Any) -> dict[str, str]:
 
 
 def _entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Suggestion]]:
-    """What the vocabulary has for each word, for colours and codes; words that only the server understands (plurals) are asked for."""
+    """What the vocabulary has for each word, for colours and codes; words that only the server understands
+    (plurals) are asked for.
+    """
     found = {}
     for word in words:
         entry = server.look_up(word)
@@ -223,7 +265,12 @@ def _entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Sugges
 
 
 def show_result(
-    session: Session, result: JobResult, entries: dict[str, Suggestion], volume: Any, target: Any | None, only: SliceRange | None
+    session: Session,
+    result: JobResult,
+    entries: dict[str, Suggestion],
+    volume: Any,
+    target: Any | None,
+    only: SliceRange | None,
 ) -> Flow[Segmented]:
     """Read and check a result in pieces; the scene changes in the last one, or does not."""
     yield Report("showing")
@@ -232,17 +279,27 @@ def show_result(
     path = result.path
     if path is None:
         raise SegmentsError("The server's answer has no file, so nothing was changed; ask again.")
-    words = [dataclasses.replace(word, text=session.same_word(word.text, target)) for word in words_from(result.label_names, entries)]
+    words = [
+        dataclasses.replace(word, text=session.same_word(word.text, target))
+        for word in words_from(result.label_names, entries)
+    ]
     renamed = {old: session.same_word(old, target) for old in result.statistics}
-    result = dataclasses.replace(result, statistics={renamed[word]: row for word, row in result.statistics.items()})
-    steps = import_in_steps(path, words, volume, target, model=result.model, version=result.version, only=only)
+    result = dataclasses.replace(
+        result, statistics={renamed[word]: row for word, row in result.statistics.items()}
+    )
+    steps = import_in_steps(
+        path, words, volume, target, model=result.model, version=result.version, only=only
+    )
     imported = yield from in_turns(steps)
     session.record(volume, imported, result, part=only is not None)
     return Segmented(volume, imported, result, result.warnings)
 
 
 def _surfaces(imported: Imported) -> Flow[None]:
-    """Show a segmentation that was made here in 3-D. In a person's own one, all segments would get surfaces that nobody asked for."""
+    """Show a segmentation that was made here in 3-D.
+
+    In a person's own one, all segments would get surfaces that nobody asked for.
+    """
     segmentation = imported.segmentation
     if segmentation is None or not imported.ids:
         return

@@ -1,4 +1,5 @@
-"""What the module knows while Slicer runs: one server with its models and words, the results per volume, and the steps back.
+"""What the module knows while Slicer runs: one server with its models and words, the results per volume, and
+the steps back.
 
 Knows segments and the server's answers. Does not know: requests on their way, Qt.
 """
@@ -43,7 +44,10 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Shown:
-    """Results of one volume. statistics: word -> the server's; plane: along which it cut; not_found: of the last request."""
+    """Results of one volume.
+
+    statistics: word -> the server's; plane: along which it cut; not_found: of the last request.
+    """
 
     statistics: Mapping[str, WordStatistics] = field(default_factory=dict)
     plane: str = USUAL_PLANE
@@ -57,9 +61,11 @@ class Session:
         self.server: ServerState | None = None
         self.history = UndoHistory()
         self._shown: dict[str, Shown] = {}
-        self._before: dict[int, tuple[str, Shown | None]] = {}  # of the step with this id: the volume, and what was shown of it
+        # Of the step with this id: the volume, and what was shown of it.
+        self._before: dict[int, tuple[str, Shown | None]] = {}
         self._submitted: set[tuple[str, str]] = set()  # (address, case)
-        self._marks: dict[str, dict[str, int]] = {}  # segmentation -> segment -> its image's time when it was submitted
+        # Segmentation -> segment -> its image's time when it was submitted.
+        self._marks: dict[str, dict[str, int]] = {}
 
     @property
     def model(self) -> ModelInfo | None:
@@ -82,7 +88,10 @@ class Session:
         return Shown() if volume is None else self._shown.get(str(volume.GetID()), Shown())
 
     def record(self, volume: Any, imported: Imported, result: JobResult, *, part: bool = False) -> None:
-        """Keep what came of a request. part: of some slices only, so that the server's figures are not those of the segment."""
+        """Keep what came of a request.
+
+        part: of some slices only, so that the server's figures are not those of the segment.
+        """
         key, before = str(volume.GetID()), self._shown.get(str(volume.GetID()))
         if imported.step is not None:
             self.history.add(imported.step)
@@ -92,7 +101,9 @@ class Session:
             self._shown[key] = Shown(earlier.statistics, earlier.plane, imported.not_found)
             return
         statistics = {} if part else dict(result.statistics)
-        self._shown[key] = Shown({**earlier.statistics, **statistics}, result.plane or earlier.plane, imported.not_found)
+        self._shown[key] = Shown(
+            {**earlier.statistics, **statistics}, result.plane or earlier.plane, imported.not_found
+        )
 
     def can_undo(self) -> bool:
         """Whether there is a step to take back."""
@@ -109,12 +120,18 @@ class Session:
         return step.words
 
     def table(self, volume: Any | None, segmentation: Any | None) -> list[ResultRow]:
-        """One row per result in the segmentation, then the words that were not found last; empty when something is gone."""
+        """One row per result in the segmentation, then the words that were not found last; empty when
+        something is gone.
+        """
         if volume is None or volume.GetImageData() is None:
             return []
         shown, words = self.shown(volume), []
         if segmentation is not None:
-            words = [word for segment_id in segmentation.GetSegmentation().GetSegmentIDs() if (word := word_of(segmentation, segment_id))]
+            words = [
+                word
+                for segment_id in segmentation.GetSegmentation().GetSegmentIDs()
+                if (word := word_of(segmentation, segment_id))
+            ]
         words += [word for word in shown.not_found if word not in words]
         try:
             return result_rows(words, segmentation, volume, shown.statistics, shown.plane)
@@ -124,8 +141,13 @@ class Session:
     def marks(self, segmentation: Any) -> dict[str, int]:
         """Segment id -> a number that changes when its voxels do."""
         contents = segmentation.GetSegmentation()
-        images = {segment_id: contents.GetSegment(segment_id).GetRepresentation(BINARY) for segment_id in contents.GetSegmentIDs()}
-        return {segment_id: int(image.GetMTime()) for segment_id, image in images.items() if image is not None}
+        images = {
+            segment_id: contents.GetSegment(segment_id).GetRepresentation(BINARY)
+            for segment_id in contents.GetSegmentIDs()
+        }
+        return {
+            segment_id: int(image.GetMTime()) for segment_id, image in images.items() if image is not None
+        }
 
     def submitted(self, address: str, case: str, segmentation: Any, marks: Mapping[str, int]) -> None:
         """Remember what was submitted; marks: of the segments as they were then."""
@@ -141,7 +163,9 @@ class Session:
         return self._marks.get(str(segmentation.GetID()), {})
 
     def same_word(self, word: str, segmentation: Any | None) -> str:
-        """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else the word itself."""
+        """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else
+        the word itself.
+        """
         if self.server is None or segmentation is None:
             return word
         entries = self.server.entries()
@@ -159,7 +183,9 @@ def present(node: Any | None) -> bool:
 
 
 def target_segmentation(volume: Any, chosen: Any | None) -> Any | None:
-    """Where results go: the chosen segmentation, else the one that was made for the volume here; None for a new one."""
+    """Where results go: the chosen segmentation, else the one that was made for the volume here; None for a
+    new one.
+    """
     return chosen if chosen is not None else segmentation_of(volume)
 
 

@@ -1,4 +1,5 @@
-"""A flow that runs beside everything else: each of its steps ends at the event loop, so the window never freezes.
+"""A flow that runs beside everything else: each of its steps ends at the event loop, so the window never
+freezes.
 
 Knows flows, a transport and a timer, which are given to it; neither Qt nor what the steps are about.
 """
@@ -37,7 +38,11 @@ class Transport(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a flow ended. value: what it returned; error: the sentence to show, empty when it went well; cancelled: a person stopped it."""
+    """How a flow ended.
+
+    value: what it returned; error: the sentence to show, empty when it went well; cancelled: a person stopped
+    it.
+    """
 
     value: Any = None
     error: str = ""
@@ -50,7 +55,10 @@ class Outcome:
 
 
 class Task:
-    """One run of a flow. end: told once how it ended; report: how far it is; ask: gets a question and what to call with the answer."""
+    """One run of a flow.
+
+    end: told once how it ended; report: how far it is; ask: gets a question and what to call with the answer.
+    """
 
     def __init__(
         self,
@@ -81,7 +89,10 @@ class Task:
         return self
 
     def cancel(self) -> bool:
-        """Stop, and tell so at once; False when it is too late for that. The flow may still tell the server."""
+        """Stop, and tell so at once; False when it is too late for that.
+
+        The flow may still tell the server.
+        """
         if self._told or not self._last.can_cancel:
             return False
         self._next_turn()
@@ -113,7 +124,12 @@ class Task:
         except Exception as defect:
             logging.getLogger("WordMask").exception("A step failed that should not")
             name = type(defect).__name__
-            self._tell(Outcome(error=f"Something went wrong that should not ({name}); the Python console has the details."))
+            self._tell(
+                Outcome(
+                    error=f"Something went wrong that should not ({name}); the Python console has the "
+                    "details."
+                )
+            )
 
     def _wait_for(self, step: Any) -> None:
         turn = self._next_turn()
@@ -122,7 +138,9 @@ class Task:
                 step,
                 lambda answer: self._continue(turn, answer),
                 lambda failure: self._continue(turn, error=failure),
-                lambda done, total: self._show(self._last.with_bytes(done, total)) if turn == self._turn else None,
+                lambda done, total: (
+                    self._show(self._last.with_bytes(done, total)) if turn == self._turn else None
+                ),
             )
         elif isinstance(step, Pause):
             self._later(step.seconds, lambda: self._continue(turn))

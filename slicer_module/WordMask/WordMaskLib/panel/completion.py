@@ -1,7 +1,7 @@
 """Completion of the word under the cursor, from the vocabulary of the server.
 
-`matches` is plain; `WordCompleter` puts them into a QCompleter whose entries are the whole text with that word replaced, so that Qt's own
-keys and clicks do what they do everywhere.
+`matches` is plain; `WordCompleter` puts them into a QCompleter whose entries are the whole text with that
+word replaced, so that Qt's own keys and clicks do what they do everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ WHOLE_TEXT = 256  # Qt.UserRole: what the line is when the entry is chosen
 
 
 def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> list[tuple[Suggestion, str]]:
-    """What begins with ``query``, with the synonym that does ("" when the word does); words first, then words within, then synonyms."""
+    """What begins with ``query``, with the synonym that does ("" when the word does); words first, then words
+    within, then synonyms.
+    """
     key = same_text(query)
     ranked: list[tuple[int, str, Suggestion, str]] = []
     for found in words if key else ():
@@ -38,9 +40,14 @@ def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> 
 
 
 class WordCompleter:
-    """Offers words while somebody types. words: gives the vocabulary; misspelt: called with a word that nothing begins with."""
+    """Offers words while somebody types.
 
-    def __init__(self, line: Any, words: Callable[[], Iterable[Suggestion]], misspelt: Callable[[str], None]) -> None:
+    words: gives the vocabulary; misspelt: called with a word that nothing begins with.
+    """
+
+    def __init__(
+        self, line: Any, words: Callable[[], Iterable[Suggestion]], misspelt: Callable[[str], None]
+    ) -> None:
         self._line, self._words, self._misspelt = line, words, misspelt
         self._cursors: dict[str, int] = {}
         self._closed = False
@@ -69,7 +76,8 @@ class WordCompleter:
     def close(self) -> None:
         """The line is about to go; more than once does no harm.
 
-        The completer goes first: its list is a window of its own, which it deletes, and must not find deleted by others.
+        The completer goes first: its list is a window of its own, which it deletes, and must not find deleted
+        by others.
         """
         if not self._closed:
             self._closed = True
@@ -98,7 +106,8 @@ class WordCompleter:
         text, cursor = self._line.property("text"), int(self._line.property("cursorPosition"))
         self._cursors.clear()
         self.model.setRowCount(0)
-        self.model.setRowCount(len(found))  # no items made here, whose owner PythonQt and PySide6 see differently
+        # No items made here, whose owner PythonQt and PySide6 see differently.
+        self.model.setRowCount(len(found))
         for row, (suggestion, synonym) in enumerate(found):
             whole, place = replace_word(text, cursor, suggestion.word)
             index = self.model.index(row, 0)
@@ -111,7 +120,9 @@ class WordCompleter:
         text = chosen[0] if chosen and isinstance(chosen[0], str) else self._line.property("text")
         place = self._cursors.get(text)
         if place is not None:
-            qt.QTimer.singleShot(0, lambda: self._line.setCursorPosition(place) if text in self._cursors else None)
+            qt.QTimer.singleShot(
+                0, lambda: self._line.setCursorPosition(place) if text in self._cursors else None
+            )
 
 
 def _shown(suggestion: Suggestion, synonym: str) -> str:

@@ -41,7 +41,11 @@ class CasesSection(Section):
         missing = self.session.shown(self.panel.volume).not_found
         self.ui.absentBox.setEnabled(free and bool(missing))
         names = ", ".join(missing)
-        self.ui.absentBox.setText(_("{names}: not in this image at all").format(names=names) if missing else _("Not found: really absent"))
+        self.ui.absentBox.setText(
+            _("{names}: not in this image at all").format(names=names)
+            if missing
+            else _("Not found: really absent")
+        )
         for name in ("nextButton", "strategyBox"):
             getattr(self.ui, name).setEnabled(free)
 
@@ -52,7 +56,10 @@ class CasesSection(Section):
     def _on_submit(self, *_args: Any) -> None:
         volume, segmentation = self.panel.volume, shown_segmentation(self.panel)
         absent = self.session.shown(volume).not_found if self.ui.absentBox.isChecked() else ()
-        self.panel.begin(lambda: submit(self.session, self.panel.address(), volume, segmentation, absent=absent), self._on_submitted)
+        self.panel.begin(
+            lambda: submit(self.session, self.panel.address(), volume, segmentation, absent=absent),
+            self._on_submitted,
+        )
 
     def _on_submitted(self, done: Submitted) -> None:
         text = _("Submitted: {names}.").format(names=", ".join(done.words))
@@ -63,7 +70,9 @@ class CasesSection(Section):
     def _on_next(self, *_args: Any) -> None:
         strategy = str(self.ui.strategyBox.itemData(int(self.ui.strategyBox.property("currentIndex"))))
         try:
-            open_now = case_of(self.panel.volume, self.panel.address()) if self.panel.volume is not None else ""
+            open_now = (
+                case_of(self.panel.volume, self.panel.address()) if self.panel.volume is not None else ""
+            )
         except AddressError:
             open_now = ""
         words = self.ui.wordsLine.property("text").strip()
@@ -75,7 +84,9 @@ class CasesSection(Section):
                 self.panel.connected()
             self._on_opened(opened)
 
-        self.panel.begin(lambda: next_case(self.session, self.panel.address(), strategy, words=words, skip=skip), done)
+        self.panel.begin(
+            lambda: next_case(self.session, self.panel.address(), strategy, words=words, skip=skip), done
+        )
 
     def _on_opened(self, opened: Opened) -> None:
         reason = opened.next.reason
@@ -95,8 +106,12 @@ class CasesSection(Section):
             self.panel.say(" ".join([_("The case is open."), opened.message]).strip())
 
     def _show_results_of(self, volume: Any) -> None:
-        """Slicer draws every segmentation in every view, also that of another patient; those that were made here are hidden as a whole."""
-        for segmentation, owner in results_in_scene(list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))):
+        """Slicer draws every segmentation in every view, also that of another patient; those that were made
+        here are hidden as a whole.
+        """
+        for segmentation, owner in results_in_scene(
+            list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+        ):
             display = segmentation.GetDisplayNode()
             if display is not None:
                 display.SetVisibility(owner is volume)

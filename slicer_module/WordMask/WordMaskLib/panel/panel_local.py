@@ -1,4 +1,6 @@
-"""A server on this computer: choose where WordMask is installed once, then start and stop it here, with its log in view."""
+"""A server on this computer: choose where WordMask is installed once, then start and stop it here, with its
+log in view.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,12 @@ class LocalSection(Section):
         for line, name in ((self.ui.environmentLine, "environment"), (self.ui.studiesLine, "studies")):
             line.setText(panel.settings.text(name))
             line.textChanged.connect(self._on_folder)
-        self.ui.environmentButton.clicked.connect(self._chooser(self.ui.environmentLine, _("Where WordMask is installed")))
-        self.ui.studiesButton.clicked.connect(self._chooser(self.ui.studiesLine, _("Images that the server offers")))
+        self.ui.environmentButton.clicked.connect(
+            self._chooser(self.ui.environmentLine, _("Where WordMask is installed"))
+        )
+        self.ui.studiesButton.clicked.connect(
+            self._chooser(self.ui.studiesLine, _("Images that the server offers"))
+        )
         self.ui.startServerButton.clicked.connect(self._on_start)
         self.ui.stopServerButton.clicked.connect(self._on_stop)
         self.ui.serverLog.setMaximumBlockCount(MOST_LINES)
@@ -54,7 +60,9 @@ class LocalSection(Section):
     def refresh(self) -> None:
         """What runs can be stopped."""
         idle = not self._server.is_running and self._looking is None
-        folders = all(getattr(self.ui, name).property("text").strip() for name in ("environmentLine", "studiesLine"))
+        folders = all(
+            getattr(self.ui, name).property("text").strip() for name in ("environmentLine", "studiesLine")
+        )
         self.ui.startServerButton.setEnabled(idle and folders)
         self.ui.stopServerButton.setEnabled(self._server.is_running and not self._stopping)
         for name in ("environmentLine", "environmentButton", "studiesLine", "studiesButton"):
@@ -107,7 +115,9 @@ class LocalSection(Section):
             self._say(_("A server runs already at {address}, and is used.").format(address=address))
             self._use(address)
 
-        self._looking = self.panel.run_in_background(_hands(address), finish, address=address, timeout=LOOK_SECONDS)
+        self._looking = self.panel.run_in_background(
+            _hands(address), finish, address=address, timeout=LOOK_SECONDS
+        )
 
     def _start(self) -> None:
         self.ui.serverLog.clear()
@@ -115,7 +125,9 @@ class LocalSection(Section):
         self._up = self._stopping = False
         self._answer = None
         try:
-            self._server.start(self.ui.environmentLine.property("text").strip(), self.ui.studiesLine.property("text").strip())
+            self._server.start(
+                self.ui.environmentLine.property("text").strip(), self.ui.studiesLine.property("text").strip()
+            )
         except ClientError as error:
             self._say(str(error), fault=True)
             self.panel.refresh()
@@ -138,7 +150,9 @@ class LocalSection(Section):
             self._timer.stop()
             self._server.stop()
         elif self._asking is None and self._server.address is not None:
-            self._asking = self.panel.run_in_background(_health(), self._on_answer, address=self._server.address, timeout=LOOK_SECONDS)
+            self._asking = self.panel.run_in_background(
+                _health(), self._on_answer, address=self._server.address, timeout=LOOK_SECONDS
+            )
 
     def _on_answer(self, outcome: Outcome) -> None:
         self._asking = None

@@ -1,6 +1,8 @@
-"""The panel and the scene's parameter node say the same, so that a saved scene brings back volume, segmentation, points, words and model.
+"""The panel and the scene's parameter node say the same, so that a saved scene brings back volume,
+segmentation, points, words and model.
 
-Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list of models is the server's.
+Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list
+of models is the server's.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from ..scene.parameters import WordMaskParameterNode
 from .panel import Panel, Section
 from .panel_server import ServerSection
 
-_SELECTORS = {"inputVolume": "volumeSelector", "segmentation": "segmentationSelector", "hint": "markupsSelector"}
+_SELECTORS = {
+    "inputVolume": "volumeSelector",
+    "segmentation": "segmentationSelector",
+    "hint": "markupsSelector",
+}
 
 
 class SceneSection(Section):
@@ -37,14 +43,19 @@ class SceneSection(Section):
         self._keep()
 
     def show(self) -> None:
-        """Bring the panel in line with the node. A scene without volume, words or model says nothing about them: they stay as they are."""
+        """Bring the panel in line with the node.
+
+        A scene without volume, words or model says nothing about them: they stay as they are.
+        """
         node = self._node
         if node is None or self._agreeing:
             return
         with self._agreement():
             for parameter, name in _SELECTORS.items():
                 wanted, selector = getattr(node, parameter), getattr(self.ui, name)
-                if selector.currentNode() is not wanted and (wanted is not None or parameter != "inputVolume"):
+                if selector.currentNode() is not wanted and (
+                    wanted is not None or parameter != "inputVolume"
+                ):
                     selector.setCurrentNode(wanted)
             if node.words and node.words != self._words:
                 self.ui.wordsLine.setText(node.words)
@@ -79,7 +90,8 @@ class SceneSection(Section):
                     setattr(node, parameter, chosen)
             if node.words != self._words:
                 node.words = self._words
-            if self.session.model is not None and not node.model:  # another one may have been asked for just now: see `connected`
+            # Another one may have been asked for just now: see `connected`.
+            if self.session.model is not None and not node.model:
                 node.model = self.session.model.name
 
     @contextmanager

@@ -10,7 +10,15 @@ from slicer.i18n import tr as _
 
 from ..client.answers import ModelVersion
 from ..client.job_answers import TrainingState
-from ..flows.learning import SPECIAL_RECIPES, look_again, results_in_scene, stop_training, train, use_version, watch_training
+from ..flows.learning import (
+    SPECIAL_RECIPES,
+    look_again,
+    results_in_scene,
+    stop_training,
+    train,
+    use_version,
+    watch_training,
+)
 from ..flows.messages import time_text
 from ..flows.tasks import Outcome, Task
 from .panel import FAULT_STYLE, Panel, Section
@@ -55,7 +63,9 @@ class TrainingSection(Section):
         self.ui.recipeBox.setEnabled(free)
         self.ui.stopButton.setEnabled(self.training and self._stopping is None)
         chosen = self._chosen()
-        self.ui.versionButton.setEnabled(ready and not self.training and chosen is not None and not chosen.served)
+        self.ui.versionButton.setEnabled(
+            ready and not self.training and chosen is not None and not chosen.served
+        )
 
     def connected(self) -> None:
         """Versions and recipes of the model, and a training that somebody started."""
@@ -71,7 +81,12 @@ class TrainingSection(Section):
 
     def _fill_recipes(self) -> None:
         box, model = self.ui.recipeBox, self.session.model
-        titles = {"few_shot": _("thorough"), "quick": _("quick"), "small": _("quick"), "paper": _("as published, on a GPU")}
+        titles = {
+            "few_shot": _("thorough"),
+            "quick": _("quick"),
+            "small": _("quick"),
+            "paper": _("as published, on a GPU"),
+        }
         box.clear()
         for name in model.recipes if model is not None else ():
             if name not in SPECIAL_RECIPES:
@@ -86,7 +101,10 @@ class TrainingSection(Section):
         recipe = str(self.ui.recipeBox.itemData(int(self.ui.recipeBox.property("currentIndex"))))
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         words = str(self.ui.wordsLine.property("text")).strip() if model.learns_words else ""
-        self.panel.begin(lambda: train(self.session, model.name, results_in_scene(list(volumes)), recipe, words), self._on_started)
+        self.panel.begin(
+            lambda: train(self.session, model.name, results_in_scene(list(volumes)), recipe, words),
+            self._on_started,
+        )
 
     def _on_started(self, _nothing: Any) -> None:
         self.panel.say(_("The training began; you can go on working."))
@@ -97,7 +115,9 @@ class TrainingSection(Section):
         model = self.session.model
         if model is not None:
             self._pace = Pace()
-            self._watch = self.panel.run_in_background(watch_training(model.name, self._on_state), self._on_watched)
+            self._watch = self.panel.run_in_background(
+                watch_training(model.name, self._on_state), self._on_watched
+            )
 
     def _on_state(self, state: TrainingState) -> None:
         if state.state != "running":
@@ -164,16 +184,25 @@ class TrainingSection(Section):
     def _on_version(self, *_args: Any) -> None:
         version = self._chosen()
         if version is not None:
-            self.panel.begin(lambda: use_version(self.session, self.panel.address(), version.number), self._on_version_used)
+            self.panel.begin(
+                lambda: use_version(self.session, self.panel.address(), version.number), self._on_version_used
+            )
 
     def _on_version_used(self, _state: Any) -> None:
         self.panel.connected()
         model = self.session.model
-        self.panel.say(_("Version {version} answers from now on.").format(version=model.version if model is not None else "?"))
+        self.panel.say(
+            _("Version {version} answers from now on.").format(
+                version=model.version if model is not None else "?"
+            )
+        )
 
 
 class Pace:
-    """How fast a stage goes. The server counts the seconds of the whole training, and its stages are not equally fast."""
+    """How fast a stage goes.
+
+    The server counts the seconds of the whole training, and its stages are not equally fast.
+    """
 
     def __init__(self) -> None:
         self._last: TrainingState | None = None
@@ -199,7 +228,11 @@ def _progress_text(state: TrainingState, left: float | None) -> str:
     if state.loss is not None:
         parts.append(_("loss {value}").format(value=f"{state.loss:.3f}"))
     if state.dice is not None:
-        before = "" if state.dice_before is None else _(" ({value} before)").format(value=f"{state.dice_before:.2f}")
+        before = (
+            ""
+            if state.dice_before is None
+            else _(" ({value} before)").format(value=f"{state.dice_before:.2f}")
+        )
         parts.append(_("Dice {value}").format(value=f"{state.dice:.2f}") + before)
     return ", ".join(parts)
 
@@ -207,7 +240,9 @@ def _progress_text(state: TrainingState, left: float | None) -> str:
 def _end_text(state: TrainingState) -> str:
     text = state.message
     if state.dice is not None and state.dice_before is not None:
-        text += " " + _("Dice {after}, before {before}.").format(after=f"{state.dice:.2f}", before=f"{state.dice_before:.2f}")
+        text += " " + _("Dice {after}, before {before}.").format(
+            after=f"{state.dice:.2f}", before=f"{state.dice_before:.2f}"
+        )
     return text.strip()
 
 

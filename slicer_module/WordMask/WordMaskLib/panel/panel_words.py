@@ -29,7 +29,8 @@ class WordsSection(Section):
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
-        self._asked: dict[tuple[str, str], tuple[Suggestion, ...]] = {}  # (model, word) -> what the server suggested
+        # (model, word) -> what the server suggested.
+        self._asked: dict[tuple[str, str], tuple[Suggestion, ...]] = {}
         self._pending: set[tuple[str, str]] = set()
         self.completer = WordCompleter(self.ui.wordsLine, self._vocabulary, self._look_up)
         self._menu = qt.QMenu(self.ui.historyButton)
@@ -62,7 +63,13 @@ class WordsSection(Section):
         again = volume is not None and not is_picture(volume) and bool(self.session.shown(volume).statistics)
         self.ui.redoButton.setEnabled(ready and again)
         self.ui.undoButton.setEnabled(free and self.session.can_undo())
-        for name in ("volumeSelector", "segmentationSelector", "markupsSelector", "wordsLine", "historyButton"):
+        for name in (
+            "volumeSelector",
+            "segmentationSelector",
+            "markupsSelector",
+            "wordsLine",
+            "historyButton",
+        ):
             getattr(self.ui, name).setEnabled(free)
         for name in ("markupsLabel", "markupsSelector"):
             getattr(self.ui, name).setVisible(self._takes_hints())
@@ -103,7 +110,9 @@ class WordsSection(Section):
 
     def _on_redo(self, *_args: Any) -> None:
         try:
-            index = slice_in_view(self.panel.volume, self.session.shown(self.panel.volume).plane, slice_nodes())
+            index = slice_in_view(
+                self.panel.volume, self.session.shown(self.panel.volume).plane, slice_nodes()
+            )
         except SegmentsError as error:
             self.panel.complain(str(error))
             return
@@ -111,7 +120,9 @@ class WordsSection(Section):
 
     def _segment(self, redo: int | None) -> None:
         volume, text, chosen = self.panel.volume, self.text, self.panel.segmentation
-        model = self.session.model.name if self.session.model is not None else self.panel.settings.text("model")
+        model = (
+            self.session.model.name if self.session.model is not None else self.panel.settings.text("model")
+        )
         known = self.session.server
 
         def done(segmented: Segmented) -> None:
@@ -122,7 +133,10 @@ class WordsSection(Section):
         self.panel.settings.remember_words(text)
         hint = self.ui.markupsSelector.currentNode() if self._takes_hints() else None
         address = self.panel.address
-        self.panel.begin(lambda: segment(self.session, address(), volume, text, chosen, model=model, redo=redo, hint=hint), done)
+        self.panel.begin(
+            lambda: segment(self.session, address(), volume, text, chosen, model=model, redo=redo, hint=hint),
+            done,
+        )
 
     def _on_done(self, done: Segmented) -> None:
         self.panel.changed()
@@ -148,7 +162,9 @@ class WordsSection(Section):
             self._menu.addAction(_("Nothing was asked for yet")).setEnabled(False)
 
     def _show_hints(self, *_args: Any) -> None:
-        """What should be known of the typed words before they are asked for; nothing while no server is known."""
+        """What should be known of the typed words before they are asked for; nothing while no server is
+        known.
+        """
         server, hints = self.session.server, []
         try:
             words = split_words(self.text) if server is not None else []
@@ -163,7 +179,7 @@ class WordsSection(Section):
         self.ui.hintLabel.setVisible(bool(hints))
 
     def _suggested(self, word: str) -> tuple[Suggestion, ...] | None:
-        """What the server has for a word that is not in the vocabulary as it stands; None while it is asked."""
+        """What the server has for a word that is not in the vocabulary; None while it is asked."""
         model = self.session.model
         key = (model.name if model is not None else "", same_text(word))
         if key not in self._asked:

@@ -1,8 +1,11 @@
-"""What leaves the scene: a volume as a file for the server, and segments as a label map that can be submitted.
+"""What leaves the scene: a volume as a file for the server, and segments as a label map that can be
+submitted.
 
-Files hold the volume in its own frame, before its parent transform: the voxels that a scanner made, on their own grid.
+Files hold the volume in its own frame, before its parent transform: the voxels that a scanner made, on their
+own grid.
 
-Knows slicer, vtk, numpy and the files that it writes. Does not know: servers, Qt. Changes nothing in the scene.
+Knows slicer, vtk, numpy and the files that it writes. Does not know: servers, Qt. Changes nothing in the
+scene.
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ LARGEST_VALUE = 65535
 
 
 class OverlapError(SegmentsError):
-    """Segments share voxels, and a label map holds one value per voxel. shared: (name, name, voxels) of each pair."""
+    """Segments share voxels, and a label map holds one value per voxel.
+
+    shared: (name, name, voxels) of each pair.
+    """
 
     def __init__(self, shared: Sequence[tuple[str, str, int]]) -> None:
         self.shared = tuple(shared)
@@ -43,7 +49,9 @@ class OverlapError(SegmentsError):
 
 @dataclass(frozen=True)
 class ExportedVolume:
-    """path: of the file; picture: it is a PNG, whose result has rows and columns but no place in the patient; bytes: its size."""
+    """path: of the file; picture: it is a PNG, whose result has rows and columns but no place in the patient;
+    bytes: its size.
+    """
 
     path: Path
     picture: bool
@@ -52,7 +60,9 @@ class ExportedVolume:
 
 @dataclass(frozen=True)
 class ExportedLabels:
-    """path: of the label map; label_info: the table that the server keeps with it; voxels: word -> how many have its value."""
+    """path: of the label map; label_info: the table that the server keeps with it; voxels: word -> how many
+    have its value.
+    """
 
     path: Path
     label_info: list[dict[str, Any]]
@@ -60,14 +70,24 @@ class ExportedLabels:
 
 
 def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
-    """SegmentsError when this is nothing that can be segmented: no volume, no image, a time point, a tensor, a label map, 4-D, sheared."""
+    """SegmentsError when this is nothing that can be segmented: no volume, no image, a time point, a tensor,
+    a label map, 4-D, sheared.
+    """
     if volume is None:
         raise SegmentsError("There is no volume; load one and choose it.")
     name = repr(volume.GetName())
     if volume.IsA("vtkMRMLSequenceNode") or _is_time_point(volume):
-        raise SegmentsError(f"{name} is a sequence, and one volume is segmented at a time; clone one time point in the Data module.")
-    if (volume.IsA("vtkMRMLTensorVolumeNode") and not volume.IsA("vtkMRMLVectorVolumeNode")) or not volume.IsA("vtkMRMLScalarVolumeNode"):
-        raise SegmentsError(f"{name} is no image of grey values or colours but a {volume.GetNodeTagName()}; choose another volume.")
+        raise SegmentsError(
+            f"{name} is a sequence, and one volume is segmented at a time; clone one time point in the Data "
+            "module."
+        )
+    if (
+        volume.IsA("vtkMRMLTensorVolumeNode") and not volume.IsA("vtkMRMLVectorVolumeNode")
+    ) or not volume.IsA("vtkMRMLScalarVolumeNode"):
+        raise SegmentsError(
+            f"{name} is no image of grey values or colours but a {volume.GetNodeTagName()}; choose another "
+            "volume."
+        )
     if volume.IsA("vtkMRMLDiffusionWeightedVolumeNode"):
         raise SegmentsError(f"{name} is a diffusion series; segment its baseline or a scalar map of it.")
     if volume.IsA("vtkMRMLLabelMapVolumeNode"):
@@ -77,16 +97,26 @@ def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
         raise SegmentsError(f"{name} holds no image; load it again.")
     components = image.GetNumberOfScalarComponents()
     if components != 1 and not is_picture(volume):
-        raise SegmentsError(f"{name} has {components} values per voxel and is no 2-D picture; save one of them as a volume of its own.")
+        raise SegmentsError(
+            f"{name} has {components} values per voxel and is no 2-D picture; save one of them as a volume "
+            "of its own."
+        )
     if not grid_of(volume).is_straight:
-        raise GeometryError(f"{name} has a sheared grid (a tilted gantry); resample it to a straight one (Resample Scalar Volume) first.")
+        raise GeometryError(
+            f"{name} has a sheared grid (a tilted gantry); resample it to a straight one (Resample Scalar "
+            "Volume) first."
+        )
 
 
-def export_volume(volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compress: bool = False) -> ExportedVolume:
-    """Write a volume for the server: PNG for pictures, else NRRD with the node's own grid and voxels, whichever hand it has.
+def export_volume(
+    volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compress: bool = False
+) -> ExportedVolume:
+    """Write a volume for the server: PNG for pictures, else NRRD with the node's own grid and voxels,
+    whichever hand it has.
 
-    compress: worth it on a slow network only; three seconds in place of none for a large CT. The file's name says nothing of the patient.
-    SegmentsError: `check_volume`, or the folder cannot be written to; then nothing is left there.
+    compress: worth it on a slow network only; three seconds in place of none for a large CT. The file's name
+    says nothing of the patient. SegmentsError: `check_volume`, or the folder cannot be written to; then
+    nothing is left there.
     """
     check_volume(volume)
     picture = is_picture(volume)
@@ -94,13 +124,17 @@ def export_volume(volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compr
     image = volume.GetImageData()
     needed = 64 if picture or compress else image.GetNumberOfPoints() * image.GetScalarSize()
     try:
-        written = path.parent.is_dir() and (_write_picture(image, path) if picture else _write_volume(volume, path, compress))
+        written = path.parent.is_dir() and (
+            _write_picture(image, path) if picture else _write_volume(volume, path, compress)
+        )
         size = path.stat().st_size if path.is_file() else 0
     except OSError:
         written, size = False, 0
     if not written or size < needed:
         _remove(path)
-        raise SegmentsError(f"{volume.GetName()!r} cannot be written to the temporary folder; is the disk full?")
+        raise SegmentsError(
+            f"{volume.GetName()!r} cannot be written to the temporary folder; is the disk full?"
+        )
     return ExportedVolume(path, picture, size)
 
 
@@ -114,15 +148,18 @@ def export_labels(
     overlaps: str = "refuse",
     like: str | Path | None = None,
 ) -> ExportedLabels:
-    """Write segments as a label map for training: values 1..N in the order of ``segment_ids``, then the ``absent`` words.
+    """Write segments as a label map for training: values 1..N in the order of ``segment_ids``, then the
+    ``absent`` words.
 
-    A result that still has the name it was given counts as its word, any other segment as its name. absent: words that are not in this
-    image at all; they get a value and no voxel, from which training learns that they are absent (a word that is not named is unknown).
-    overlaps: "refuse", or "smaller": a shared voxel goes to the segment with fewer voxels (a lesion within an organ; between equals to
-    the earlier one). like: the server's own file of the image, when the volume was loaded from it: the label map then lies on the
+    A result that still has the name it was given counts as its word, any other segment as its name. absent:
+    words that are not in this image at all; they get a value and no voxel, from which training learns that
+    they are absent (a word that is not named is unknown). overlaps: "refuse", or "smaller": a shared voxel
+    goes to the segment with fewer voxels (a lesion within an organ; between equals to the earlier one). like:
+    the server's own file of the image, when the volume was loaded from it: the label map then lies on the
     file's grid also where Slicer stores the slices the other way round.
 
-    OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and absent, no room; GeometryError.
+    OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and absent,
+    no room; GeometryError.
     """
     if overlaps not in OVERLAP_RULES:
         raise ValueError(f"overlaps is one of {', '.join(OVERLAP_RULES)}, not {overlaps!r}.")
@@ -132,12 +169,19 @@ def export_labels(
     masks = [mask_of(segmentation, segment_id, volume) for segment_id in segment_ids]
     empty = [word for word, mask in zip(words, masks) if not mask.any()]
     if empty:
-        raise SegmentsError(f"{empty[0]!r} has no voxel on {volume.GetName()!r}; mark it, leave it out, or say that it is absent.")
+        raise SegmentsError(
+            f"{empty[0]!r} has no voxel on {volume.GetName()!r}; mark it, leave it out, or say that it is "
+            "absent."
+        )
     labels = _merged(masks, words, overlaps, grid_of(volume))
     _write_labels(labels, volume, Path(path), None if like is None else file_grid(like, volume))
     names = [*words, *absent]
     info = [_row(segmentation, segment_ids, value, name) for value, name in enumerate(names, start=1)]
-    return ExportedLabels(Path(path), info, {name: int(np.count_nonzero(labels == value)) for value, name in enumerate(names, start=1)})
+    return ExportedLabels(
+        Path(path),
+        info,
+        {name: int(np.count_nonzero(labels == value)) for value, name in enumerate(names, start=1)},
+    )
 
 
 def _is_time_point(volume: slicer.vtkMRMLVolumeNode) -> bool:
@@ -155,7 +199,10 @@ def _write_volume(volume: slicer.vtkMRMLVolumeNode, path: Path, compress: bool) 
 
 
 def _write_picture(image: vtk.vtkImageData, path: Path) -> bool:
-    """Row 0 at the top, as in the node. Not with a storage node: that needs ITK's PNG, which slicer-core does not have."""
+    """Row 0 at the top, as in the node.
+
+    Not with a storage node: that needs ITK's PNG, which slicer-core does not have.
+    """
     flip = vtk.vtkImageFlip()  # VTK's pictures begin at the bottom
     flip.SetFilteredAxis(1)
     flip.SetInputData(image)
@@ -170,7 +217,8 @@ def _write_labels(labels: np.ndarray, volume: Any, path: Path, grid: Grid | None
     own = grid_of(volume)
     if grid is not None:
         way = own.way_to(grid)
-        if way is None:  # a picture's file may have another spacing than its node; rows and columns are the same
+        # A picture's file may have another spacing than its node; rows and columns are the same.
+        if way is None:
             grid = own
         else:
             labels = way(labels)
@@ -182,7 +230,10 @@ def _write_labels(labels: np.ndarray, volume: Any, path: Path, grid: Grid | None
     node.SetAndObserveImageData(image)
     if not path.parent.is_dir() or not _write_volume(node, path, compress=True):
         _remove(path)
-        raise SegmentsError("The label map cannot be written to the temporary folder, so nothing was submitted; is the disk full?")
+        raise SegmentsError(
+            "The label map cannot be written to the temporary folder, so nothing was submitted; is the disk "
+            "full?"
+        )
 
 
 def _merged(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, grid: Grid) -> np.ndarray:
@@ -196,18 +247,24 @@ def _merged(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, gr
         raise OverlapError(shared)
     labels = np.zeros(grid.shape, dtype=np.uint8 if len(words) < 256 else np.uint16)
     sizes = [int(np.count_nonzero(mask)) for mask in masks]
-    for position in sorted(range(len(masks)), key=lambda index: (-sizes[index], -index)):  # the last one drawn is on top
+    # The last one drawn is on top.
+    for position in sorted(range(len(masks)), key=lambda index: (-sizes[index], -index)):
         labels[masks[position]] = position + 1
     lost = [word for position, word in enumerate(words) if shared and not (labels == position + 1).any()]
     if lost:
-        raise SegmentsError(f"{lost[0]!r} lies wholly within smaller segments and would have no voxel; leave it out, or erase the others.")
+        raise SegmentsError(
+            f"{lost[0]!r} lies wholly within smaller segments and would have no voxel; leave it out, or "
+            "erase the others."
+        )
     return labels
 
 
 def _word(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> str:
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
-        raise SegmentsError(f"A segment is no longer in {segmentation.GetName()!r}; choose again what to submit.")
+        raise SegmentsError(
+            f"A segment is no longer in {segmentation.GetName()!r}; choose again what to submit."
+        )
     own = tag(segment, OWNER) == segment_id and keeps_given_name(segment)
     return tag(segment, QUERY) if own else str(segment.GetName()).strip()
 
@@ -225,8 +282,12 @@ def _check_words(words: Sequence[str]) -> None:
             raise SegmentsError(f"The word {word!r} was chosen twice; merge or rename one, or leave one out.")
 
 
-def _row(segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str], value: int, name: str) -> dict[str, Any]:
-    """As the server's `LabelTable.to_label_info`: name, idx, and where known color (0..255), code and modifier."""
+def _row(
+    segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str], value: int, name: str
+) -> dict[str, Any]:
+    """As the server's `LabelTable.to_label_info`: name, idx, and where known color (0..255), code and
+    modifier.
+    """
     row: dict[str, Any] = {"name": name, "idx": value}
     if value > len(segment_ids):
         return row
@@ -238,7 +299,11 @@ def _row(segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str
         found = {"code": entry.GetTypeObject(), "modifier": entry.GetTypeModifierObject()}
         for key, code in found.items():
             if code is not None and code.GetCodeValue():
-                row[key] = {"scheme": code.GetCodingSchemeDesignator(), "value": code.GetCodeValue(), "meaning": code.GetCodeMeaning()}
+                row[key] = {
+                    "scheme": code.GetCodingSchemeDesignator(),
+                    "value": code.GetCodeValue(),
+                    "meaning": code.GetCodeMeaning(),
+                }
     return row
 
 

@@ -1,6 +1,7 @@
 """What a label map of the server's says of each word, read and checked before anything is shown.
 
-Knows files of labels, words and grids. Does not know: segmentations, servers, Qt; changes nothing in the scene.
+Knows files of labels, words and grids. Does not know: segmentations, servers, Qt; changes nothing in the
+scene.
 """
 
 from __future__ import annotations
@@ -21,17 +22,24 @@ from .terminology import Word, text_key
 
 @dataclass(frozen=True)
 class SliceRange:
-    """Only these slices were computed again, counted as the server counts: plane, first and last, both included."""
+    """Only these slices were computed again, counted as the server counts: plane, first and last, both
+    included.
+    """
 
     plane: str
     first: int
     last: int
 
     def part_of(self, volume: Any) -> tuple[slice, ...]:
-        """The part of an array [k, j, i] on a volume's grid; SegmentsError when the volume does not have such slices."""
+        """The part of an array [k, j, i] on a volume's grid; SegmentsError when the volume does not have such
+        slices.
+        """
         slicing: Slicing = grid_of(volume).slicing(self.plane, picture=is_picture(volume))
         if not 0 <= self.first <= self.last < slicing.count:
-            raise SegmentsError(f"Slices {self.first} to {self.last} were asked for; this plane has slices 0 to {slicing.count - 1}.")
+            raise SegmentsError(
+                f"Slices {self.first} to {self.last} were asked for; this plane has slices 0 to "
+                f"{slicing.count - 1}."
+            )
         entries = slicing.entries(self.first, self.last)
         return tuple(entries if axis == slicing.axis else slice(None) for axis in range(3))
 
@@ -44,8 +52,11 @@ class Found:
     voxels: Cropped
 
 
-def found_words(path: str | Path, words: Sequence[Word], volume: Any, only: SliceRange | None) -> Generator[None, None, list[Found]]:
-    """The words that have voxels, in their order; yields between pieces of work, so that a window can stay alive.
+def found_words(
+    path: str | Path, words: Sequence[Word], volume: Any, only: SliceRange | None
+) -> Generator[None, None, list[Found]]:
+    """The words that have voxels, in their order; yields between pieces of work, so that a window can stay
+    alive.
 
     only: voxels outside of these slices do not count. SegmentsError, GeometryError: the file cannot be used.
     """
@@ -66,7 +77,10 @@ def found_words(path: str | Path, words: Sequence[Word], volume: Any, only: Slic
         yield
     if named != int(np.count_nonzero(labels)):
         stray = sorted({int(value) for value in np.unique(labels)} - {0, *(word.value for word in words)})
-        raise SegmentsError(f"The result holds the value {stray[0]}, which no word announces, so nothing was changed; ask for it again.")
+        raise SegmentsError(
+            f"The result holds the value {stray[0]}, which no word announces, so nothing was changed; ask "
+            "for it again."
+        )
     return found
 
 
@@ -74,11 +88,16 @@ def check_words(words: Sequence[Word]) -> None:
     """SegmentsError: there is none, or a word or a value comes twice."""
     if not words:
         raise SegmentsError("The server's answer names no word, so nothing was changed; ask again.")
-    both: dict[str, list[Any]] = {"value": [word.value for word in words], "word": [text_key(word.text) for word in words]}
+    both: dict[str, list[Any]] = {
+        "value": [word.value for word in words],
+        "word": [text_key(word.text) for word in words],
+    }
     for what, found in both.items():
         twice = sorted({entry for entry in found if found.count(entry) > 1}, key=str)
         if twice:
-            raise SegmentsError(f"The server's answer gives the {what} {twice[0]!r} twice, so nothing was changed; ask again.")
+            raise SegmentsError(
+                f"The server's answer gives the {what} {twice[0]!r} twice, so nothing was changed; ask again."
+            )
 
 
 def _whole_numbers(labels: np.ndarray) -> np.ndarray:
@@ -86,7 +105,9 @@ def _whole_numbers(labels: np.ndarray) -> np.ndarray:
         return labels
     whole = labels.astype(np.int64) if np.isfinite(labels).all() else None
     if whole is None or not np.array_equal(whole, labels):
-        raise SegmentsError("The result holds fractions in place of labels, so nothing was changed; ask for labels again.")
+        raise SegmentsError(
+            "The result holds fractions in place of labels, so nothing was changed; ask for labels again."
+        )
     return whole
 
 

@@ -1,4 +1,5 @@
-"""Words as Slicer keeps them with a segment: name, colour, SNOMED CT terminology, and tags that tell whose segment it is.
+"""Words as Slicer keeps them with a segment: name, colour, SNOMED CT terminology, and tags that tell whose
+segment it is.
 
 Knows one vtkSegment at a time and what the server says about words. Does not know: voxels, scenes, files, Qt.
 """
@@ -17,7 +18,8 @@ import vtk
 from ..client.answers import Code, Suggestion
 from ..client.errors import SegmentsError
 
-CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"  # Slicer's own; the codes need no loaded list
+# Slicer's own; the codes need no loaded list.
+CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
 
@@ -26,12 +28,16 @@ MODEL = "WordMask.model"
 VERSION = "WordMask.version"
 OWNER = "WordMask.segment"  # the segment's own id: in a copy that a person made it is another one's
 DIGEST = "WordMask.digest"  # of the voxels as they came from the server
-GIVEN = {"name": "WordMask.name", "color": "WordMask.color", "terminology": "WordMask.terminology"}  # as given, to see what was edited
+# As given, to see what was edited.
+GIVEN = {"name": "WordMask.name", "color": "WordMask.color", "terminology": "WordMask.terminology"}
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a request. value: in the label map, above 0; color: 0..255; the codes as the vocabulary has them, None: not coded."""
+    """One word of a request.
+
+    value: in the label map, above 0; color: 0..255; the codes as the vocabulary has them, None: not coded.
+    """
 
     text: str
     value: int
@@ -43,13 +49,17 @@ class Word:
 
     def __post_init__(self) -> None:
         if not text_key(self.text) or self.value < 1:
-            raise SegmentsError(f"The server's answer gives {self.text!r} the value {self.value}, which is no label; ask again.")
+            raise SegmentsError(
+                f"The server's answer gives {self.text!r} the value {self.value}, which is no label; ask "
+                "again."
+            )
 
 
 def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -> list[Word]:
     """The words of an answer, in ascending order of value.
 
-    names: `label_names` of the answer; vocabulary: word as it stands in ``names`` -> its entry; words without one have no code.
+    names: `label_names` of the answer; vocabulary: word as it stands in ``names`` -> its entry; words without
+    one have no code.
     """
     words = []
     for text, value in sorted(names.items(), key=lambda item: item[1]):
@@ -57,13 +67,17 @@ def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -
         if entry is None:
             words.append(Word(text, value))
         else:
-            words.append(Word(text, value, entry.color, entry.code, entry.modifier, entry.category, entry.region))
+            words.append(
+                Word(text, value, entry.color, entry.code, entry.modifier, entry.category, entry.region)
+            )
     return words
 
 
 def text_key(text: str) -> str:
     """The form in which two spellings of one word are equal: as the server's `same_text`."""
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace("\u2019", "'")
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace(
+        "\u2019", "'"
+    )
     return " ".join(folded.replace("_", " ").replace("-", " ").replace("|", " ").split())
 
 
@@ -71,11 +85,25 @@ def terminology_of(word: Word) -> str:
     """Slicer's serialised terminology entry; empty when the word has no code."""
     if word.code is None:
         return ""
-    category, modifier, region = word.category or ANATOMY, word.modifier or Code("", "", ""), word.region or Code("", "", "")
+    category, modifier, region = (
+        word.category or ANATOMY,
+        word.modifier or Code("", "", ""),
+        word.region or Code("", "", ""),
+    )
     parts = [(code.value, code.scheme, code.meaning) for code in (category, word.code, modifier)]
     return str(
         slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(
-            CONTEXT, *parts[0], *parts[1], *parts[2], REGION_CONTEXT, region.value, region.scheme, region.meaning, "", "", ""
+            CONTEXT,
+            *parts[0],
+            *parts[1],
+            *parts[2],
+            REGION_CONTEXT,
+            region.value,
+            region.scheme,
+            region.meaning,
+            "",
+            "",
+            "",
         )
     )
 
@@ -101,7 +129,9 @@ def set_tag(segment: slicer.vtkSegment, name: str, text: str) -> None:
 
 
 def describe(segment: slicer.vtkSegment, word: Word, name: str) -> None:
-    """Give a segment name, colour and terminology of a word, except those that a person has changed since they were given."""
+    """Give a segment name, colour and terminology of a word, except those that a person has changed since
+    they were given.
+    """
     if not _edited(segment, "name"):
         segment.SetName(name)
         segment.SetNameAutoGenerated(False)  # else Slicer takes the name for a replaceable one

@@ -15,32 +15,45 @@ from .masks import BINARY, layer_array
 
 
 class UnchangedCheck:
-    """All segments of a segmentation except some: voxels, surfaces, names, colours, terminologies, tags, order and visibility.
+    """All segments of a segmentation except some: voxels, surfaces, names, colours, terminologies, tags,
+    order and visibility.
 
-    An image that only the witnessed segments use is the same when it is the same object, not modified since; one that is shared with a
-    segment which may change is compared voxel by voxel.
+    An image that only the witnessed segments use is the same when it is the same object, not modified since;
+    one that is shared with a segment which may change is compared voxel by voxel.
     """
 
     def __init__(self, segmentation: slicer.vtkMRMLSegmentationNode, but: Collection[str] = ()) -> None:
         self._segmentation, self._but = segmentation, frozenset(but)
         contents = segmentation.GetSegmentation()
         touched = [contents.GetSegment(segment_id) for segment_id in self._but]
-        self._shared = [image for image in (segment.GetRepresentation(BINARY) for segment in touched) if image is not None]
-        self._names = {segment_id: contents.GetSegment(segment_id).GetName() for segment_id in self._witnessed()}
+        self._shared = [
+            image for image in (segment.GetRepresentation(BINARY) for segment in touched) if image is not None
+        ]
+        self._names = {
+            segment_id: contents.GetSegment(segment_id).GetName() for segment_id in self._witnessed()
+        }
         self._before = {segment_id: self._look(segment_id) for segment_id in self._names}
         self._order = self._witnessed()
 
     def changed(self) -> list[str]:
-        """The names of segments that are not what they were; when only their order changed, the name of the segmentation."""
+        """The names of segments that are not what they were; when only their order changed, the name of the
+        segmentation.
+        """
         now = self._witnessed()
         found = [
-            name for segment_id, name in self._names.items() if segment_id not in now or self._before[segment_id] != self._look(segment_id)
+            name
+            for segment_id, name in self._names.items()
+            if segment_id not in now or self._before[segment_id] != self._look(segment_id)
         ]
         kept_order = [segment_id for segment_id in now if segment_id in self._names] == self._order
         return found if found or kept_order else [self._segmentation.GetName()]
 
     def _witnessed(self) -> list[str]:
-        return [segment_id for segment_id in self._segmentation.GetSegmentation().GetSegmentIDs() if segment_id not in self._but]
+        return [
+            segment_id
+            for segment_id in self._segmentation.GetSegmentation().GetSegmentIDs()
+            if segment_id not in self._but
+        ]
 
     def _look(self, segment_id: str) -> tuple[Any, ...]:
         segment = self._segmentation.GetSegmentation().GetSegment(segment_id)
@@ -48,7 +61,13 @@ class UnchangedCheck:
         segment.GetContainedRepresentationNames(names)
         data = tuple((name, self._data(segment, name)) for name in sorted(names))
         tags = vtk_tags(segment)
-        described = (segment.GetName(), segment.GetColor(), segment.GetLabelValue(), segment.GetTerminology(), tags)
+        described = (
+            segment.GetName(),
+            segment.GetColor(),
+            segment.GetLabelValue(),
+            segment.GetTerminology(),
+            tags,
+        )
         return (*described, data, self._display(segment_id))
 
     def _data(self, segment: slicer.vtkSegment, name: str) -> Any:

@@ -1,4 +1,5 @@
-"""Where WordMask is installed on this machine: the Python environment that a person chooses, and what is missing when it is another.
+"""Where WordMask is installed on this machine: the Python environment that a person chooses, and what is
+missing when it is another.
 
 Looks at files and runs nothing. Knows how environments look on disk; not servers.
 """
@@ -15,13 +16,20 @@ from ..client.errors import ServerStartError
 
 _PROGRAMS = ("bin", "Scripts")
 _PYTHONS = ("bin/python", "bin/python3", "Scripts/python.exe", "python.exe")
-_SITE_PACKAGES = ("lib/python3*/site-packages", "lib64/python3*/site-packages", "Lib/site-packages", "local/lib/python3*/dist-packages")
+_SITE_PACKAGES = (
+    "lib/python3*/site-packages",
+    "lib64/python3*/site-packages",
+    "Lib/site-packages",
+    "local/lib/python3*/dist-packages",
+)
 
 
 @dataclass(frozen=True)
 class ServerEnvironment:
-    """A Python environment with MONAI Label and WordMask. python: its interpreter; version: of WordMask, "" when not known;
-    source: the folder of an editable installation, None for another kind.
+    """A Python environment with MONAI Label and WordMask.
+
+    python: its interpreter; version: of WordMask, "" when not known; source: the folder of an editable
+    installation, None for another kind.
     """
 
     folder: Path
@@ -31,7 +39,9 @@ class ServerEnvironment:
 
     @property
     def app_folder(self) -> Path | None:
-        """The app folder of an editable installation, with the models that were trained there; None for another kind."""
+        """The app folder of an editable installation, with the models that were trained there; None for
+        another kind.
+        """
         app = None if self.source is None else self.source / "monailabel_app"
         return app if app is not None and (app / "main.py").is_file() else None
 
@@ -39,17 +49,21 @@ class ServerEnvironment:
 def find_environment(chosen: str | Path) -> ServerEnvironment:
     """The environment that somebody means by a folder; ServerStartError says what is missing in it.
 
-    chosen: the environment itself, its ``bin`` or ``Scripts`` folder, its Python, or a folder with ``.venv`` in it (WordMask's own).
+    chosen: the environment itself, its ``bin`` or ``Scripts`` folder, its Python, or a folder with ``.venv``
+    in it (WordMask's own).
     """
     path = Path(chosen).expanduser().absolute()
     if not path.exists():
-        raise ServerStartError(f"There is no folder {path.name!r}; choose the Python environment in which WordMask is installed.")
+        raise ServerStartError(
+            f"There is no folder {path.name!r}; choose the Python environment in which WordMask is installed."
+        )
     for folder in _meant_by(path):
         python = next((folder / name for name in _PYTHONS if (folder / name).is_file()), None)
-        if python is not None:  # as it is: what a link leads to is the Python that the environment was made with, without its packages
+        if python is not None:  # not resolved: a link leads to the base Python, which lacks the packages
             return _described(folder, python)
     raise ServerStartError(
-        f"{path.name!r} is not a Python environment, because it has neither bin/python nor Scripts/python.exe; "
+        f"{path.name!r} is not a Python environment, because it has neither bin/python nor "
+        "Scripts/python.exe; "
         "choose the one in which WordMask is installed."
     )
 
@@ -67,7 +81,10 @@ def _described(folder: Path, python: Path) -> ServerEnvironment:
     if not _borrows(folder):  # else the packages may lie elsewhere
         for name, title in (("monailabel", "MONAI Label"), ("wordmask", "WordMask")):
             if found[name] is None:
-                raise ServerStartError(f"{title} is not installed in the environment {folder.name!r}; choose the one in which WordMask is.")
+                raise ServerStartError(
+                    f"{title} is not installed in the environment {folder.name!r}; choose the one in which "
+                    "WordMask is."
+                )
     own = found["wordmask"]
     if own is None:
         return ServerEnvironment(folder, python, "", None)
@@ -90,7 +107,10 @@ def _borrows(folder: Path) -> bool:
         settings = (folder / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return re.search(r"^include-system-site-packages\s*=\s*true", settings, flags=re.MULTILINE | re.IGNORECASE) is not None
+    return (
+        re.search(r"^include-system-site-packages\s*=\s*true", settings, flags=re.MULTILINE | re.IGNORECASE)
+        is not None
+    )
 
 
 def _source(kept: Path) -> Path | None:

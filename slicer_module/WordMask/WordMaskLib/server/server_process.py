@@ -1,7 +1,9 @@
-"""A WordMask server on this machine: how it is started, whether it is up yet, why it died, and how it is stopped.
+"""A WordMask server on this machine: how it is started, whether it is up yet, why it died, and how it is
+stopped.
 
-The Widget starts it with Qt's process class and asks the functions here; scripts and tests use `LocalServer`. Knows ports and
-processes; where WordMask is installed is told by `environments`, what a log means by `server_log`.
+The Widget starts it with Qt's process class and asks the functions here; scripts and tests use `LocalServer`.
+Knows ports and processes; where WordMask is installed is told by `environments`, what a log means by
+`server_log`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ __all__ = [
 ]
 
 HOST = "127.0.0.1"
-START_SECONDS = 300.0  # the first start of a fresh environment compiles torch and monai: minutes on a slow disk
+START_SECONDS = (
+    300.0  # the first start of a fresh environment compiles torch and monai: minutes on a slow disk
+)
 STOP_SECONDS = 10.0
 LOG_BYTES = 64 << 10  # of the end of a log that are looked at
 POLL_SECONDS = 0.25
@@ -52,17 +56,26 @@ _OF_SLICER = frozenset(("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE", "PYTHONS
 
 
 def server_command(
-    environment: ServerEnvironment, app: Path | None, studies: Path, port: int, *, conf: Mapping[str, str] | None = None
+    environment: ServerEnvironment,
+    app: Path | None,
+    studies: Path,
+    port: int,
+    *,
+    conf: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Program and arguments of a server on 127.0.0.1; ServerStartError: there is no folder ``studies``.
 
-    app: where models, requests and logs are kept, made when it is missing; None: where `wordmask serve` keeps them by itself.
-    conf: settings such as {"preset": "tiny"}.
+    app: where models, requests and logs are kept, made when it is missing; None: where `wordmask serve` keeps
+    them by itself. conf: settings such as {"preset": "tiny"}.
 
     The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH has a say in it.
     """
     if not studies.is_dir():
-        raise ServerStartError(f"There is no folder {studies.name!r}; choose the folder with the images that the server shall offer.")
+        raise ServerStartError(
+            f"There is no folder {studies.name!r}; choose the folder with the images that the server "
+            "shall "
+            "offer."
+        )
     command = [str(environment.python), "-m", "wordmask.cli", "serve", "--studies", str(studies.absolute())]
     command += ["--host", HOST, "--port", str(port)]
     if app is not None:
@@ -73,9 +86,11 @@ def server_command(
 
 
 def server_variables(own: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables for the server, out of those of this process (in Slicer: slicer.util.startupEnvironment()).
+    """Environment variables for the server, out of those of this process (in Slicer:
+    slicer.util.startupEnvironment()).
 
-    Without what Slicer sets for its own Python. MONAI_LABEL_CORS_ORIGINS is left alone: MONAI Label 0.8.5 does not start with it.
+    Without what Slicer sets for its own Python. MONAI_LABEL_CORS_ORIGINS is left alone: MONAI Label 0.8.5
+    does not start with it.
     """
     found = {name: value for name, value in own.items() if name.upper() not in _OF_SLICER}
     found["PYTHONUNBUFFERED"] = "1"  # so that the log is there when it is looked at
@@ -84,18 +99,25 @@ def server_variables(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port(preferred: int = DEFAULT_PORT) -> int:
-    """A port of 127.0.0.1 that nothing listens on: the preferred one when it is free. ServerStartError: there is none."""
+    """A port of 127.0.0.1 that nothing listens on: the preferred one when it is free.
+
+    ServerStartError: there is none.
+    """
     for port in (preferred, 0):
         if port and _is_taken(port):
             continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
-    raise ServerStartError(f"No port of {HOST} is free for a server; close programs that offer services on this machine.")
+    raise ServerStartError(
+        f"No port of {HOST} is free for a server; close programs that offer services on this machine."
+    )
 
 
 def likely_addresses(remembered: Iterable[ServerAddress] = ()) -> list[ServerAddress]:
-    """Where a server on this machine may run already: the local ones that were used before, then MONAI Label's own port."""
+    """Where a server on this machine may run already: the local ones that were used before, then MONAI
+    Label's own port.
+    """
     local = [address for address in remembered if address.is_local]
     return list(dict.fromkeys([*local, ServerAddress("http", HOST, DEFAULT_PORT)]))
 
@@ -119,17 +141,22 @@ def judge_start(
 ) -> StartState:
     """Whether a server that was started is up, by what is known at this moment.
 
-    is_running: the process; answer: what `calls.health` gave, or the error that came of it, None when it was not asked yet;
-    seconds: since the start; limit: after which it is given up. A server that asks for a token is up.
+    is_running: the process; answer: what `calls.health` gave, or the error that came of it, None when it was
+    not asked yet; seconds: since the start; limit: after which it is given up. A server that asks for a token
+    is up.
     """
     if not is_running:
         return StartState("failed", why_it_stopped(log, exit_code))
     if isinstance(answer, (Health, AccessDeniedError)):
         return StartState("up", "The server is ready.")
     if answer is not None and is_another(answer):
-        return StartState("failed", "Another program answers at the port of the server; start it again, with another port.")
+        return StartState(
+            "failed", "Another program answers at the port of the server; start it again, with another port."
+        )
     if seconds > limit:
-        return StartState("failed", f"The server was not ready after {limit:.0f} s; its log, shown below, has the details.")
+        return StartState(
+            "failed", f"The server was not ready after {limit:.0f} s; its log, shown below, has the details."
+        )
     patience = " (the first start of a new installation takes minutes)" if seconds > 30 else ""
     return StartState("starting", f"The server is starting: {seconds:.0f} s{patience}.")
 
@@ -137,11 +164,16 @@ def judge_start(
 class LocalServer:
     """A server process that ends with the ``with`` block, whatever happens; for scripts and tests.
 
-    address: where it is asked; log: the file into which it prints. Every method that can fail raises ServerStartError with a sentence.
+    address: where it is asked; log: the file into which it prints. Every method that can fail raises
+    ServerStartError with a sentence.
     """
 
-    def __init__(self, command: Sequence[str], port: int, log: Path, variables: Mapping[str, str] | None = None) -> None:
-        """command: of `server_command`; variables: of `server_variables`, made of this process's own when None."""
+    def __init__(
+        self, command: Sequence[str], port: int, log: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
+        """command: of `server_command`; variables: of `server_variables`, made of this process's own when
+        None.
+        """
         self.address = ServerAddress("http", HOST, port)
         self.log = log
         self._command = list(command)
@@ -158,7 +190,9 @@ class LocalServer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -179,7 +213,9 @@ class LocalServer:
                     start_new_session=sys.platform != "win32",  # a group of its own: trainings end with it
                 )
         except OSError:
-            raise ServerStartError(f"{Path(self._command[0]).name!r} cannot be run; choose the environment of WordMask again.") from None
+            raise ServerStartError(
+                f"{Path(self._command[0]).name!r} cannot be run; choose the environment of WordMask again."
+            ) from None
         self._began = time.monotonic()
 
     def state(self) -> StartState:
@@ -218,7 +254,9 @@ class LocalServer:
             return ""
 
     def stop(self) -> None:
-        """Ask the server and what it started to end, and end them if they do not; more than once does no harm."""
+        """Ask the server and what it started to end, and end them if they do not; more than once does no
+        harm.
+        """
         process = self._process
         if process is None:
             return
