@@ -23,7 +23,7 @@ from WordMaskLib.client.addresses import ServerAddress, repair_address
 from WordMaskLib.client.client import WordMaskClient
 from WordMaskLib.client.errors import ClientError
 from WordMaskLib.flows.flows import Flow, run_waiting
-from WordMaskLib.flows.segmenting import Segmented, connect, segment
+from WordMaskLib.flows.segmenting import Segmented, connect, segment, shake_hands
 from WordMaskLib.flows.session import ServerState, Session
 from WordMaskLib.scene import sample_data
 from WordMaskLib.scene.parameters import WordMaskParameterNode
@@ -226,7 +226,7 @@ class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
         """A request goes through; what is found in noise does not matter."""
         client = WordMaskClient(repair_address("127.0.0.1"), timeout=60.0)
         try:
-            client.handshake()
+            run_waiting(shake_hands(client.address), client)
         except ClientError as error:
             self.delayDisplay(_("No server, so not tried: {reason}").format(reason=error))
             return

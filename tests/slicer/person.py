@@ -36,7 +36,7 @@ def open_panel(
     """The module's Widget as a person sees it after typing the address; nothing was asked yet."""
     install_qt()
     module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
-    from WordMaskLib.client.transport import RetryPolicy
+    from WordMaskLib.client.retry import RetryPolicy
     from WordMaskLib.panel.qt_transport import QtTransport
     from WordMaskLib.panel.settings import Settings
 

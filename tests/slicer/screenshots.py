@@ -30,11 +30,12 @@ harness.install()
 import slicer  # noqa: E402
 from tests.slicer import views as real_views  # noqa: E402
 from tests.slicer.person import click, message, open_panel, until, write  # noqa: E402
-from tests.slicer.real_server import MODEL, REPOSITORY, copy_of_app  # noqa: E402
+from tests.slicer.real_server import MODEL, REPOSITORY, copy_of_app, server_process  # noqa: E402
 from tests.slicer.scenes import paint, slicers_mask  # noqa: E402
 from tests.slicer.studio import Views, arrange, panel_picture, qt, save_small  # noqa: E402
 from WordMaskLib.client import calls  # noqa: E402
-from WordMaskLib.server.server_process import LocalServer, find_environment, free_port, server_command  # noqa: E402
+from WordMaskLib.server.environments import find_environment  # noqa: E402
+from WordMaskLib.server.server_process import free_port, server_command  # noqa: E402
 
 from wordmask.demo.client import AppClient  # noqa: E402
 
@@ -60,14 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        server = a_server(folder)
-        stack.callback(server.stop)
-        server.start()
-        server.wait_until_up()
-        session = Session(output, server)
+        server = contextlib.ExitStack()
+        stack.callback(server.close)
+        session = Session(output, server.enter_context(a_server(folder)))
         stack.callback(session.close)
         session.run()
-        server.stop()
+        server.close()
         session.server_down()
     return 0
 
@@ -78,8 +77,8 @@ def _end(*_: Any) -> None:
     sys.exit(143)
 
 
-def a_server(folder: Path) -> LocalServer:
-    """For copies of the app and of three CTs, at the usual port where that is free; not started yet."""
+def a_server(folder: Path) -> contextlib.AbstractContextManager[str]:
+    """For copies of the app and of three CTs, at the usual port where that is free; its address."""
     app, studies = copy_of_app(folder)
     shutil.rmtree(studies)
     studies.mkdir()
@@ -87,7 +86,7 @@ def a_server(folder: Path) -> LocalServer:
         shutil.copy(image_of(name), studies)
     port = free_port()
     command = server_command(find_environment(sys.prefix), app, studies, port, conf={"device": "cpu"})
-    return LocalServer(command, port, folder / "log")
+    return server_process(command, port, folder / "log")
 
 
 def image_of(case: str) -> Path:
@@ -120,10 +119,10 @@ def short_trainings() -> Iterator[None]:
 class Session:
     """A person at work, who takes pictures on the way."""
 
-    def __init__(self, output: Path, server: LocalServer) -> None:
-        self._output, self._server = output, server
-        self._client = AppClient(str(server.address))
-        self._widget = open_panel(str(server.address), timeout=MINUTES)
+    def __init__(self, output: Path, address: str) -> None:
+        self._output = output
+        self._client = AppClient(address)
+        self._widget = open_panel(address, timeout=MINUTES)
         self._ui = self._widget.ui
         self._views = Views()
 

@@ -57,9 +57,9 @@ def test_the_logic_segments_an_open_volume_as_the_server_does(
     done = logic.segmentAndWait(server.client, a_ct, "spleen, liver, gallbladder", mine)
     assert list(done.imported.ids) == ["spleen", "liver"]
     assert done.imported.not_found == ("gallbladder",)
-    job = server.client.start_job(logic.session.model.name, ["spleen", "liver"], image=CT)
-    server.client.wait_for_job(job.id)
-    judge = sitk.GetArrayFromImage(sitk.ReadImage(server.client.download_result(job.id, tmp_path).path))
+    job = server.ask(calls.start_job(logic.session.model.name, ["spleen", "liver"], image=CT))
+    server.finish(job)
+    judge = sitk.GetArrayFromImage(sitk.ReadImage(server.ask(calls.job_result(job.id, tmp_path)).path))
     for value, word in enumerate(("spleen", "liver"), start=1):
         assert np.array_equal(slicers_mask(mine, done.imported.ids[word], a_ct), judge == value)
     after = segment_state(mine, a_ct)

@@ -37,7 +37,7 @@ from tests.slicer.fault_server import (
 from tests.slicer.person import PATIENCE, until
 from WordMaskLib.client import calls, errors
 from WordMaskLib.client.addresses import repair_address
-from WordMaskLib.client.transport import RetryPolicy
+from WordMaskLib.client.retry import RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("qt")
 

@@ -1,36 +1,28 @@
-"""A server on this machine: the environment, the command, the port, the log, and real processes that live,
-die and are stopped.
-"""
+"""A server on this machine: the environment, the command, the port, the log, and real processes."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
 from tests.slicer.fault_server import a_closed_port, is_a_sentence
-from tests.slicer.real_server import REPOSITORY, Running
-from WordMaskLib.client import errors
+from tests.slicer.real_server import REPOSITORY, Running, server_process
+from WordMaskLib.client import calls, errors
 from WordMaskLib.client.addresses import repair_address
 from WordMaskLib.client.answers import Health
 from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.server.environments import ServerEnvironment, find_environment
+from WordMaskLib.server.server_log import plain_log, why_it_stopped
 from WordMaskLib.server.server_process import (
-    LocalServer,
-    ServerEnvironment,
-    find_environment,
     free_port,
     judge_start,
     likely_addresses,
-    plain_log,
     server_command,
     server_variables,
-    why_it_stopped,
 )
 
 from wordmask import __version__
@@ -313,83 +305,6 @@ def test_a_log_is_shown_without_the_colours_of_a_terminal():
 
 # --- processes ---
 
-SMALL_SERVER = """
-    import http.server, json, subprocess, sys, time
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    print("child", child.pid, flush=True)
-    time.sleep(0.5)
-    class Answers(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = json.dumps({"status": "ok", "wordmask": "0.1.0", "queue": {}, "models": []}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-    http.server.HTTPServer(("127.0.0.1", PORT), Answers).serve_forever()
-"""
-
-
-def a_small_server(folder: Path, script: str = SMALL_SERVER) -> LocalServer:
-    port = a_closed_port()
-    return LocalServer(
-        [sys.executable, "-c", textwrap.dedent(script).replace("PORT", str(port))], port, folder / "log"
-    )
-
-
-def is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    return state != "Z"
-
-
-def test_a_server_is_waited_for_and_ends_with_all_that_it_started(tmp_path):
-    with a_small_server(tmp_path) as server:
-        assert server.state().phase == "up"
-        child = int(server.log_end().split()[1])
-        assert is_alive(child)
-    assert not server.is_running
-    deadline = time.monotonic() + 30
-    while is_alive(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    server.stop()  # nothing to stop is no error
-
-
-def test_a_server_that_does_not_listen_to_the_wish_to_stop_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("WordMaskLib.server.server_process.STOP_SECONDS", 0.5)
-    script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(SMALL_SERVER)
-    with a_small_server(tmp_path, script) as server:
-        process = server._process
-    assert process is not None
-    assert process.returncode == -9
-
-
-def test_a_server_that_dies_is_a_sentence_from_its_log(tmp_path):
-    script = "print('APP Directory /home/anna/my_app NOT Found'); raise SystemExit(1)"
-    with (
-        pytest.raises(errors.ServerStartError, match="The app folder 'my_app' is not there"),
-        a_small_server(tmp_path, script),
-    ):
-        pass
-
-
-def test_a_server_that_never_comes_up_is_ended(tmp_path):
-    server = a_small_server(tmp_path, "import time; time.sleep(60)")
-    server.start()
-    with pytest.raises(errors.ServerStartError, match="starting"):
-        server.wait_until_up(limit=0.3)
-    server.stop()
-    assert not server.is_running
-
-
-def test_a_program_that_is_not_there_is_a_sentence(tmp_path):
-    with pytest.raises(errors.ServerStartError, match="'python9' cannot be run") as refusal:
-        LocalServer([str(tmp_path / "python9")], 8000, tmp_path / "log").start()
-    assert is_a_sentence(refusal.value)
-
 
 def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
     """A new environment, without packages, runs the very command."""
@@ -398,17 +313,16 @@ def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
     port = a_closed_port()
     with (
         pytest.raises(errors.ServerStartError, match="WordMask is not installed in the chosen environment"),
-        LocalServer(server_command(environment, tmp_path / "app", tmp_path, port), port, tmp_path / "log"),
+        server_process(server_command(environment, tmp_path / "app", tmp_path, port), port, tmp_path / "log"),
     ):
         pass
 
 
 @pytest.mark.server
 def test_a_real_server_is_started_found_and_judged(server: Running):
-    assert server.process.state().phase == "up"  # it asks for a token, so it is there
-    assert WordMaskClient(server.process.address, server.token, timeout=10).handshake().version == __version__
-    with pytest.raises(errors.AccessDeniedError):
-        WordMaskClient(server.process.address, timeout=10).handshake()
-    assert free_port(server.process.address.port) != server.process.address.port
-    assert f"WordMask is ready at {server.url}" in server.process.log_end()
-    assert "\x1b" not in server.process.log_end()
+    with pytest.raises(errors.AccessDeniedError):  # it asks for a token, so it is there
+        WordMaskClient(server.url, timeout=10).run(calls.health())
+    assert free_port(server.client.address.port) != server.client.address.port
+    log = plain_log(server.log.read_text())
+    assert f"WordMask is ready at {server.url}" in log
+    assert "\x1b" not in log

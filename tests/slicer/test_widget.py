@@ -37,6 +37,7 @@ from tests.slicer.scenes import (
     slicers_mask,
 )
 from tests.slicer.views import SliceView
+from WordMaskLib.client import calls
 from WordMaskLib.scene.geometry import to_world
 
 pytestmark = pytest.mark.server
@@ -290,7 +291,7 @@ def test_cancel_leaves_the_scene_as_it_was_and_ends_the_job(a_panel: Any, server
     click(a_panel.ui.cancelButton)
     assert message(a_panel) == "Stopped, as was asked for; nothing was changed."
     assert scene_state(volume) == before
-    until(lambda: server.client.health().running == 0)
+    until(lambda: server.ask(calls.health()).running == 0)
     assert a_panel.ui.segmentButton.isEnabled()
 
 
@@ -300,7 +301,7 @@ def test_a_scene_that_is_closed_meanwhile_gets_nothing(a_panel: Any, a_ct: Any, 
     until(lambda: a_panel.ui.progressLabel.property("text") != "")
     slicer.mrmlScene.Clear(0)
     assert not a_panel.panel.busy
-    until(lambda: not server.client.health().running, 600)  # the result is there, or was never asked for
+    until(lambda: not server.ask(calls.health()).running, 600)  # the result is there, or was never asked for
     slicer.app.processEvents()
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
     assert not a_panel.ui.segmentButton.isEnabled()

@@ -40,6 +40,7 @@ from tests.slicer.scenes import (
     slicers_mask,
     write_file,
 )
+from WordMaskLib.client import calls
 
 SHAPE = (6, 7, 8)
 
@@ -71,7 +72,7 @@ def final_label(server: Running, case: str) -> Path:
 
 def kept(server: Running, case: str) -> Any:
     """What the server keeps with the final label map of a case."""
-    (image,) = [image for image in server.client.images() if image.id == case]
+    (image,) = [image for image in server.ask(calls.images()) if image.id == case]
     return image.labels["final"]
 
 
@@ -144,7 +145,7 @@ def test_the_next_case_is_opened_with_a_preview_corrected_and_submitted(
     left_handed = sitk.Flip(image, (False, False, True))  # stored as Slicer does not keep it
     case = f"a_left_handed_{time.time_ns()}"
     sitk.WriteImage(left_handed, str(tmp_path / "left.nii.gz"))
-    server.client.upload_image(case, tmp_path / "left.nii.gz")
+    server.ask(calls.upload_image(case, tmp_path / "left.nii.gz"))
     write(a_panel.ui.wordsLine, "liver")
     box_ = a_panel.ui.strategyBox
     box_.setCurrentIndex([box_.itemData(row) for row in range(box_.count())].index("first"))
@@ -180,7 +181,7 @@ def test_a_picture_of_the_server_is_opened_corrected_and_submitted(
     a_panel: Any, server: Running, tmp_path: Path
 ) -> None:
     case = f"a_picture_{time.time_ns()}"
-    server.client.upload_image(case, REPOSITORY / "sample_data" / "studies" / f"{PICTURE}.png")
+    server.ask(calls.upload_image(case, REPOSITORY / "sample_data" / "studies" / f"{PICTURE}.png"))
     write(a_panel.ui.wordsLine, "skin lesion")
     a_panel.ui.strategyBox.setCurrentIndex(4)
     click(a_panel.ui.nextButton)
@@ -214,7 +215,7 @@ def test_a_training_is_started_watched_and_stopped(a_panel: Any, a_scene: Any, s
     until(lambda: not a_panel.ui.trainingBar.isVisible())
     assert "what serves is as it was" in a_panel.ui.trainingLabel.property("text")
     until(lambda: a_panel.ui.trainButton.isEnabled())
-    assert server.client.training(server.client.models()[0].name).state == "stopped"
+    assert server.ask(calls.training(server.ask(calls.models())[0].name)).state == "stopped"
 
 
 # --- on servers that fail ---

@@ -27,6 +27,7 @@ Knows nothing else of the package. No message holds a token or the name of a Pyt
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Protocol
 
 START_COMMAND = "wordmask serve --studies FOLDER"
@@ -129,8 +130,11 @@ class Address(Protocol):
 def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> ClientError:
     """The error for a failure without an answer.
 
-    kind: refused, closed, unknown host, timeout, cancelled, certificate, no tls, tls, redirects, else
-    "network"; seconds: waited for.
+    Args:
+        kind: refused, closed, unknown host, timeout, certificate, no tls or tls; anything else means that the
+            address cannot be reached
+        address: of the server
+        seconds: how long the server was waited for
     """
     if kind == "refused":
         return ServerUnreachableError(f"No server at {address}; {_remedy(address)}.")
@@ -144,8 +148,6 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
             f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or start "
             "it anew."
         )
-    if kind == "cancelled":
-        return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
     if kind == "certificate":
         return EncryptionError(
             f"The certificate of {address} is not trusted, so nothing was sent; "
@@ -166,11 +168,6 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
         return ConnectionLostError(
             f"The connection to {address} was closed before the answer was complete; try again{hint}."
         )
-    if kind == "redirects":
-        return BadAnswerError(
-            f"{address} sends requests round in a circle; check the address, or ask the person who runs the "
-            "server."
-        )
     return ServerUnreachableError(f"{address} cannot be reached over the network; {_remedy(address)}.")
 
 
@@ -178,6 +175,14 @@ def not_understood(address: object, what: str) -> BadAnswerError:
     """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
     return BadAnswerError(
         f"What answers at {address} is no WordMask server, or something stands in between: {what}."
+    )
+
+
+def no_certificates(ca_file: Path | None) -> LocalFileError:
+    """The file of an authority cannot be used; None: this machine's own."""
+    name = "of this machine" if ca_file is None else ca_file.name
+    return LocalFileError(
+        f"The file {name} holds no certificates that can be read; choose the authority's file, in PEM form."
     )
 
 

@@ -62,10 +62,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """What is sent, in this order.
-
-    Qt's transport makes a QHttpMultiPart of ``parts``; ours reads ``open()``.
-    """
+    """What is sent, in this order. Qt's transport reads ``parts``, the client that waits ``blocks()``."""
 
     parts: tuple[Part, ...]
     boundary: str = field(default_factory=lambda: f"wordmask-{secrets.token_hex(16)}")

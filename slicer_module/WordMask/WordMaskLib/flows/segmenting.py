@@ -17,7 +17,6 @@ from typing import Any
 from ..client import calls
 from ..client.addresses import ServerAddress
 from ..client.answers import Health, ServerInfo, Suggestion
-from ..client.client import Handshake, is_another, judge_server
 from ..client.errors import (
     ClientError,
     NotAWordMaskServerError,
@@ -25,6 +24,7 @@ from ..client.errors import (
     ServerAnswerError,
     TransferCancelledError,
 )
+from ..client.handshake import Handshake, judge_server, may_be_another
 from ..client.job_answers import JobResult, JobStatus
 from ..client.prompts import find_suggestion, split_words
 from ..scene.export import check_volume, export_volume
@@ -76,7 +76,7 @@ def shake_hands(address: ServerAddress) -> Flow[Handshake]:
         raise
     except ClientError as error:
         health = error
-    if is_another(health):
+    if may_be_another(health):
         try:
             info = yield calls.info()
         except TransferCancelledError:

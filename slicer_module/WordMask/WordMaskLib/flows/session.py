@@ -13,8 +13,8 @@ from typing import Any
 import slicer
 
 from ..client.answers import ModelInfo, Suggestion
-from ..client.client import Handshake
 from ..client.errors import SegmentsError
+from ..client.handshake import Handshake
 from ..client.job_answers import JobResult, WordStatistics
 from ..client.prompts import find_suggestion, known_entries, same_text
 from ..scene.masks import BINARY

@@ -13,8 +13,8 @@ from slicer.i18n import tr as _
 from ..client import calls
 from ..client.addresses import ServerAddress, repair_address
 from ..client.answers import Health
-from ..client.client import Handshake
 from ..client.errors import AddressError, ClientError
+from ..client.handshake import Handshake
 from ..flows.flows import Flow
 from ..flows.segmenting import shake_hands
 from ..flows.tasks import Outcome, Task

@@ -1,7 +1,7 @@
 """Requests by Qt's network classes: sent and read in pieces while the window goes on working.
 
-The same calls, readers and sentences as `transport`, which waits. Certificates are verified always, proxies
-of the system are not used, and redirects are not followed. Knows Qt and HTTP; not what requests mean.
+The same calls, readers and sentences as `WordMaskClient`, which waits. Certificates are always verified,
+proxies of the system are not used, and redirects are not followed. Knows Qt and HTTP; not what requests mean.
 
 Every object of Qt here has a parent, so that Qt deletes it, in the right thread: Python's collector of cycles
 runs in whichever thread needs memory, and a timer that is deleted elsewhere ends the process.
@@ -18,9 +18,9 @@ import qt
 
 from ..client.addresses import ServerAddress
 from ..client.calls import Call, checked_token
-from ..client.errors import ClientError, LocalFileError, network_error, not_understood
+from ..client.errors import ClientError, LocalFileError, network_error, no_certificates, not_understood
 from ..client.multipart import Form, TextPart
-from ..client.transport import RetryPolicy
+from ..client.retry import RetryPolicy
 
 T = TypeVar("T")
 Done = Callable[[Any], None]
@@ -337,10 +337,7 @@ def _trusting(ca_file: Path) -> Any:
     """A TLS configuration that trusts the authorities of a file, and no others."""
     certificates = qt.QSslCertificate.fromPath(str(ca_file)) if ca_file.is_file() else []
     if not certificates:
-        raise LocalFileError(
-            f"The file {ca_file.name} holds no certificates that can be read; choose the authority's file, "
-            "in PEM form."
-        )
+        raise no_certificates(ca_file)
     configuration = qt.QSslConfiguration.defaultConfiguration()
     configuration.setCaCertificates(certificates)
     return configuration

@@ -21,17 +21,10 @@ from ..client.addresses import ServerAddress
 from ..client.answers import Health
 from ..client.errors import ClientError
 from .environments import find_environment
-from .server_process import (
-    HOST,
-    STOP_SECONDS,
-    StartState,
-    free_port,
-    judge_start,
-    plain_log,
-    server_command,
-    server_variables,
-)
+from .server_log import plain_log
+from .server_process import HOST, StartState, free_port, judge_start, server_command, server_variables
 
+STOP_SECONDS = 10.0
 LONGEST_LOG = 64 << 10  # characters that are kept
 _HAS_GROUPS = os.name == "posix"
 # A group of its own, so that trainings, which are processes of the server, end with it.
