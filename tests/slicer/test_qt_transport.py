@@ -133,7 +133,7 @@ def test_a_file_is_sent_whole_and_as_it_is_while_the_window_works(a_volume_file:
     assert ending.answers[0].state == "queued"
     assert a_volume_file.read_bytes() in server.requests[0].body
     assert b'name="params"' in server.requests[0].body
-    assert b'{"prompt": ["liver"]}' in server.requests[0].body
+    assert b'{"words": ["liver"]}' in server.requests[0].body
     assert ending.progress[-1][0] == ending.progress[-1][1]
     assert len(ending.progress) > 3
 

@@ -239,7 +239,7 @@ def test_a_corrected_segment_is_replaced_only_after_a_yes(a_panel: Any, a_ct: An
     a_panel.enter()
     assert table(a_panel)[0][0] == "liver (edited)"
     before = scene_state(a_ct)
-    write(a_panel.ui.wordsLine, "liver, spleen")
+    write(a_panel.ui.wordsLine, "Hepar, spleen")  # a synonym names the same segment
     click(a_panel.ui.segmentButton)
     until(lambda: a_panel.ui.questionRow.isVisible())
     assert "You changed the segment of liver by hand." in a_panel.ui.questionLabel.property("text")

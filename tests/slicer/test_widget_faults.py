@@ -49,6 +49,7 @@ from tests.slicer.scenes import (
     affine,
     box,
     labels_of,
+    paint,
     scene_state,
     segment_state,
     write_file,
@@ -363,15 +364,20 @@ def test_a_volume_that_is_removed_meanwhile_gets_no_segments(a_scene: Any, tmp_p
     assert segment_state(mine, other) == before
 
 
-def test_words_that_cannot_be_used_are_told_before_anything_is_sent(a_scene: Any) -> None:
-    with fault_server(says_json(health())) as server:
+def test_words_that_the_server_cannot_use_are_told_in_its_own_sentence(
+    a_scene: Any, temporary_files: Path
+) -> None:
+    volume, _ = a_scene
+    before = scene_state(volume)
+    sentence = "'12' has no letter, so it does not name anything that can be looked for; type a word."
+    with fault_server(routes(start=says_json({"detail": sentence}, "400 Bad Request"))) as server:
         widget = open_panel(server.url)
-        for text in ("liver, §", "a" * 300, ", ;", "12"):
-            write(widget.ui.wordsLine, text)
-            click(widget.ui.segmentButton)
-            until_done(widget)
-            assert is_a_sentence(ValueError(message(widget))), message(widget)
-        assert server.connections == 0
+        write(widget.ui.wordsLine, "liver, 12")
+        click(widget.ui.segmentButton)
+        until_done(widget)
+        assert message(widget) == sentence
+        assert b'{"words": "liver, 12"}' in server.requests[-1].body, "as typed"
+    check_untouched(widget, volume, before, temporary_files)
 
 
 def test_the_window_works_while_a_server_does_not(a_scene: Any, qt: Any) -> None:
@@ -411,3 +417,41 @@ def test_hints_that_the_server_does_not_give_are_no_fault(a_scene: Any) -> None:
         until(lambda: not widget.panel._background)
         assert message(widget) == "The server is ready."
         assert not widget.ui.hintLabel.isVisible()
+
+
+def test_a_word_that_the_server_was_taught_gets_no_hint_in_any_spelling(a_scene: Any) -> None:
+    taught = says_json({"models": [{**MODEL, "trained_words": ["heart spine"]}]})
+    with fault_server(routes(models=taught)) as server:
+        widget = open_panel(server.url)
+        click(widget.ui.connectButton)
+        until_done(widget)
+        for typed in ("Heart-Spine", "heart-spine", "Heart Spine", "heart_spine"):
+            write(widget.ui.wordsLine, f"{typed}, heart lung")
+            until(lambda: "heart lung" in widget.ui.hintLabel.property("text"))
+            hint = widget.ui.hintLabel.property("text")
+            assert hint == "'heart lung' is not in the vocabulary; did you mean 'liver'?", typed
+            write(widget.ui.wordsLine, "")
+            until(lambda: not widget.ui.hintLabel.property("text"))
+
+
+def test_who_keeps_a_corrected_segment_cancels_the_job(a_scene: Any, tmp_path: Path) -> None:
+    volume, mine = a_scene
+    running = says_json(job_status("running", words=["Hepar"]))
+    with fault_server(lambda caller: script(caller)) as server:
+        script = a_good_server(tmp_path)
+        widget = open_panel(server.url)
+        widget.ui.segmentationSelector.setCurrentNode(mine)
+        write(widget.ui.wordsLine, "liver")
+        click(widget.ui.segmentButton)
+        until_done(widget)
+        liver = mine.GetSegmentation().GetNthSegmentID(2)
+        paint(mine, liver, box(SHAPE, (0, 2), (0, 2), (0, 2)), volume)
+        before = scene_state(volume)
+        script = a_good_server(tmp_path, start=running, job=running)
+        write(widget.ui.wordsLine, "Hepar")
+        click(widget.ui.segmentButton)
+        until(lambda: widget.ui.questionRow.isVisible())
+        click(widget.ui.noButton)
+        until_done(widget)
+        assert server.requests[-1].line == "DELETE /wordmask/jobs/0123 HTTP/1.1"
+    assert scene_state(volume) == before

@@ -463,7 +463,7 @@ def test_models_are_trained_as_each_of_them_is(a_scene: Any) -> None:
         click(widget.ui.trainButton)
         until_done(widget)
         sent = next(request for request in server.requests if "/train/" in request.line)
-        assert sent.body == b'{"recipe": "small", "prompt": "polyp"}'
+        assert sent.body == b'{"recipe": "small", "words": "polyp"}'
         until(lambda: not widget.panel.sections[-1].training)
         widget.ui.modelBox.setCurrentIndex(1)
         widget.ui.modelBox.activated.emit(1)

@@ -136,7 +136,7 @@ def start_job(
         raise ClientError("A request is about an image of the server or about a file: choose one of them.")
     params = {
         **(options or {}),
-        **({} if words is None else {"prompt": words if isinstance(words, str) else list(words)}),
+        **({} if words is None else {"words": words if isinstance(words, str) else list(words)}),
     }
     query = [("model", _name(model)), *([("image", image)] if image else [])]
     return Call(

@@ -4,7 +4,6 @@ Each message is one sentence that a clinician can act on.
 
     ClientError
     ├── AddressError                what was typed is no address
-    ├── PromptError                 the typed words cannot be used
     ├── ServerUnreachableError      nobody answers: server down, name unknown
     │   ├── ServerTimeoutError      it is there, and says nothing for too long
     │   └── EncryptionError         certificate not trusted, or no TLS where it was asked for
@@ -40,10 +39,6 @@ class ClientError(Exception):
 
 class AddressError(ClientError):
     """What was typed cannot be the address of a server."""
-
-
-class PromptError(ClientError):
-    """The typed words cannot be used."""
 
 
 class ServerUnreachableError(ClientError):

@@ -127,7 +127,7 @@ def train(
         if not yes:
             raise cancelled()
     yield Report("starting")
-    yield calls.start_training(model, {"recipe": recipe, **({"prompt": words} if words else {})})
+    yield calls.start_training(model, {"recipe": recipe, **({"words": words} if words else {})})
 
 
 def watch_training(model: str, tell: Callable[[TrainingState], None]) -> Flow[TrainingState]:

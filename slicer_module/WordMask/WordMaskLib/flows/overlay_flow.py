@@ -12,7 +12,6 @@ from typing import Any
 from ..client.addresses import ServerAddress
 from ..client.errors import BadAnswerError, SegmentsError
 from ..client.job_answers import JobResult
-from ..client.prompts import split_words
 from ..scene.overlay import SlicePosition, load_overlay, most_uncertain_slice
 from .flows import Flow, temporary_folder
 from .segmenting import finish_job, look_around, shake_hands, start_on
@@ -47,18 +46,17 @@ def request_overlay(
         raise SegmentsError(
             f"The model {model.title} has no {kind} to show; choose another kind or another model."
         )
-    words = split_words(word)
     options = (
         {"output_volume": kind, "plane": session.shown(volume).plane}
         if session.shown(volume).statistics
         else {"output_volume": kind}
     )
     with temporary_folder() as folder:
-        job = yield from start_on(model.name, words[:1], volume, folder, options)
+        job = yield from start_on(model.name, word, volume, folder, options)
         result: JobResult = yield from finish_job(job, folder)
         if result.path is None:
             raise BadAnswerError("The server's answer has no file, so nothing was changed; ask again.")
         if not present(volume):
             raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
-        node = load_overlay(result.path, volume, kind, words[0])
-    return ShownOverlay(node, result.plane or session.shown(volume).plane, words[0], kind)
+        node = load_overlay(result.path, volume, kind, word)
+    return ShownOverlay(node, result.plane or session.shown(volume).plane, word, kind)

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..client import calls
 from ..client.addresses import ServerAddress
@@ -26,7 +26,7 @@ from ..client.errors import (
 )
 from ..client.handshake import Handshake, judge_server, may_be_another
 from ..client.job_answers import JobResult, JobStatus
-from ..client.prompts import find_suggestion, split_words
+from ..client.prompts import find_suggestion
 from ..scene.export import check_volume, export_volume
 from ..scene.geometry import grid_of, is_picture, to_voxels
 from ..scene.hints import hint_options
@@ -45,6 +45,8 @@ from .session import ServerState, Session, model_named, present, target_segmenta
 
 POLL_SECONDS = (0.2, 0.3, 0.5, 1.0)  # the last one again and again
 MOST_WORDS_OF_VOCABULARY = 500
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,24 +125,22 @@ def segment(
     if target is not None:
         check_segmentation(target, volume)
     if session.server is None or session.server.handshake.address != address:
-        split_words(text)  # what cannot be used is told without a server, too
         yield from connect(session, address, model)
     else:
         yield Report("connecting")
         yield from shake_hands(address)
     server: ServerState = session.server  # type: ignore[assignment]  # `connect` sets it or raises
-    words = split_words(text, server.entries())
     only = None if redo is None else SliceRange(session.shown(volume).plane, redo, redo)
-    agreed = yield from _agree(session, words, target, volume, {})
     with temporary_folder() as folder:
         options = {
             **_options(only),
             **({} if hint is None else hint_options(hint, volume, server.model.hints)),
         }
-        job = yield from _start(server.model.name, words, volume, folder, options)
+        job = yield from start_on(server.model.name, text, volume, folder, options)
+        agreed = yield from _or_cancel(job, _agree(session, job.words, target, volume, {}))
         result = yield from finish_job(job, folder)
         entries = yield from _entries(server, list(result.label_names))
-        yield from _agree(session, words, target, volume, agreed)
+        yield from _agree(session, list(result.label_names), target, volume, agreed)
         done = yield from show_result(session, result, entries, volume, target, only)
     yield from _surfaces(done.imported)
     return done
@@ -148,23 +148,34 @@ def segment(
 
 def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
     """Wait for a job and fetch its result into a folder; a flow that is stopped meanwhile cancels the job."""
-    status, turn = job, 0
-    try:
-        while not status.final:
-            stage = "queued" if status.state == "queued" else "computing"
-            yield Report(stage, status.done, status.total, status.waiting, status.seconds_left)
-            yield Pause(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
-            status, turn = (yield calls.job(job.id)), turn + 1
-    except TransferCancelledError:
-        with contextlib.suppress(ClientError):
-            yield calls.cancel_job(job.id)
-        raise
+    status = yield from _or_cancel(job, _watch(job))
     if status.state != "done":
         raise ServerAnswerError(
             status.status_code or 500, status.message or "The server stopped the work; ask again."
         )
     yield Report("downloading")
     return (yield calls.job_result(job.id, folder, "result"))
+
+
+def _watch(job: JobStatus) -> Flow[JobStatus]:
+    """Report how far a job is until it ends; its final status."""
+    turn = 0
+    while not job.final:
+        stage = "queued" if job.state == "queued" else "computing"
+        yield Report(stage, job.done, job.total, job.waiting, job.seconds_left)
+        yield Pause(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
+        job, turn = (yield calls.job(job.id)), turn + 1
+    return job
+
+
+def _or_cancel(job: JobStatus, flow: Flow[T]) -> Flow[T]:
+    """Run a flow; when a person stops it, the job is cancelled, too."""
+    try:
+        return (yield from flow)
+    except TransferCancelledError:
+        with contextlib.suppress(ClientError):
+            yield calls.cancel_job(job.id)
+        raise
 
 
 def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
@@ -199,23 +210,22 @@ def _options(only: SliceRange | None) -> dict[str, Any]:
     return {} if only is None else {"plane": only.plane, "slices": [only.first, only.last]}
 
 
-def _start(
-    model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]
-) -> Flow[JobStatus]:
-    """Write the volume, send it, queue the work."""
+def start_on(model: str, words: str, volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
+    """Write a volume into a folder, send it, and queue the work.
+
+    Args:
+        model: its name
+        words: as typed; the server reads them, and the job has the words that it understood
+        volume: to segment
+        folder: for the file
+        options: of `calls.start_job`
+    """
+    check_volume(volume)
     yield Report("exporting")
     yield Pause()
     exported = export_volume(volume, folder)
     yield Report("uploading")
-    return (yield calls.start_job(model, list(words), file=exported.path, options=options))
-
-
-def start_on(
-    model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]
-) -> Flow[JobStatus]:
-    """As for labels, with options such as ``output_volume``."""
-    check_volume(volume)
-    return (yield from _start(model, words, volume, folder, options))
+    return (yield calls.start_job(model, words, file=exported.path, options=options))
 
 
 def _agree(

@@ -16,7 +16,7 @@ from ..client.answers import ModelInfo, Suggestion
 from ..client.errors import SegmentsError
 from ..client.handshake import Handshake
 from ..client.job_answers import JobResult, WordStatistics
-from ..client.prompts import find_suggestion, known_entries, same_text
+from ..client.prompts import find_suggestion, same_text
 from ..scene.masks import BINARY
 from ..scene.segments import Imported, UndoHistory, segmentation_of, word_of
 from .results_table import ResultRow, result_rows
@@ -36,10 +36,6 @@ class ServerState:
     def look_up(self, word: str) -> Suggestion | None:
         """What the vocabulary has for a word or synonym; None when it does not know it."""
         return find_suggestion(word, self.words)
-
-    def entries(self) -> dict[str, str]:
-        """Spelling -> the vocabulary's own word, for `split_words`."""
-        return known_entries(self.words)
 
 
 @dataclass(frozen=True)
@@ -166,15 +162,19 @@ class Session:
         """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else
         the word itself.
         """
-        if self.server is None or segmentation is None:
+        if segmentation is None:
             return word
-        entries = self.server.entries()
-        wanted = entries.get(same_text(word), word)
+        wanted = self._key(word)
         for segment_id in segmentation.GetSegmentation().GetSegmentIDs():
             earlier = word_of(segmentation, segment_id)
-            if earlier and same_text(entries.get(same_text(earlier), earlier)) == same_text(wanted):
+            if earlier and self._key(earlier) == wanted:
                 return earlier
         return word
+
+    def _key(self, word: str) -> str:
+        """Equal for the words of one entry of the vocabulary, and for two spellings of any other word."""
+        entry = None if self.server is None else self.server.look_up(word)
+        return same_text(word if entry is None else entry.word)
 
 
 def present(node: Any | None) -> bool:

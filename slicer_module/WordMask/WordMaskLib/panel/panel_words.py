@@ -9,8 +9,8 @@ from slicer.i18n import tr as _
 
 from ..client import calls
 from ..client.answers import Suggestion
-from ..client.errors import PromptError, SegmentsError
-from ..client.prompts import find_suggestion, same_text, split_words, word_hints
+from ..client.errors import SegmentsError
+from ..client.prompts import find_suggestion, same_text, typed_words, word_hints
 from ..flows.flows import Flow
 from ..flows.messages import segmented_text
 from ..flows.segmenting import Segmented, segment, slice_in_view
@@ -166,15 +166,11 @@ class WordsSection(Section):
         known.
         """
         server, hints = self.session.server, []
-        try:
-            words = split_words(self.text) if server is not None else []
-        except PromptError:  # said when it is asked for; half of a word is no fault
-            words = []
-        for word in words:
-            local = server.look_up(word)  # type: ignore[union-attr]  # there are no words without it
+        for word in [] if server is None else typed_words(self.text):
+            local = server.look_up(word)
             known = (local,) if local is not None else self._suggested(word)
             if known is not None:
-                hints += word_hints(word, known, server.model, modality_of(self.panel.volume))  # type: ignore[union-attr]
+                hints += word_hints(word, known, server.model, modality_of(self.panel.volume))
         self.ui.hintLabel.setText("\n".join(hint.sentence for hint in hints[:MOST_HINTS]))
         self.ui.hintLabel.setVisible(bool(hints))
 

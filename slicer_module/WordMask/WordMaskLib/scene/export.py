@@ -22,10 +22,11 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
 from ..client.errors import GeometryError, SegmentsError
+from ..client.prompts import same_text
 from .geometry import Grid, as_matrix, grid_of, is_picture
 from .image_reading import file_grid
 from .masks import mask_of
-from .terminology import OWNER, QUERY, keeps_given_name, tag, text_key
+from .terminology import OWNER, QUERY, keeps_given_name, tag
 
 OVERLAP_RULES = ("refuse", "smaller")
 LARGEST_VALUE = 65535
@@ -274,7 +275,7 @@ def _check_words(words: Sequence[str]) -> None:
         raise SegmentsError("There is nothing to submit: choose segments, or say which words are absent.")
     if len(words) > LARGEST_VALUE:
         raise SegmentsError(f"A label map holds at most {LARGEST_VALUE} labels, not {len(words)}.")
-    keys = [text_key(word) for word in words]
+    keys = [same_text(word) for word in words]
     for word, key in zip(words, keys):
         if not key:
             raise SegmentsError("A segment has no name; name it and submit again.")

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..client.errors import SegmentsError
+from ..client.prompts import same_text
 from .geometry import Slicing, grid_of, is_picture
 from .image_reading import check_whole, read_on_grid
 from .masks import Cropped, crop
-from .terminology import Word, text_key
+from .terminology import Word
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def check_words(words: Sequence[Word]) -> None:
         raise SegmentsError("The server's answer names no word, so nothing was changed; ask again.")
     both: dict[str, list[Any]] = {
         "value": [word.value for word in words],
-        "word": [text_key(word.text) for word in words],
+        "word": [same_text(word.text) for word in words],
     }
     for what, found in both.items():
         twice = sorted({entry for entry in found if found.count(entry) > 1}, key=str)

@@ -22,11 +22,12 @@ import numpy as np
 import slicer
 
 from ..client.errors import GeometryError, SegmentsError
+from ..client.prompts import same_text
 from .export import check_volume
 from .geometry import grid_of
 from .masks import BINARY, Cropped, crop, cropped_mask, digest, image_of, place_of, uncrop
 from .result_reading import Found, SliceRange, check_words, found_words
-from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag, text_key
+from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag
 from .unchanged_check import UnchangedCheck
 from .undo import UndoHistory, UndoStep, leave_layer, remove_node, shares_layer
 
@@ -160,7 +161,7 @@ def own_segment(segmentation: slicer.vtkMRMLSegmentationNode, word: str) -> str 
     contents = segmentation.GetSegmentation()
     for segment_id in contents.GetSegmentIDs():
         segment = contents.GetSegment(segment_id)
-        if text_key(tag(segment, QUERY)) == text_key(word) and tag(segment, OWNER) == segment_id:
+        if same_text(tag(segment, QUERY)) == same_text(word) and tag(segment, OWNER) == segment_id:
             return str(segment_id)
     return None
 

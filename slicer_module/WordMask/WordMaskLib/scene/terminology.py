@@ -7,7 +7,6 @@ Knows one vtkSegment at a time and what the server says about words. Does not kn
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import vtk
 
 from ..client.answers import Code, Suggestion
 from ..client.errors import SegmentsError
+from ..client.prompts import same_text
 
 # Slicer's own; the codes need no loaded list.
 CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -48,7 +48,7 @@ class Word:
     region: Code | None = None
 
     def __post_init__(self) -> None:
-        if not text_key(self.text) or self.value < 1:
+        if not same_text(self.text) or self.value < 1:
             raise SegmentsError(
                 f"The server's answer gives {self.text!r} the value {self.value}, which is no label; ask "
                 "again."
@@ -71,14 +71,6 @@ def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -
                 Word(text, value, entry.color, entry.code, entry.modifier, entry.category, entry.region)
             )
     return words
-
-
-def text_key(text: str) -> str:
-    """The form in which two spellings of one word are equal: as the server's `same_text`."""
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace(
-        "\u2019", "'"
-    )
-    return " ".join(folded.replace("_", " ").replace("-", " ").replace("|", " ").split())
 
 
 def terminology_of(word: Word) -> str:
@@ -112,7 +104,7 @@ def color_of(word: Word) -> tuple[int, int, int]:
     """0..255; for words without a colour of the server's always the same one, by their letters."""
     if word.color is not None:
         return word.color
-    hue = (zlib.crc32(text_key(word.text).encode()) % 360) / 360
+    hue = (zlib.crc32(same_text(word.text).encode()) % 360) / 360
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.6, 0.9))
     return red, green, blue
 
