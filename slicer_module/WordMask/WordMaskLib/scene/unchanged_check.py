@@ -60,13 +60,12 @@ class UnchangedCheck:
         names: list[str] = []
         segment.GetContainedRepresentationNames(names)
         data = tuple((name, self._data(segment, name)) for name in sorted(names))
-        tags = vtk_tags(segment)
         described = (
             segment.GetName(),
             segment.GetColor(),
             segment.GetLabelValue(),
             segment.GetTerminology(),
-            tags,
+            _tags_of(segment),
         )
         return (*described, data, self._display(segment_id))
 
@@ -92,6 +91,8 @@ class UnchangedCheck:
         )
 
 
-def vtk_tags(segment: slicer.vtkSegment) -> str:
+def _tags_of(segment: slicer.vtkSegment) -> str:
     """All tags of a segment as one text, for comparison."""
-    return str(segment)[str(segment).find("Tags:") :]
+    # Python has GetTag for a known name only: vtkSegment.GetTags takes a std::map, which VTK does not wrap.
+    text = str(segment)
+    return text[text.find("Tags:") :]
