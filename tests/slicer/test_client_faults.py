@@ -78,7 +78,7 @@ def test_no_server_is_a_sentence_and_only_a_local_one_is_told_with_a_command():
     ) as refusal:
         client(f"127.0.0.1:{a_closed_port()}").run(calls.health())
     assert is_a_sentence(refusal.value)
-    with pytest.raises(errors.ServerUnreachableError, match="No machine has the name") as refusal:
+    with pytest.raises(errors.ServerUnreachableError, match="There is no computer with the name") as refusal:
         client("no-such-machine.invalid").run(calls.health())
     assert is_a_sentence(refusal.value)
 
@@ -312,7 +312,7 @@ def test_an_id_that_could_be_another_route_is_refused_before_anything_is_sent(tm
             calls.rollback,
             calls.start_training,
         ):
-            with pytest.raises(errors.ClientError, match="no name of a model or a job"):
+            with pytest.raises(errors.ClientError, match="not the name of a model or a job"):
                 call(job_id)
 
 
@@ -442,7 +442,7 @@ def test_a_file_that_cannot_be_read_or_changes_meanwhile_is_a_sentence(tmp_path)
         path.write_bytes(bytes(1000))
         _, blocks = calls.upload_image("x", path).form.blocks()
         path.write_bytes(becomes)
-        with pytest.raises(errors.LocalFileError, match="changed while it was sent"):
+        with pytest.raises(errors.LocalFileError, match="changed while it was being sent"):
             list(blocks)
 
 

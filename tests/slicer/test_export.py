@@ -141,9 +141,9 @@ REFUSED = {
         lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "frames"),
         "'frames' is a sequence",
     ),
-    "time point": (_sequence_proxy, "'4-D' is a sequence, and one volume is segmented at a time"),
-    "empty": (_empty, "'empty' holds no image"),
-    "tensor": (_tensor, "'tensor' is no image of grey values"),
+    "time point": (_sequence_proxy, "'4-D' is a sequence, but only one volume can be segmented at a time"),
+    "empty": (_empty, "'empty' does not contain an image"),
+    "tensor": (_tensor, "'tensor' is not an image of grey values"),
     "diffusion": (
         lambda: add_volume(
             np.zeros((*SHAPE, 7), np.int16), np.eye(4), "dwi", "vtkMRMLDiffusionWeightedVolumeNode"
@@ -249,7 +249,7 @@ def test_overlapping_segments_are_refused_or_the_smaller_one_is_on_top(
         sent = export_labels(node, order, an_oblique_ct, tmp_path / "labels.nrrd", overlaps="smaller")
         assert sent.voxels == {"lesion": 8, "liver": int(BIG.sum()) - 8}
     same = add_segmentation(an_oblique_ct, {"one": SMALL, "two": SMALL})
-    with pytest.raises(SegmentsError, match="'two' lies wholly within smaller segments"):
+    with pytest.raises(SegmentsError, match="'two' lies entirely within smaller segments"):
         export_labels(same, _ids(same), an_oblique_ct, tmp_path / "labels.nrrd", overlaps="smaller")
 
 

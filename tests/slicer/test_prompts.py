@@ -170,7 +170,7 @@ def test_the_beginning_of_a_word_is_not_the_word():
 
 
 @pytest.mark.parametrize(
-    ("unknown_words", "advice"), [("refuse", "nothing will be marked"), ("segment", "with care")]
+    ("unknown_words", "advice"), [("refuse", "nothing will be marked"), ("segment", "carefully")]
 )
 def test_a_word_that_nobody_knows_is_told_what_the_model_will_do(unknown_words, advice):
     (hint,) = prompts.word_hints("xyzzy", [], model(unknown_words=unknown_words))
@@ -185,7 +185,7 @@ def test_a_word_that_was_taught_is_known_in_every_spelling(typed):
 
 @pytest.mark.parametrize(
     ("unknown_words", "advice"),
-    [("refuse", "nothing will be marked"), ("segment", "look at its mask with care")],
+    [("refuse", "nothing will be marked"), ("segment", "check its mask carefully")],
 )
 def test_a_word_that_is_not_in_the_training_is_told(unknown_words, advice):
     (hint,) = prompts.word_hints(
@@ -216,6 +216,5 @@ def test_a_word_for_another_kind_of_image_is_told(word, modality, is_told):
     hints = prompts.word_hints(word, [suggestion(word)], model(), modality)
     assert [hint.kind for hint in hints] == (["modality"] if is_told else [])
     assert all(
-        f"{word!r} is usually looked for in" in hint.sentence and hint.sentence.endswith(".")
-        for hint in hints
+        f"{word!r} is usually segmented in" in hint.sentence and hint.sentence.endswith(".") for hint in hints
     )

@@ -349,5 +349,5 @@ def test_a_server_without_encryption_is_told() -> None:
 def test_a_file_without_certificates_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     for name in ("ca.pem", "gone.pem"):
-        with pytest.raises(errors.LocalFileError, match="holds no certificates"):
+        with pytest.raises(errors.LocalFileError, match="does not contain readable certificates"):
             a_transport("https://127.0.0.1", ca_file=tmp_path / name)

@@ -187,7 +187,7 @@ def test_an_overlay_of_the_same_word_is_replaced_and_removed_whole(
         (
             write_file(tmp_path / "bad.nrrd", np.full(SHAPE, np.nan), affine()),
             SegmentsError,
-            "values that are no numbers",
+            "values that are not numbers",
         ),
         (
             write_file(tmp_path / "off.nrrd", np.ones(SHAPE), affine(origin=(0, 0, 0))),
@@ -252,7 +252,7 @@ def test_points_come_back_as_the_voxels_they_were_placed_on(grid: str, transform
 
 def test_points_that_cannot_be_used_are_a_sentence(an_oblique_ct: Any) -> None:
     points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
-    with pytest.raises(SegmentsError, match="'F' has no point"):
+    with pytest.raises(SegmentsError, match="'F' has no placed point"):
         hints.points_in_voxels(points, an_oblique_ct)
     points.AddControlPointWorld(vtk.vtkVector3d(*to_world(an_oblique_ct, [(3, 3, 9)])[0]), "far")
     with pytest.raises(GeometryError, match="'far' lies outside of 'CT'"):
@@ -272,5 +272,5 @@ def test_a_box_covers_the_voxels_whose_centres_are_in_it(transform: str) -> None
     box_of_voxels = hints.box_in_voxels(roi, volume)
     assert (box_of_voxels.first, box_of_voxels.last) == ((2, 2, 0), (4, 4, 5))
     roi.SetCenter(600, 6, 4)
-    with pytest.raises(GeometryError, match="holds no voxel of 'CT'"):
+    with pytest.raises(GeometryError, match="does not contain a voxel of 'CT'"):
         hints.box_in_voxels(roi, volume)

@@ -95,9 +95,9 @@ def _no_words(folder: Path) -> tuple[Path, list[Word]]:
 
 
 FAILURES = {
-    "other grid": (_other_grid, GeometryError, r"lie up to \S+ mm elsewhere"),
-    "other size": (_other_size, GeometryError, "8 x 7 x 5 voxels in place of 8 x 7 x 6"),
-    "stray value": (_stray_value, SegmentsError, "the value 6, which no word announces"),
+    "other grid": (_other_grid, GeometryError, r"off by up to \S+ mm"),
+    "other size": (_other_size, GeometryError, "8 x 7 x 5 voxels instead of 8 x 7 x 6"),
+    "stray value": (_stray_value, SegmentsError, "the value 6, which does not belong to any word"),
     "fractions": (_fractions, SegmentsError, "fractions"),
     "truncated": (_truncated, SegmentsError, "damaged, truncated"),
     "truncated inside": (_truncated_inside, SegmentsError, "damaged, truncated"),
@@ -105,7 +105,7 @@ FAILURES = {
     "page": (_page, SegmentsError, "damaged, truncated"),
     "missing": (_missing, SegmentsError, "missing or empty"),
     "a word twice": (_twice, SegmentsError, "'liver' twice"),
-    "no words": (_no_words, SegmentsError, "names no word"),
+    "no words": (_no_words, SegmentsError, "does not name a word"),
 }
 
 

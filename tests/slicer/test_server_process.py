@@ -164,7 +164,7 @@ def test_the_command_listens_on_this_machine_alone(an_environment, tmp_path):
 
 
 def test_a_folder_of_images_that_is_not_there_is_refused_with_a_sentence(an_environment, tmp_path):
-    with pytest.raises(errors.ServerStartError, match="images that the server shall offer") as no_studies:
+    with pytest.raises(errors.ServerStartError, match="images that the server should offer") as no_studies:
         server_command(find_environment(an_environment), tmp_path / "app", tmp_path / "nowhere", 8000)
     assert is_a_sentence(no_studies.value)
 
@@ -260,7 +260,11 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
             2,
             "The folder x cannot be read.",
         ),
-        ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),
+        (
+            "wordmask: The studies folder x has no images yet.\nINFO: all is well",
+            -9,
+            "because memory ran out",
+        ),
         (
             "MemoryError\nwordmask: The server stopped while it was starting; the log above says why.",
             2,
@@ -286,10 +290,10 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
         ),
         (f"{TRACE}torch.OutOfMemoryError: CUDA out of memory. Tried", 1, "graphics card"),
         (f"{TRACE}MemoryError", 1, "too little free memory"),
-        ("INFO: all is well", -9, "want of memory"),
+        ("INFO: all is well", -9, "because memory ran out"),
         ("INFO: all is well", -15, "stopped from outside"),
-        (f"{TRACE}ValueError: something odd", 1, "with the code 1 without a reason that is known here"),
-        ("", None, "without a reason that is known here"),
+        (f"{TRACE}ValueError: something odd", 1, "with the code 1 for an unknown reason"),
+        ("", None, "for an unknown reason"),
     ],
 )
 def test_a_log_becomes_one_sentence(log, code, words):

@@ -199,8 +199,8 @@ def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hi
     until(lambda: a_panel.ui.hintLabel.isVisible() and "skin lesion" in a_panel.ui.hintLabel.property("text"))
     hints = a_panel.ui.hintLabel.property("text").splitlines()
     assert "was not trained on 'gallbladder'" in hints[0]
-    assert "'skin lesion' is usually looked for in " in hints[1]
-    assert hints[1].endswith("; this image is CT.")
+    assert "'skin lesion' is usually segmented in " in hints[1]
+    assert hints[1].endswith(", but this image is CT.")
     assert len(hints) == 2
     write(a_panel.ui.wordsLine, "liver")
     until(lambda: not a_panel.ui.hintLabel.isVisible())
@@ -222,7 +222,7 @@ def test_segments_of_the_person_stay_and_undo_takes_everything_back(a_panel: Any
     ask_for(a_panel, "Hepar")
     assert names_of(mine) == ["tumour", "liver", "liver (2)", "spleen"], "a synonym replaces its own segment"
     click(a_panel.ui.undoButton)
-    assert message(a_panel) == "Taken back: liver."
+    assert message(a_panel) == "Undone: liver."
     click(a_panel.ui.undoButton)
     assert not a_panel.ui.undoButton.isEnabled()
     assert segment_state(mine, a_ct) == before
@@ -242,7 +242,7 @@ def test_a_corrected_segment_is_replaced_only_after_a_yes(a_panel: Any, a_ct: An
     write(a_panel.ui.wordsLine, "Hepar, spleen")  # a synonym names the same segment
     click(a_panel.ui.segmentButton)
     until(lambda: a_panel.ui.questionRow.isVisible())
-    assert "You changed the segment of liver by hand." in a_panel.ui.questionLabel.property("text")
+    assert "You edited the segment of liver by hand." in a_panel.ui.questionLabel.property("text")
     click(a_panel.ui.noButton)
     until_done(a_panel)
     assert scene_state(a_ct) == before
@@ -286,10 +286,10 @@ def test_cancel_leaves_the_scene_as_it_was_and_ends_the_job(a_panel: Any, server
     before = scene_state(volume)
     write(a_panel.ui.wordsLine, "liver, spleen, heart, lung")
     click(a_panel.ui.segmentButton)
-    until(lambda: "Looking at slice" in a_panel.ui.progressLabel.property("text"))
+    until(lambda: "Segmenting slice" in a_panel.ui.progressLabel.property("text"))
     assert not a_panel.ui.segmentButton.isEnabled()
     click(a_panel.ui.cancelButton)
-    assert message(a_panel) == "Stopped, as was asked for; nothing was changed."
+    assert message(a_panel) == "Cancelled at your request; nothing was changed."
     assert scene_state(volume) == before
     until(lambda: server.ask(calls.health()).running == 0)
     assert a_panel.ui.segmentButton.isEnabled()

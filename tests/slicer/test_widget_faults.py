@@ -287,7 +287,7 @@ def test_a_result_that_does_not_fit_changes_nothing(
             "Somebody cancelled it.",
         ),
         ("health", says_json(health("9.0.0")), "too new for this module"),
-        ("models", says_json({"models": []}), "has no model"),
+        ("models", says_json({"models": []}), "does not offer a model"),
     ],
 )
 def test_what_the_server_says_is_shown(
@@ -335,7 +335,7 @@ def test_cancel_at_any_stage_leaves_the_scene_as_it_was(
         until(lambda: any(wanted in request.line for request in server.requests))
         click(widget.ui.cancelButton)
         assert not widget.panel.busy
-        assert message(widget) == "Stopped, as was asked for; nothing was changed."
+        assert message(widget) == "Cancelled at your request; nothing was changed."
         if stage == "job":
             until(lambda: server.requests[-1].line.startswith("DELETE /wordmask/jobs/0123"))
             until(lambda: not list(temporary_files.iterdir()))

@@ -208,7 +208,7 @@ def test_a_training_is_started_watched_and_stopped(a_panel: Any, a_scene: Any, s
     until_done(a_panel)
     click(a_panel.ui.trainButton)
     until_done(a_panel)
-    assert message(a_panel) == "The training began; you can go on working."
+    assert message(a_panel) == "The training has started; you can keep working."
     until(lambda: a_panel.ui.trainingBar.isVisible())
     assert not a_panel.ui.trainButton.isEnabled()
     click(a_panel.ui.stopButton)
@@ -343,7 +343,7 @@ def test_no_case_is_left(a_scene: Any) -> None:
         widget = connected_panel(server.url)
         click(widget.ui.nextButton)
         until_done(widget)
-    assert message(widget) == "No case is left without a label map."
+    assert message(widget) == "Every case has a label map."
     assert widget.ui.caseLabel.property("text") == "All cases are labelled."
 
 
@@ -358,7 +358,7 @@ def test_another_persons_label_map_is_replaced_only_after_a_yes(a_scene: Any, te
         widget.ui.segmentationSelector.setCurrentNode(segmentation)
         click(widget.ui.submitButton)
         until(lambda: widget.ui.questionRow.isVisible())
-        assert "has a final label map of this image already" in widget.ui.questionLabel.property("text")
+        assert "already has a final label map of this image" in widget.ui.questionLabel.property("text")
         click(widget.ui.noButton)
         until_done(widget)
     assert not any("PUT" in request.line for request in server.requests)
@@ -431,7 +431,7 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
         versions.selectRow(1)
         click(widget.ui.versionButton)
         until_done(widget)
-        assert message(widget) == "Version 1 answers from now on."
+        assert message(widget) == "Version 1 is now in use."
         assert versions.item(1, 0).text() == "1 (serves)"
     assert any(
         request.line.startswith("POST /wordmask/models/m/rollback?to=1 ") for request in server.requests
@@ -511,7 +511,9 @@ def test_corrections_that_were_not_submitted_are_asked_about_before_a_training(
         until(lambda: not widget.panel.sections[-1].training)
         click(widget.ui.trainButton)
         until(lambda: widget.ui.questionRow.isVisible())
-        assert "You changed liver by hand and did not submit it" in widget.ui.questionLabel.property("text")
+        assert "You edited liver by hand and have not submitted it" in widget.ui.questionLabel.property(
+            "text"
+        )
         click(widget.ui.noButton)
         until_done(widget)
         assert not any("/train/" in request.line for request in server.requests)

@@ -144,7 +144,7 @@ def test_a_server_that_runs_already_is_used(a_panel: Any, tmp_path: Path) -> Non
         a_panel.panel.settings.keep("address", server.url)
         choose(a_panel, an_environment(tmp_path), tmp_path)
         click(a_panel.ui.startServerButton)
-        until(lambda: "runs already at" in said(a_panel))
+        until(lambda: "is already running at" in said(a_panel))
         until_done(a_panel)
         assert a_panel.ui.addressLine.property("text") == server.url
         assert not a_panel.ui.stopServerButton.isEnabled(), "it was not started here"

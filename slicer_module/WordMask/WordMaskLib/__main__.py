@@ -61,8 +61,7 @@ def segment_file(
         storage.SetFileName(str(output))
         if not storage.WriteData(done.imported.segmentation):
             raise LocalFileError(
-                f"{output.name} cannot be written; look whether its folder is there, and whether you may "
-                "write to it."
+                f"{output.name} cannot be written; check that its folder exists and that you may write to it."
             )
     rows = session.table(volume, done.imported.segmentation)
     lines = [_line(row) for row in rows if row.segment_id is not None]

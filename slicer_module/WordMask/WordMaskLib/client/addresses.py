@@ -85,13 +85,14 @@ def repair_address(text: str) -> ServerAddress:
     """
     typed = text.strip().strip("<>\"'`").strip()
     if not typed:
-        raise AddressError(f"No address of a server was given; type one, such as {EXAMPLE}.")
+        raise AddressError(f"There is no server address; type one, such as {EXAMPLE}.")
     typed = re.sub(r"\s*([:/])\s*", r"\1", typed.replace("\\", "/"))
     scheme, rest = _split_scheme(typed)
     authority, path = re.fullmatch(r"([^/?#]*)([^?#]*).*", rest, flags=re.DOTALL).groups()  # type: ignore[union-attr]  # fits everything
     if "@" in authority:
         raise AddressError(
-            f"An address holds no name and no password; leave out what stands before the @, as in {EXAMPLE}."
+            "An address cannot contain a user name or a password; remove everything before the @, as in "
+            f"{EXAMPLE}."
         )
     host, port = _split_port(authority)
     if port is None:
@@ -107,7 +108,7 @@ def _split_scheme(typed: str) -> tuple[str, str]:
     scheme = (found.group(1) or found.group(2) or "").lower()
     if scheme not in ("http", "https", ""):
         raise AddressError(
-            f"An address begins with http:// or https://, not with {_shown(scheme)}; type one such as "
+            f"An address must begin with http:// or https://, not with {_shown(scheme)}; type one such as "
             f"{EXAMPLE}."
         )
     return scheme, typed[found.end() :]
@@ -141,14 +142,14 @@ def _checked_host(host: str) -> str:
         name = ""
     labels = name.split(".")
     if not name or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise AddressError(f"{_shown(host)} is no name of a machine; type an address such as {EXAMPLE}.")
+        raise AddressError(f"{_shown(host)} is not a valid computer name; type an address such as {EXAMPLE}.")
     if labels[-1].isdigit():  # then it is meant as numbers
         try:
             name = str(ipaddress.IPv4Address(name))
         except ValueError:
             raise AddressError(
-                f"{_shown(host)} is neither a name nor four numbers from 0 to 255; type one such as "
-                f"{EXAMPLE}."
+                f"{_shown(host)} is neither a computer name nor four numbers from 0 to 255; type one such "
+                f"as {EXAMPLE}."
             ) from None
     return _UNBOUND.get(name, name)
 
@@ -169,7 +170,7 @@ def _prefix(path: str) -> str:
             del segments[index:]
             break
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", segment) and segment.strip(".") for segment in segments):
-        raise AddressError(f"{_shown(path)} is no path of a server; type an address such as {EXAMPLE}.")
+        raise AddressError(f"{_shown(path)} is not a path on a server; type an address such as {EXAMPLE}.")
     return "".join(f"/{segment}" for segment in segments)
 
 

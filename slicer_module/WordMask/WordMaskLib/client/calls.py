@@ -85,8 +85,8 @@ def checked_token(token: str) -> str:
     token = token.strip()
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,16384}", token):
         raise AddressError(
-            "The token has characters that no token has; copy it again, without quotes, spaces and line "
-            "breaks."
+            "The token contains characters that are not allowed; copy it again without quotes, spaces and "
+            "line breaks."
         )
     return token
 
@@ -133,7 +133,7 @@ def start_job(
     ClientError: neither or both of image and file, or a strange file.
     """
     if bool(image) == (file is not None):
-        raise ClientError("A request is about an image of the server or about a file: choose one of them.")
+        raise ClientError("A request is about either an image of the server or a file; choose one of them.")
     params = {
         **(options or {}),
         **({} if words is None else {"words": words if isinstance(words, str) else list(words)}),
@@ -284,7 +284,9 @@ def _json(parse: Callable[[Any], T]) -> Callable[[ServerAddress], AnswerReader[T
 def _name(given: str) -> str:
     """A model's name or a job's id, as part of a path; ClientError for what could lead to another route."""
     if not re.fullmatch(r"[\w.-]{1,200}", given) or not given.strip("."):
-        raise ClientError(f"{given[:40]!r} is no name of a model or a job; choose one that the server has.")
+        raise ClientError(
+            f"{given[:40]!r} is not the name of a model or a job; choose one that the server has."
+        )
     return quote(given, safe="")
 
 
@@ -301,7 +303,8 @@ def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str 
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise ClientError(
-            f"{path.name!r} is no image file that a server takes; save it as NIfTI (.nii.gz), NRRD, or PNG."
+            f"{path.name!r} is not an image file that the server accepts; save it as NIfTI (.nii.gz), NRRD, "
+            "or PNG."
         )
     name = called or safe_file_name(path.name[: -len(ending)])
     return Form((text, FilePart(field, path, f"{name}{ending}")))

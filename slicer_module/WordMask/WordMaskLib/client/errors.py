@@ -135,13 +135,13 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
         return ServerUnreachableError(f"No server at {address}; {_remedy(address)}.")
     if kind == "unknown host":
         return ServerUnreachableError(
-            f"No machine has the name in {address}; check the spelling, and that the network is connected."
+            f"There is no computer with the name in {address}; check the spelling and the network connection."
         )
     if kind == "timeout":
         told = f" for {seconds:.0f} s" if seconds >= 1 else ""
         return ServerTimeoutError(
-            f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or start "
-            "it anew."
+            f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or "
+            "restart it."
         )
     if kind == "certificate":
         return EncryptionError(
@@ -150,13 +150,12 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
         )
     if kind == "no tls":
         return EncryptionError(
-            f"The server at {address} does not use encryption; try the address with http:// in place of "
-            "https://."
+            f"The server at {address} does not use encryption; try http:// instead of https://."
         )
     if kind == "tls":
         return EncryptionError(
-            f"No encrypted connection to {address} could be made; ask who runs the server about its TLS "
-            "settings."
+            f"An encrypted connection to {address} could not be set up; ask whoever runs the server about "
+            "its TLS settings."
         )
     if kind == "closed":
         hint = "" if address.is_encrypted else " (if it uses encryption, its address begins with https://)"
@@ -169,7 +168,7 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
 def not_understood(address: object, what: str) -> BadAnswerError:
     """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
     return BadAnswerError(
-        f"What answers at {address} is no WordMask server, or something stands in between: {what}."
+        f"What answers at {address} is not a WordMask server, or something stands in between: {what}."
     )
 
 
@@ -177,7 +176,7 @@ def no_certificates(ca_file: Path | None) -> LocalFileError:
     """The file of an authority cannot be used; None: this machine's own."""
     name = "of this machine" if ca_file is None else ca_file.name
     return LocalFileError(
-        f"The file {name} holds no certificates that can be read; choose the authority's file, in PEM form."
+        f"The file {name} does not contain readable certificates; choose the authority's file in PEM format."
     )
 
 
@@ -196,4 +195,4 @@ def as_sentence(text: object) -> str:
 def _remedy(address: Address) -> str:
     if address.is_local:
         return f"start it with: {START_COMMAND}"
-    return "check the address, or ask the person who runs it whether it is started"
+    return "check the address, or ask whoever runs the server whether it is running"

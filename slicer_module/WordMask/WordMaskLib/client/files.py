@@ -24,7 +24,7 @@ class FileInProgress:
         """stem: its name without the ending; LocalFileError for one that is no plain name."""
         if not re.fullmatch(r"[\w-][\w .-]{0,99}", stem):
             raise LocalFileError(
-                f"{stem[:40]!r} is no name for a file; use letters, digits, spaces, dots and hyphens."
+                f"{stem[:40]!r} is not a valid file name; use letters, digits, spaces, dots and hyphens."
             )
         self._folder, self._stem = Path(folder), stem
         self.path = self._folder / stem
@@ -79,7 +79,7 @@ class FileInProgress:
             hint = (
                 "the disk is full: free some space"
                 if full
-                else "look whether the folder is there, and whether you may write to it"
+                else "check that the folder exists and that you may write to it"
             )
             raise LocalFileError(
                 f"A file could not be written to the folder {self._folder.name!r}, so nothing was kept; "

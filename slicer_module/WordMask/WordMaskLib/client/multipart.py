@@ -134,7 +134,7 @@ class MultipartParser:
         head["Content-Type"] = content_type
         boundary = head.get_boundary()
         if not boundary or not re.fullmatch(r"[ -~]{1,200}", boundary):
-            raise MultipartError("its answer names no boundary between its parts")
+            raise MultipartError("its answer does not name the boundary between its parts")
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         self._sink = sink
         self._buffer = bytearray(b"\r\n")  # so that the first boundary is found like all others
@@ -185,7 +185,7 @@ class MultipartParser:
         end = 0 if self._buffer.startswith(b"\r\n") else self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > LONGEST_HEADERS:
-                raise MultipartError("the head of a part of its answer is too long")
+                raise MultipartError("the header of a part of its answer is too long")
             return False
         self._parts += 1
         if self._parts > MOST_PARTS:
@@ -223,15 +223,14 @@ def _size(path: Path) -> int:
             return os.fstat(file.fileno()).st_size
     except OSError:
         raise LocalFileError(
-            f"The file {path.name} cannot be read; look whether it is still there, and whether you may read "
-            "it."
+            f"The file {path.name} cannot be read; check that it still exists and that you may read it."
         ) from None
 
 
 def _file_blocks(path: Path, size: int) -> Iterator[bytes]:
     """Exactly ``size`` bytes of a file."""
     changed = LocalFileError(
-        f"The file {path.name} changed while it was sent, so nothing was kept of it; try again."
+        f"The file {path.name} changed while it was being sent, so nothing was kept; try again."
     )
     try:
         with open(path, "rb") as file:
@@ -246,6 +245,5 @@ def _file_blocks(path: Path, size: int) -> Iterator[bytes]:
                 raise changed
     except OSError:
         raise LocalFileError(
-            f"The file {path.name} cannot be read; look whether it is still there, and whether you may read "
-            "it."
+            f"The file {path.name} cannot be read; check that it still exists and that you may read it."
         ) from None

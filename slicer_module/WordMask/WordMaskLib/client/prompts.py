@@ -141,7 +141,7 @@ def word_hints(
             return []
         better = suggestions[0].word if suggestions else ""
         advice = (
-            f"did you mean {better!r}?" if better else "check the spelling, and look at its mask with care."
+            f"did you mean {better!r}?" if better else "check the spelling, and check its mask carefully."
         )
         if not better and model is not None and model.refuses_unknown:
             advice = f"and {model.title} was not trained on it, so nothing will be marked."
@@ -151,9 +151,9 @@ def word_hints(
         name = "This model" if model is None else f"The model {model.title}"
         refuses = model is not None and model.refuses_unknown
         advice = (
-            "so nothing will be marked; teach it, or use another model."
+            "so nothing will be marked; teach it the word, or use another model."
             if refuses
-            else "so look at its mask with care."
+            else "so check its mask carefully."
         )
         hints.append(WordHint(word, "untrained", f"{name} was not trained on {shown}, {advice}"))
     kind = MODALITIES.get(modality.upper(), modality)
@@ -161,7 +161,9 @@ def word_hints(
         usual = " or ".join(found.modalities)
         called = "a picture" if kind == "picture" else kind
         hints.append(
-            WordHint(word, "modality", f"{shown} is usually looked for in {usual}; this image is {called}.")
+            WordHint(
+                word, "modality", f"{shown} is usually segmented in {usual}, but this image is {called}."
+            )
         )
     return hints
 

@@ -58,7 +58,7 @@ class AnswerReader(ABC, Generic[T_co]):
         self._status, self._reason, self._headers = status, reason, headers
         if not self.is_refusal:
             if header(headers, "content-encoding").lower() not in ("", "identity"):
-                raise not_understood(self.address, "it sends compressed answers that were not asked for")
+                raise not_understood(self.address, "it sends compressed answers without being asked to")
             self._start()
 
     def feed(self, data: bytes) -> None:
@@ -156,7 +156,7 @@ class FileReader(AnswerReader[T]):
             and "chunked" not in header(self._headers, "transfer-encoding").lower()
         ):
             raise self._not_understood(
-                "it does not say how long its file is, so a half of it would go unnoticed"
+                "it does not announce the size of its file, so a truncated file would go unnoticed"
             )
         self._file.open(self._ending(file_name_in(header(self._headers, "content-disposition"))))
 
@@ -271,34 +271,32 @@ def refusal(
     if status == 403:
         reason = f" ({told.rstrip('.')})" if told else ""
         return AccessDeniedError(
-            status, f"Your account may not do this at {address}{reason}; ask the person who runs the server."
+            status, f"Your account may not do this at {address}{reason}; ask whoever runs the server."
         )
     after = retry_after(header(headers, "retry-after"))
     if status == 429:
         return ServerBusyError(
             status,
-            told or f"The server at {address} has too much to do; try again in a moment.",
+            told or f"The server at {address} is busy; try again in a moment.",
             retry_after=after,
         )
     if status in (502, 503, 504) and not told:
         told = (
-            f"The server at {address} is not ready, or a proxy in front of it does not reach it "
-            f"({status}); try again in a moment."
+            f"The server at {address} is not ready, or a proxy in front of it cannot reach it ({status}); "
+            "try again in a moment."
         )
     if status == 404 and told == "Not Found.":
         told = (
-            f"The server at {address} does not offer this; it may be another version of WordMask, or "
-            "another server."
+            f"The server at {address} does not offer this function; it may run another version of WordMask, "
+            "or be another server."
         )
     if 300 <= status < 400:
         told = (
-            f"The server at {address} sends requests to another address; ask the person who runs it "
-            "which "
-            "one to use."
+            f"The server at {address} redirects to another address; ask whoever runs it which address to use."
         )
     if not told:
         code = f"{status} {as_sentence(reason).rstrip('.')}".strip()
-        told = f"The server at {address} could not do this ({code}); its log says why."
+        told = f"The server at {address} failed ({code}); its log says why."
     return ServerAnswerError(status, told, retry_after=after)
 
 

@@ -37,8 +37,7 @@ def open_case(path: Path, case: str, address: ServerAddress) -> Any:
     node = _read_picture(path) if picture else _read_volume(path)
     if node is None or node.GetImageData() is None or node.GetImageData().GetNumberOfPoints() == 0:
         raise SegmentsError(
-            f"The file of {case!r} cannot be read by Slicer, so nothing was changed; look at it on the "
-            "server."
+            f"The file of {case!r} cannot be read by Slicer, so nothing was changed; check it on the server."
         )
     node.SetName(slicer.mrmlScene.GenerateUniqueName(case))
     volume = slicer.mrmlScene.AddNode(node)

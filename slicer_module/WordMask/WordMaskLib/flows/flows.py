@@ -72,7 +72,7 @@ class Question:
 
 def cancelled() -> TransferCancelledError:
     """What is raised in a flow when somebody asks it to stop."""
-    return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
+    return TransferCancelledError("Cancelled at your request; nothing was changed.")
 
 
 def in_turns(steps: Generator[None, None, T]) -> Flow[T]:
@@ -92,7 +92,7 @@ def temporary_folder() -> Iterator[Path]:
     try:
         folder = TemporaryDirectory(prefix="wordmask-")
     except OSError:
-        raise LocalFileError("No temporary folder can be made; is the disk full?") from None
+        raise LocalFileError("A temporary folder cannot be created; is the disk full?") from None
     with folder as path:
         yield Path(path)
 

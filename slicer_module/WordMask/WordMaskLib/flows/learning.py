@@ -100,9 +100,7 @@ def visible_segments(segmentation: Any, volume: Any) -> list[str]:
         segment_id for segment_id in shown if cropped_mask(segmentation, segment_id, volume) is not None
     ]
     if not chosen:
-        raise SegmentsError(
-            "There is nothing to submit: no segment is visible and has a voxel on this volume."
-        )
+        raise SegmentsError("There is nothing to submit: no visible segment has a voxel on this volume.")
     return chosen
 
 
@@ -199,7 +197,7 @@ def next_case(
 def use_version(session: Session, address: ServerAddress, version: int) -> Flow[ServerState]:
     """Let another version of the model serve; 0: the weights that came with it."""
     server: ServerState = yield from _known_server(session, address)
-    yield Report("choosing")
+    yield Report("connecting")
     yield calls.rollback(server.model.name, version)
     return (yield from look_again(session))
 

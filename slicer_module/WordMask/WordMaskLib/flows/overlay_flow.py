@@ -30,7 +30,7 @@ class ShownOverlay:
     def place(self) -> SlicePosition:
         """The slice with the largest sum of values; SegmentsError when it is 0 everywhere, or gone."""
         if not present(self.node):
-            raise SegmentsError("The overlay is no longer in the scene; ask for it again.")
+            raise SegmentsError("The overlay is no longer in the scene; request it again.")
         return most_uncertain_slice(self.node, self.plane)
 
 
@@ -44,7 +44,7 @@ def request_overlay(
     model = session.server.model
     if kind not in model.output_volumes:
         raise SegmentsError(
-            f"The model {model.title} has no {kind} to show; choose another kind or another model."
+            f"The model {model.title} cannot show {kind}; choose another kind or another model."
         )
     options = (
         {"output_volume": kind, "plane": session.shown(volume).plane}
@@ -55,7 +55,7 @@ def request_overlay(
         job = yield from start_on(model.name, word, volume, folder, options)
         result: JobResult = yield from finish_job(job, folder)
         if result.path is None:
-            raise BadAnswerError("The server's answer has no file, so nothing was changed; ask again.")
+            raise BadAnswerError("The server's answer has no file, so nothing was changed; try again.")
         if not present(volume):
             raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
         node = load_overlay(result.path, volume, kind, word)

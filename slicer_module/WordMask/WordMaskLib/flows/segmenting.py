@@ -94,8 +94,8 @@ def look_around(handshake: Handshake, model: str) -> Flow[ServerState]:
     chosen = model_named(models, model)
     if chosen is None:
         raise NotAWordMaskServerError(
-            f"The server at {handshake.address} has no model; start it with one, for example --conf "
-            "preset=tiny."
+            f"The server at {handshake.address} does not offer a model; start it with one, for example "
+            "--conf preset=tiny."
         )
     words = yield calls.vocabulary("", chosen.name, MOST_WORDS_OF_VOCABULARY)
     return ServerState(handshake, models, chosen, words)
@@ -151,7 +151,7 @@ def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
     status = yield from _or_cancel(job, _watch(job))
     if status.state != "done":
         raise ServerAnswerError(
-            status.status_code or 500, status.message or "The server stopped the work; ask again."
+            status.status_code or 500, status.message or "The server stopped the job; try again."
         )
     yield Report("downloading")
     return (yield calls.job_result(job.id, folder, "result"))
@@ -200,8 +200,8 @@ def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
             best, index = along, round(float(voxel[axis]))
     if not 0 <= index < slicing.count:
         raise SegmentsError(
-            f"No {plane} slice of {volume.GetName()!r} is in view; scroll a slice view to the slice that you "
-            "mean."
+            f"No {plane} slice of {volume.GetName()!r} is in view; scroll a slice view to the slice that "
+            "you want."
         )
     return slicing.entry(index)
 
@@ -288,7 +288,7 @@ def show_result(
         raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
     path = result.path
     if path is None:
-        raise SegmentsError("The server's answer has no file, so nothing was changed; ask again.")
+        raise SegmentsError("The server's answer has no file, so nothing was changed; try again.")
     words = [
         dataclasses.replace(word, text=session.same_word(word.text, target))
         for word in words_from(result.label_names, entries)

@@ -125,10 +125,7 @@ class Task:
             logging.getLogger("WordMask").exception("A step failed that should not")
             name = type(defect).__name__
             self._tell(
-                Outcome(
-                    error=f"Something went wrong that should not ({name}); the Python console has the "
-                    "details."
-                )
+                Outcome(error=f"An unexpected error occurred ({name}); the Python console has the details.")
             )
 
     def _wait_for(self, step: Any) -> None:

@@ -90,7 +90,7 @@ class LocalSection(Section):
 
     def _on_start(self, *_args: Any) -> None:
         """Use a server that runs already; else start one."""
-        self._say(_("Looking whether a server runs already."))
+        self._say(_("Checking whether a server is already running."))
         self._look_at(likely_addresses(self._remembered()))
         self.refresh()
 
@@ -112,7 +112,7 @@ class LocalSection(Section):
                 self._look_at(addresses[1:])
                 return
             self._looking = None
-            self._say(_("A server runs already at {address}, and is used.").format(address=address))
+            self._say(_("A server is already running at {address} and will be used.").format(address=address))
             self._use(address)
 
         self._looking = self.panel.run_in_background(

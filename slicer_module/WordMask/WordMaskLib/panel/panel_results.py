@@ -34,8 +34,8 @@ class ResultsSection(Section):
             table.horizontalHeader().setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
         tips = (
             _("The segment as it is now"),
-            _("What the model says within it, mean"),
-            _("Whether the word is in the image at all"),
+            _("Mean probability within the segment"),
+            _("How confident the model is that the structure is in the image"),
         )
         for column, tip in enumerate(tips, start=1):
             table.horizontalHeaderItem(column).setToolTip(tip)

@@ -107,7 +107,7 @@ class TrainingSection(Section):
         )
 
     def _on_started(self, _nothing: Any) -> None:
-        self.panel.say(_("The training began; you can go on working."))
+        self.panel.say(_("The training has started; you can keep working."))
         self.panel.drop(self._watch)
         self._begin_watch()
 
@@ -149,7 +149,7 @@ class TrainingSection(Section):
 
     def _on_stop(self, *_args: Any) -> None:
         self._stopping = self.panel.run_in_background(stop_training(), self._on_stopped)
-        self._say(_("Stopping; what serves stays as it is."))
+        self._say(_("Stopping; the model in use stays as it is."))
         self.panel.refresh()
 
     def _on_stopped(self, outcome: Outcome) -> None:
@@ -192,9 +192,7 @@ class TrainingSection(Section):
         self.panel.connected()
         model = self.session.model
         self.panel.say(
-            _("Version {version} answers from now on.").format(
-                version=model.version if model is not None else "?"
-            )
+            _("Version {version} is now in use.").format(version=model.version if model is not None else "?")
         )
 
 

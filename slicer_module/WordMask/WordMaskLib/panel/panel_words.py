@@ -151,7 +151,7 @@ class WordsSection(Section):
             self.panel.complain(str(error))
             return
         self.panel.changed()
-        self.panel.say(_("Taken back: {names}.").format(names=", ".join(words)))
+        self.panel.say(_("Undone: {names}.").format(names=", ".join(words)))
 
     def _fill_history(self, *_args: Any) -> None:
         self._menu.clear()
@@ -159,7 +159,7 @@ class WordsSection(Section):
             action = self._menu.addAction(text)
             action.triggered.connect(lambda *_args, chosen=text: self.ui.wordsLine.setText(chosen))
         if not self.panel.settings.history:
-            self._menu.addAction(_("Nothing was asked for yet")).setEnabled(False)
+            self._menu.addAction(_("No earlier words")).setEnabled(False)
 
     def _show_hints(self, *_args: Any) -> None:
         """What should be known of the typed words before they are asked for; nothing while no server is

@@ -229,7 +229,7 @@ class _Attempt:
                 file = qt.QFile(str(part.path))
                 if not file.open(qt.QIODevice.ReadOnly):
                     raise LocalFileError(
-                        f"The file {part.path.name} cannot be read; look whether you may read it."
+                        f"The file {part.path.name} cannot be read; check that you may read it."
                     )
                 file.setParent(multipart)
                 piece.setBodyDevice(file)

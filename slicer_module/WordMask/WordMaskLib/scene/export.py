@@ -43,8 +43,8 @@ class OverlapError(SegmentsError):
         first, second, count = self.shared[0]
         more = f" (and {len(shared) - 1} other pairs)" if len(shared) > 1 else ""
         super().__init__(
-            f"{first!r} and {second!r} share {count} voxels{more}, and a submitted voxel has one label; "
-            "erase one of them there, or give shared voxels to the smaller segment."
+            f"{first!r} and {second!r} share {count} voxels{more}, but a submitted voxel can have only one "
+            "label; erase one of them there, or give shared voxels to the smaller segment."
         )
 
 
@@ -79,15 +79,15 @@ def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
     name = repr(volume.GetName())
     if volume.IsA("vtkMRMLSequenceNode") or _is_time_point(volume):
         raise SegmentsError(
-            f"{name} is a sequence, and one volume is segmented at a time; clone one time point in the Data "
-            "module."
+            f"{name} is a sequence, but only one volume can be segmented at a time; clone one time point in "
+            "the Data module."
         )
     if (
         volume.IsA("vtkMRMLTensorVolumeNode") and not volume.IsA("vtkMRMLVectorVolumeNode")
     ) or not volume.IsA("vtkMRMLScalarVolumeNode"):
         raise SegmentsError(
-            f"{name} is no image of grey values or colours but a {volume.GetNodeTagName()}; choose another "
-            "volume."
+            f"{name} is not an image of grey values or colours but a {volume.GetNodeTagName()}; choose "
+            "another volume."
         )
     if volume.IsA("vtkMRMLDiffusionWeightedVolumeNode"):
         raise SegmentsError(f"{name} is a diffusion series; segment its baseline or a scalar map of it.")
@@ -95,12 +95,12 @@ def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
         raise SegmentsError(f"{name} is a label map; choose the image that it belongs to.")
     image = volume.GetImageData()
     if image is None or min(image.GetDimensions()) < 1 or image.GetPointData().GetScalars() is None:
-        raise SegmentsError(f"{name} holds no image; load it again.")
+        raise SegmentsError(f"{name} does not contain an image; load it again.")
     components = image.GetNumberOfScalarComponents()
     if components != 1 and not is_picture(volume):
         raise SegmentsError(
-            f"{name} has {components} values per voxel and is no 2-D picture; save one of them as a volume "
-            "of its own."
+            f"{name} has {components} values per voxel and is not a 2-D picture; save one of them as a "
+            "separate volume."
         )
     if not grid_of(volume).is_straight:
         raise GeometryError(
@@ -254,7 +254,7 @@ def _merged(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, gr
     lost = [word for position, word in enumerate(words) if shared and not (labels == position + 1).any()]
     if lost:
         raise SegmentsError(
-            f"{lost[0]!r} lies wholly within smaller segments and would have no voxel; leave it out, or "
+            f"{lost[0]!r} lies entirely within smaller segments and would have no voxels; leave it out, or "
             "erase the others."
         )
     return labels

@@ -147,9 +147,9 @@ class Grid:
     def difference(self, other: Grid) -> str:
         """What is wrong with this grid when it should be the other one, as the end of a sentence."""
         if sorted(self.shape) != sorted(other.shape):
-            return f"it has {_size(self)} voxels in place of {_size(other)}"
+            return f"it has {_size(self)} voxels instead of {_size(other)}"
         apart = np.abs((self.matrix @ self.corners().T - other.matrix @ self.corners().T)[:3]).max()
-        return f"its voxels lie up to {apart:.3g} mm elsewhere"
+        return f"its voxels are off by up to {apart:.3g} mm"
 
     def slicing(self, plane: str, *, picture: bool = False) -> Slicing:
         """Along which axis a plane cuts this grid, and which end is slice 0; SegmentsError for an unknown
@@ -174,7 +174,7 @@ def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
     """The grid of a volume node in local RAS; SegmentsError when it has no image."""
     image = volume.GetImageData()
     if image is None:
-        raise SegmentsError(f"{volume.GetName()!r} holds no image; load it again.")
+        raise SegmentsError(f"{volume.GetName()!r} does not contain an image; load it again.")
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     return Grid(tuple(image.GetDimensions()[::-1]), as_array(matrix))

@@ -62,7 +62,7 @@ def points_in_voxels(
         if markups.GetNthControlPointPositionStatus(number) == slicer.vtkMRMLMarkupsNode.PositionDefined
     ]
     if not placed:
-        raise SegmentsError(f"{markups.GetName()!r} has no point that is placed; place one in a slice view.")
+        raise SegmentsError(f"{markups.GetName()!r} has no placed point; place one in a slice view.")
     voxels = to_voxels(volume, [markups.GetNthControlPointPositionWorld(number) for number in placed])
     last = np.array(grid_of(volume).shape[::-1]) - 0.5
     for number, voxel in zip(placed, voxels):
@@ -93,7 +93,8 @@ def box_in_voxels(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLVolum
     last = np.minimum(np.floor(corners.max(axis=0) + 1e-6), limit).astype(int)
     if (first > last).any():
         raise GeometryError(
-            f"The box {roi.GetName()!r} holds no voxel of {volume.GetName()!r}; move it onto the image."
+            f"The box {roi.GetName()!r} does not contain a voxel of {volume.GetName()!r}; move it onto the "
+            "image."
         )
     return VoxelBox((int(first[0]), int(first[1]), int(first[2])), (int(last[0]), int(last[1]), int(last[2])))
 

@@ -33,7 +33,7 @@ def check_whole(path: str | Path) -> Iterator[None]:
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size == 0:
-        raise SegmentsError("The result is missing or empty, so nothing was changed; ask for it again.")
+        raise SegmentsError("The result is missing or empty, so nothing was changed; request it again.")
     if _is_nifti(path):
         yield from _check_nifti(path)
 
@@ -179,6 +179,6 @@ def _nifti_bytes(header: bytes) -> int:
 
 def _damaged() -> SegmentsError:
     return SegmentsError(
-        "The result cannot be read (it is damaged, truncated or no image), so nothing was changed; ask for "
-        "it again."
+        "The result cannot be read (it is damaged, truncated or not an image), so nothing was changed; "
+        "request it again."
     )

@@ -188,7 +188,7 @@ def _resampled(
     resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
     if not resample(source, reference, target, False, False, transform):
         raise SegmentsError(
-            f"{segmentation.GetName()!r} cannot be brought onto the grid of {volume.GetName()!r}."
+            f"{segmentation.GetName()!r} cannot be resampled to the grid of {volume.GetName()!r}."
         )
     found = layer_array(target)
     return None if found is None else _inside(found > 0, target.GetExtent()[::2], grid.shape)

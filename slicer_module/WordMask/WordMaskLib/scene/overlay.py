@@ -59,8 +59,8 @@ def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, 
     values = np.array(read_on_grid(path, volume), dtype=np.float32)
     if not np.isfinite(values).all():
         raise SegmentsError(
-            f"The {kind} of {word!r} holds values that are no numbers, so nothing was changed; ask for it "
-            "again."
+            f"The {kind} of {word!r} contains values that are not numbers, so nothing was changed; request "
+            "it again."
         )
     earlier = find_overlay(volume, kind, word)
     node = earlier

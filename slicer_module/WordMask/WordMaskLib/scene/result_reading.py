@@ -79,8 +79,8 @@ def found_words(
     if named != int(np.count_nonzero(labels)):
         stray = sorted({int(value) for value in np.unique(labels)} - {0, *(word.value for word in words)})
         raise SegmentsError(
-            f"The result holds the value {stray[0]}, which no word announces, so nothing was changed; ask "
-            "for it again."
+            f"The result contains the value {stray[0]}, which does not belong to any word, so nothing was "
+            "changed; request it again."
         )
     return found
 
@@ -88,7 +88,7 @@ def found_words(
 def check_words(words: Sequence[Word]) -> None:
     """SegmentsError: there is none, or a word or a value comes twice."""
     if not words:
-        raise SegmentsError("The server's answer names no word, so nothing was changed; ask again.")
+        raise SegmentsError("The server's answer does not name a word, so nothing was changed; try again.")
     both: dict[str, list[Any]] = {
         "value": [word.value for word in words],
         "word": [same_text(word.text) for word in words],
@@ -97,7 +97,7 @@ def check_words(words: Sequence[Word]) -> None:
         twice = sorted({entry for entry in found if found.count(entry) > 1}, key=str)
         if twice:
             raise SegmentsError(
-                f"The server's answer gives the {what} {twice[0]!r} twice, so nothing was changed; ask again."
+                f"The server's answer gives the {what} {twice[0]!r} twice, so nothing was changed; try again."
             )
 
 
@@ -107,7 +107,7 @@ def _whole_numbers(labels: np.ndarray) -> np.ndarray:
     whole = labels.astype(np.int64) if np.isfinite(labels).all() else None
     if whole is None or not np.array_equal(whole, labels):
         raise SegmentsError(
-            "The result holds fractions in place of labels, so nothing was changed; ask for labels again."
+            "The result contains fractions instead of labels, so nothing was changed; request labels again."
         )
     return whole
 

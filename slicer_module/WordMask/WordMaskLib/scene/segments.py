@@ -127,7 +127,7 @@ def import_in_steps(
     _check_places(volume, segmentation)
     if grid_of(volume).way_to(grid) is None:
         raise GeometryError(
-            f"{volume.GetName()!r} was moved or resampled meanwhile, so nothing was changed; ask again."
+            f"{volume.GetName()!r} was moved or resampled meanwhile, so nothing was changed; try again."
         )
     planned = [_plan(entry, volume, segmentation, only) for entry in found]
     missing = tuple(word.text for word in words if word.text not in {plan.word.text for plan in planned})
@@ -205,7 +205,7 @@ def show_3d(segmentation: slicer.vtkMRMLSegmentationNode, shown: bool = True) ->
     """
     if shown and not segmentation.CreateClosedSurfaceRepresentation():
         raise SegmentsError(
-            f"No surface could be made of {segmentation.GetName()!r}; are its segments empty?"
+            f"A surface could not be made of {segmentation.GetName()!r}; are its segments empty?"
         )
     segmentation.CreateDefaultDisplayNodes()
     segmentation.GetDisplayNode().SetVisibility3D(shown)
@@ -314,7 +314,7 @@ def _add(contents: Any, plan: _Planned, step: UndoStep) -> str:
     set_tag(segment, OWNER, segment_id)
     step.added(segment_id)
     if not contents.AddSegment(segment, segment_id):  # makes the surface, too, where the others have one
-        raise SegmentsError(f"Slicer did not take the segment {plan.word.text!r}, so nothing was changed.")
+        raise SegmentsError(f"Slicer did not accept the segment {plan.word.text!r}, so nothing was changed.")
     return segment_id
 
 

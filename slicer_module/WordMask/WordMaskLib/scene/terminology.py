@@ -50,7 +50,7 @@ class Word:
     def __post_init__(self) -> None:
         if not same_text(self.text) or self.value < 1:
             raise SegmentsError(
-                f"The server's answer gives {self.text!r} the value {self.value}, which is no label; ask "
+                f"The server's answer gives {self.text!r} the value {self.value}, which is not a label; try "
                 "again."
             )
 

@@ -43,7 +43,7 @@ _KNOWN: tuple[
     ),
     (
         r"No module named ['\"]?([\w.]+)",
-        "The chosen environment lacks the package {0!r}; install WordMask anew in it.",
+        "The chosen environment lacks the package {0!r}; install WordMask in it again.",
     ),
     (
         r"No space left on device|Disk quota exceeded",
@@ -51,7 +51,7 @@ _KNOWN: tuple[
     ),
     (
         r"CUDA out of memory|CUDA error: out of memory",
-        "The graphics card has too little free memory; close what else uses it, or use the CPU.",
+        "The graphics card has too little free memory; close other programs that use it, or use the CPU.",
     ),
     (
         r"MemoryError|DefaultCPUAllocator|Cannot allocate memory",
@@ -105,13 +105,10 @@ def why_it_stopped(log: str, exit_code: int | None = None) -> str:
         return known
     if exit_code in (-9, 137):
         return (
-            "The server was ended by the system, mostly for want of memory; close other programs, or use "
-            "a smaller preset."
+            "The server was ended by the system, probably because memory ran out; close other programs, or "
+            "use a smaller preset."
         )
     if exit_code in (-15, 143, -2, 130):
-        return "The server was stopped from outside; start it again when it is needed."
+        return "The server was stopped from outside; start it again when you need it."
     code = "" if exit_code is None else f" with the code {exit_code}"
-    return (
-        f"The server stopped{code} without a reason that is known here; its log, shown below, has the "
-        "details."
-    )
+    return f"The server stopped{code} for an unknown reason; its log, shown below, has the details."

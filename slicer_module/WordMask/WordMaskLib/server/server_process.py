@@ -45,8 +45,7 @@ def server_command(
     """
     if not studies.is_dir():
         raise ServerStartError(
-            f"There is no folder {studies.name!r}; choose the folder with the images that the server "
-            "shall "
+            f"There is no folder {studies.name!r}; choose the folder with the images that the server should "
             "offer."
         )
     command = [str(environment.python), "-m", "wordmask.cli", "serve", "--studies", str(studies.absolute())]
@@ -83,7 +82,7 @@ def free_port(preferred: int = DEFAULT_PORT) -> int:
             probe.bind((HOST, port))
             return int(probe.getsockname()[1])
     raise ServerStartError(
-        f"No port of {HOST} is free for a server; close programs that offer services on this machine."
+        f"There is no free port on {HOST}; close programs that offer services on this machine."
     )
 
 
