@@ -31,7 +31,7 @@ from WordMaskLib.__main__ import main
 from WordMaskLib.client import calls, errors
 from WordMaskLib.client.client import WordMaskClient
 from WordMaskLib.flows.flows import Flow, Pause, Question, Report, run_waiting
-from WordMaskLib.flows.tasks import Outcome, Task
+from WordMaskLib.flows.tasks import FlowOutcome, FlowTask
 
 module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
 STUDY = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
@@ -190,7 +190,7 @@ def a_flow(log: list[str], *, can_cancel: bool = True) -> Flow[str]:
 
 def test_a_task_goes_from_step_to_step_and_tells_its_end_once() -> None:
     line, log, ends, asked = Line(), [], [], []
-    task = Task(
+    task = FlowTask(
         a_flow(log),
         line,
         line.later,
@@ -204,14 +204,14 @@ def test_a_task_goes_from_step_to_step_and_tells_its_end_once() -> None:
     line.tick()
     asked[0][1](True)
     assert log == ["got health", "agreed True", "left"]
-    assert ends == [Outcome("end")]
+    assert ends == [FlowOutcome("end")]
     assert not task.is_running
     assert not task.cancel()
 
 
 def test_a_cancelled_task_tells_so_at_once_and_then_tidies_up() -> None:
     line, log, ends = Line(), [], []
-    task = Task(a_flow(log), line, line.later, end=ends.append).start()
+    task = FlowTask(a_flow(log), line, line.later, end=ends.append).start()
     line.tick()
     assert task.cancel()
     assert (line.aborted, ends[0].cancelled, log) == (1, True, ["cancelled"])
@@ -224,7 +224,7 @@ def test_a_cancelled_task_tells_so_at_once_and_then_tidies_up() -> None:
 
 def test_a_task_that_changes_the_scene_cannot_be_cancelled_any_more() -> None:
     line, log, ends = Line(), [], []
-    task = Task(a_flow(log, can_cancel=False), line, line.later, end=ends.append).start()
+    task = FlowTask(a_flow(log, can_cancel=False), line, line.later, end=ends.append).start()
     line.tick()
     assert not task.cancel()
     line.sent[0][1]("health")
@@ -238,7 +238,7 @@ def test_an_error_and_a_defect_are_sentences(caplog: pytest.LogCaptureFixture) -
 
     for flow, answer in ((a_flow([]), errors.ClientError("No.")), (broken(), None)):
         line, ends = Line(), []
-        Task(flow, line, line.later, end=ends.append).start()
+        FlowTask(flow, line, line.later, end=ends.append).start()
         line.tick()
         if answer is not None:
             line.sent[0][2](answer)

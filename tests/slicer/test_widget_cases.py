@@ -11,7 +11,7 @@ from tests.slicer.fault_server import fault_server, says_json
 from tests.slicer.person import click, open_panel, routes, until_done
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.scenes import add_segmentation, add_volume, affine, box, write_file
-from WordMaskLib.flows.cases import mark
+from WordMaskLib.flows.cases import mark_case
 from WordMaskLib.scene.segments import import_labels
 from WordMaskLib.scene.terminology import Word
 
@@ -39,7 +39,7 @@ def test_results_of_other_volumes_are_hidden_and_those_of_the_next_case_shown(tm
     with fault_server(routes(next=says_json(found))) as server:
         widget = open_panel(server.url)
         for volume in volumes:
-            mark(volume, volume.GetName(), widget.panel.address())
+            mark_case(volume, volume.GetName(), widget.panel.address())
         nodes = slicer.mrmlScene.GetNumberOfNodes()
         click(widget.ui.nextButton)
         until_done(widget)

@@ -88,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .client.errors import ClientError
 
     if not options.image.is_file():
-        return _sorry(f"There is no file {options.image.name}.")
+        return _fail(f"There is no file {options.image.name}.")
     try:
         token = os.environ.get("WORDMASK_TOKEN", "")
         lines = segment_file(
             options.image, options.words, output, options.server, model=options.model, token=token
         )
     except ClientError as error:
-        return _sorry(str(error))
+        return _fail(str(error))
     print("\n".join(lines))  # noqa: T201 - the answer of a command
     return 0
 
@@ -106,7 +106,7 @@ def _line(row: Any) -> str:
     return f"{row.name:<24}{amount:>12}  {sure}".rstrip()
 
 
-def _sorry(sentence: str) -> int:
+def _fail(sentence: str) -> int:
     print(f"\n{sentence}", file=sys.stderr)  # noqa: T201
     return 2
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
-from .errors import AddressError
+from .errors import AddressError, quote_text
 
 DEFAULT_PORT = 8000  # MONAI Label's
 EXAMPLE = "http://127.0.0.1:8000"
@@ -43,12 +43,12 @@ class ServerAddress:
 
     def __str__(self) -> str:
         port = "" if self.port == {"http": 80, "https": 443}[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{self._shown_host}{port}{self.prefix}"
+        return f"{self.scheme}://{self._bracketed_host}{port}{self.prefix}"
 
     @property
     def authority(self) -> str:
         """Host and port, as the Host header has them."""
-        return f"{self._shown_host}:{self.port}"
+        return f"{self._bracketed_host}:{self.port}"
 
     @property
     def is_local(self) -> bool:
@@ -72,7 +72,7 @@ class ServerAddress:
         return f"{self.scheme}://{self.authority}{self.target(path, query)}"
 
     @property
-    def _shown_host(self) -> str:
+    def _bracketed_host(self) -> str:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
@@ -98,7 +98,7 @@ def repair_address(text: str) -> ServerAddress:
     if port is None:
         port = DEFAULT_PORT if not scheme else {"http": 80, "https": 443}[scheme]
     scheme = scheme or ("https" if port == 443 else "http")
-    return ServerAddress(scheme, _checked_host(host), port, _prefix(path))
+    return ServerAddress(scheme, _check_host(host), port, _prefix(path))
 
 
 def _split_scheme(typed: str) -> tuple[str, str]:
@@ -108,7 +108,7 @@ def _split_scheme(typed: str) -> tuple[str, str]:
     scheme = (found.group(1) or found.group(2) or "").lower()
     if scheme not in ("http", "https", ""):
         raise AddressError(
-            f"An address must begin with http:// or https://, not with {_shown(scheme)}; type one such as "
+            f"An address must begin with http:// or https://, not with {quote_text(scheme)}; type one like "
             f"{EXAMPLE}."
         )
     return scheme, typed[found.end() :]
@@ -126,12 +126,12 @@ def _split_port(authority: str) -> tuple[str, int | None]:
         return host.strip("[]"), None
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise AddressError(
-            f"A port is a number from 1 to 65535, not {_shown(port)}; type an address such as {EXAMPLE}."
+            f"A port is a number from 1 to 65535, not {quote_text(port)}; type an address such as {EXAMPLE}."
         )
     return host.strip("[]"), int(port)
 
 
-def _checked_host(host: str) -> str:
+def _check_host(host: str) -> str:
     if _is_version_6(host):
         host = str(ipaddress.IPv6Address(host))
         return _UNBOUND.get(host, host)
@@ -142,14 +142,16 @@ def _checked_host(host: str) -> str:
         name = ""
     labels = name.split(".")
     if not name or len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise AddressError(f"{_shown(host)} is not a valid computer name; type an address such as {EXAMPLE}.")
+        raise AddressError(
+            f"{quote_text(host)} is not a valid computer name; type an address such as {EXAMPLE}."
+        )
     if labels[-1].isdigit():  # then it is meant as numbers
         try:
             name = str(ipaddress.IPv4Address(name))
         except ValueError:
             raise AddressError(
-                f"{_shown(host)} is neither a computer name nor four numbers from 0 to 255; type one such "
-                f"as {EXAMPLE}."
+                f"{quote_text(host)} is neither a computer name nor four numbers from 0 to 255; type one "
+                f"like {EXAMPLE}."
             ) from None
     return _UNBOUND.get(name, name)
 
@@ -170,10 +172,7 @@ def _prefix(path: str) -> str:
             del segments[index:]
             break
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", segment) and segment.strip(".") for segment in segments):
-        raise AddressError(f"{_shown(path)} is not a path on a server; type an address such as {EXAMPLE}.")
+        raise AddressError(
+            f"{quote_text(path)} is not a path on a server; type an address such as {EXAMPLE}."
+        )
     return "".join(f"/{segment}" for segment in segments)
-
-
-def _shown(text: str) -> str:
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return repr(printable if len(printable) <= 40 else f"{printable[:40]}…")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .json_fields import (
+    int_in,
     list_in,
     mapping_in,
     number_in,
@@ -22,7 +23,6 @@ from .json_fields import (
     rows_in,
     text_in,
     texts_in,
-    whole_in,
 )
 
 T = TypeVar("T")
@@ -55,8 +55,8 @@ class ServerInfo:
             tuple(object_in(found, "models")),
             tuple(object_in(found, "trainers")),
             tuple(object_in(found, "strategies")),
-            whole_in(cases, "total", 0),
-            whole_in(cases, "completed", 0),
+            int_in(cases, "total", 0),
+            int_in(cases, "completed", 0),
         )
 
 
@@ -78,7 +78,7 @@ class Health:
         """ValueError: it is not what WordMask answers."""
         queue = object_in(found, "queue")
         models = {text_in(model, "name"): str(model.get("version", "")) for model in rows_in(found, "models")}
-        jobs = (whole_in(queue, "waiting", 0), whole_in(queue, "running", 0))
+        jobs = (int_in(queue, "waiting", 0), int_in(queue, "running", 0))
         return cls(text_in(found, "wordmask"), number_in(found, "uptime", 0.0), *jobs, models)
 
 
@@ -102,7 +102,7 @@ class ModelVersion:
         """A card that cannot be read is an empty one, as it is on the server."""
         card = object_in(found, "card")
         return cls(
-            number=whole_in(found, "number"),
+            number=int_in(found, "number"),
             served=found.get("served") is True,
             date=text_in(card, "date", ""),
             words=texts_in(card, "learned"),
@@ -270,5 +270,5 @@ def text_of(name: str) -> Callable[[Any], str]:
     return read
 
 
-def nothing(found: Any) -> None:
-    """A reader of an answer that says nothing but that it was done."""
+def ignore_answer(found: Any) -> None:
+    """A reader of an answer that says only that it was done."""

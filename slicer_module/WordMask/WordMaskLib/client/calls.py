@@ -26,8 +26,8 @@ from .answers import (
     ModelInfo,
     ServerInfo,
     Suggestion,
+    ignore_answer,
     images_from_json,
-    nothing,
     rows_of,
     text_of,
 )
@@ -68,7 +68,7 @@ class Call(Generic[T]):
             "User-Agent": f"WordMask-Slicer/{__version__}",
         }
         if token:
-            found["Authorization"] = f"Bearer {checked_token(token)}"
+            found["Authorization"] = f"Bearer {check_token(token)}"
         if self.form is not None:
             found["Content-Type"] = self.form.content_type
         elif self.json is not None:
@@ -80,7 +80,7 @@ class Call(Generic[T]):
         return None if self.json is None else json.dumps(self.json).encode()
 
 
-def checked_token(token: str) -> str:
+def check_token(token: str) -> str:
     """A bearer token as it may stand in a header; AddressError, which does not repeat it."""
     token = token.strip()
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,16384}", token):
@@ -181,7 +181,7 @@ def image_file(image: str, folder: Path, stem: str = "") -> Call[Path]:
     return Call(
         "GET",
         "/datastore/image",
-        lambda address: FileReader(address, folder, name, _itself),
+        lambda address: FileReader(address, folder, name, _same_path),
         query,
         safe_to_repeat=True,
     )
@@ -231,7 +231,7 @@ def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call
 
     options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers.
     """
-    return Call("POST", f"/train/{_name(model)}", _json(nothing), json=dict(options or {}))
+    return Call("POST", f"/train/{_name(model)}", _json(ignore_answer), json=dict(options or {}))
 
 
 def training(model: str = "") -> Call[TrainingState]:
@@ -241,7 +241,7 @@ def training(model: str = "") -> Call[TrainingState]:
 
 def stop_training() -> Call[None]:
     """End the training that runs, if one does; what serves stays as it is."""
-    return Call("DELETE", "/train/", _json(nothing))
+    return Call("DELETE", "/train/", _json(ignore_answer))
 
 
 def next_case(
@@ -273,7 +273,7 @@ def _get(path: str, parse: Callable[[Any], T], query: Sequence[tuple[str, str]] 
     return Call("GET", path, _json(parse), tuple(query), safe_to_repeat=True)
 
 
-def _itself(path: Path) -> Path:
+def _same_path(path: Path) -> Path:
     return path
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from .addresses import ServerAddress, repair_address
-from .calls import Call, checked_token
-from .errors import ClientError, network_error, no_certificates, not_understood
+from .calls import Call, check_token
+from .errors import ClientError, bad_answer, network_error, no_certificates
 from .multipart import BLOCK
 from .readers import AnswerReader
 from .retry import RetryPolicy
@@ -59,7 +59,7 @@ class WordMaskClient:
             LocalFileError: the CA file cannot be read
         """
         self.address = repair_address(address) if isinstance(address, str) else address
-        self._token = checked_token(token) if token else None
+        self._token = check_token(token) if token else None
         self._timeout, self._retry = timeout, retry or RetryPolicy()
         self._tls = _tls_context(ca_file) if self.address.is_encrypted else None
 
@@ -100,7 +100,7 @@ class WordMaskClient:
         except http.client.IncompleteRead:
             raise network_error("closed", self.address) from None
         except http.client.HTTPException:
-            raise not_understood(self.address, "it does not answer as a web server does") from None
+            raise bad_answer(self.address, "it does not answer as a web server does") from None
         finally:
             reader.abort()  # does nothing once a file is complete
             connection.close()

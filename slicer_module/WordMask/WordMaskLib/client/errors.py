@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Protocol
 
 START_COMMAND = "wordmask serve --studies FOLDER"
+LONGEST_QUOTE = 40  # characters of what somebody typed that are repeated
 LONGEST_SENTENCE = 500  # characters of what a server says that are shown
 
 
@@ -165,7 +166,7 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
     return ServerUnreachableError(f"{address} cannot be reached over the network; {_remedy(address)}.")
 
 
-def not_understood(address: object, what: str) -> BadAnswerError:
+def bad_answer(address: object, what: str) -> BadAnswerError:
     """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
     return BadAnswerError(
         f"What answers at {address} is not a WordMask server, or something stands in between: {what}."
@@ -178,6 +179,12 @@ def no_certificates(ca_file: Path | None) -> LocalFileError:
     return LocalFileError(
         f"The file {name} does not contain readable certificates; choose the authority's file in PEM format."
     )
+
+
+def quote_text(text: str) -> str:
+    """Something that a person typed, in quotes for a sentence: printable, and not long."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return repr(printable if len(printable) <= LONGEST_QUOTE else f"{printable[:LONGEST_QUOTE]}...")
 
 
 def as_sentence(text: object) -> str:

@@ -41,7 +41,7 @@ class FileInProgress:
         """Begin; LocalFileError: the folder cannot be written to."""
         self.path = self._folder / f"{self._stem}{ending}"
         part = self._folder / f".{self._stem}.{secrets.token_hex(4)}.part"
-        with self._explained():
+        with self._explain_errors():
             self._file = part.open("xb")  # closed by `keep` or `remove`
             self._part = part
 
@@ -49,13 +49,13 @@ class FileInProgress:
         """More of it; LocalFileError: the disk is full, or the folder is gone."""
         if self._file is not None:
             self.size += len(data)
-            with self._explained():
+            with self._explain_errors():
                 self._file.write(data)
 
     def keep(self) -> None:
         """It is whole: give it its name; LocalFileError."""
         if self._file is not None and self._part is not None:
-            with self._explained():
+            with self._explain_errors():
                 self._file.close()
                 os.replace(self._part, self.path)
             self._part = None
@@ -71,7 +71,7 @@ class FileInProgress:
             self._part = None
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

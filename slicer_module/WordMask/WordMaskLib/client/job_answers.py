@@ -14,15 +14,15 @@ from typing import Any
 
 from .json_fields import (
     choice_in,
+    int_in,
     mapping_in,
-    maybe_number,
     number_in,
+    number_or_none,
     numbers_in,
     object_in,
     rows_in,
     text_in,
     texts_in,
-    whole_in,
 )
 
 FINAL_STATES = ("done", "cancelled", "failed")
@@ -61,8 +61,8 @@ class JobStatus:
             model=text_in(found, "model", ""),
             image=text_in(found, "image", ""),
             words=texts_in(found, "words"),
-            done=whole_in(found, "done", 0),
-            total=whole_in(found, "total", 0),
+            done=int_in(found, "done", 0),
+            total=int_in(found, "total", 0),
             stage=text_in(found, "stage", ""),
             seconds=number_in(found, "seconds", 0.0),
             waiting=waiting if type(waiting) is int else None,
@@ -111,9 +111,9 @@ class WordStatistics:
         """ValueError: it is not what WordMask answers."""
         slice_index = mapping_in(found).get("largest_slice")
         names = ("presence", "millilitres", "mean_probability", "mean_uncertainty")
-        presence, millilitres, probability, uncertainty = (maybe_number(found.get(name)) for name in names)
+        presence, millilitres, probability, uncertainty = (number_or_none(found.get(name)) for name in names)
         index = slice_index if type(slice_index) is int else None
-        return cls(presence, whole_in(found, "voxels"), millilitres, probability, uncertainty, index)
+        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty, index)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class JobResult:
     def from_json(cls, found: Any, path: Path | None = None) -> JobResult:
         """ValueError: it is not what WordMask answers, or two words have one value."""
         names = {
-            word: whole_in(object_in(found, "label_names"), word) for word in object_in(found, "label_names")
+            word: int_in(object_in(found, "label_names"), word) for word in object_in(found, "label_names")
         }
         if not names or len(set(names.values())) != len(names) or min(names.values()) < 1:
             raise ValueError("label_names")
@@ -193,11 +193,11 @@ class TrainingState:
             state=choice_in(found, "state", TRAINING_STATES),
             model=text_in(found, "model", ""),
             stage=text_in(found, "stage", ""),
-            done=whole_in(found, "done", 0),
-            total=whole_in(found, "total", 0),
-            loss=maybe_number(found.get("loss")),
-            dice=maybe_number(found.get("mean") if isinstance(dice, Mapping) else dice),
-            dice_before=maybe_number(found.get("mean_before") if isinstance(before, Mapping) else before),
+            done=int_in(found, "done", 0),
+            total=int_in(found, "total", 0),
+            loss=number_or_none(found.get("loss")),
+            dice=number_or_none(found.get("mean") if isinstance(dice, Mapping) else dice),
+            dice_before=number_or_none(found.get("mean_before") if isinstance(before, Mapping) else before),
             dice_by_word=numbers_in(dice),
             dice_by_word_before=numbers_in(before),
             message=text_in(found, "message", ""),
@@ -241,8 +241,8 @@ class NextCase:
             version=str(found.get("version", "")),
             words=texts_in(found, "words"),
             reason=text_in(found, "reason"),
-            uncertainty=maybe_number(object_in(found, "score").get("uncertainty")),
-            unlabelled=whole_in(object_in(found, "scores"), "unlabelled", 0),
+            uncertainty=number_or_none(object_in(found, "score").get("uncertainty")),
+            unlabelled=int_in(object_in(found, "scores"), "unlabelled", 0),
             skipped={text_in(row, "case"): text_in(row, "reason", "") for row in rows_in(found, "skipped")},
             preview=None if preview is None else JobStatus.from_json(preview),
             preview_message=text_in(found, "preview_message", ""),

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .answers import ModelInfo, Suggestion
+from .errors import quote_text
 
 MOST_REMEMBERED = 30  # texts of the history
-LONGEST_SHOWN = 40  # characters of a word that a sentence repeats
 SEPARATORS = re.compile(r"[,;\r\n]")
 
 # DICOM's modality -> what the vocabulary calls it; "picture" may show anything but a slice of CT or MR
@@ -134,7 +134,7 @@ def word_hints(
     suggestions: the server's for this word, whole; model: of which they were asked; modality: DICOM's code,
     or "picture", of the volume, "" when it is not known.
     """
-    shown, found = _shown(word), find_suggestion(word, suggestions)
+    shown, found = quote_text(word), find_suggestion(word, suggestions)
     if found is None:
         trained = model is not None and same_text(word) in {same_text(known) for known in model.trained_words}
         if trained:  # taught by somebody, and no word of the vocabulary
@@ -173,7 +173,3 @@ def _may_show(kind: str, modalities: Sequence[str]) -> bool:
     if not modalities:
         return True
     return not set(modalities) <= {"CT", "MR"} if kind == "picture" else kind in modalities
-
-
-def _shown(word: str) -> str:
-    return repr(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}...")

@@ -25,8 +25,8 @@ from .errors import (
     ServerAnswerError,
     ServerBusyError,
     as_sentence,
+    bad_answer,
     network_error,
-    not_understood,
 )
 from .files import FileInProgress
 from .multipart import MultipartError, MultipartParser, file_name_in, header
@@ -58,7 +58,7 @@ class AnswerReader(ABC, Generic[T_co]):
         self._status, self._reason, self._headers = status, reason, headers
         if not self.is_refusal:
             if header(headers, "content-encoding").lower() not in ("", "identity"):
-                raise not_understood(self.address, "it sends compressed answers without being asked to")
+                raise bad_answer(self.address, "it sends compressed answers without being asked to")
             self._start()
 
     def feed(self, data: bytes) -> None:
@@ -79,7 +79,7 @@ class AnswerReader(ABC, Generic[T_co]):
             length = header(self._headers, "content-length")
             if re.fullmatch(r"[0-9]{1,18}", length) and self._received < int(length):
                 raise network_error("closed", self.address)
-            return self._made()
+            return self._make_answer()
         except BaseException:
             self.abort()
             raise
@@ -104,10 +104,10 @@ class AnswerReader(ABC, Generic[T_co]):
     def _take(self, data: bytes) -> None: ...
 
     @abstractmethod
-    def _made(self) -> T_co: ...
+    def _make_answer(self) -> T_co: ...
 
-    def _not_understood(self, what: str) -> BadAnswerError:
-        return not_understood(self.address, what)
+    def _bad_answer(self, what: str) -> BadAnswerError:
+        return bad_answer(self.address, what)
 
 
 class JsonReader(AnswerReader[T]):
@@ -120,11 +120,11 @@ class JsonReader(AnswerReader[T]):
 
     def _take(self, data: bytes) -> None:
         if len(self._body) + len(data) > LARGEST_JSON:
-            raise self._not_understood(f"its answer is longer than {LARGEST_JSON >> 20} MB")
+            raise self._bad_answer(f"its answer is longer than {LARGEST_JSON >> 20} MB")
         self._body += data
 
-    def _made(self) -> T:
-        return parsed(self.address, bytes(self._body), self._parse)
+    def _make_answer(self) -> T:
+        return parse_json(self.address, bytes(self._body), self._parse)
 
 
 class FileReader(AnswerReader[T]):
@@ -150,12 +150,12 @@ class FileReader(AnswerReader[T]):
 
     def _start(self) -> None:
         if header(self._headers, "content-type").lower().startswith(("text/html", "application/json")):
-            raise self._not_understood("it sends a page in place of a file")
+            raise self._bad_answer("it sends a page in place of a file")
         if (
             not header(self._headers, "content-length")
             and "chunked" not in header(self._headers, "transfer-encoding").lower()
         ):
-            raise self._not_understood(
+            raise self._bad_answer(
                 "it does not announce the size of its file, so a truncated file would go unnoticed"
             )
         self._file.open(self._ending(file_name_in(header(self._headers, "content-disposition"))))
@@ -163,9 +163,9 @@ class FileReader(AnswerReader[T]):
     def _take(self, data: bytes) -> None:
         self._file.write(data)
 
-    def _made(self) -> T:
+    def _make_answer(self) -> T:
         if not self._file.size:
-            raise self._not_understood("its file is empty")
+            raise self._bad_answer("its file is empty")
         # Before the file gets its name: what cannot be understood leaves nothing.
         answer = self._done(self._file.path)
         self._file.keep()
@@ -174,7 +174,7 @@ class FileReader(AnswerReader[T]):
     def _ending(self, name: str) -> str:
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
         if ending is None:
-            raise self._not_understood("it sends a file of an unknown kind")
+            raise self._bad_answer("it sends a file of an unknown kind")
         return ending
 
 
@@ -191,7 +191,7 @@ class ResultReader(FileReader[T]):
             address,
             folder,
             stem,
-            lambda path: parsed(address, bytes(self._params), lambda found: made(found, path)),
+            lambda path: parse_json(address, bytes(self._params), lambda found: made(found, path)),
         )
         self._params = bytearray()
         self._part: str | None = None
@@ -200,27 +200,27 @@ class ResultReader(FileReader[T]):
     def _start(self) -> None:
         kind = header(self._headers, "content-type")
         if not kind.lower().startswith("multipart/"):
-            raise self._not_understood("it does not send a result with its file")
-        self._parser = self._understood(lambda: MultipartParser(kind, self))
+            raise self._bad_answer("it does not send a result with its file")
+        self._parser = self._with_bad_answers(lambda: MultipartParser(kind, self))
 
     def _take(self, data: bytes) -> None:
         parser = self._parser
         if parser is not None:
-            self._understood(lambda: parser.feed(data))
+            self._with_bad_answers(lambda: parser.feed(data))
 
-    def _made(self) -> T:
+    def _make_answer(self) -> T:
         if self._parser is not None:
-            self._understood(self._parser.finish)
+            self._with_bad_answers(self._parser.finish)
         if not self._file.is_open or not self._params:
-            raise self._not_understood("a part of its result is missing")
-        return super()._made()
+            raise self._bad_answer("a part of its result is missing")
+        return super()._make_answer()
 
     def start(self, name: str, file_name: str | None) -> None:
         """A part begins: the parser's business, as are `write` and `end`."""
         self._part = name
         if name == "image":
             if self._file.is_open:
-                raise self._not_understood("it sends more than one file")
+                raise self._bad_answer("it sends more than one file")
             self._file.open(self._ending(file_name or ""))
 
     def write(self, content: bytes) -> None:
@@ -229,40 +229,38 @@ class ResultReader(FileReader[T]):
             self._file.write(content)
         elif self._part == "params":
             if len(self._params) + len(content) > LARGEST_JSON:
-                raise self._not_understood(f"its answer is longer than {LARGEST_JSON >> 20} MB")
+                raise self._bad_answer(f"its answer is longer than {LARGEST_JSON >> 20} MB")
             self._params += content
 
     def end(self) -> None:
         """A part is complete."""
         self._part = None
 
-    def _understood(self, step: Callable[[], Any]) -> Any:
+    def _with_bad_answers(self, step: Callable[[], Any]) -> Any:
         try:
             return step()
         except MultipartError as error:
-            raise self._not_understood(str(error)) from None
+            raise self._bad_answer(str(error)) from None
 
 
-def parsed(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
+def parse_json(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
     """An object of a JSON body; BadAnswerError."""
     try:
         found = json.loads(body, parse_constant=lambda _: None)  # NaN is no JSON, and nothing to show
     except (ValueError, RecursionError):
         is_page = body.lstrip()[:1] == b"<"
-        raise not_understood(
-            address, "it sends a web page" if is_page else "its answer cannot be read"
-        ) from None
+        raise bad_answer(address, "it sends a web page" if is_page else "its answer cannot be read") from None
     try:
         return parse(found)
     except (ValueError, RecursionError) as error:
-        raise not_understood(address, f"its answer has no usable {str(error)[:40] or 'content'!r}") from None
+        raise bad_answer(address, f"its answer has no usable {str(error)[:40] or 'content'!r}") from None
 
 
 def refusal(
     address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes
 ) -> ServerAnswerError:
     """The error for a status that is no success; its sentence is the server's own where that is one."""
-    told = _told(body)
+    told = _server_sentence(body)
     if status == 401:
         return AccessDeniedError(
             status,
@@ -311,7 +309,7 @@ def retry_after(text: str) -> float | None:
     return max(0.0, when - time.time())
 
 
-def _told(body: bytes) -> str:
+def _server_sentence(body: bytes) -> str:
     """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the
     parameters.
     """

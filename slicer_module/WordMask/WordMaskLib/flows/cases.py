@@ -42,7 +42,7 @@ def open_case(path: Path, case: str, address: ServerAddress) -> Any:
     node.SetName(slicer.mrmlScene.GenerateUniqueName(case))
     volume = slicer.mrmlScene.AddNode(node)
     volume.CreateDefaultDisplayNodes()
-    mark(volume, case, address)
+    mark_case(volume, case, address)
     return volume
 
 
@@ -51,7 +51,7 @@ def case_of(volume: Any, address: ServerAddress) -> str:
     return str(volume.GetAttribute(CASE) or "") if volume.GetAttribute(SERVER) == str(address) else ""
 
 
-def mark(volume: Any, case: str, address: ServerAddress) -> None:
+def mark_case(volume: Any, case: str, address: ServerAddress) -> None:
     """Remember which case of which server a volume is."""
     volume.SetAttribute(CASE, case)
     volume.SetAttribute(SERVER, str(address))

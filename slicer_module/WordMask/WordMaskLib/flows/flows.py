@@ -70,7 +70,7 @@ class Question:
     names: tuple[str, ...] = ()
 
 
-def cancelled() -> TransferCancelledError:
+def cancelled_error() -> TransferCancelledError:
     """What is raised in a flow when somebody asks it to stop."""
     return TransferCancelledError("Cancelled at your request; nothing was changed.")
 
@@ -129,7 +129,7 @@ def run_waiting(
             except ClientError as failure:
                 error = failure
             except KeyboardInterrupt:
-                error = cancelled()
+                error = cancelled_error()
     except StopIteration as end:
         result: T = end.value
         return result

@@ -20,9 +20,9 @@ from ..scene.export import ExportedLabels, OverlapError, check_volume, export_la
 from ..scene.geometry import is_picture
 from ..scene.masks import cropped_mask
 from ..scene.segments import edited_segments, own_segment, segmentation_of
-from .cases import case_of, content_id, mark, open_case, open_volume_of, show_volume
-from .flows import Flow, Pause, Question, Report, cancelled, temporary_folder
-from .segmenting import finish_job, look_around, shake_hands, show_result
+from .cases import case_of, content_id, mark_case, open_case, open_volume_of, show_volume
+from .flows import Flow, Pause, Question, Report, cancelled_error, temporary_folder
+from .segmenting import finish_job, load_models_and_words, shake_hands, show_result
 from .session import ServerState, Session, present
 
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
@@ -83,7 +83,7 @@ def submit(
             for row in exported.label_info
         }
         yield calls.submit_label(case, exported.path, names, codes=codes)
-    session.submitted(str(address), case, segmentation, marks)
+    session.remember_submission(str(address), case, segmentation, marks)
     return Submitted(case, tuple(name for name in names if name not in absent), absent)
 
 
@@ -115,7 +115,7 @@ def train(
     """
     unsubmitted: list[str] = []
     for segmentation, volume in segmentations:
-        marks, known = session.marks(segmentation), session.known_marks(segmentation)
+        marks, known = session.marks(segmentation), session.submitted_marks(segmentation)
         edited = edited_segments(segmentation, volume)
         unsubmitted += [
             word for word, segment_id in edited.items() if marks.get(segment_id) != known.get(segment_id)
@@ -123,7 +123,7 @@ def train(
     if unsubmitted:
         yes = yield Question("unsubmitted", tuple(unsubmitted))
         if not yes:
-            raise cancelled()
+            raise cancelled_error()
     yield Report("starting")
     yield calls.start_training(model, {"recipe": recipe, **({"words": words} if words else {})})
 
@@ -165,7 +165,7 @@ def next_case(
     A case that is open already is not opened twice, and what was done there stays as it is.
     """
     yield Report("choosing")
-    server: ServerState = yield from _known_server(session, address)
+    server: ServerState = yield from _connect_if_needed(session, address)
     found = yield calls.next_case(strategy, model=server.model.name, words=words, skip=skip)
     if found.case is None:
         return Opened(found, None, False, "")
@@ -196,26 +196,26 @@ def next_case(
 
 def use_version(session: Session, address: ServerAddress, version: int) -> Flow[ServerState]:
     """Let another version of the model serve; 0: the weights that came with it."""
-    server: ServerState = yield from _known_server(session, address)
+    server: ServerState = yield from _connect_if_needed(session, address)
     yield Report("connecting")
     yield calls.rollback(server.model.name, version)
-    return (yield from look_again(session))
+    return (yield from reload_models(session))
 
 
-def look_again(session: Session) -> Flow[ServerState]:
+def reload_models(session: Session) -> Flow[ServerState]:
     """Ask again which versions there are, as after a training."""
     server = session.server
     if server is None:
         raise SegmentsError("No server is connected; click Connect.")
-    state = yield from look_around(server.handshake, server.model.name)
+    state = yield from load_models_and_words(server.handshake, server.model.name)
     session.server = state
     return state
 
 
-def _known_server(session: Session, address: ServerAddress) -> Flow[ServerState]:
+def _connect_if_needed(session: Session, address: ServerAddress) -> Flow[ServerState]:
     handshake = yield from shake_hands(address)
     if session.server is None or session.server.handshake.address != address:
-        session.server = yield from look_around(handshake, "")
+        session.server = yield from load_models_and_words(handshake, "")
     return session.server
 
 
@@ -236,12 +236,12 @@ def _case_on_server(session: Session, address: ServerAddress, volume: Any, folde
         if case not in images:
             yield Report("uploading")
             case = yield calls.upload_image(case, exported.path)
-        mark(volume, case, address)
+        mark_case(volume, case, address)
     image = images.get(case)
     if image is not None and image.is_labelled and not session.has_submitted(str(address), case):
         yes = yield Question("replace_label", (case,))
         if not yes:
-            raise cancelled()
+            raise cancelled_error()
     return case
 
 
@@ -273,7 +273,7 @@ def _label_map(
         names = tuple(dict.fromkeys(name for pair in error.shared for name in pair[:2]))
     yes = yield Question("overlap", names)
     if not yes:
-        raise cancelled()
+        raise cancelled_error()
     return export_labels(segmentation, chosen, volume, path, absent=absent, overlaps="smaller", like=like)
 
 

@@ -14,12 +14,12 @@ from ..client.errors import BadAnswerError, SegmentsError
 from ..client.job_answers import JobResult
 from ..scene.overlay import SlicePosition, load_overlay, most_uncertain_slice
 from .flows import Flow, temporary_folder
-from .segmenting import finish_job, look_around, shake_hands, start_on
+from .segmenting import finish_job, load_models_and_words, shake_hands, start_on
 from .session import Session, present
 
 
 @dataclass(frozen=True)
-class ShownOverlay:
+class OverlayResult:
     """node: the overlay; plane: along which the server cut; word, kind: of what."""
 
     node: Any
@@ -36,19 +36,19 @@ class ShownOverlay:
 
 def request_overlay(
     session: Session, address: ServerAddress, volume: Any, word: str, kind: str
-) -> Flow[ShownOverlay]:
+) -> Flow[OverlayResult]:
     """Ask what the model thought of one word. kind: "probability", "uncertainty" or "attribution"."""
     handshake = yield from shake_hands(address)
     if session.server is None or session.server.handshake.address != address:
-        session.server = yield from look_around(handshake, "")
+        session.server = yield from load_models_and_words(handshake, "")
     model = session.server.model
     if kind not in model.output_volumes:
         raise SegmentsError(
             f"The model {model.title} cannot show {kind}; choose another kind or another model."
         )
     options = (
-        {"output_volume": kind, "plane": session.shown(volume).plane}
-        if session.shown(volume).statistics
+        {"output_volume": kind, "plane": session.results_of(volume).plane}
+        if session.results_of(volume).statistics
         else {"output_volume": kind}
     )
     with temporary_folder() as folder:
@@ -59,4 +59,4 @@ def request_overlay(
         if not present(volume):
             raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
         node = load_overlay(result.path, volume, kind, word)
-    return ShownOverlay(node, result.plane or session.shown(volume).plane, word, kind)
+    return OverlayResult(node, result.plane or session.results_of(volume).plane, word, kind)

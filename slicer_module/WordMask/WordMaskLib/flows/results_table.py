@@ -58,7 +58,7 @@ def result_rows(
     plane: along which the server cut; statistics: of its answer, words may be missing there.
     """
     slicing = grid_of(volume).slicing(plane, picture=is_picture(volume))
-    return [_finding(word, segmentation, volume, statistics.get(word), slicing) for word in words]
+    return [_result_row(word, segmentation, volume, statistics.get(word), slicing) for word in words]
 
 
 def largest_slice(cropped: Cropped, volume: slicer.vtkMRMLVolumeNode, slicing: Slicing) -> SlicePosition:
@@ -80,7 +80,7 @@ def jump_to(position: Sequence[float]) -> None:
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *(float(number) for number in position), mode)
 
 
-def _finding(
+def _result_row(
     word: str,
     segmentation: slicer.vtkMRMLSegmentationNode | None,
     volume: slicer.vtkMRMLVolumeNode,

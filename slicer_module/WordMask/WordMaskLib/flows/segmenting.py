@@ -40,7 +40,7 @@ from ..scene.segments import (
     show_3d,
 )
 from ..scene.terminology import words_from
-from .flows import Flow, Pause, Question, Report, cancelled, in_turns, temporary_folder
+from .flows import Flow, Pause, Question, Report, cancelled_error, in_turns, temporary_folder
 from .session import ServerState, Session, model_named, present, target_segmentation
 
 POLL_SECONDS = (0.2, 0.3, 0.5, 1.0)  # the last one again and again
@@ -64,7 +64,7 @@ def connect(session: Session, address: ServerAddress, model: str = "") -> Flow[S
     yield Report("connecting")
     session.forget_server()
     handshake = yield from shake_hands(address)
-    session.server = yield from look_around(handshake, model)
+    session.server = yield from load_models_and_words(handshake, model)
     return session.server
 
 
@@ -88,7 +88,7 @@ def shake_hands(address: ServerAddress) -> Flow[Handshake]:
     return judge_server(address, health, info)
 
 
-def look_around(handshake: Handshake, model: str) -> Flow[ServerState]:
+def load_models_and_words(handshake: Handshake, model: str) -> Flow[ServerState]:
     """Models and words of a server. model: its name; the first one when there is none of that name."""
     models = yield calls.models()
     chosen = model_named(models, model)
@@ -130,19 +130,19 @@ def segment(
         yield Report("connecting")
         yield from shake_hands(address)
     server: ServerState = session.server  # type: ignore[assignment]  # `connect` sets it or raises
-    only = None if redo is None else SliceRange(session.shown(volume).plane, redo, redo)
+    only = None if redo is None else SliceRange(session.results_of(volume).plane, redo, redo)
     with temporary_folder() as folder:
         options = {
             **_options(only),
             **({} if hint is None else hint_options(hint, volume, server.model.hints)),
         }
         job = yield from start_on(server.model.name, text, volume, folder, options)
-        agreed = yield from _or_cancel(job, _agree(session, job.words, target, volume, {}))
+        agreed = yield from _or_cancel(job, _confirm_replacing(session, job.words, target, volume, {}))
         result = yield from finish_job(job, folder)
-        entries = yield from _entries(server, list(result.label_names))
-        yield from _agree(session, list(result.label_names), target, volume, agreed)
+        entries = yield from _vocabulary_entries(server, list(result.label_names))
+        yield from _confirm_replacing(session, list(result.label_names), target, volume, agreed)
         done = yield from show_result(session, result, entries, volume, target, only)
-    yield from _surfaces(done.imported)
+    yield from _show_surfaces(done.imported)
     return done
 
 
@@ -228,7 +228,7 @@ def start_on(model: str, words: str, volume: Any, folder: Path, options: dict[st
     return (yield calls.start_job(model, words, file=exported.path, options=options))
 
 
-def _agree(
+def _confirm_replacing(
     session: Session, words: Sequence[str], target: Any | None, volume: Any, agreed: dict[str, str]
 ) -> Flow[dict[str, str]]:
     """Ask before what a person corrected is replaced.
@@ -237,12 +237,12 @@ def _agree(
     """
     if target is None or not present(target) or not present(volume):
         return agreed
-    asked = {session.same_word(word, target) for word in words}
+    asked = {session.earlier_word(word, target) for word in words}
     edited = {word: mark for word, mark in _corrections(target, volume).items() if word in asked}
     if any(agreed.get(word) != mark for word, mark in edited.items()):
         yes = yield Question("replace_edited", tuple(edited))
         if not yes:
-            raise cancelled()
+            raise cancelled_error()
     return edited
 
 
@@ -255,7 +255,7 @@ def _corrections(target: Any, volume: Any) -> dict[str, str]:
     return marks
 
 
-def _entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Suggestion]]:
+def _vocabulary_entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Suggestion]]:
     """What the vocabulary has for each word, for colours and codes; words that only the server understands
     (plurals) are asked for.
     """
@@ -290,10 +290,10 @@ def show_result(
     if path is None:
         raise SegmentsError("The server's answer has no file, so nothing was changed; try again.")
     words = [
-        dataclasses.replace(word, text=session.same_word(word.text, target))
+        dataclasses.replace(word, text=session.earlier_word(word.text, target))
         for word in words_from(result.label_names, entries)
     ]
-    renamed = {old: session.same_word(old, target) for old in result.statistics}
+    renamed = {old: session.earlier_word(old, target) for old in result.statistics}
     result = dataclasses.replace(
         result, statistics={renamed[word]: row for word, row in result.statistics.items()}
     )
@@ -305,7 +305,7 @@ def show_result(
     return Segmented(volume, imported, result, result.warnings)
 
 
-def _surfaces(imported: Imported) -> Flow[None]:
+def _show_surfaces(imported: Imported) -> Flow[None]:
     """Show a segmentation that was made here in 3-D.
 
     In a person's own one, all segments would get surfaces that nobody asked for.

@@ -39,7 +39,7 @@ class ServerState:
 
 
 @dataclass(frozen=True)
-class Shown:
+class VolumeResults:
     """Results of one volume.
 
     statistics: word -> the server's; plane: along which it cut; not_found: of the last request.
@@ -56,11 +56,11 @@ class Session:
     def __init__(self) -> None:
         self.server: ServerState | None = None
         self.history = UndoHistory()
-        self._shown: dict[str, Shown] = {}
+        self._results: dict[str, VolumeResults] = {}
         # Of the step with this id: the volume, and what was shown of it.
-        self._before: dict[int, tuple[str, Shown | None]] = {}
+        self._before: dict[int, tuple[str, VolumeResults | None]] = {}
         self._submitted: set[tuple[str, str]] = set()  # (address, case)
-        # Segmentation -> segment -> its image's time when it was submitted.
+        # Segmentation -> segment -> its image's time when it was remember_submission.
         self._marks: dict[str, dict[str, int]] = {}
 
     @property
@@ -75,29 +75,29 @@ class Session:
     def forget_scene(self) -> None:
         """The scene was closed."""
         self.history.clear()
-        self._shown.clear()
+        self._results.clear()
         self._before.clear()
         self._marks.clear()
 
-    def shown(self, volume: Any | None) -> Shown:
+    def results_of(self, volume: Any | None) -> VolumeResults:
         """What there is of a volume; empty when nothing was asked of it yet."""
-        return Shown() if volume is None else self._shown.get(str(volume.GetID()), Shown())
+        return VolumeResults() if volume is None else self._results.get(str(volume.GetID()), VolumeResults())
 
     def record(self, volume: Any, imported: Imported, result: JobResult, *, part: bool = False) -> None:
         """Keep what came of a request.
 
         part: of some slices only, so that the server's figures are not those of the segment.
         """
-        key, before = str(volume.GetID()), self._shown.get(str(volume.GetID()))
+        key, before = str(volume.GetID()), self._results.get(str(volume.GetID()))
         if imported.step is not None:
             self.history.add(imported.step)
             self._before[id(imported.step)] = (key, before)
-        earlier = before or Shown()
+        earlier = before or VolumeResults()
         if part and before is not None:
-            self._shown[key] = Shown(earlier.statistics, earlier.plane, imported.not_found)
+            self._results[key] = VolumeResults(earlier.statistics, earlier.plane, imported.not_found)
             return
         statistics = {} if part else dict(result.statistics)
-        self._shown[key] = Shown(
+        self._results[key] = VolumeResults(
             {**earlier.statistics, **statistics}, result.plane or earlier.plane, imported.not_found
         )
 
@@ -110,9 +110,9 @@ class Session:
         step = self.history.undo()
         key, shown = self._before.pop(id(step), ("", None))
         if shown is not None:
-            self._shown[key] = shown
+            self._results[key] = shown
         else:
-            self._shown.pop(key, None)
+            self._results.pop(key, None)
         return step.words
 
     def table(self, volume: Any | None, segmentation: Any | None) -> list[ResultRow]:
@@ -121,7 +121,7 @@ class Session:
         """
         if volume is None or volume.GetImageData() is None:
             return []
-        shown, words = self.shown(volume), []
+        shown, words = self.results_of(volume), []
         if segmentation is not None:
             words = [
                 word
@@ -145,7 +145,9 @@ class Session:
             segment_id: int(image.GetMTime()) for segment_id, image in images.items() if image is not None
         }
 
-    def submitted(self, address: str, case: str, segmentation: Any, marks: Mapping[str, int]) -> None:
+    def remember_submission(
+        self, address: str, case: str, segmentation: Any, marks: Mapping[str, int]
+    ) -> None:
         """Remember what was submitted; marks: of the segments as they were then."""
         self._submitted.add((address, case))
         self._marks[str(segmentation.GetID())] = dict(marks)
@@ -154,11 +156,11 @@ class Session:
         """Whether the final label map of a case is our own."""
         return (address, case) in self._submitted
 
-    def known_marks(self, segmentation: Any) -> dict[str, int]:
-        """The marks of a segmentation's segments when they were submitted last; empty when they were not."""
+    def submitted_marks(self, segmentation: Any) -> dict[str, int]:
+        """The marks of a segmentation's segments at its last submission; empty without one."""
         return self._marks.get(str(segmentation.GetID()), {})
 
-    def same_word(self, word: str, segmentation: Any | None) -> str:
+    def earlier_word(self, word: str, segmentation: Any | None) -> str:
         """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else
         the word itself.
         """

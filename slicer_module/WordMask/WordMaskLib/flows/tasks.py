@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..client.calls import Call
 from ..client.errors import ClientError, TransferCancelledError
-from .flows import Flow, Pause, Question, Report, cancelled
+from .flows import Flow, Pause, Question, Report, cancelled_error
 
 
 class Sending(Protocol):
@@ -37,7 +37,7 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FlowOutcome:
     """How a flow ended.
 
     value: what it returned; error: the sentence to show, empty when it went well; cancelled: a person stopped
@@ -54,7 +54,7 @@ class Outcome:
         return not self.error
 
 
-class Task:
+class FlowTask:
     """One run of a flow.
 
     end: told once how it ended; report: how far it is; ask: gets a question and what to call with the answer.
@@ -66,7 +66,7 @@ class Task:
         transport: Transport,
         later: Callable[[float, Callable[[], None]], None],
         *,
-        end: Callable[[Outcome], None],
+        end: Callable[[FlowOutcome], None],
         report: Callable[[Report], None] | None = None,
         ask: Callable[[Question, Callable[[bool], None]], None] | None = None,
     ) -> None:
@@ -82,7 +82,7 @@ class Task:
         """Whether its end was not told yet."""
         return not self._told
 
-    def start(self) -> Task:
+    def start(self) -> FlowTask:
         """Begin at the next turn of the event loop."""
         turn = self._next_turn()
         self._later(0.0, lambda: self._continue(turn))
@@ -97,8 +97,8 @@ class Task:
             return False
         self._next_turn()
         self._abort()
-        self._tell(Outcome(error=str(cancelled()), cancelled=True))
-        self._advance(error=cancelled())
+        self._tell(FlowOutcome(error=str(cancelled_error()), cancelled=True))
+        self._advance(error=cancelled_error())
         return True
 
     def _continue(self, turn: int, reply: Any = None, error: BaseException | None = None) -> None:
@@ -116,16 +116,18 @@ class Task:
                 step = self._flow.send(None)
             self._wait_for(step)
         except StopIteration as end:
-            self._tell(Outcome(end.value))
+            self._tell(FlowOutcome(end.value))
         except TransferCancelledError as stopped:
-            self._tell(Outcome(error=str(stopped), cancelled=True))
+            self._tell(FlowOutcome(error=str(stopped), cancelled=True))
         except ClientError as failure:
-            self._tell(Outcome(error=str(failure)))
+            self._tell(FlowOutcome(error=str(failure)))
         except Exception as defect:
             logging.getLogger("WordMask").exception("A step failed that should not")
             name = type(defect).__name__
             self._tell(
-                Outcome(error=f"An unexpected error occurred ({name}); the Python console has the details.")
+                FlowOutcome(
+                    error=f"An unexpected error occurred ({name}); the Python console has the details."
+                )
             )
 
     def _wait_for(self, step: Any) -> None:
@@ -150,7 +152,7 @@ class Task:
         if self._report is not None and not self._told:
             self._report(report)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: FlowOutcome) -> None:
         if not self._told:
             self._told = True
             self._end(outcome)

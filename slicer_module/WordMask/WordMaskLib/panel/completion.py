@@ -68,7 +68,7 @@ class WordCompleter:
 
     def offer(self, query: str, found: Iterable[Suggestion]) -> None:
         """What a server suggests for a misspelt word; nothing happens when the person typed on."""
-        if query == self._typed() and bool(self._line.property("focus")):
+        if query == self._typed_word() and bool(self._line.property("focus")):
             self._fill([(suggestion, "") for suggestion in found])
             if self._cursors:
                 self.completer.complete()
@@ -86,11 +86,11 @@ class WordCompleter:
             self._line.setCompleter(None)
             self.completer.deleteLater()
 
-    def _typed(self) -> str:
+    def _typed_word(self) -> str:
         return word_at(self._line.property("text"), int(self._line.property("cursorPosition"))).query
 
     def _on_edited(self, *_args: Any) -> None:
-        query = self._typed()
+        query = self._typed_word()
         found = matches(query, self._words())
         if len(found) == 1 and same_text(found[0][0].word) == same_text(query):
             found = []  # it is typed already
@@ -98,7 +98,7 @@ class WordCompleter:
         self._timer.start()
 
     def _on_pause(self, *_args: Any) -> None:
-        query = self._typed()
+        query = self._typed_word()
         if len(query) > 2 and not matches(query, self._words()):
             self._misspelt(query)
 
@@ -111,7 +111,7 @@ class WordCompleter:
         for row, (suggestion, synonym) in enumerate(found):
             whole, place = replace_word(text, cursor, suggestion.word)
             index = self.model.index(row, 0)
-            self.model.setData(index, _shown(suggestion, synonym), SHOWN_TEXT)
+            self.model.setData(index, _entry_text(suggestion, synonym), SHOWN_TEXT)
             self.model.setData(index, whole, WHOLE_TEXT)
             self._cursors[whole] = place
 
@@ -125,6 +125,6 @@ class WordCompleter:
             )
 
 
-def _shown(suggestion: Suggestion, synonym: str) -> str:
+def _entry_text(suggestion: Suggestion, synonym: str) -> str:
     text = f"{suggestion.word} ({synonym})" if synonym else suggestion.word
     return text if suggestion.trained is not False else text + _("  – not trained")

@@ -20,7 +20,7 @@ from ..client.errors import ClientError
 from ..flows.flows import Flow, Question, Report
 from ..flows.messages import question_text, stage_text
 from ..flows.session import Session
-from ..flows.tasks import Outcome, Task
+from ..flows.tasks import FlowOutcome, FlowTask
 from .qt_transport import QtTransport
 from .settings import Settings
 
@@ -55,8 +55,8 @@ class Panel:
         self.ui, self.session, self.settings = ui, session, settings
         self._make_transport = make_transport
         self._transports: dict[tuple[ServerAddress, str, str], Any] = {}
-        self._task: Task | None = None
-        self._background: list[Task] = []
+        self._task: FlowTask | None = None
+        self._background: list[FlowTask] = []
         self._answer: Callable[[bool], None] | None = None
         self.sections: list[Section] = []
         self._changing = self._closed = False
@@ -114,7 +114,7 @@ class Panel:
         except ClientError as error:
             self.complain(str(error))
             return
-        self._task = Task(
+        self._task = FlowTask(
             flow,
             transport,
             later,
@@ -130,11 +130,11 @@ class Panel:
     def run_in_background(
         self,
         flow: Flow[Any],
-        end: Callable[[Outcome], None],
+        end: Callable[[FlowOutcome], None],
         *,
         address: ServerAddress | None = None,
         timeout: float | None = None,
-    ) -> Task | None:
+    ) -> FlowTask | None:
         """Start what nobody waits for; None when there is no usable address.
 
         address: None for the one that is typed.
@@ -148,16 +148,16 @@ class Panel:
         except ClientError:
             return None
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: FlowOutcome) -> None:
             if task in self._background:
                 self._background.remove(task)
                 end(outcome)
 
-        task = Task(flow, transport, later, end=finish)
+        task = FlowTask(flow, transport, later, end=finish)
         self._background.append(task)
         return task.start()
 
-    def drop(self, task: Task | None) -> None:
+    def drop(self, task: FlowTask | None) -> None:
         """End what runs in the background; nobody is told."""
         if task is not None and task in self._background:
             self._background.remove(task)
@@ -235,7 +235,7 @@ class Panel:
         self.ui.progressLabel.setText(stage_text(report) if report.stage else "")
         self.ui.cancelButton.setEnabled(report.can_cancel)
 
-    def _on_end(self, outcome: Outcome, done: Callable[[Any], None]) -> None:
+    def _on_end(self, outcome: FlowOutcome, done: Callable[[Any], None]) -> None:
         self._task = None
         self._answer = None
         self.ui.progressRow.setVisible(False)

@@ -38,7 +38,7 @@ class CasesSection(Section):
         segmentation = shown_segmentation(self.panel)
         something = segmentation is not None and segmentation.GetSegmentation().GetNumberOfSegments() > 0
         self.ui.submitButton.setEnabled(free and something)
-        missing = self.session.shown(self.panel.volume).not_found
+        missing = self.session.results_of(self.panel.volume).not_found
         self.ui.absentBox.setEnabled(free and bool(missing))
         names = ", ".join(missing)
         self.ui.absentBox.setText(
@@ -55,7 +55,7 @@ class CasesSection(Section):
 
     def _on_submit(self, *_args: Any) -> None:
         volume, segmentation = self.panel.volume, shown_segmentation(self.panel)
-        absent = self.session.shown(volume).not_found if self.ui.absentBox.isChecked() else ()
+        absent = self.session.results_of(volume).not_found if self.ui.absentBox.isChecked() else ()
         self.panel.begin(
             lambda: submit(self.session, self.panel.address(), volume, segmentation, absent=absent),
             self._on_submitted,

@@ -17,7 +17,7 @@ from ..client.errors import AddressError, ClientError
 from ..client.handshake import Handshake
 from ..flows.flows import Flow
 from ..flows.segmenting import shake_hands
-from ..flows.tasks import Outcome, Task
+from ..flows.tasks import FlowOutcome, FlowTask
 from ..server.local_server import LocalServer
 from ..server.server_process import likely_addresses
 from .panel import FAULT_STYLE, Panel, Section
@@ -35,8 +35,8 @@ class LocalSection(Section):
         super().__init__(panel)
         self._server_section = server_section
         self._server = LocalServer(self._on_text, self._on_ended)
-        self._looking: Task | None = None
-        self._asking: Task | None = None
+        self._looking: FlowTask | None = None
+        self._asking: FlowTask | None = None
         self._answer: Health | ClientError | None = None
         self._up = self._stopping = False
         self._timer = qt.QTimer(self.ui.serverLog)
@@ -91,10 +91,10 @@ class LocalSection(Section):
     def _on_start(self, *_args: Any) -> None:
         """Use a server that runs already; else start one."""
         self._say(_("Checking whether a server is already running."))
-        self._look_at(likely_addresses(self._remembered()))
+        self._look_at(likely_addresses(self._remembered_addresses()))
         self.refresh()
 
-    def _remembered(self) -> list[ServerAddress]:
+    def _remembered_addresses(self) -> list[ServerAddress]:
         try:
             return [repair_address(self.panel.settings.address)]
         except AddressError:
@@ -107,7 +107,7 @@ class LocalSection(Section):
             return
         address = addresses[0]
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: FlowOutcome) -> None:
             if not outcome.ok:
                 self._look_at(addresses[1:])
                 return
@@ -154,7 +154,7 @@ class LocalSection(Section):
                 _health(), self._on_answer, address=self._server.address, timeout=LOOK_SECONDS
             )
 
-    def _on_answer(self, outcome: Outcome) -> None:
+    def _on_answer(self, outcome: FlowOutcome) -> None:
         self._asking = None
         self._answer = outcome.value if outcome.ok else None
 

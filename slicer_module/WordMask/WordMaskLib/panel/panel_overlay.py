@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..client.errors import SegmentsError
 from ..client.prompts import same_text
-from ..flows.overlay_flow import ShownOverlay, request_overlay
+from ..flows.overlay_flow import OverlayResult, request_overlay
 from ..flows.results_table import jump_to
 from ..flows.session import present
 from ..scene.overlay import COLORS, VOLUME, remove_overlay, show_overlay
@@ -24,7 +24,7 @@ class OverlaySection(Section):
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
-        self._shown: ShownOverlay | None = None
+        self._shown: OverlayResult | None = None
         self._kinds: list[str] = []
         self._words: list[str] = []
         self.ui.overlayButton.clicked.connect(self._on_show)
@@ -74,7 +74,7 @@ class OverlaySection(Section):
         found = [word for word in dict.fromkeys(words) if word]
         found += [
             word
-            for word in self.session.shown(self.panel.volume).not_found
+            for word in self.session.results_of(self.panel.volume).not_found
             if same_text(word) not in map(same_text, found)
         ]
         if found != self._words:
@@ -98,7 +98,7 @@ class OverlaySection(Section):
             lambda: request_overlay(self.session, self.panel.address(), volume, word, kind), self._on_overlay
         )
 
-    def _on_overlay(self, overlay: ShownOverlay) -> None:
+    def _on_overlay(self, overlay: OverlayResult) -> None:
         if self._shown is not None and self._shown.node is not overlay.node:
             self._on_hide()
         self._shown = overlay

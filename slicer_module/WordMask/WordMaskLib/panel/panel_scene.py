@@ -31,7 +31,7 @@ class SceneSection(Section):
         super().__init__(panel)
         self._server_section = server_section
         self._node: WordMaskParameterNode | None = None
-        self._agreeing = False
+        self._ignores_changes = False
         for name in _SELECTORS.values():
             getattr(self.ui, name).currentNodeChanged.connect(self._on_changed)
         self.ui.wordsLine.textChanged.connect(self._on_changed)
@@ -48,9 +48,9 @@ class SceneSection(Section):
         A scene without volume, words or model says nothing about them: they stay as they are.
         """
         node = self._node
-        if node is None or self._agreeing:
+        if node is None or self._ignores_changes:
             return
-        with self._agreement():
+        with self._ignoring_changes():
             for parameter, name in _SELECTORS.items():
                 wanted, selector = getattr(node, parameter), getattr(self.ui, name)
                 if selector.currentNode() is not wanted and (
@@ -81,9 +81,9 @@ class SceneSection(Section):
     def _keep(self) -> None:
         """Bring the node in line with the panel."""
         node = self._node
-        if node is None or self._agreeing:
+        if node is None or self._ignores_changes:
             return
-        with self._agreement(), slicer.util.NodeModify(node):
+        with self._ignoring_changes(), slicer.util.NodeModify(node):
             for parameter, name in _SELECTORS.items():
                 chosen = getattr(self.ui, name).currentNode()
                 if getattr(node, parameter) is not chosen:
@@ -95,10 +95,10 @@ class SceneSection(Section):
                 node.model = self.session.model.name
 
     @contextmanager
-    def _agreement(self) -> Iterator[None]:
+    def _ignoring_changes(self) -> Iterator[None]:
         """One after the other is set: what the later ones still have must not be taken over meanwhile."""
-        self._agreeing = True
+        self._ignores_changes = True
         try:
             yield
         finally:
-            self._agreeing = False
+            self._ignores_changes = False

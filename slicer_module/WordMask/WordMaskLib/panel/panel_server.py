@@ -51,7 +51,7 @@ class ServerSection(Section):
             self.panel.settings.keep(name, text)
         self.panel.settings.keep("certificate", self.ui.certificateLine.property("text").strip())
         self.ui.serverLabel.setStyleSheet(FAULT_STYLE if server.handshake.warnings else "")
-        self.ui.serverLabel.setText(" ".join([_described(server), *server.handshake.warnings]))
+        self.ui.serverLabel.setText(" ".join([_describe(server), *server.handshake.warnings]))
 
     def ask(self, model: str = "") -> None:
         """Connect, and show how that went."""
@@ -94,7 +94,7 @@ class ServerSection(Section):
             self.ask(str(name))
 
 
-def _described(server: ServerState) -> str:
+def _describe(server: ServerState) -> str:
     model = server.model
     text = _("WordMask {version}. Model version {model} on {device}.")
     told = text.format(

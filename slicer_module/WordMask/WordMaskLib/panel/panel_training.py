@@ -12,7 +12,7 @@ from ..client.answers import ModelVersion
 from ..client.job_answers import TrainingState
 from ..flows.learning import (
     SPECIAL_RECIPES,
-    look_again,
+    reload_models,
     results_in_scene,
     stop_training,
     train,
@@ -20,7 +20,7 @@ from ..flows.learning import (
     watch_training,
 )
 from ..flows.messages import time_text
-from ..flows.tasks import Outcome, Task
+from ..flows.tasks import FlowOutcome, FlowTask
 from .panel import FAULT_STYLE, Panel, Section
 
 
@@ -29,8 +29,8 @@ class TrainingSection(Section):
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
-        self._watch: Task | None = None
-        self._stopping: Task | None = None
+        self._watch: FlowTask | None = None
+        self._stopping: FlowTask | None = None
         self._versions: list[ModelVersion] = []
         self._pace = Pace()
         table = self.ui.versionTable
@@ -62,7 +62,7 @@ class TrainingSection(Section):
         self.ui.trainButton.setEnabled(free)
         self.ui.recipeBox.setEnabled(free)
         self.ui.stopButton.setEnabled(self.training and self._stopping is None)
-        chosen = self._chosen()
+        chosen = self._chosen_version()
         self.ui.versionButton.setEnabled(
             ready and not self.training and chosen is not None and not chosen.served
         )
@@ -130,7 +130,7 @@ class TrainingSection(Section):
         self.ui.trainingLabel.setText(_progress_text(state, self._pace.seconds_left(state)))
         self.panel.refresh()
 
-    def _on_watched(self, outcome: Outcome) -> None:
+    def _on_watched(self, outcome: FlowOutcome) -> None:
         self._watch = None
         self.ui.trainingBar.setVisible(False)
         state: TrainingState | None = outcome.value
@@ -139,10 +139,10 @@ class TrainingSection(Section):
         elif state is not None and state.state != "none":
             self._say(_end_text(state), fault=state.state == "failed")
             if state.state == "done":
-                self.panel.run_in_background(look_again(self.session), self._on_looked)
+                self.panel.run_in_background(reload_models(self.session), self._on_looked)
         self.panel.refresh()
 
-    def _on_looked(self, outcome: Outcome) -> None:
+    def _on_looked(self, outcome: FlowOutcome) -> None:
         if outcome.ok:
             self._fill_versions()
             self.panel.refresh()
@@ -152,7 +152,7 @@ class TrainingSection(Section):
         self._say(_("Stopping; the model in use stays as it is."))
         self.panel.refresh()
 
-    def _on_stopped(self, outcome: Outcome) -> None:
+    def _on_stopped(self, outcome: FlowOutcome) -> None:
         self._stopping = None
         if not outcome.ok:
             self._say(outcome.error, fault=True)
@@ -174,7 +174,7 @@ class TrainingSection(Section):
             for column, text in enumerate(_cells(version)):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
 
-    def _chosen(self) -> ModelVersion | None:
+    def _chosen_version(self) -> ModelVersion | None:
         row = int(self.ui.versionTable.currentRow())
         return self._versions[row] if 0 <= row < len(self._versions) else None
 
@@ -182,7 +182,7 @@ class TrainingSection(Section):
         self.panel.refresh()
 
     def _on_version(self, *_args: Any) -> None:
-        version = self._chosen()
+        version = self._chosen_version()
         if version is not None:
             self.panel.begin(
                 lambda: use_version(self.session, self.panel.address(), version.number), self._on_version_used

@@ -15,7 +15,7 @@ from ..flows.flows import Flow
 from ..flows.messages import segmented_text
 from ..flows.segmenting import Segmented, segment, slice_in_view
 from ..flows.session import target_segmentation
-from ..flows.tasks import Outcome
+from ..flows.tasks import FlowOutcome
 from ..scene.geometry import is_picture
 from ..scene.modality import modality_of
 from .completion import WordCompleter
@@ -60,7 +60,9 @@ class WordsSection(Section):
         volume, free = self.panel.volume, not self.panel.busy
         ready = free and volume is not None and bool(self.text.strip())
         self.ui.segmentButton.setEnabled(ready)
-        again = volume is not None and not is_picture(volume) and bool(self.session.shown(volume).statistics)
+        again = (
+            volume is not None and not is_picture(volume) and bool(self.session.results_of(volume).statistics)
+        )
         self.ui.redoButton.setEnabled(ready and again)
         self.ui.undoButton.setEnabled(free and self.session.can_undo())
         for name in (
@@ -111,7 +113,7 @@ class WordsSection(Section):
     def _on_redo(self, *_args: Any) -> None:
         try:
             index = slice_in_view(
-                self.panel.volume, self.session.shown(self.panel.volume).plane, slice_nodes()
+                self.panel.volume, self.session.results_of(self.panel.volume).plane, slice_nodes()
             )
         except SegmentsError as error:
             self.panel.complain(str(error))
@@ -168,13 +170,13 @@ class WordsSection(Section):
         server, hints = self.session.server, []
         for word in [] if server is None else typed_words(self.text):
             local = server.look_up(word)
-            known = (local,) if local is not None else self._suggested(word)
+            known = (local,) if local is not None else self._suggestions_for(word)
             if known is not None:
                 hints += word_hints(word, known, server.model, modality_of(self.panel.volume))
         self.ui.hintLabel.setText("\n".join(hint.sentence for hint in hints[:MOST_HINTS]))
         self.ui.hintLabel.setVisible(bool(hints))
 
-    def _suggested(self, word: str) -> tuple[Suggestion, ...] | None:
+    def _suggestions_for(self, word: str) -> tuple[Suggestion, ...] | None:
         """What the server has for a word that is not in the vocabulary; None while it is asked."""
         model = self.session.model
         key = (model.name if model is not None else "", same_text(word))
@@ -197,7 +199,7 @@ class WordsSection(Section):
         if key in self._pending:
             return
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: FlowOutcome) -> None:
             self._pending.discard(key)
             if outcome.ok:
                 self._asked[key] = outcome.value

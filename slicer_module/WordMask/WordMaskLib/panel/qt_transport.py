@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import qt
 
 from ..client.addresses import ServerAddress
-from ..client.calls import Call, checked_token
-from ..client.errors import ClientError, LocalFileError, network_error, no_certificates, not_understood
+from ..client.calls import Call, check_token
+from ..client.errors import ClientError, LocalFileError, bad_answer, network_error, no_certificates
 from ..client.multipart import Form, TextPart
 from ..client.retry import RetryPolicy
 
@@ -58,8 +58,8 @@ class QtTransport:
     ) -> None:
         """AddressError: the token cannot be one; LocalFileError: the CA file holds no certificate."""
         self.address, self.timeout, self.retry = address, timeout, retry or RetryPolicy()
-        self._token = checked_token(token) if token else None
-        self._tls = None if ca_file is None else _trusting(ca_file)
+        self._token = check_token(token) if token else None
+        self._tls = None if ca_file is None else _tls_for(ca_file)
         # Python must not delete it: it may be the manager's own signal that drops the last reference to this
         # transport.
         self.manager = qt.QNetworkAccessManager(qt.QCoreApplication.instance())
@@ -148,18 +148,20 @@ class QtSending:
             return
         self._attempts += 1
         try:
-            self._attempt = _Attempt(self._transport, self._call, self._answered, self._broke, self._progress)
+            self._attempt = _Attempt(
+                self._transport, self._call, self._on_answer, self._on_failure, self._progress
+            )
         except ClientError as error:
             failure = error
-            qt.QTimer.singleShot(0, lambda: self._broke(failure))
+            qt.QTimer.singleShot(0, lambda: self._on_failure(failure))
 
-    def _answered(self, answer: Any) -> None:
+    def _on_answer(self, answer: Any) -> None:
         if not self._over:
             self._over = True
             self._transport.forget(self)
             self._done(answer)
 
-    def _broke(self, error: ClientError) -> None:
+    def _on_failure(self, error: ClientError) -> None:
         if self._over:
             return
         seconds = self._transport.retry.wait(error, self._attempts, safe_to_repeat=self._call.safe_to_repeat)
@@ -297,7 +299,7 @@ class _Attempt:
         if self._code == HANDSHAKE and self._untrusted:
             return network_error("certificate", self._address)
         if self._code > LAST_NETWORK_ERROR or self._code == 0:
-            return not_understood(self._address, "it does not answer as a web server does")
+            return bad_answer(self._address, "it does not answer as a web server does")
         return network_error(KINDS.get(self._code, "network"), self._address)
 
     def _status(self) -> int | None:
@@ -333,7 +335,7 @@ def _raw_header(reply: Any, name: str) -> str:
     return str(value.data().decode("latin-1"))
 
 
-def _trusting(ca_file: Path) -> Any:
+def _tls_for(ca_file: Path) -> Any:
     """A TLS configuration that trusts the authorities of a file, and no others."""
     certificates = qt.QSslCertificate.fromPath(str(ca_file)) if ca_file.is_file() else []
     if not certificates:

@@ -174,7 +174,7 @@ def export_labels(
             f"{empty[0]!r} has no voxel on {volume.GetName()!r}; mark it, leave it out, or say that it is "
             "absent."
         )
-    labels = _merged(masks, words, overlaps, grid_of(volume))
+    labels = _merge(masks, words, overlaps, grid_of(volume))
     _write_labels(labels, volume, Path(path), None if like is None else file_grid(like, volume))
     names = [*words, *absent]
     info = [_row(segmentation, segment_ids, value, name) for value, name in enumerate(names, start=1)]
@@ -237,7 +237,7 @@ def _write_labels(labels: np.ndarray, volume: Any, path: Path, grid: Grid | None
         )
 
 
-def _merged(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, grid: Grid) -> np.ndarray:
+def _merge(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, grid: Grid) -> np.ndarray:
     """[k, j, i], values 1..N in the order of the masks."""
     shared = [
         (words[first], words[second], count)

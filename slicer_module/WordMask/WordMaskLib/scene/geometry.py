@@ -206,14 +206,16 @@ def to_world(volume: slicer.vtkMRMLVolumeNode, voxels: Any) -> np.ndarray:
         np.c_[np.asarray(voxels, dtype=float).reshape(-1, 3), np.ones(np.size(voxels) // 3)]
         @ grid_of(volume).matrix.T
     )
-    return _through(volume.GetParentTransformNode(), None, local[:, :3])
+    return _transform_points(volume.GetParentTransformNode(), None, local[:, :3])
 
 
 def to_voxels(volume: slicer.vtkMRMLVolumeNode, world: Any) -> np.ndarray:
     """[n, 3] world RAS in mm -> [n, 3] (i, j, k), not rounded and not limited to the volume; the inverse of
     `to_world`.
     """
-    local = _through(None, volume.GetParentTransformNode(), np.asarray(world, dtype=float).reshape(-1, 3))
+    local = _transform_points(
+        None, volume.GetParentTransformNode(), np.asarray(world, dtype=float).reshape(-1, 3)
+    )
     return (np.c_[local, np.ones(len(local))] @ np.linalg.inv(grid_of(volume).matrix).T)[:, :3]
 
 
@@ -231,7 +233,7 @@ def as_matrix(array: np.ndarray) -> vtk.vtkMatrix4x4:
     return matrix
 
 
-def _through(
+def _transform_points(
     source: slicer.vtkMRMLTransformNode | None, target: slicer.vtkMRMLTransformNode | None, points: np.ndarray
 ) -> np.ndarray:
     if source is target:

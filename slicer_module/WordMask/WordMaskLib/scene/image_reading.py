@@ -89,7 +89,7 @@ def stored_left_handed(path: Path) -> bool:
     start = _header(path)
     if _is_nifti(path):
         if len(start) < _NIFTI_HEADER:
-            raise _damaged()
+            raise _damaged_error()
         order = "<" if struct.unpack("<i", start[:4])[0] == _NIFTI_HEADER else ">"
         qform, sform = struct.unpack(f"{order}2h", start[252:256])
         if sform > 0:
@@ -125,7 +125,7 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
         or node.GetImageData() is None
         or node.GetImageData().GetNumberOfScalarComponents() != 1
     ):
-        raise _damaged()
+        raise _damaged_error()
     return np.asarray(slicer.util.arrayFromVolume(node)), grid_of(node)
 
 
@@ -140,7 +140,7 @@ def _header(path: Path) -> bytes:
         with gzip.open(path) if compressed else open(path, "rb") as file:
             return file.read(1 << 14)
     except (OSError, EOFError, zlib.error):
-        raise _damaged() from None
+        raise _damaged_error() from None
 
 
 def _check_nifti(path: Path) -> Iterator[None]:
@@ -159,25 +159,25 @@ def _check_nifti(path: Path) -> Iterator[None]:
                     told = found
                     yield
     except (OSError, EOFError, zlib.error, struct.error):
-        raise _damaged() from None
+        raise _damaged_error() from None
     if found < needed:
-        raise _damaged()
+        raise _damaged_error()
 
 
 def _nifti_bytes(header: bytes) -> int:
     """How long the uncompressed file has to be."""
     order = next((order for order in "<>" if struct.unpack(f"{order}i", header[:4])[0] == _NIFTI_HEADER), "")
     if not order:
-        raise _damaged()
+        raise _damaged_error()
     dimensions = struct.unpack(f"{order}8h", header[40:56])
     (bits,) = struct.unpack(f"{order}h", header[72:74])
     (offset,) = struct.unpack(f"{order}f", header[108:112])
     if not 1 <= dimensions[0] <= 7 or min(dimensions[1 : dimensions[0] + 1]) < 1 or bits < 8:
-        raise _damaged()
+        raise _damaged_error()
     return int(offset) + int(np.prod(dimensions[1 : dimensions[0] + 1], dtype=np.int64)) * bits // 8
 
 
-def _damaged() -> SegmentsError:
+def _damaged_error() -> SegmentsError:
     return SegmentsError(
         "The result cannot be read (it is damaged, truncated or not an image), so nothing was changed; "
         "request it again."

@@ -60,8 +60,8 @@ def cropped_mask(
         else None
     )
     if offset is not None:
-        return _inside(mask, offset, grid.shape)
-    return _resampled(mask, image, segmentation, volume)
+        return _crop_to_grid(mask, offset, grid.shape)
+    return _resample(mask, image, segmentation, volume)
 
 
 def layer_array(image: vtk.vtkImageData) -> np.ndarray | None:
@@ -111,7 +111,7 @@ def place_of(cropped: Cropped) -> Box:
 
 def image_of(cropped: Cropped, grid: Grid) -> slicer.vtkOrientedImageData:
     """A layer of its own for one segment, label value 1, no larger than the mask."""
-    return _oriented(cropped.mask, grid.matrix, cropped.first)
+    return _orient(cropped.mask, grid.matrix, cropped.first)
 
 
 def digest(cropped: Cropped | None) -> str:
@@ -122,7 +122,7 @@ def digest(cropped: Cropped | None) -> str:
     return hashlib.sha256(place + np.packbits(cropped.mask).tobytes()).hexdigest()[:16]
 
 
-def _oriented(mask: np.ndarray, matrix: np.ndarray, first: tuple[int, ...]) -> slicer.vtkOrientedImageData:
+def _orient(mask: np.ndarray, matrix: np.ndarray, first: tuple[int, ...]) -> slicer.vtkOrientedImageData:
     """mask: [k, j, i]; matrix: voxel -> local RAS of the whole grid; first: (i, j, k) of the mask's first
     voxel in it.
     """
@@ -158,7 +158,9 @@ def _whole_offset(image: slicer.vtkOrientedImageData, grid: Grid) -> tuple[int, 
     return int(start[0]), int(start[1]), int(start[2])
 
 
-def _inside(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]) -> Cropped | None:
+def _crop_to_grid(
+    mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]
+) -> Cropped | None:
     """The part of a mask that lies in an array of ``shape``; first: (i, j, k) of its first voxel there, which
     may lie outside.
     """
@@ -170,7 +172,7 @@ def _inside(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int
     return Cropped(part.mask, (i, j, k))
 
 
-def _resampled(
+def _resample(
     mask: np.ndarray,
     image: slicer.vtkOrientedImageData,
     segmentation: slicer.vtkMRMLSegmentationNode,
@@ -178,8 +180,8 @@ def _resampled(
 ) -> Cropped | None:
     """Nearest neighbour, through the transforms of both, as Slicer's own export does it."""
     grid = grid_of(volume)
-    source = _oriented(mask, _image_matrix(image), image.GetExtent()[::2])
-    reference = _oriented(np.zeros(grid.shape, dtype=np.uint8), grid.matrix, (0, 0, 0))
+    source = _orient(mask, _image_matrix(image), image.GetExtent()[::2])
+    reference = _orient(np.zeros(grid.shape, dtype=np.uint8), grid.matrix, (0, 0, 0))
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
         segmentation.GetParentTransformNode(), volume.GetParentTransformNode(), transform
@@ -191,4 +193,4 @@ def _resampled(
             f"{segmentation.GetName()!r} cannot be resampled to the grid of {volume.GetName()!r}."
         )
     found = layer_array(target)
-    return None if found is None else _inside(found > 0, target.GetExtent()[::2], grid.shape)
+    return None if found is None else _crop_to_grid(found > 0, target.GetExtent()[::2], grid.shape)

@@ -46,7 +46,7 @@ class SliceRange:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWord:
     """A word that has voxels."""
 
     word: Word
@@ -55,7 +55,7 @@ class Found:
 
 def found_words(
     path: str | Path, words: Sequence[Word], volume: Any, only: SliceRange | None
-) -> Generator[None, None, list[Found]]:
+) -> Generator[None, None, list[FoundWord]]:
     """The words that have voxels, in their order; yields between pieces of work, so that a window can stay
     alive.
 
@@ -65,16 +65,16 @@ def found_words(
     part = None if only is None else only.part_of(volume)
     yield from check_whole(path)
     yield
-    labels = _whole_numbers(read_on_grid(path, volume))
+    labels = _as_integers(read_on_grid(path, volume))
     yield
     found, named = [], 0
     for word in words:
         mask = labels == word.value
         named += int(np.count_nonzero(mask))
         yield
-        cropped = crop(mask if part is None else _within(mask, part))
+        cropped = crop(mask if part is None else _keep_part(mask, part))
         if cropped is not None:
-            found.append(Found(word, cropped))
+            found.append(FoundWord(word, cropped))
         yield
     if named != int(np.count_nonzero(labels)):
         stray = sorted({int(value) for value in np.unique(labels)} - {0, *(word.value for word in words)})
@@ -101,7 +101,7 @@ def check_words(words: Sequence[Word]) -> None:
             )
 
 
-def _whole_numbers(labels: np.ndarray) -> np.ndarray:
+def _as_integers(labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind in "iu":
         return labels
     whole = labels.astype(np.int64) if np.isfinite(labels).all() else None
@@ -112,7 +112,7 @@ def _whole_numbers(labels: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _within(mask: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
+def _keep_part(mask: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
     inside = np.zeros_like(mask)
     inside[part] = mask[part]
     return inside

@@ -26,7 +26,7 @@ from ..client.prompts import same_text
 from .export import check_volume
 from .geometry import grid_of
 from .masks import BINARY, Cropped, crop, cropped_mask, digest, image_of, place_of, uncrop
-from .result_reading import Found, SliceRange, check_words, found_words
+from .result_reading import FoundWord, SliceRange, check_words, found_words
 from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag
 from .unchanged_check import UnchangedCheck
 from .undo import UndoHistory, UndoStep, leave_layer, remove_node, shares_layer
@@ -256,19 +256,19 @@ def _check_places(volume: Any, segmentation: Any | None) -> None:
         check_segmentation(segmentation, volume)
 
 
-def _plan(found: Found, volume: Any, segmentation: Any | None, only: SliceRange | None) -> _Planned:
+def _plan(found: FoundWord, volume: Any, segmentation: Any | None, only: SliceRange | None) -> _Planned:
     earlier = None if segmentation is None else own_segment(segmentation, found.word.text)
     voxels, mark = found.voxels, digest(found.voxels)
     if only is not None and segmentation is not None and earlier is not None:
         before = cropped_mask(segmentation, earlier, volume)
         was_edited = digest(before) != tag(segmentation.GetSegmentation().GetSegment(earlier), DIGEST)
-        voxels = _merged(uncrop(before, grid_of(volume).shape), voxels, only.part_of(volume))
+        voxels = _merge(uncrop(before, grid_of(volume).shape), voxels, only.part_of(volume))
         # What a person drew in other slices is still there, and still theirs.
         mark = EDITED if was_edited else digest(voxels)
     return _Planned(found.word, image_of(voxels, grid_of(volume)), mark, earlier)
 
 
-def _merged(before: np.ndarray, voxels: Cropped, part: tuple[slice, ...]) -> Cropped:
+def _merge(before: np.ndarray, voxels: Cropped, part: tuple[slice, ...]) -> Cropped:
     before[part] = False
     before[place_of(voxels)] |= voxels.mask
     merged = crop(before)

@@ -30,32 +30,32 @@ class UnchangedCheck:
             image for image in (segment.GetRepresentation(BINARY) for segment in touched) if image is not None
         ]
         self._names = {
-            segment_id: contents.GetSegment(segment_id).GetName() for segment_id in self._witnessed()
+            segment_id: contents.GetSegment(segment_id).GetName() for segment_id in self._watched_ids()
         }
-        self._before = {segment_id: self._look(segment_id) for segment_id in self._names}
-        self._order = self._witnessed()
+        self._before = {segment_id: self._describe(segment_id) for segment_id in self._names}
+        self._order = self._watched_ids()
 
     def changed(self) -> list[str]:
         """The names of segments that are not what they were; when only their order changed, the name of the
         segmentation.
         """
-        now = self._witnessed()
+        now = self._watched_ids()
         found = [
             name
             for segment_id, name in self._names.items()
-            if segment_id not in now or self._before[segment_id] != self._look(segment_id)
+            if segment_id not in now or self._before[segment_id] != self._describe(segment_id)
         ]
         kept_order = [segment_id for segment_id in now if segment_id in self._names] == self._order
         return found if found or kept_order else [self._segmentation.GetName()]
 
-    def _witnessed(self) -> list[str]:
+    def _watched_ids(self) -> list[str]:
         return [
             segment_id
             for segment_id in self._segmentation.GetSegmentation().GetSegmentIDs()
             if segment_id not in self._but
         ]
 
-    def _look(self, segment_id: str) -> tuple[Any, ...]:
+    def _describe(self, segment_id: str) -> tuple[Any, ...]:
         segment = self._segmentation.GetSegmentation().GetSegment(segment_id)
         names: list[str] = []
         segment.GetContainedRepresentationNames(names)

@@ -57,10 +57,10 @@ def find_environment(chosen: str | Path) -> ServerEnvironment:
         raise ServerStartError(
             f"There is no folder {path.name!r}; choose the Python environment in which WordMask is installed."
         )
-    for folder in _meant_by(path):
+    for folder in _candidates(path):
         python = next((folder / name for name in _PYTHONS if (folder / name).is_file()), None)
         if python is not None:  # not resolved: a link leads to the base Python, which lacks the packages
-            return _described(folder, python)
+            return _describe(folder, python)
     raise ServerStartError(
         f"{path.name!r} is not a Python environment, because it has neither bin/python nor "
         "Scripts/python.exe; "
@@ -68,17 +68,17 @@ def find_environment(chosen: str | Path) -> ServerEnvironment:
     )
 
 
-def _meant_by(path: Path) -> list[Path]:
+def _candidates(path: Path) -> list[Path]:
     """The folders that may be the environment."""
     if path.is_file():
         return [path.parent.parent if path.parent.name in _PROGRAMS else path.parent]
     return [path.parent] if path.name in _PROGRAMS else [path, path / ".venv", path / "venv", path / "env"]
 
 
-def _described(folder: Path, python: Path) -> ServerEnvironment:
+def _describe(folder: Path, python: Path) -> ServerEnvironment:
     """The environment with what its packages say; ServerStartError when one is missing for certain."""
-    found = {name: _installed(folder, name) for name in ("monailabel", "wordmask")}
-    if not _borrows(folder):  # else the packages may lie elsewhere
+    found = {name: _find_installed(folder, name) for name in ("monailabel", "wordmask")}
+    if not _uses_outside_packages(folder):  # else the packages may lie elsewhere
         for name, title in (("monailabel", "MONAI Label"), ("wordmask", "WordMask")):
             if found[name] is None:
                 raise ServerStartError(
@@ -89,10 +89,10 @@ def _described(folder: Path, python: Path) -> ServerEnvironment:
     if own is None:
         return ServerEnvironment(folder, python, "", None)
     version = re.fullmatch(r"wordmask-(.+)\.dist-info", own.name)
-    return ServerEnvironment(folder, python, version.group(1) if version else "", _source(own))
+    return ServerEnvironment(folder, python, version.group(1) if version else "", _editable_source(own))
 
 
-def _installed(folder: Path, name: str) -> Path | None:
+def _find_installed(folder: Path, name: str) -> Path | None:
     """What the environment keeps of an installed package."""
     for pattern in _SITE_PACKAGES:
         for packages in sorted(folder.glob(pattern)):
@@ -101,7 +101,7 @@ def _installed(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _borrows(folder: Path) -> bool:
+def _uses_outside_packages(folder: Path) -> bool:
     """Whether the environment also uses packages of another place."""
     try:
         settings = (folder / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
@@ -113,7 +113,7 @@ def _borrows(folder: Path) -> bool:
     )
 
 
-def _source(kept: Path) -> Path | None:
+def _editable_source(kept: Path) -> Path | None:
     """The folder of an editable installation."""
     try:
         url = urlsplit(json.loads((kept / "direct_url.json").read_text(encoding="utf-8"))["url"])
