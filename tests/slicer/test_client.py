@@ -81,8 +81,7 @@ def test_a_model_tells_what_it_can_do(server):
     assert {"liver", "polyp"} <= model.trained_words
     assert "gallbladder" not in model.trained_words
     assert (model.hints, zero_shot.hints) == ((), ("box", "points"))
-    # The server has no training for the second one.
-    assert (model.recipes[0], zero_shot.recipes) == ("few_shot", ())
+    assert (model.recipes[0], zero_shot.recipes[0]) == ("few_shot", "tiny")
 
 
 def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):
@@ -291,7 +290,7 @@ def test_a_training_is_started_watched_and_stopped(server, tmp_path, request):
     assert server.ask(calls.training(MODEL)).state == "running"
     server.ask(calls.stop_training())
     eventually(lambda: server.ask(calls.training(MODEL)).state == "stopped")
-    assert "what serves is as it was" in server.ask(calls.training(MODEL)).message
+    assert "the model in use is unchanged" in server.ask(calls.training(MODEL)).message
     server.ask(calls.stop_training())  # nothing to stop is no error
     assert server.ask(calls.rollback(MODEL, to=0)) == "bundled"
 

@@ -213,7 +213,7 @@ def test_a_training_is_started_watched_and_stopped(a_panel: Any, a_scene: Any, s
     assert not a_panel.ui.trainButton.isEnabled()
     click(a_panel.ui.stopButton)
     until(lambda: not a_panel.ui.trainingBar.isVisible())
-    assert "what serves is as it was" in a_panel.ui.trainingLabel.property("text")
+    assert "the model in use is unchanged" in a_panel.ui.trainingLabel.property("text")
     until(lambda: a_panel.ui.trainButton.isEnabled())
     assert server.ask(calls.training(server.ask(calls.models())[0].name)).state == "stopped"
 
