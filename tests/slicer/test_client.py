@@ -21,7 +21,7 @@ from WordMaskLib.client.client import CancelToken, WordMaskClient
 from WordMaskLib.client.transport import RetryPolicy
 
 from wordmask import __version__
-from wordmask.words.prompts import load_vocabulary
+from wordmask.words.vocabulary import load_vocabulary
 
 ZERO_SHOT = "medclip_samv2"
 pytestmark = pytest.mark.server

@@ -2,7 +2,7 @@
 internet.
 
 Knows: open_clip's configuration files, where they name other things, and weights files. Does not know: how a
-CLIP is cut open. Weights files cannot run code here (checkpoints.py, torchscript.py). Every failure is a
+CLIP is cut open. Weights files cannot run code here (tensors.py, torchscript.py). Every failure is a
 WeightsError.
 """
 
@@ -22,7 +22,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
-from wordmask.encoders.checkpoints import read_tensors
+from wordmask.encoders.tensors import read_tensors
 from wordmask.encoders.torchscript import is_torchscript, read_torchscript
 from wordmask.errors import WeightsError
 from wordmask.weights.verified_files import weights_path

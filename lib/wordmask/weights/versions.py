@@ -3,7 +3,7 @@
     versions/<n>/weights.safetensors, card.json    what was trained, and on what
     current.json                                   which version serves, and which ones served before it
 
-Knows folders and digests; not what the weights mean. A version is a folder that `bundles.load_bundle` reads.
+Knows folders and digests; not what the weights mean. A version is a folder that `load_checkpoint` reads.
 Several processes may
 use one store: a training publishes, a server serves.
 """
@@ -125,7 +125,7 @@ class ModelStore:
         Killed at any moment, the version before serves on, and the next call removes what was left. Numbers
         are never used again.
 
-        WeightsError: what was written is no bundle, or another process keeps the store busy. OSError: the
+        WeightsError: what was written is no checkpoint, or another process keeps the store busy. OSError: the
         disk is full or fails; nothing is published then.
         """
         with self._locked():
@@ -303,7 +303,7 @@ def _cut_after(history: tuple[int | None, ...], number: int | None) -> tuple[int
 
 
 def _seal(folder: Path) -> None:
-    """Check that it is a bundle, write the weights' digest into the card, and sync everything."""
+    """Check that it is a checkpoint, write the weights' digest into the card, and sync everything."""
     card = read_card(folder)
     try:
         with safe_open(
@@ -322,7 +322,7 @@ def _seal(folder: Path) -> None:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """SHA-256 of a bundle's or version's file of weights; None when it cannot be read."""
+    """SHA-256 of a checkpoint's or version's file of weights; None when it cannot be read."""
     try:
         return sha256_of(folder / WEIGHTS)
     except OSError:

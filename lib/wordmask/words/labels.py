@@ -126,26 +126,6 @@ class LabelTable:
                 return label.word
         raise LabelError(f"The value {value} stands for no word in this label map; it has {self._listed()}.")
 
-    def value_of_code(self, code: Code, modifier: Code | None = None) -> int:
-        """The value of a coded thing (meanings are not compared).
-
-        LabelError when no label, or more than one, has the code.
-        """
-        wanted = (_identity(code), _identity(modifier))
-        found = [
-            label
-            for label in self.labels
-            if label.code and (_identity(label.code), _identity(label.modifier)) == wanted
-        ]
-        if len(found) == 1:
-            return found[0].value
-        meaning = f"{code.meaning}, {modifier.meaning.lower()}" if modifier else code.meaning
-        owners = " and ".join(repr(label.word) for label in found) or "no label"
-        raise LabelError(
-            f"The code {code.scheme} {code.value} ({meaning}) belongs to {owners} here; there are "
-            f"{self._listed()}."
-        )
-
     def names(self) -> dict[str, int]:
         """{"liver": 1, "spleen": 2}, in ascending order of value: `label_names` of an answer."""
         return {label.word: label.value for label in self.labels}
@@ -211,7 +191,3 @@ def _row(label: Label) -> dict[str, Any]:
             "meaning": label.modifier.meaning,
         }
     return row
-
-
-def _identity(code: Code | None) -> tuple[str, str] | None:
-    return (code.scheme, code.value) if code else None

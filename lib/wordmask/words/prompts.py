@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from wordmask.errors import PromptError
 from wordmask.words.vocabulary import Code, Vocabulary, VocabularyEntry, load_vocabulary, same_text
 
-__all__ = ["LONGEST_TEXT", "MOST_WORDS", "Code", "Prompt", "load_vocabulary", "parse_prompts"]
-
 LONGEST_TEXT = 256  # characters of one string
 MOST_WORDS = 32
 LONGEST_SHOWN = 40  # characters of a word that an error message repeats
