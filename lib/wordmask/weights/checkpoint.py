@@ -94,11 +94,11 @@ def load_checkpoint(location: str | Path) -> Checkpoint:
     folder = checkpoint_folder(location)
     card = read_card(folder)
     if not (folder / WEIGHTS).is_file():
-        raise _lacking(folder, WEIGHTS)
+        raise _missing_error(folder, WEIGHTS)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise _damaged(folder, error) from error
+        raise _damaged_error(folder, error) from error
     return Checkpoint(folder.name, tensors, card)
 
 
@@ -115,16 +115,16 @@ def read_card(folder: Path) -> Card:
             json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None)
         )
     except FileNotFoundError as error:
-        raise _lacking(folder, CARD) from error
+        raise _missing_error(folder, CARD) from error
     except (OSError, ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
-        raise _damaged(folder, error) from error
+        raise _damaged_error(folder, error) from error
 
 
-def _lacking(folder: Path, name: str) -> WeightsError:
+def _missing_error(folder: Path, name: str) -> WeightsError:
     return WeightsError(f"The weights {folder.name!r} lack {name}; reinstall them.")
 
 
-def _damaged(folder: Path, error: Exception) -> WeightsError:
+def _damaged_error(folder: Path, error: Exception) -> WeightsError:
     return WeightsError(f"The weights {folder.name!r} are damaged ({type(error).__name__}); reinstall them.")
 
 

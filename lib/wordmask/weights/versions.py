@@ -128,7 +128,7 @@ class ModelStore:
         WeightsError: what was written is no checkpoint, or another process keeps the store busy. OSError: the
         disk is full or fails; nothing is published then.
         """
-        with self._locked():
+        with self._lock_folder():
             now = self._current()
             if not (
                 self.path / CURRENT
@@ -160,7 +160,7 @@ class ModelStore:
         RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process
         keeps the store busy.
         """
-        with self._locked():
+        with self._lock_folder():
             now = self._current()
             wanted = self._before(now.history) if to is None else to or None
             if wanted is not None and not (wanted in self._numbers() and self._is_sound(wanted)):
@@ -195,7 +195,7 @@ class ModelStore:
             self._sound[number] = (self._state(number), False)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock_folder(self) -> Iterator[None]:
         """One process and thread at a time."""
         (self.path / "versions").mkdir(parents=True, exist_ok=True)
         try:
@@ -247,10 +247,10 @@ class ModelStore:
             except OSError:
                 content = None
             if self._read is None or self._read[0] != content:
-                self._read = (content, self._parsed(content))
+                self._read = (content, self._parse_current(content))
             return self._read[1]
 
-    def _parsed(self, content: bytes | None) -> _Current:
+    def _parse_current(self, content: bytes | None) -> _Current:
         try:
             return _Current.parse((content or b"").decode())
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):

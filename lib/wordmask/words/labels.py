@@ -117,14 +117,16 @@ class LabelTable:
         for label in self.labels:
             if same_text(label.word) == same_text(word):
                 return label.value
-        raise LabelError(f"There is no label {word!r} in this label map; it has {self._listed()}.")
+        raise LabelError(f"There is no label {word!r} in this label map; it has {self._list_labels()}.")
 
     def word(self, value: int) -> str:
         """The word of a value; LabelError when it has none."""
         for label in self.labels:
             if label.value == value:
                 return label.word
-        raise LabelError(f"The value {value} stands for no word in this label map; it has {self._listed()}.")
+        raise LabelError(
+            f"The value {value} stands for no word in this label map; it has {self._list_labels()}."
+        )
 
     def names(self) -> dict[str, int]:
         """{"liver": 1, "spleen": 2}, in ascending order of value: `label_names` of an answer."""
@@ -149,16 +151,16 @@ class LabelTable:
         announced = {BACKGROUND, *(label.value for label in self.labels)}
         stray = [int(value) for value in np.unique(array) if int(value) not in announced]
         if stray:
-            values = f"value{'s' if len(stray) > 1 else ''} {_shortened([str(value) for value in stray])}"
+            values = f"value{'s' if len(stray) > 1 else ''} {_shorten_for_message([str(value) for value in stray])}"
             raise LabelError(
-                f"The label map holds the {values}, which no name announces; announced are {self._listed()}."
+                f"The label map holds the {values}, which no name announces; announced are {self._list_labels()}."
             )
 
-    def _listed(self) -> str:
-        return _shortened([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
+    def _list_labels(self) -> str:
+        return _shorten_for_message([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
 
 
-def _shortened(items: Sequence[str]) -> str:
+def _shorten_for_message(items: Sequence[str]) -> str:
     return ", ".join(items[:MOST_NAMED]) + (", ..." if len(items) > MOST_NAMED else "")
 
 

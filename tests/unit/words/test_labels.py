@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 from wordmask.errors import WordMaskError
 from wordmask.words.labels import LabelError, LabelTable
 from wordmask.words.prompts import parse_prompts
-from wordmask.words.vocabulary import Code
-
-KIDNEY = Code("SCT", "64033007", "Kidney")
 
 
 @pytest.fixture

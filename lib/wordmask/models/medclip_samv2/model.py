@@ -35,7 +35,7 @@ from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.models.coarse_masks import coarse_masks, components
 from wordmask.models.medclip_samv2.preset import MedCLIPSAMv2Preset
 from wordmask.models.noise import key_text
-from wordmask.models.sam_prompts import NOTHING, hinted, prompts_of_objects
+from wordmask.models.sam_prompts import NOTHING, prompts_of_hints, prompts_of_objects
 from wordmask.weights.checkpoint import load_checkpoint
 from wordmask.words.prompt_sets import sentences
 from wordmask.words.prompts import Prompt
@@ -128,7 +128,7 @@ class MedCLIPSAMv2(ClipSamSegmenter):
             )
             logits = torch.maximum(logits, asked.draw(self.sam, embeddings, settings))
         logits = _largest(logits, [len(found) for found in objects])
-        marked = hinted(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
+        marked = prompts_of_hints(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
         if marked is not None:
             logits = torch.where(
                 marked.given.to(self.device)[:, None, None],
