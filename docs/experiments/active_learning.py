@@ -17,7 +17,8 @@ from docs.experiments.few_shot import MODEL, PRESET
 from docs.experiments.pool import TASKS, Pool, load_pool, read_all
 from docs.experiments.results import Results, scores_of
 from wordmask.inference.cache import FeatureCache
-from wordmask.learning.active.strategies import CaseScore, choose, embed_case, score_case
+from wordmask.learning.active.scores import CaseScore, embed_case, score_case
+from wordmask.learning.active.strategies import choose
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.recipes import Recipe

@@ -32,7 +32,7 @@ def words(
       wordmask words sple
       wordmask words "lefft kidny"
     """
-    from wordmask.words.prompts import load_vocabulary
+    from wordmask.words.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary()
     if not prefix.strip():

@@ -23,14 +23,14 @@ from wordmask.data.windows import find_window
 from wordmask.demo.samples import SampleCase, true_mask
 from wordmask.learning.evaluation.metrics import dice
 from wordmask.pretraining.baselines import FILE
-from wordmask.weights.checkpoint import bundle_folder
+from wordmask.weights.checkpoint import checkpoint_folder
 
 BUNDLE = "bundled/simple_vilmedsam_tiny"
 
 
 def baseline_dice(cases: Sequence[SampleCase]) -> dict[str, dict[str, float]]:
     """Word -> mean Dice of ``threshold`` and ``atlas`` over the cases that show it."""
-    fitted = load_file(bundle_folder(BUNDLE) / FILE)
+    fitted = load_file(checkpoint_folder(BUNDLE) / FILE)
     collected: dict[str, dict[str, list[float]]] = {}
     for case in cases:
         grey, truth = _canonical(case)

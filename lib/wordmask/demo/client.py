@@ -24,6 +24,7 @@ from typing import Any
 import requests
 
 from wordmask.errors import WordMaskError
+from wordmask.words.labels import LabelTable
 
 # the first start of a fresh environment compiles every module of torch and monai: minutes on a slow disk
 START_SECONDS = 300.0
@@ -146,7 +147,7 @@ class AppClient:
 
     def submit_label(self, image: str, label: Path, names: Mapping[str, int]) -> None:
         """Keep a corrected label map as the final one of its image; names: word -> value."""
-        info = {"label_info": [{"name": word, "idx": value} for word, value in names.items()]}
+        info = {"label_info": LabelTable.from_names(names).to_label_info()}
         with label.open("rb") as file:
             self._send(
                 "PUT",

@@ -23,10 +23,9 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from wordmask.words.vocabulary import load_vocabulary
+from wordmask.words.vocabulary import opposite_word
 
 ANGLE, SCALE, SHIFT = 0.2, 0.15, 0.08  # radians; share; share of the picture's size
-SIDES = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,6 @@ class View:
 
     image: Tensor
     masks: Mapping[str, Tensor]
-
-
-def opposite_word(word: str) -> str | None:
-    """ "left kidney" -> "right kidney"; None for a word without a side."""
-    first, *rest = word.split(" ")
-    if first.lower() in SIDES and rest:
-        other = " ".join([SIDES[first.lower()], *rest])
-        entry = load_vocabulary().lookup(other)
-        return entry.word if entry else other
-    return None
 
 
 def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: int, mirror: bool) -> View:

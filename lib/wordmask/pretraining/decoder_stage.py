@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from wordmask.data.letterbox import Letterbox
 from wordmask.files import replace_file
 from wordmask.learning.losses import mask_loss
-from wordmask.models.bottleneck import fit_pairs, keyed_noise, normalise_maps
+from wordmask.models.bottleneck import fit_pairs, normalise_maps
+from wordmask.models.noise import keyed_noise
 from wordmask.models.presets import BottleneckPreset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import DecoderPreset

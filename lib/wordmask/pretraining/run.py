@@ -43,7 +43,7 @@ from wordmask.pretraining.decoder_stage import (
 from wordmask.pretraining.phantom_data import PhantomSlices, cached_slices
 from wordmask.pretraining.sam_stage import SamWithHead, train_sam
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import save_bundle
+from wordmask.weights.checkpoint import save_checkpoint
 from wordmask.words.vocabulary import load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Pretraining:
         model = SimpleViLMedSAM(self.preset, clip.clip, sam, trained_words=WORDS)
         model.decoder.load_state_dict(decoder.state_dict())
         model.scores.load_state_dict(clip.scores.state_dict())
-        save_bundle(output, model.state_dict(), self.card(scores))
+        save_checkpoint(output, model.state_dict(), self.card(scores))
         save_baselines(output, fit_baselines(self.slices()))
 
     def card(self, scores: dict[str, Score]) -> Card:

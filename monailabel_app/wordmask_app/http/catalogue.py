@@ -15,8 +15,7 @@ from wordmask.models.loading import segmenter_class
 from wordmask.models.presets import Preset
 from wordmask.models.registry import find_model
 from wordmask.words.prompt_sets import load_prompt_sets
-from wordmask.words.prompts import load_vocabulary
-from wordmask.words.vocabulary import Code, VocabularyEntry
+from wordmask.words.vocabulary import Code, VocabularyEntry, load_vocabulary
 from wordmask_app.jobs.queue import JobState
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.served_model import ServedModel

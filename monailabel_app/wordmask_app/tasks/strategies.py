@@ -17,7 +17,8 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from wordmask.data.volumes import read_volume
-from wordmask.learning.active.strategies import STRATEGIES, CaseScore, Choice, choose, look_up_strategy
+from wordmask.learning.active.scores import CaseScore
+from wordmask.learning.active.strategies import STRATEGIES, Choice, choose, look_up_strategy
 from wordmask.words.prompts import Prompt
 from wordmask_app.hardening.images import find_image
 from wordmask_app.jobs.requests import read_words

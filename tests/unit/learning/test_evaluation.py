@@ -29,7 +29,7 @@ from wordmask.learning.evaluation.statistics import CaseScore, bootstrap, overal
 from wordmask.learning.evaluation.tables import summary_text
 from wordmask.learning.evaluation.validation import validate
 from wordmask.models.loading import load_segmenter
-from wordmask.weights.checkpoint import load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import load_checkpoint, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 
@@ -313,10 +313,10 @@ def an_app(tmp_path: Path) -> Path:
     app = tmp_path / "app"
     app.mkdir()
     (app / "main.py").write_text("")
-    bundle = load_bundle("bundled/simple_vilmedsam_tiny")
+    bundle = load_checkpoint("bundled/simple_vilmedsam_tiny")
     card = bundle.card.model_copy(update={"preset": "tiny", "training_cases": ("dermoscopy_1",)})
     ModelStore(app / "model" / "simple_vilmedsam").publish(
-        lambda folder: save_bundle(folder, bundle.tensors, card)
+        lambda folder: save_checkpoint(folder, bundle.tensors, card)
     )
     return app
 

@@ -1,6 +1,6 @@
 """Which case to label next: how sure a model is of each case, and the choice by name of a strategy.
 
-`score_case` looks at one case with one model (case_scores.py); `choose` is a pure function of such scores,
+`score_case` looks at one case with one model (scores.py); `choose` is a pure function of such scores,
 the same for the server and for simulated experiments. Knows names, numbers and embeddings; not files, not a
 server. docs/active_learning.md has the formulas.
 """
@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from wordmask.errors import RequestError
-from wordmask.learning.active.scores import CaseScore, embed_case, score_case
+from wordmask.learning.active.scores import CaseScore
 from wordmask.resources import look_up
-
-__all__ = ["STRATEGIES", "CaseScore", "Choice", "choose", "embed_case", "look_up_strategy", "score_case"]
 
 # of the candidates, rounded up: among these `hybrid` looks for the one that is least like what is labelled
 UNSURE_SHARE = 0.5

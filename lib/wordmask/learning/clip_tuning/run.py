@@ -56,7 +56,7 @@ from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, load_checkpoint, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore, weights_digest
 
 TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and may change
@@ -249,7 +249,7 @@ class _Tuning:
 
         Nothing can go on from the checkpoint of another training.
         """
-        base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
+        base = None if self.preset.weights is None else weights_digest(checkpoint_folder(self.preset.weights))
         what = [
             self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
             self.asked.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
@@ -289,7 +289,7 @@ class _Tuning:
         return found, image[:MOST_FITTED] @ _embed_texts(model.clip, words).T
 
     def _card_of_preset(self) -> Card:
-        return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
+        return Card() if self.preset.weights is None else read_card(checkpoint_folder(self.preset.weights))
 
     def _decide(
         self,
@@ -308,7 +308,7 @@ class _Tuning:
             check = Check(after.top1, before.top1, figures)
 
         def write(folder: Path) -> None:
-            save_bundle(
+            save_checkpoint(
                 folder, self._collect_changes(model), self._make_card(model, parent, before, after, fit)
             )
 
@@ -360,7 +360,7 @@ def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequenc
     WeightsError: weights are missing, damaged or of another architecture.
     """
     bundles = [
-        load_bundle(location).only(TUNED) for location in (preset.weights, start) if location is not None
+        load_checkpoint(location).only(TUNED) for location in (preset.weights, start) if location is not None
     ]
     known = bundles[-1].token_ids if bundles else ()
     wanted = sorted({*known, *token_ids_of(captions)}) if known else []

@@ -39,7 +39,7 @@ from wordmask.models.loading import choose_device, load_segmenter
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class _Run:
 
     def _digest_start(self, start: Path | None) -> str | None:
         base = load_preset(self.asked.model, self.asked.preset).weights
-        folder = start or (None if base is None else bundle_folder(base))
+        folder = start or (None if base is None else checkpoint_folder(base))
         return None if folder is None else weights_digest(folder)
 
     def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
@@ -221,7 +221,7 @@ class _Run:
     def _draw_phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
         """Of the words that the preset's weights know and nobody has labelled yet."""
         base = load_preset(self.asked.model, self.asked.preset).weights
-        card = Card() if base is None else read_card(bundle_folder(base))
+        card = Card() if base is None else read_card(checkpoint_folder(base))
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
 
     def _measure(
@@ -266,7 +266,7 @@ class _Run:
         check = Check(after.mean, before.mean, figures) if judges else None
 
         def write(folder: Path) -> None:
-            save_bundle(
+            save_checkpoint(
                 folder, trainee.state(), self._make_card(trainee, parent, before, after, names, epochs)
             )
             write_cases(folder, self.cases)
@@ -315,7 +315,7 @@ class _Run:
             start_sha256=self.start_sha256,
             base=None
             if base is None
-            else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).title},
+            else {"name": checkpoint_folder(base).name, "title": read_card(checkpoint_folder(base)).title},
             epochs=epochs,
             training_cases=sorted({*self.parent_card.training_cases, *names[0]}),
             validation_cases=sorted({*self.parent_card.validation_cases, *names[1]}),

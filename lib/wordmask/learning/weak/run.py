@@ -25,7 +25,6 @@ from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.splitting import split_cases
 from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
-from wordmask.learning.views import opposite_word
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
@@ -37,9 +36,10 @@ from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import read_card, save_bundle
+from wordmask.weights.checkpoint import read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
+from wordmask.words.vocabulary import opposite_word
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class _WeakTraining:
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
         network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
         card = self._make_card(network, tensors, labelled, words)
-        save_bundle(self.run_folder / "candidate", tensors, card)
+        save_checkpoint(self.run_folder / "candidate", tensors, card)
         return self._decide(teacher, tensors, card, self._read_judges(judging))
 
     def _find_teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
@@ -266,7 +266,7 @@ class _WeakTraining:
         }
 
         def write(folder: Path) -> None:
-            save_bundle(folder, tensors, card.model_copy(update=measured))
+            save_checkpoint(folder, tensors, card.model_copy(update=measured))
 
         number, message = publish_if_better(
             self.store, check, write, self.cancel, force=self.asked.force or not judges
