@@ -69,6 +69,7 @@ def old_words() -> list[LabelledVolume]:
             case.image,
             case.truth,
             {word: tuple(values) for word, values in case.words.items() if word != "breast tumor"},
+            unnamed="background",
         )
         for case in load_samples(SAMPLES)
     ]

@@ -106,4 +106,6 @@ def _case(entry: dict, task: Task, pool: Path) -> Case:
     else:
         (label,) = entry["masks"].values()
         values = ABSENT if entry.get("absent") else ()
-    return Case(entry["id"], pool / entry["image"], pool / label, {task.word: values}, entry["group"])
+    return Case(
+        entry["id"], pool / entry["image"], pool / label, {task.word: values}, entry["group"], "background"
+    )

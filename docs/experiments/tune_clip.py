@@ -119,6 +119,7 @@ def masks_of(weights: Path | None) -> float:
             case.image,
             case.truth,
             {word: values for word, values in case.words.items() if word in LESIONS},
+            unnamed="background",
         )
         for case in load_samples(SAMPLES)
     ]

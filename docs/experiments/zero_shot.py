@@ -64,6 +64,7 @@ def sample_cases() -> list[tuple[str, LabelledVolume]]:
                 sample.image,
                 sample.truth,
                 {**sample.words, **dict.fromkeys(sample.absent, (255,))},
+                unnamed="background",
             ).read(),
         )
         for sample in load_samples(SAMPLES)
