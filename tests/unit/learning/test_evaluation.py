@@ -328,10 +328,10 @@ def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_to
         capsys, "evaluate", a_list, "-o", tmp_path / "out", "--app", an_app, "--device", "cpu"
     )
     assert status == 0
-    assert "1 of these cases trained this version, first 'dermoscopy_1'" in err
+    assert "Used to train or validate this version: 1 of these cases, first 'dermoscopy_1'" in err
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| version | 1, trained |" in summary
-    assert "trained this version" in summary
+    assert "train or validate this version" in summary
     assert read_card(ModelStore(an_app / "model" / "simple_vilmedsam").folder(1)).preset == "tiny"
 
 
