@@ -36,7 +36,9 @@ def check(
     port: Annotated[int, typer.Option(min=1, max=65535, help="port that the server will listen on")] = 8000,
     app: Annotated[
         Path | None,
-        typer.Option(help="app folder of the server; default: monailabel_app here, else your own"),
+        typer.Option(
+            help="app folder of the server; default: monailabel_app here, or wordmask/app in your data folder"
+        ),
     ] = None,
 ) -> None:
     """Check Python, packages, system libraries, port, folders and GPU.

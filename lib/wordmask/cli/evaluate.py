@@ -44,7 +44,7 @@ def evaluate(
     ],
     word: Annotated[
         str | None,
-        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+        typer.Option(help="word that the label maps of a folder show, such as polyp", rich_help_panel=Data),
     ] = None,
     tolerance: Annotated[
         float,

@@ -22,8 +22,8 @@ def serve(
         Path | None,
         typer.Option(
             help=(
-                "folder for trained models and logs, created if missing; default: monailabel_app here, else "
-                "your own"
+                "folder for trained models and logs, created if missing; default: monailabel_app here, or "
+                "wordmask/app in your data folder"
             )
         ),
     ] = None,

@@ -39,7 +39,7 @@ def train(
     ] = "tiny",
     word: Annotated[
         str | None,
-        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+        typer.Option(help="word that the label maps of a folder show, such as polyp", rich_help_panel=Data),
     ] = None,
     words: Annotated[
         str,

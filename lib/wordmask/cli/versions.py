@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from wordmask.weights.card import Card, Scores
     from wordmask.weights.versions import ModelStore
 
-APP_HELP = "app folder with the model's versions in APP/model; default: monailabel_app here, else your own"
+APP_HELP = (
+    "app folder with the model's versions in APP/model; default: monailabel_app here, or wordmask/app in "
+    "your data folder"
+)
 
 models = typer.Typer(
     name="models",
@@ -28,7 +31,8 @@ AnApp = Annotated[
     Path | None,
     typer.Option(
         "--app",
-        help="app folder with the trained versions; default: monailabel_app here, else your own",
+        help="app folder with the trained versions; default: monailabel_app here, or wordmask/app in your "
+        "data folder",
         rich_help_panel="Which weights",
     ),
 ]
