@@ -67,7 +67,7 @@ class Run(_Settings):
     train: tuple[str, ...] = Field(min_length=1)
     test: tuple[str, ...] = Field(min_length=1)
     train_cases: PositiveInt | None = Field(
-        default=None, description="at most so many in all, evenly of each; None: the protocol's"
+        default=None, description="at most so many in all, evenly of each; None: the number of the experiment"
     )
     recipe_changes: dict[str, Any] = Field(
         default_factory=dict, description="checked by the recipe when the run starts"
@@ -108,7 +108,7 @@ class Protocol(_Settings):
         for label in labels:
             if label.lower() not in known:
                 raise RequestError(
-                    f"The protocol {self.name!r} has no run {label!r}; runs: "
+                    f"The experiment {self.name!r} has no run {label!r}; runs: "
                     f"{', '.join(run.label for run in self.runs)}."
                 )
         return [
@@ -131,7 +131,7 @@ def protocol_names() -> list[str]:
 
 def load_protocol(name: str) -> Protocol:
     """RequestError names the nearest right one."""
-    look_up(name, protocol_names(), "protocol", RequestError)
+    look_up(name, protocol_names(), "experiment", RequestError)
     return Protocol(name=name, **yaml.safe_load(read_config("papers", f"{name}.yaml")))
 
 
@@ -165,8 +165,7 @@ def require_folders(runs: Sequence[Run], root: Path) -> None:
     ]:
         raise RequestError(
             f"The folder {root.name or root} lacks {', '.join(missing)}, each with images/ and labels/; "
-            "`wordmask protocol list` says what "
-            "belongs there and where it comes from."
+            "`wordmask papers list` names the data sets and where to get them."
         )
 
 
