@@ -96,8 +96,9 @@ def measure(
 
 
 def report(results: Results, names: Sequence[str]) -> str:
-    """Mean over cases per kind and word, the mean over these rows, and the share of absent words that stayed
-    empty.
+    """Mean over cases per kind and word, the mean over these rows, and the specificity.
+
+    The specificity is the share of absent words that stayed empty.
     """
     rows = sorted({(record["kind"], record["word"]) for record in results.select(shown=True)})
     cells = [

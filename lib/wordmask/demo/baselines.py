@@ -1,9 +1,7 @@
-"""What simple rules reach on the sample studies.
+"""What simple rules reach on the sample studies: a grey-value threshold and a mean mask per word.
 
-A grey-value threshold and a mean mask per word, as fitted with the tiny weights.
-
-Applied to whole volumes and pictures, as the model is. Knows the samples and the file of
-`wordmask.pretraining.baselines`; not the server.
+They were fitted with the tiny weights, and are applied to whole volumes and pictures, as the model is. Knows
+the samples and the file of `wordmask.pretraining.baselines`; not the server.
 """
 
 from __future__ import annotations

@@ -176,7 +176,9 @@ def check_values(
     announced = {value for values in names.values() for value in values}
     found = {int(value) for value in np.unique(array)} - {BACKGROUND}
     if stray := sorted(found - announced):
-        values = f"value{'s' if len(stray) > 1 else ''} {_shorten_for_message([str(value) for value in stray])}"
+        values = (
+            f"value{'s' if len(stray) > 1 else ''} {_shorten_for_message([str(value) for value in stray])}"
+        )
         listed = _shorten_for_message([f"{word} = {'/'.join(map(str, own))}" for word, own in names.items()])
         raise LabelError(
             f"{owner} holds the {values}, which no name announces; announced are {listed or 'no labels'}. "
@@ -191,9 +193,7 @@ def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> 
     if set(stray) <= {-1, 255} and announced & found:
         return "Such values often mean 'ignore': give them a name of their own, or 0."
     if not announced & found and len(found) == len(announced):
-        return (
-            f"Write the values that the label map holds, {_shorten_for_message(list(map(str, stray)))}, with the names."
-        )
+        return f"Write the values that the label map holds, {_shorten_for_message(list(map(str, stray)))}, with the names."
     if len(stray) > MOST_NAMED:
         return "So many values come from interpolation: resample with nearest neighbour, and not to JPEG."
     return "Name every value, or set those without a name to 0."

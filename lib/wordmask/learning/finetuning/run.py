@@ -62,20 +62,24 @@ class FineTuning(Training[Recipe]):
     def read_data(
         self, path: Path, request: TrainingRequest[Recipe], *, word: str | None, labels: Path | None
     ) -> list[Case]:
-        """As `Training`: a JSON list of cases, or a folder in the papers' layout."""
+        """Read a JSON list of cases, or a folder in the papers' layout."""
         return read_cases(path, word)
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[Recipe]) -> list[Case]:
-        """As `Training`: the labelled ones."""
+        """The labelled studies."""
         return [study.case for study in studies if study.case]
 
     def start_trainee(
         self, model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
     ) -> Trainee:
-        """A model that learns ``words``; UnknownModelError, WeightsError.
+        """Load a model that learns ``words``.
 
         Args:
-            weights: folder of the version to go on from; None: the preset's own.
+            weights: folder of the version to go on from; None: the preset's own weights.
+
+        Raises:
+            UnknownModelError: there is no such preset.
+            WeightsError: weights are missing or damaged.
         """
         return self.trainee.start(load_preset(model, preset), weights, recipe, words)
 
@@ -89,8 +93,7 @@ class FineTuning(Training[Recipe]):
         report: Report = lambda _: None,
         cancel: CancelToken | None = None,
     ) -> CaseReport:
-        """As `Training`: publishes when the mean Dice on the validation cases rose above that of the version
-        in use.
+        """Train, and publish when the mean Dice on the validation cases exceeds that of the version in use.
 
         A case that cannot be read is reported and left out.
         """
