@@ -122,13 +122,13 @@ def _check_word(typed: str) -> str:
     for character in word:
         if not _is_readable(character):
             raise PromptError(
-                f"{_shorten_for_message(word)} holds {character!r} (U+{ord(character):04X}), which the text encoders "
-                "cannot read; "
-                "use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
+                f"{_shorten_for_message(word)} holds {character!r} (U+{ord(character):04X}), which the text "
+                "encoders cannot read; use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
             )
     if word and not any(character.isalpha() for character in word):
         raise PromptError(
-            f"{_shorten_for_message(word)} has no letter, so it names nothing that could be looked for; type a word."
+            f"{_shorten_for_message(word)} has no letter, so it names nothing that could be looked for; type a "
+            "word."
         )
     return word
 
