@@ -65,7 +65,7 @@ def split_words(text: str, entries: Mapping[str, str] | None = None) -> list[str
         key = same_text(word)
         words.setdefault(same_text((entries or {}).get(key, key)), word)
         if len(words) > MOST_WORDS:
-            raise PromptError(f"More than {MOST_WORDS} words were asked for; ask for at most {MOST_WORDS} at a time.")
+            raise PromptError(f"More than {MOST_WORDS} words were given; ask for at most {MOST_WORDS} at a time.")
     if not words:
         raise PromptError('No word was given; type what to look for, for example "liver, spleen".')
     return list(words.values())
@@ -179,16 +179,16 @@ def _checked(typed: str) -> str:
         category = unicodedata.category(character)
         if category[0] == "C" or category in ("Zl", "Zp"):
             number = f"U+{ord(character):04X}"
-            raise PromptError(f"The words hold an invisible control character ({number}); remove it and type the words again.")
+            raise PromptError(f"The text contains an invisible control character ({number}); remove it and type the words again.")
     word = " ".join(typed.split()).strip(" .")  # a full stop at the end is the sentence's
     for character in word:
         if not _is_readable(character):
             raise PromptError(
-                f"{_shown(word)} holds {character!r} (U+{ord(character):04X}), which the text encoders cannot read; "
+                f"{_shown(word)} contains {character!r} (U+{ord(character):04X}), which the text encoders cannot read; "
                 "use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
             )
     if word and not any(character.isalpha() for character in word):
-        raise PromptError(f"{_shown(word)} has no letter, so it names nothing that could be looked for; type a word.")
+        raise PromptError(f"{_shown(word)} contains no letter, so it does not name a structure; type a word.")
     return word
 
 
