@@ -176,7 +176,7 @@ def test_what_the_text_encoders_cannot_read_is_refused(word):
 
 @pytest.mark.parametrize("word", ["123", "-", "()", "1.5"])
 def test_a_word_without_a_letter_is_refused(word):
-    with pytest.raises(PromptError, match="has no letter"):
+    with pytest.raises(PromptError, match="contains no letter"):
         parse_prompts(f"liver, {word}")
 
 
