@@ -25,7 +25,8 @@ from segment_anything import sam_model_registry
 from torch import Tensor, nn
 from transformers import BertConfig, BertTokenizerFast
 
-from wordmask.weights import catalogue as weights
+from wordmask.weights import catalogue
+from wordmask.weights.transfer import import_weights
 
 BIOMED_TEXT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -143,20 +144,20 @@ def registered(folder: Path, **files: Path) -> Iterator[None]:
     The catalogue is the one that ships, but with size and digest of these files: of the published ones it
     would refuse them.
     """
-    shipped = weights.catalogue()
+    shipped = catalogue.catalogue()
     entries = dict(shipped)
     for name, path in files.items():
         ours = [_described(file, path / file.name if path.is_dir() else path) for file in shipped[name].files]
         entries[name] = shipped[name].model_copy(update={"files": tuple(ours)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "catalogue", lambda: entries)
+        patch.setattr(catalogue, "catalogue", lambda: entries)
         patch.setenv("WORDMASK_WEIGHTS", str(folder))
         for name, path in files.items():
-            weights.import_weights(name, path)
+            import_weights(name, path)
         yield
 
 
-def _described(file: weights.WeightFile, path: Path) -> weights.WeightFile:
+def _described(file: catalogue.WeightFile, path: Path) -> catalogue.WeightFile:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return file.model_copy(update={"size": path.stat().st_size, "sha256": digest})

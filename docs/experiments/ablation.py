@@ -1,10 +1,9 @@
-"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give, at
-tiny size.
+"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give.
 
     python -m docs.experiments.ablation breast --seeds 1 2 3
 
-Every variant starts with a random decoder on the encoders that ship, and learns from the same cases for the
-same number of steps.
+At tiny size. Every variant starts with a random decoder on the encoders that ship, and learns from the same
+cases for the same number of steps.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 
 CASES, LORA_RANK = 50, 8
+# 80 steps.
 CHANGES = {
     "fresh_decoder": True,
     "refiner": False,
@@ -29,7 +29,7 @@ CHANGES = {
     "epochs": 2,
     "validate_every": 2,
     "views": 2,
-}  # 80 steps
+}
 
 
 def main() -> None:

@@ -1,5 +1,4 @@
-"""DHN-NCE against InfoNCE: what a tuning of the tiny CLIP on captions of drawings gives at equal steps,
-judged by retrieval.
+"""DHN-NCE against InfoNCE: retrieval after tuning the tiny CLIP on captions of drawings, at equal steps.
 
     python -m docs.experiments.tune_clip --seeds 1 2 3
 
@@ -36,10 +35,8 @@ from wordmask.weights.versions import ModelStore
 MODEL = "medclip_samv2"
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
-FIRST_SEED, DEVELOPMENT_SEED = (
-    810_000,
-    820_000,
-)  # of the pictures: pretraining has 101 to 301, the calibration 700001 to 706020
+# Seeds of the pictures; pretraining uses 101 to 301, the calibration 700001 to 706020.
+FIRST_SEED, DEVELOPMENT_SEED = 810_000, 820_000
 PAIRS = 1800
 CHANGES = {"held_out": 0.3}  # 540 pairs to judge by
 LOSSES = ("dhn_nce", "info_nce")
@@ -51,7 +48,7 @@ LARGE = 0.08  # of the picture
 def drawn_pairs(folder: Path, seed: int) -> CaptionList:
     """Pictures of all kinds, and captions that name what is drawn.
 
-    The three largest things, or size and place of a lesion.
+    A caption names the three largest structures, or size and place of a lesion.
     """
     drawn = make_slices(PAIRS, seed)
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
@@ -66,7 +63,7 @@ def drawn_pairs(folder: Path, seed: int) -> CaptionList:
 
 
 def described(labels: np.ndarray) -> str:
-    """labels: [S, S]."""
+    """The caption of a drawing with labels [S, S]."""
     shares = np.bincount(labels.ravel(), minlength=len(LABELS)) / labels.size
     things = [value for value in np.argsort(-shares) if value and shares[value] > SMALLEST_PRESENT][:3]
     names = [LABELS[value] for value in things]
@@ -144,10 +141,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(asked.results)
-    first, changes = (
-        DEVELOPMENT_SEED if asked.development else FIRST_SEED,
-        dict(text.split("=", 1) for text in asked.set),
-    )
+    first = DEVELOPMENT_SEED if asked.development else FIRST_SEED
+    changes = dict(text.split("=", 1) for text in asked.set)
     for seed, loss in product(asked.seeds, asked.losses):
         if not results.has(loss=loss, seed=seed, changes=changes):
             run(loss, seed, first, changes, results)

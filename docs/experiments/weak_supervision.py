@@ -1,11 +1,9 @@
-"""What nnU-Net makes of the zero-shot masks of MedCLIP-SAMv2 that it is trained on.
-
-Dice of both on untouched drawings and on the samples.
+"""Dice of MedCLIP-SAMv2's zero-shot masks and of nnU-Net trained on them, on drawings and the samples.
 
     python -m docs.experiments.weak_supervision lesions xray --seeds 1
 
-Lesions: pictures with one or none, which tiny draws well. X-rays: it finds the things, and often misses one
-lung, or draws a blocky heart.
+Lesions: pictures with one or none, which tiny draws well. X-rays: tiny finds the structures, but often misses
+one lung, or draws a blocky heart.
 """
 
 from __future__ import annotations

@@ -29,16 +29,10 @@ from wordmask_app.settings import AppSettings
 
 logger = logging.getLogger(__name__)
 
-APP_FILES = (
-    "README.md",
-    "requirements.txt",
-    "LICENSE",
-    "model/.gitignore",
-    "main.py",
-)  # the one that makes it an app is last
-INSTALLED_APP = (
-    "monailabel/sample-apps/wordmask"  # where MONAI Label looks for apps, below the environment's folder
-)
+# main.py makes the folder an app, so it is copied last.
+APP_FILES = ("README.md", "requirements.txt", "LICENSE", "model/.gitignore", "main.py")
+# Where MONAI Label looks for apps, below the environment's folder.
+INSTALLED_APP = "monailabel/sample-apps/wordmask"
 SHUTDOWN_SECONDS = 5  # that open connections get to end
 REMOTE = ("http://", "https://")
 
@@ -86,9 +80,8 @@ def serve(options: ServerOptions, *, ready: Callable[[], None], warn: Callable[[
     """
     AppSettings.from_conf(options.conf)
     for name, value in (("--host", options.host), ("--studies", options.studies)):
-        if (
-            not value.strip()
-        ):  # an empty host would let every machine in, an empty folder name would be the current folder
+        # An empty host would let every machine in; an empty folder name would be the current folder.
+        if not value.strip():
             raise RequestError(f"{name} is empty; give it a value, or leave it out.")
     if (options.keyfile is None) != (options.certfile is None):
         raise RequestError(
@@ -122,9 +115,8 @@ def claim_port(host: str, port: int) -> Iterator[socket.socket]:
             f"{host!r} is not an address of this machine; start the server with --host 127.0.0.1."
         ) from None
     with socket.socket(family, kind, protocol) as listener:
-        if (
-            sys.platform != "win32"
-        ):  # there the option would let two servers share a port; elsewhere one can start again at once
+        # On Windows the option would let two servers share a port; elsewhere it allows an immediate restart.
+        if sys.platform != "win32":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
@@ -284,10 +276,8 @@ def _run(options: ServerOptions, listener: socket.socket, ready: Callable[[], No
         ssl_keyfile=options.keyfile,
         ssl_certfile=options.certfile,
     )
-    Path(
-        log_config
-        # it has been read; MONAI Label makes it among the temporary files, where nobody else would remove it
-    ).unlink()
+    # It has been read; MONAI Label leaves it among the temporary files, where nothing would remove it.
+    Path(log_config).unlink()
     server = Server(config)
     server.run(sockets=[listener])
     if not server.started:

@@ -1,6 +1,7 @@
 """WordMask in 3D Slicer: type words, get named segments, correct them, teach the model.
 
-This file wires: the panel is made of `WordMaskLib/panel_*.py`, what happens on a click of the flows in `WordMaskLib`.
+This file wires: the panel is made of `WordMaskLib/panel_*.py`, what happens on a click of the flows in
+`WordMaskLib`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from WordMaskLib.client.addresses import ServerAddress, repair_address
 from WordMaskLib.client.client import WordMaskClient
 from WordMaskLib.client.errors import ClientError
 from WordMaskLib.flows.flows import Flow, run_waiting
-from WordMaskLib.flows.segmenting import Segmented, connect, segment
+from WordMaskLib.flows.segmenting import Segmented, connect, segment, shake_hands
 from WordMaskLib.flows.session import ServerState, Session
 from WordMaskLib.scene import sample_data
 from WordMaskLib.scene.parameters import WordMaskParameterNode
@@ -37,8 +38,12 @@ class WordMask(ScriptedLoadableModule):  # type: ignore[misc]
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = []
         self.parent.contributors = ["The WordMask authors"]
-        self.parent.helpText = _("Type words and get them as segments, from a MONAI Label server with the WordMask app.")
-        self.parent.acknowledgementText = _("Models and datasets are named in the documentation of the server.")
+        self.parent.helpText = _(
+            "Type words and get them as segments, from a MONAI Label server with the WordMask app."
+        )
+        self.parent.acknowledgementText = _(
+            "Models and datasets are named in the documentation of the server."
+        )
         slicer.app.connect("startupCompleted()", sample_data.register)  # not before: it needs another module
 
 
@@ -57,12 +62,19 @@ class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
         """Flow: ask a server what it can do."""
         return connect(self.session, _address(address), model)
 
-    def segment(self, address: str | ServerAddress, volume: Any, text: str, segmentation: Any = None, **options: Any) -> Flow[Segmented]:
+    def segment(
+        self, address: str | ServerAddress, volume: Any, text: str, segmentation: Any = None, **options: Any
+    ) -> Flow[Segmented]:
         """Flow: segment an open volume by words; arguments as of `WordMaskLib.flows.segmenting.segment`."""
         return segment(self.session, _address(address), volume, text, segmentation, **options)
 
-    def segmentAndWait(self, client: WordMaskClient, volume: Any, text: str, segmentation: Any | None = None, **options: Any) -> Segmented:  # noqa: N802 - Slicer's way
-        """The same for scripts: returns when the segments are there. ClientError, SegmentsError: nothing was changed."""
+    def segmentAndWait(  # noqa: N802 - Slicer's way
+        self, client: WordMaskClient, volume: Any, text: str, segmentation: Any | None = None, **options: Any
+    ) -> Segmented:
+        """The same for scripts: returns when the segments are there.
+
+        ClientError, SegmentsError: nothing was changed.
+        """
         return run_waiting(self.segment(client.address, volume, text, segmentation, **options), client)
 
     def undo(self) -> tuple[str, ...]:
@@ -71,7 +83,10 @@ class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
 
 
 class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: ignore[misc]
-    """The panel. settings, make_transport: set before `setup` to replace Slicer's settings and Qt's transport."""
+    """The panel.
+
+    settings, make_transport: set before `setup` to replace Slicer's settings and Qt's transport.
+    """
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -107,7 +122,10 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         settings = self.settings or Settings(qt.QSettings())
         self.panel = Panel(self.ui, self.logic.session, settings, self.make_transport or QtTransport)
         server = ServerSection(self.panel)
-        others = [section(self.panel) for section in (WordsSection, ResultsSection, OverlaySection, CasesSection, TrainingSection)]
+        others = [
+            section(self.panel)
+            for section in (WordsSection, ResultsSection, OverlaySection, CasesSection, TrainingSection)
+        ]
         self.scene = SceneSection(self.panel, server)
         self.panel.sections += [server, LocalSection(self.panel, server), self.scene, *others]
         for event, step in (
@@ -124,7 +142,8 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
     def enter(self) -> None:
         """The person came back, perhaps from the Segment Editor.
 
-        There is no `exit`: work that goes on while another module is shown, such as the next case, is remembered, too.
+        There is no `exit`: work that goes on while another module is shown, such as the next case, is
+        remembered, too.
         """
         if self.panel is not None:
             self.initializeParameterNode()
@@ -157,7 +176,9 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         self.panel.changed_soon()
 
     def initializeParameterNode(self) -> None:  # noqa: N802
-        """Show what the scene remembers, and keep there what is chosen; not before a scene that is on its way has come."""
+        """Show what the scene remembers, and keep there what is chosen; not before a scene that is on its way
+        has come.
+        """
         if not slicer.mrmlScene.IsClosing() and not slicer.mrmlScene.IsImporting():
             self.setParameterNode(self.logic.getParameterNode())
 
@@ -205,7 +226,7 @@ class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
         """A request goes through; what is found in noise does not matter."""
         client = WordMaskClient(repair_address("127.0.0.1"), timeout=60.0)
         try:
-            client.handshake()
+            run_waiting(shake_hands(client.address), client)
         except ClientError as error:
             self.delayDisplay(_("No server, so not tried: {reason}").format(reason=error))
             return
@@ -223,5 +244,7 @@ def _a_volume() -> Any:
     import numpy as np
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Test")
-    slicer.util.updateVolumeFromArray(node, np.random.default_rng(0).integers(-1000, 1000, (8, 32, 32)).astype(np.int16))
+    slicer.util.updateVolumeFromArray(
+        node, np.random.default_rng(0).integers(-1000, 1000, (8, 32, 32)).astype(np.int16)
+    )
     return node

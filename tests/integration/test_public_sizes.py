@@ -20,7 +20,8 @@ from tests.public_files import make_biomed_folder, registered, write_sam
 from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
 from wordmask.inference.hints import VoxelHints
-from wordmask.inference.pipeline import VolumeSegmenter, write_labels
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.result import write_labels
 from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.weights.catalogue import catalogue

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from tests.support.real_images import COUNT, VOLUMES
 
 from wordmask.data.volumes import read_volume
-from wordmask.inference.pipeline import VolumeSegmenter, write_labels
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.result import write_labels
 from wordmask.models.loading import load_segmenter
 
 pytestmark = pytest.mark.real_data

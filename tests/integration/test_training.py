@@ -37,7 +37,9 @@ def kill(learning: LearningServer, process: psutil.Process, before: tuple[str, n
     if state["state"] == "done":  # it was quicker
         assert learning.served()[0] == str(state["version"]) != before[0]
         return False
-    assert (state["state"], "what serves is as it was" in str(state["message"])) == ("stopped", True), state
+    assert (state["state"], "the model in use is unchanged" in str(state["message"])) == ("stopped", True), (
+        state
+    )
     check_served(learning, before)
     return True
 

@@ -1,4 +1,6 @@
-"""Real MRML for every test here: the harness is installed before test files import `WordMaskLib`, and each test has an empty scene."""
+"""Real MRML for every test here: the harness is installed before test files import `WordMaskLib`, and each
+test has an empty scene.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tests.slicer.scenes import add_volume, affine  # noqa: E402
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """Skip the tests whose fixtures need libraries that are missing; tests/conftest.py says at the end how to install them."""
+    """Skip the tests whose fixtures need libraries that are missing; tests/conftest.py says at the end how to
+    install them.
+    """
     for need, reason in libraries.reasons_to_skip().items():
         for item in items:
             if need in getattr(item, "fixturenames", ()):
@@ -25,7 +29,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
 
 @pytest.fixture(scope="session")
 def qt() -> Any:
-    """The flat `qt` module. Whoever uses Qt asks for it, if only by `usefixtures`, and is skipped where it cannot be loaded."""
+    """The flat `qt` module.
+
+    Whoever uses Qt asks for it, if only by `usefixtures`, and is skipped where it cannot be loaded.
+    """
     return qt_harness.install_qt()
 
 

@@ -1,4 +1,5 @@
-"""A server of 127.0.0.1 that misbehaves as it is told: one script per connection, the last one for all that follow.
+"""A server of 127.0.0.1 that misbehaves as it is told: one script per connection, the last one for all that
+follow.
 
 Speaks through plain sockets, so that it can do what no web server does.
 """
@@ -34,7 +35,9 @@ HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 def is_a_sentence(error: BaseException) -> bool:
     """For people: one sentence, no token, no name of a Python exception."""
     text = str(error)
-    unwanted = re.search(r"\n|Traceback|\w+(Error|Exception)\b|Errno|0x[0-9a-f]{6}|<|object at|" + re.escape(TOKEN), text)
+    unwanted = re.search(
+        r"\n|Traceback|\w+(Error|Exception)\b|Errno|0x[0-9a-f]{6}|<|object at|" + re.escape(TOKEN), text
+    )
     return unwanted is None and text.endswith(".") and 20 < len(text) < 600
 
 
@@ -77,7 +80,14 @@ class Caller:
                 raise ConnectionError("no request came")
             data += more
         head, body = data.split(b"\r\n\r\n", 1)
-        length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+        length = next(
+            (
+                int(line.split(b":")[1])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length:")
+            ),
+            0,
+        )
         parts, received = [body], len(body)
         while received < (length if most is None else min(length, most)):
             more = self.sock.recv(1 << 16)
@@ -103,7 +113,9 @@ Script = Callable[[Caller], None]
 
 @dataclass
 class FaultServer:
-    """requests: what came so far; connections: how many there were; over: set when the test has what it wants."""
+    """requests: what came so far; connections: how many there were; over: set when the test has what it
+    wants.
+    """
 
     port: int
     scheme: str = "http"
@@ -162,7 +174,12 @@ def says(body: bytes | str, status: str = "200 OK", **headers: str) -> Script:
 
     def script(caller: Caller) -> None:
         caller.request()
-        caller.send(head(status, **{"Content_Type": "application/json", "Content_Length": str(len(content)), **headers}) + content)
+        caller.send(
+            head(
+                status, **{"Content_Type": "application/json", "Content_Length": str(len(content)), **headers}
+            )
+            + content
+        )
 
     return script
 
@@ -222,22 +239,45 @@ def hangs_up_during_upload(caller: Caller) -> None:
 
 def health(version: str = "0.1.0") -> dict[str, Any]:
     """What `GET /wordmask/health` answers."""
-    queue, models = {"waiting": 0, "limit": 16, "running": 0, "known": 0}, [{"name": "simple_vilmedsam", "version": "bundled"}]
+    queue, models = (
+        {"waiting": 0, "limit": 16, "running": 0, "known": 0},
+        [{"name": "simple_vilmedsam", "version": "bundled"}],
+    )
     return {"status": "ok", "wordmask": version, "uptime": 1.0, "queue": queue, "models": models}
 
 
 def job_status(state: str = "queued", **more: Any) -> dict[str, Any]:
     """What `GET /wordmask/jobs/{id}` answers."""
-    return {"id": "0123", "state": state, "words": ["liver"], "done": 0, "total": 10, "seconds": 0.0, "message": "Waiting.", **more}
+    return {
+        "id": "0123",
+        "state": state,
+        "words": ["liver"],
+        "done": 0,
+        "total": 10,
+        "seconds": 0.0,
+        "message": "Waiting.",
+        **more,
+    }
 
 
-def result_body(file: bytes, *, boundary: str = "b0", name: str = "x.nii.gz", params: dict[str, Any] | None = None) -> bytes:
+def result_body(
+    file: bytes, *, boundary: str = "b0", name: str = "x.nii.gz", params: dict[str, Any] | None = None
+) -> bytes:
     """The multipart body of a result."""
-    fields = {"label_names": {"liver": 1}, "statistics": {}, "not_found": [], "warnings": []} if params is None else params
+    fields = (
+        {"label_names": {"liver": 1}, "statistics": {}, "not_found": [], "warnings": []}
+        if params is None
+        else params
+    )
     return (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n{json.dumps(fields)}\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
-    ).encode() + file + f"\r\n--{boundary}--\r\n".encode()
+        (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: '
+            f"application/json\r\n\r\n{json.dumps(fields)}\r\n"
+            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
+        ).encode()
+        + file
+        + f"\r\n--{boundary}--\r\n".encode()
+    )
 
 
 WHOLE = result_body(b"voxels" * 1000)  # a result with its file, and the head that belongs to it

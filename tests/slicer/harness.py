@@ -1,8 +1,9 @@
 """Slicer without the application: what an unmodified scripted module needs beyond slicer-core, for tests.
 
-`start` gives `slicer.mrmlScene`, `slicer.app` and `slicer.modules`; `install` also the base classes of scripted modules. Both may be called
-any number of times. Real: every vtkMRML class and logic, `slicer.util`. Stand-ins: the four base classes of
-`slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper`, `slicer.i18n`, `slicer.app` and, in `qt_harness`, the ctk and qMRML widgets.
+`start` gives `slicer.mrmlScene`, `slicer.app` and `slicer.modules`; `install` also the base classes of
+scripted modules. Both may be called any number of times. Real: every vtkMRML class and logic, `slicer.util`.
+Stand-ins: the four base classes of `slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper`,
+`slicer.i18n`, `slicer.app` and, in `qt_harness`, the ctk and qMRML widgets.
 
 Slicer's own PNG, JPEG and TIFF readers are not in slicer-core: tests make picture nodes from arrays.
 """
@@ -28,7 +29,7 @@ _module_files: dict[str, Path] = {}
 
 
 def start() -> Any:
-    """The scene, with colours, module logics and slice orientations as in Slicer; the same one at every call."""
+    """The scene, with colours, module logics and slice orientations as in Slicer; the same at every call."""
     if getattr(slicer, "mrmlScene", None) is not None:
         return slicer.mrmlScene
     vtk.vtkObject.GlobalWarningDisplayOff()  # VTK logs in colour on stderr, also for what a test provokes
@@ -41,7 +42,10 @@ def start() -> Any:
     application.SetModuleLogic("Colors", colors)  # volumes cannot be loaded without it
     application.SetSliceLogics(vtk.vtkCollection())
     application.SetViewLogics(vtk.vtkCollection())
-    for factory in (slicer.vtkMRMLThreeDViewDisplayableManagerFactory, slicer.vtkMRMLSliceViewDisplayableManagerFactory):
+    for factory in (
+        slicer.vtkMRMLThreeDViewDisplayableManagerFactory,
+        slicer.vtkMRMLSliceViewDisplayableManagerFactory,
+    ):
         factory.GetInstance().SetMRMLApplicationLogic(application)
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)  # patient right is screen left
     slicer.modules = types.SimpleNamespace(colors=_module(colors))
@@ -63,12 +67,19 @@ def start() -> Any:
 
 
 def install() -> None:
-    """`start`, and the modules that a scripted module imports; `WordMaskLib` and `WordMask` can be imported after it."""
+    """`start`, and the modules that a scripted module imports; `WordMaskLib` and `WordMask` can be imported
+    after it.
+    """
     start()
     if str(MODULE_FOLDER) not in sys.path:
         sys.path.insert(0, str(MODULE_FOLDER))
     base = types.ModuleType("slicer.ScriptedLoadableModule")
-    for standin in (ScriptedLoadableModule, ScriptedLoadableModuleLogic, ScriptedLoadableModuleWidget, ScriptedLoadableModuleTest):
+    for standin in (
+        ScriptedLoadableModule,
+        ScriptedLoadableModuleLogic,
+        ScriptedLoadableModuleWidget,
+        ScriptedLoadableModuleTest,
+    ):
         setattr(base, standin.__name__, standin)
     base.__all__ = [name for name in vars(base) if name.startswith("Scripted")]  # type: ignore[attr-defined]
     translation = types.ModuleType("slicer.i18n")
@@ -78,7 +89,11 @@ def install() -> None:
 
     parameters = types.ModuleType("slicer.parameterNodeWrapper")
     parameters.parameterNodeWrapper = parameter_nodes.parameterNodeWrapper  # type: ignore[attr-defined]
-    for name, module in (("ScriptedLoadableModule", base), ("i18n", translation), ("parameterNodeWrapper", parameters)):
+    for name, module in (
+        ("ScriptedLoadableModule", base),
+        ("i18n", translation),
+        ("parameterNodeWrapper", parameters),
+    ):
         sys.modules.setdefault(f"slicer.{name}", module)
         setattr(slicer, name, sys.modules[f"slicer.{name}"])
     slicer.util.modulePath = lambda name: str(_module_files[name])
@@ -167,7 +182,7 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
 
 class _Application:
-    """What modules ask of `slicer.app`. processEvents does nothing until `qt_harness` puts Qt's in its place."""
+    """What modules ask of `slicer.app`; processEvents does nothing until `qt_harness` replaces it by Qt's."""
 
     def __init__(self, application_logic: Any) -> None:
         self._logic = application_logic

@@ -1,4 +1,5 @@
-"""Libraries of the system that Qt and pictures without a screen need: which are missing, and the line that brings them.
+"""Libraries of the system that Qt and pictures without a screen need: which are missing, and the line that
+brings them.
 
 The list is debian_packages.txt. Does not know: Qt, VTK, Slicer; it can be imported everywhere.
 """
@@ -33,14 +34,24 @@ def missing_libraries(need: str) -> tuple[str, ...]:
 def say_missing(need: str) -> str:
     """One sentence; empty when nothing is missing."""
     missing = missing_libraries(need)
-    return f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. On Debian: {INSTALL}" if missing else ""
+    return (
+        f"{NEEDS[need]} needs {', '.join(missing)}, which this machine lacks. On Debian: {INSTALL}"
+        if missing
+        else ""
+    )
 
 
 def reasons_to_skip() -> dict[str, str]:
-    """Key of NEEDS -> why tests that have this need are left out; empty where somebody relies on every test being run."""
+    """Key of NEEDS -> why tests that have this need are left out; empty where somebody relies on every test
+    being run.
+    """
     if os.environ.get(REQUIRED):
         return {}
-    return {need: f"libraries: {NEEDS[need]} needs {missing[0]}" for need in NEEDS if (missing := missing_libraries(need))}
+    return {
+        need: f"libraries: {NEEDS[need]} needs {missing[0]}"
+        for need in NEEDS
+        if (missing := missing_libraries(need))
+    }
 
 
 def _can_be_loaded(library: str) -> bool:

@@ -1,9 +1,11 @@
-"""Stand-in for `slicer.parameterNodeWrapper`, which slicer-core lacks: typed parameters in a real vtkMRMLScriptedModuleNode.
+"""Stand-in for `slicer.parameterNodeWrapper`, which slicer-core lacks: typed parameters in a real
+vtkMRMLScriptedModuleNode.
 
-Like Slicer's (5.6 to 5.12) in what a module or a saved scene can notice: types are looked up in the module of the class; a text is the
-parameter of its name; a node is a node reference with its name as role, and an empty parameter that says that it was set; defaults are
-written at once; a wrong type is refused; values are read when the node says that it was modified, and are those of that moment. Here are
-texts and nodes alone: another type is refused at the class, so that nobody takes it for tested.
+Like Slicer's (5.6 to 5.12) in what a module or a saved scene can notice: types are looked up in the module of
+the class; a text is the parameter of its name; a node is a node reference with its name as role, and an empty
+parameter that says that it was set; defaults are written at once; a wrong type is refused; values are read
+when the node says that it was modified, and are those of that moment. Here are texts and nodes alone: another
+type is refused at the class, so that nobody takes it for tested.
 """
 
 from __future__ import annotations
@@ -19,7 +21,17 @@ import vtk
 
 # Methods that Slicer's decorator adds; a parameter cannot have such a name.
 RESERVED = (
-    *("allParameters", "default", "isCached", "dataType", "getValue", "setValue", "connectGui", "connectParametersToGui", "disconnectGui"),
+    *(
+        "allParameters",
+        "default",
+        "isCached",
+        "dataType",
+        "getValue",
+        "setValue",
+        "connectGui",
+        "connectParametersToGui",
+        "disconnectGui",
+    ),
     *("StartModify", "EndModify", "AddObserver", "RemoveObserver", "Modified", "parameterNode"),
 )
 
@@ -37,7 +49,9 @@ def parameterNodeWrapper(described: type) -> type:
         setattr(described, name, _property(name))
     methods: dict[str, Callable[..., Any]] = {
         "__init__": _initialize,
-        "AddObserver": lambda self, event, step, priority=0.0: self.parameterNode.AddObserver(event, step, priority),
+        "AddObserver": lambda self, event, step, priority=0.0: self.parameterNode.AddObserver(
+            event, step, priority
+        ),
         "RemoveObserver": lambda self, tag: self.parameterNode.RemoveObserver(tag),
         "StartModify": lambda self: self.parameterNode.StartModify(),
         "EndModify": lambda self, was: self.parameterNode.EndModify(was),
@@ -105,4 +119,6 @@ def _initialize(self: Any, parameterNode: Any, prefix: str | None = None) -> Non
 
 
 def _property(name: str) -> property:
-    return property(lambda self: self._cached[name].value, lambda self, value: self._cached[name].write(value))
+    return property(
+        lambda self: self._cached[name].value, lambda self, value: self._cached[name].write(value)
+    )

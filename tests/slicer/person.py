@@ -1,4 +1,4 @@
-"""What a person does with the panel, and a server that says what it is told: helpers of the Widget's tests."""
+"""What a person does with the panel, and a server that says what it is told: helpers of Widget tests."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class MemoryStore:
         self.kept[key] = value
 
 
-def open_panel(address: str, token: str = "", *, timeout: float = PATIENCE, store: MemoryStore | None = None) -> Any:
+def open_panel(
+    address: str, token: str = "", *, timeout: float = PATIENCE, store: MemoryStore | None = None
+) -> Any:
     """The module's Widget as a person sees it after typing the address; nothing was asked yet."""
     install_qt()
     module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
-    from WordMaskLib.client.transport import RetryPolicy
+    from WordMaskLib.client.retry import RetryPolicy
     from WordMaskLib.panel.qt_transport import QtTransport
     from WordMaskLib.panel.settings import Settings
 
@@ -112,25 +114,31 @@ def message(widget: Any) -> str:
 def table(widget: Any) -> list[list[str]]:
     """The texts of the table of results."""
     found = widget.ui.resultTable
-    return [[found.item(row, column).text() for column in range(found.columnCount())] for row in range(found.rowCount())]
+    return [
+        [found.item(row, column).text() for column in range(found.columnCount())]
+        for row in range(found.rowCount())
+    ]
 
 
 MODEL = {
-    "name": "m", "title": "Model", "preset": "tiny", "device": "cpu", "hints": [], "output_volumes": ["labels", "uncertainty"],
-    "trained_words": ["liver"], "unknown_words": "refuse", "version": "1", "versions": [],
+    "name": "m", "title": "Model", "preset": "tiny", "device": "cpu", "hints": [],
+    "output_volumes": ["labels", "uncertainty"], "trained_words": ["liver"],
+    "unknown_words": "refuse", "version": "1", "versions": [],
     "training": {"recipes": ["few_shot", "quick", "zero_shot"], "words": False},
 }  # fmt: skip
 LIVER = {
-    "word": "liver", "matched": "liver", "kind": "prefix", "synonyms": ["hepar"], "trained": True, "modalities": ["CT"],
-    "color": [221, 130, 101],
+    "word": "liver", "matched": "liver", "kind": "prefix", "synonyms": ["hepar"], "trained": True,
+    "modalities": ["CT"], "color": [221, 130, 101],
 }  # fmt: skip
 
 
 def routes(**changed: Script) -> Script:
-    """A server that does what is said per route (see `route_of`); health, models, vocabulary and training answer as they should."""
+    """A server that does what is said per route (see `route_of`); health, models, vocabulary and training
+    answer as they should.
+    """
     scripts: dict[str, Script] = {
-        "health": says_json(health()), "models": says_json({"models": [MODEL]}), "vocabulary": says_json({"words": [LIVER]}),
-        "training": says_json({"state": "none"}),
+        "health": says_json(health()), "models": says_json({"models": [MODEL]}),
+        "vocabulary": says_json({"words": [LIVER]}), "training": says_json({"state": "none"}),
         **changed,
     }  # fmt: skip
 

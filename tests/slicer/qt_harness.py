@@ -1,10 +1,12 @@
-"""A flat `qt` module on PySide6 and stand-ins for the ctk and qMRML widgets of our `.ui`, for tests of the Widget.
+"""A flat `qt` module on PySide6 and stand-ins for the ctk and qMRML widgets of our `.ui`, for tests of the
+Widget.
 
-`install_qt` makes `import qt`, `import ctk` and `slicer.util.loadUI` work, off-screen. The stand-ins have the methods, properties and
-signals that a module uses, not the looks. What PythonQt converts and how ctk behaves cannot be seen here.
+`install_qt` makes `import qt`, `import ctk` and `slicer.util.loadUI` work, off-screen. The stand-ins have the
+methods, properties and signals that a module uses, not the looks. What PythonQt converts and how ctk behaves
+cannot be seen here.
 
-Widgets are written in the dialect that PythonQt and PySide6 share: set with methods, read with `property("text")` or `isEnabled()`, connect
-with `widget.clicked.connect(slot)` and slots that take `*args`.
+Widgets are written in the dialect that PythonQt and PySide6 share: set with methods, read with
+`property("text")` or `isEnabled()`, connect with `widget.clicked.connect(slot)` and slots that take `*args`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def install_qt() -> Any:
 
 
 def close_widgets() -> None:
-    """Delete all widgets, as at the end of the application: one that lives on follows the scene of every later test."""
+    """Delete all widgets, as at the end of the application: one that lives on follows the scene of every
+    later test.
+    """
     if "qt" not in sys.modules:
         return
     qt = sys.modules["qt"]
@@ -86,10 +90,16 @@ def _flat_qt() -> types.ModuleType:
 def _loader(qt: Any, standins: dict[str, Any]) -> Any:
     class QUiLoader(qt.QUiLoader):  # type: ignore[misc]
         def createWidget(self, className: str, parent: Any = None, name: str = "") -> Any:
-            widget = standins[className](parent) if className in standins else super().createWidget(className, parent, name)
+            widget = (
+                standins[className](parent)
+                if className in standins
+                else super().createWidget(className, parent, name)
+            )
             if widget is not None:
                 widget.setObjectName(name)
-                widget.name = name  # PythonQt's name for objectName, which slicer.util.childWidgetVariables reads
+                widget.name = (
+                    name  # PythonQt's name for objectName, which slicer.util.childWidgetVariables reads
+                )
                 _keep.append(widget)
             return widget
 
@@ -122,14 +132,15 @@ def _qmrml_widget(qt: Any) -> Any:
 
 def _collapsible_button(qt: Any) -> Any:
     class ctkCollapsibleButton(qt.QGroupBox):  # type: ignore[misc]  # noqa: N801
-        """A titled box; collapsed hides what is in it, and what was hidden before stays so when it is opened."""
+        """A titled box; collapsed hides its content, and what was hidden before stays so when it opens."""
 
         contentsCollapsed = qt.Signal(bool)
         _collapsed = False
         _hidden: tuple[Any, ...] = ()
 
         def event(self, event: Any) -> bool:
-            if event.type() == qt.QEvent.Type.DynamicPropertyChange:  # uic knows no `text` or `collapsed` of a QGroupBox
+            # Uic knows no `text` or `collapsed` of a QGroupBox.
+            if event.type() == qt.QEvent.Type.DynamicPropertyChange:
                 name = bytes(event.propertyName()).decode()
                 if name == "text":
                     self.setTitle(self.property("text"))
@@ -149,10 +160,12 @@ def _collapsible_button(qt: Any) -> Any:
             if self._collapsed:
                 self._hidden = tuple(child for child in children if child.isHidden())
             for child in children:
-                if self._collapsed or child not in self._hidden:  # what is shown meanwhile is no longer hidden
+                # What is shown meanwhile is no longer hidden.
+                if self._collapsed or child not in self._hidden:
                     child.setVisible(not self._collapsed)
             self.setFlat(self._collapsed)
-            self.setMaximumHeight(self.fontMetrics().height() + 4 if self._collapsed else 16777215)  # QWIDGETSIZE_MAX
+            # QWIDGETSIZE_MAX.
+            self.setMaximumHeight(self.fontMetrics().height() + 4 if self._collapsed else 16777215)
             self.contentsCollapsed.emit(self._collapsed)
 
         def childEvent(self, event: Any) -> None:
@@ -180,7 +193,9 @@ def _slider(qt: Any) -> Any:
             layout.addWidget(self._slider)
             layout.addWidget(self._box)
             self._box.valueChanged.connect(self._follow)
-            self._slider.valueChanged.connect(lambda step: self._box.setValue(self._low() + step * self._range() / self._STEPS))
+            self._slider.valueChanged.connect(
+                lambda step: self._box.setValue(self._low() + step * self._range() / self._STEPS)
+            )
 
         def event(self, event: Any) -> bool:
             if event.type() == qt.QEvent.Type.DynamicPropertyChange:
@@ -211,7 +226,9 @@ def _slider(qt: Any) -> Any:
 
 def _node_combo_box(qt: Any) -> Any:
     class qMRMLNodeComboBox(qt.QComboBox):  # type: ignore[misc]  # noqa: N801
-        """The nodes of the scene whose class is among `nodeTypes`, as long as they are in it, with "None" where `noneEnabled`."""
+        """The nodes of the scene whose class is among `nodeTypes`, as long as they are in it, with "None"
+        where `noneEnabled`.
+        """
 
         currentNodeChanged = qt.Signal(object)
 
@@ -228,7 +245,12 @@ def _node_combo_box(qt: Any) -> Any:
                 self._scene.RemoveObserver(observation)
             self._scene, self._observed = scene, []
             if scene is not None:
-                events = (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent)
+                events = (
+                    scene.NodeAddedEvent,
+                    scene.NodeRemovedEvent,
+                    scene.EndCloseEvent,
+                    scene.EndImportEvent,
+                )
                 self._observed = [scene.AddObserver(event, lambda *_: self._refill()) for event in events]
             self._refill()
 
@@ -249,7 +271,9 @@ def _node_combo_box(qt: Any) -> Any:
             self.setCurrentIndex(self._nodes.index(node) if node in self._nodes else -1)
 
         def setCurrentNodeID(self, node_id: str | None) -> None:
-            self.setCurrentNode(self._scene.GetNodeByID(node_id) if self._scene is not None and node_id else None)
+            self.setCurrentNode(
+                self._scene.GetNodeByID(node_id) if self._scene is not None and node_id else None
+            )
 
         def _refill(self) -> None:
             current = self.currentNode()

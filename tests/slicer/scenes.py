@@ -1,4 +1,6 @@
-"""Small scenes for the tests, and judges that are not our own code: Slicer's export of a segment, and SimpleITK for files."""
+"""Small scenes for the tests, and judges that are not our own code: Slicer's export of a segment, and
+SimpleITK for files.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def vtk_matrix(array: np.ndarray) -> vtk.vtkMatrix4x4:
     return matrix
 
 
-def add_volume(values: np.ndarray, matrix: np.ndarray, name: str = "CT", node_class: str = "vtkMRMLScalarVolumeNode") -> Any:
+def add_volume(
+    values: np.ndarray, matrix: np.ndarray, name: str = "CT", node_class: str = "vtkMRMLScalarVolumeNode"
+) -> Any:
     """values: [k, j, i] or [k, j, i, c]; matrix: voxel -> RAS."""
     image = vtk.vtkImageData()
     image.SetDimensions(*values.shape[2::-1])
@@ -75,9 +79,14 @@ def add_bent_transform() -> Any:
 
 
 def add_segmentation(
-    volume: Any, masks: Mapping[str, np.ndarray], *, shared: bool = False, surfaces: bool = False, name: str = "Mine"
+    volume: Any,
+    masks: Mapping[str, np.ndarray],
+    *,
+    shared: bool = False,
+    surfaces: bool = False,
+    name: str = "Mine",
 ) -> Any:
-    """A person's own segmentation, made with Slicer's own calls; shared: as few images as the overlaps allow."""
+    """A person's own segmentation, made with Slicer's calls; shared: as few images as the overlaps allow."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
@@ -101,13 +110,17 @@ def paint(node: Any, segment_id: str, mask: np.ndarray, volume: Any) -> None:
     """Replace a segment's voxels with Slicer's own call; others stay, also in a shared image."""
     oriented = slicer.vtkSlicerSegmentationsModuleLogic.CreateOrientedImageDataFromVolumeNode(volume)
     oriented.UnRegister(None)
-    oriented.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(mask, dtype=np.uint8).ravel(), deep=True))
+    oriented.GetPointData().SetScalars(
+        numpy_to_vtk(np.ascontiguousarray(mask, dtype=np.uint8).ravel(), deep=True)
+    )
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     assert logic.SetBinaryLabelmapToSegment(oriented, node, segment_id, logic.MODE_REPLACE)
 
 
 def slicers_mask(node: Any, segment_id: str, volume: Any) -> np.ndarray:
-    """Boolean [k, j, i] by Slicer's own export; leaves no node behind, as `arrayFromSegmentBinaryLabelmap` does."""
+    """Boolean [k, j, i] by Slicer's own export; leaves no node behind, as `arrayFromSegmentBinaryLabelmap`
+    does.
+    """
     scene = slicer.mrmlScene
     before = {scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())}
     ids = vtk.vtkStringArray()
@@ -122,7 +135,9 @@ def slicers_mask(node: Any, segment_id: str, volume: Any) -> np.ndarray:
 
 
 def segment_state(node: Any, volume: Any) -> dict[str, Any]:
-    """All that a person can see of every segment, in order: voxels, name, colour, terminology, tags, visibility."""
+    """All that a person can see of every segment, in order: voxels, name, colour, terminology, tags,
+    visibility.
+    """
     contents, display = node.GetSegmentation(), node.GetDisplayNode()
     state = {}
     for segment_id in contents.GetSegmentIDs():
@@ -155,7 +170,9 @@ def scene_state(volume: Any) -> dict[str, Any]:
 
 def _reference(node: Any) -> tuple[str | None, str]:
     role = node.GetReferenceImageGeometryReferenceRole()
-    return node.GetNodeReferenceID(role), node.GetSegmentation().GetConversionParameter("Reference image geometry")
+    return node.GetNodeReferenceID(role), node.GetSegmentation().GetConversionParameter(
+        "Reference image geometry"
+    )
 
 
 def write_file(path: Path, array: np.ndarray, matrix: np.ndarray) -> Path:

@@ -1,9 +1,11 @@
-"""The pictures of docs/tutorial.md: the module's own panel, driven as by a person, on a real server with the bundled model.
+"""The pictures of docs/tutorial.md: the module's own panel, driven as by a person, on a real server with the
+bundled model.
 
     make screenshots
 
-The widgets are stand-ins for Slicer's own where it has some (see `qt_harness`), the views are Slicer's. The server works on copies of three
-CTs of the sample data; the fourth one is opened from its file. The training is a real one, but much shorter than the panel's recipes.
+The widgets are stand-ins for Slicer's own where it has some (see `qt_harness`), the views are Slicer's. The
+server works on copies of three CTs of the sample data; the fourth one is opened from its file. The training
+is a real one, but much shorter than the panel's recipes.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ harness.install()
 import slicer  # noqa: E402
 from tests.slicer import views as real_views  # noqa: E402
 from tests.slicer.person import click, message, open_panel, until, write  # noqa: E402
-from tests.slicer.real_server import MODEL, REPOSITORY, copy_of_app  # noqa: E402
+from tests.slicer.real_server import MODEL, REPOSITORY, copy_of_app, server_process  # noqa: E402
 from tests.slicer.scenes import paint, slicers_mask  # noqa: E402
 from tests.slicer.studio import Views, arrange, panel_picture, qt, save_small  # noqa: E402
 from WordMaskLib.client import calls  # noqa: E402
-from WordMaskLib.server.server_process import LocalServer, find_environment, free_port, server_command  # noqa: E402
+from WordMaskLib.server.environments import find_environment  # noqa: E402
+from WordMaskLib.server.server_process import free_port, server_command  # noqa: E402
 
 from wordmask.demo.client import AppClient  # noqa: E402
 
@@ -43,7 +46,8 @@ WORDS = "liver, spleen, kidney, stomach, spine"
 LEARNED = "liver, kidney"
 SHORT = {"epochs": 12, "steps_per_epoch": 2, "views": 2, "all_views": 80, "validate_every": 1}  # ends by Stop
 MINUTES = 300.0
-NOISE = ("This plugin does not support", "QObject::connect")  # there is no screen, and stand-ins lack the signals that the .ui names
+# There is no screen, and stand-ins lack the signals that the .ui names.
+NOISE = ("This plugin does not support", "QObject::connect")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,14 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
-        server = a_server(folder)
-        stack.callback(server.stop)
-        server.start()
-        server.wait_until_up()
-        session = Session(output, server)
+        server = contextlib.ExitStack()
+        stack.callback(server.close)
+        session = Session(output, server.enter_context(a_server(folder)))
         stack.callback(session.close)
         session.run()
-        server.stop()
+        server.close()
         session.server_down()
     return 0
 
@@ -75,8 +77,8 @@ def _end(*_: Any) -> None:
     sys.exit(143)
 
 
-def a_server(folder: Path) -> LocalServer:
-    """For copies of the app and of three CTs, at the usual port where that is free; not started yet."""
+def a_server(folder: Path) -> contextlib.AbstractContextManager[str]:
+    """For copies of the app and of three CTs, at the usual port where that is free; its address."""
     app, studies = copy_of_app(folder)
     shutil.rmtree(studies)
     studies.mkdir()
@@ -84,7 +86,7 @@ def a_server(folder: Path) -> LocalServer:
         shutil.copy(image_of(name), studies)
     port = free_port()
     command = server_command(find_environment(sys.prefix), app, studies, port, conf={"device": "cpu"})
-    return LocalServer(command, port, folder / "log")
+    return server_process(command, port, folder / "log")
 
 
 def image_of(case: str) -> Path:
@@ -117,10 +119,10 @@ def short_trainings() -> Iterator[None]:
 class Session:
     """A person at work, who takes pictures on the way."""
 
-    def __init__(self, output: Path, server: LocalServer) -> None:
-        self._output, self._server = output, server
-        self._client = AppClient(str(server.address))
-        self._widget = open_panel(str(server.address), timeout=MINUTES)
+    def __init__(self, output: Path, address: str) -> None:
+        self._output = output
+        self._client = AppClient(address)
+        self._widget = open_panel(address, timeout=MINUTES)
         self._ui = self._widget.ui
         self._views = Views()
 
@@ -237,11 +239,14 @@ class Session:
         """Draw what is there, as a person does in the Segment Editor, and come back to the module."""
         segmentation = next(iter(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[::-1]))
         contents = segmentation.GetSegmentation()
-        ids = {contents.GetSegment(segment_id).GetName(): segment_id for segment_id in contents.GetSegmentIDs()}
+        ids = {
+            contents.GetSegment(segment_id).GetName(): segment_id for segment_id in contents.GetSegmentIDs()
+        }
         masks = {name: slicers_mask(segmentation, segment_id, volume) for name, segment_id in ids.items()}
         for word in words:
             drawn = truth_of(case, word)
-            masks = {name: drawn if name == word else mask & ~drawn for name, mask in masks.items()}  # the editor's rule: no overlaps
+            # The editor's rule: no overlaps.
+            masks = {name: drawn if name == word else mask & ~drawn for name, mask in masks.items()}
         for name, segment_id in ids.items():
             if not np.array_equal(masks[name], slicers_mask(segmentation, segment_id, volume)):
                 paint(segmentation, segment_id, masks[name], volume)

@@ -1,6 +1,8 @@
-"""A stage for pictures: the module's panel beside four real views, laid out as in Slicer, and PNG files small enough for a document.
+"""A stage for pictures: the module's panel beside four real views, laid out as in Slicer, and PNG files small
+enough for a document.
 
-The panel is grabbed from Qt, the views from VTK. A list that drops from a line is a window of its own: it is painted where it is seen.
+The panel is grabbed from Qt, the views from VTK. A list that drops from a line is a window of its own: it is
+painted where it is seen.
 """
 
 from __future__ import annotations
@@ -23,8 +25,16 @@ BAR = 6  # pixels of colour above a view, as Slicer has them
 GAP = 3
 SLATE = (38, 38, 42)
 BARS = {"Red": (244, 117, 93), "1": (116, 116, 186), "Green": (114, 179, 102), "Yellow": (237, 213, 76)}
-SECTIONS = ("serverSection", "localSection", "wordsSection", "resultsSection", "overlaySection", "learningSection")
-# Of a palette, in which a file has half its size. Two palettes, so that the many greys of a CT leave the table's squares their colours.
+SECTIONS = (
+    "serverSection",
+    "localSection",
+    "wordsSection",
+    "resultsSection",
+    "overlaySection",
+    "learningSection",
+)
+# Of a palette, in which a file has half its size. Two palettes, so that the many greys of a CT leave the
+# table's squares their colours.
 PANEL_COLORS, VIEW_COLORS = 64, 192
 
 
@@ -49,12 +59,17 @@ class Views:
     def picture(self) -> Picture:
         """All four, each below its bar."""
         pictures = {**{name: view.picture() for name, view in self.slices.items()}, "1": self.solid.picture()}
-        framed = {name: np.vstack([_filled((BAR, VIEW_SIZE[0]), BARS[name]), pictures[name]]) for name in BARS}
+        framed = {
+            name: np.vstack([_filled((BAR, VIEW_SIZE[0]), BARS[name]), pictures[name]]) for name in BARS
+        }
         return _stack([_row([framed["Red"], framed["1"]]), _row([framed["Green"], framed["Yellow"]])])
 
 
 def arrange(widget: Any, opened: Sequence[str], height: int | None = None) -> None:
-    """Open these sections of the panel and collapse the others. height: of the panel; None: as much as they need."""
+    """Open these sections of the panel and collapse the others.
+
+    height: of the panel; None: as much as they need.
+    """
     for name in SECTIONS:
         section = getattr(widget.ui, name)
         section.setCollapsed(name not in opened)
@@ -93,7 +108,9 @@ def save_small(path: Path, panel: Picture, views: Picture | None = None) -> None
     framed = _row([_filled((panel.shape[0], 0), SLATE), views])
     left = _with_palette(panel, PANEL_COLORS, Image.Quantize.MAXCOVERAGE)
     right = _with_palette(framed, VIEW_COLORS, Image.Quantize.MEDIANCUT)
-    both = Image.fromarray(np.hstack([np.asarray(left), np.asarray(right) + PANEL_COLORS]).astype(np.uint8), "P")
+    both = Image.fromarray(
+        np.hstack([np.asarray(left), np.asarray(right) + PANEL_COLORS]).astype(np.uint8), "P"
+    )
     both.putpalette(_palette(left, PANEL_COLORS) + _palette(right, VIEW_COLORS))
     both.save(path, optimize=True)
 

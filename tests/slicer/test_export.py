@@ -1,4 +1,6 @@
-"""What leaves the scene: volumes as files, segments as label maps that training reads; judged by SimpleITK and by the library itself."""
+"""What leaves the scene: volumes as files, segments as label maps that training reads; judged by SimpleITK
+and by the library itself.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ from WordMaskLib.scene.segments import GeometryError, SegmentsError, Word, impor
 from wordmask.data.volumes import read_volume
 from wordmask.learning.cases import Case, words_of
 
-BIG, SMALL, APART = box(SHAPE, (0, 4), (1, 6), (1, 7)), box(SHAPE, (1, 3), (2, 4), (2, 4)), box(SHAPE, (5, 6), (0, 2), (0, 2))
+BIG, SMALL, APART = (
+    box(SHAPE, (0, 4), (1, 6), (1, 7)),
+    box(SHAPE, (1, 3), (2, 4), (2, 4)),
+    box(SHAPE, (5, 6), (0, 2), (0, 2)),
+)
 PICTURE_MATRIX = np.diag([-1.0, -1.0, 1.0, 1.0])  # as Slicer loads a PNG
 
 
@@ -40,7 +46,9 @@ def _ids(node: Any) -> list[str]:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 @pytest.mark.parametrize("compress", [False, True])
-def test_a_volume_is_written_voxel_for_voxel_on_its_own_grid(dtype: type, compress: bool, tmp_path: Path) -> None:
+def test_a_volume_is_written_voxel_for_voxel_on_its_own_grid(
+    dtype: type, compress: bool, tmp_path: Path
+) -> None:
     values = (np.random.default_rng(1).random(SHAPE) * 200).astype(dtype)
     sent = export_volume(add_volume(values, affine()), tmp_path, compress=compress)
     image = sitk.ReadImage(str(sent.path))
@@ -81,7 +89,9 @@ def test_a_mask_of_a_picture_lies_on_the_same_pixels_wherever_the_node_is(tmp_pa
     done = import_labels(path, [Word("polyp", 1)], node)
     labels = export_labels(done.segmentation, [done.ids["polyp"]], node, tmp_path / "submit.nii.gz")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(labels.path))), mask)
-    case = Case("photo", export_volume(node, tmp_path).path, labels.path, words_of(labels.label_info, "photo"))
+    case = Case(
+        "photo", export_volume(node, tmp_path).path, labels.path, words_of(labels.label_info, "photo")
+    )
     np.testing.assert_array_equal(case.read().masks["polyp"], mask > 0)
 
 
@@ -127,16 +137,27 @@ def _sheared() -> Any:
 
 REFUSED = {
     "nothing": (lambda: None, "no volume; load one"),
-    "sequence": (lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "frames"), "'frames' is a sequence"),
-    "time point": (_sequence_proxy, "'4-D' is a sequence, and one volume is segmented at a time"),
-    "empty": (_empty, "'empty' holds no image"),
-    "tensor": (_tensor, "'tensor' is no image of grey values"),
-    "diffusion": (lambda: add_volume(np.zeros((*SHAPE, 7), np.int16), np.eye(4), "dwi", "vtkMRMLDiffusionWeightedVolumeNode"), "'dwi' is"),
+    "sequence": (
+        lambda: slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "frames"),
+        "'frames' is a sequence",
+    ),
+    "time point": (_sequence_proxy, "'4-D' is a sequence, but only one volume can be segmented at a time"),
+    "empty": (_empty, "'empty' does not contain an image"),
+    "tensor": (_tensor, "'tensor' is not an image of grey values"),
+    "diffusion": (
+        lambda: add_volume(
+            np.zeros((*SHAPE, 7), np.int16), np.eye(4), "dwi", "vtkMRMLDiffusionWeightedVolumeNode"
+        ),
+        "'dwi' is",
+    ),
     "colours in 3-D": (
         lambda: add_volume(np.zeros((*SHAPE, 3), np.uint8), np.eye(4), "rgb", "vtkMRMLVectorVolumeNode"),
         "3 values per voxel",
     ),
-    "vectors": (lambda: add_volume(np.zeros((1, 4, 4, 3), np.float32), np.eye(4), "flow", "vtkMRMLVectorVolumeNode"), "3 values per voxel"),
+    "vectors": (
+        lambda: add_volume(np.zeros((1, 4, 4, 3), np.float32), np.eye(4), "flow", "vtkMRMLVectorVolumeNode"),
+        "3 values per voxel",
+    ),
     "label map": (
         lambda: add_volume(np.zeros(SHAPE, np.int16), np.eye(4), "labels", "vtkMRMLLabelMapVolumeNode"),
         "'labels' is a label map",
@@ -166,8 +187,14 @@ def test_a_folder_that_cannot_be_written_to_is_a_sentence(an_oblique_ct: Any, tm
 def test_submitted_segments_are_what_training_reads(an_oblique_ct: Any, tmp_path: Path) -> None:
     node = add_segmentation(an_oblique_ct, {"liver": BIG, "lien": APART}, shared=True)
     before = scene_state(an_oblique_ct)
-    sent = export_labels(node, _ids(node)[::-1], an_oblique_ct, tmp_path / "labels.nii.gz", absent=["left kidney"])
-    assert [(row["name"], row["idx"]) for row in sent.label_info] == [("lien", 1), ("liver", 2), ("left kidney", 3)]
+    sent = export_labels(
+        node, _ids(node)[::-1], an_oblique_ct, tmp_path / "labels.nii.gz", absent=["left kidney"]
+    )
+    assert [(row["name"], row["idx"]) for row in sent.label_info] == [
+        ("lien", 1),
+        ("liver", 2),
+        ("left kidney", 3),
+    ]
     assert sent.voxels == {"lien": 4, "liver": int(BIG.sum()), "left kidney": 0}
     image = sitk.ReadImage(str(sent.path))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), 2 * BIG.astype(int) + APART)
@@ -180,7 +207,9 @@ def test_submitted_segments_are_what_training_reads(an_oblique_ct: Any, tmp_path
     assert scene_state(an_oblique_ct) == before
 
 
-def test_a_result_is_submitted_under_its_word_and_a_renamed_one_under_its_name(an_oblique_ct: Any, tmp_path: Path) -> None:
+def test_a_result_is_submitted_under_its_word_and_a_renamed_one_under_its_name(
+    an_oblique_ct: Any, tmp_path: Path
+) -> None:
     mine = add_segmentation(an_oblique_ct, {"liver": APART})
     labels = BIG.astype(np.uint8)
     path = write_file(tmp_path / "labels.nrrd", labels, affine())
@@ -198,13 +227,20 @@ def test_a_result_is_submitted_under_its_word_and_a_renamed_one_under_its_name(a
     with pytest.raises(SegmentsError, match="'liver' was chosen twice"):
         export_labels(mine, _ids(mine), an_oblique_ct, tmp_path / "b.nrrd")
     mine.GetSegmentation().GetSegment(own).SetName("liver metastasis")
-    assert [row["name"] for row in export_labels(mine, _ids(mine), an_oblique_ct, tmp_path / "c.nrrd", overlaps="smaller").label_info] == [
+    assert [
+        row["name"]
+        for row in export_labels(
+            mine, _ids(mine), an_oblique_ct, tmp_path / "c.nrrd", overlaps="smaller"
+        ).label_info
+    ] == [
         "liver",
         "liver metastasis",
     ]
 
 
-def test_overlapping_segments_are_refused_or_the_smaller_one_is_on_top(an_oblique_ct: Any, tmp_path: Path) -> None:
+def test_overlapping_segments_are_refused_or_the_smaller_one_is_on_top(
+    an_oblique_ct: Any, tmp_path: Path
+) -> None:
     node = add_segmentation(an_oblique_ct, {"lesion": SMALL, "liver": BIG})
     with pytest.raises(OverlapError, match="'lesion' and 'liver' share 8 voxels") as caught:
         export_labels(node, _ids(node), an_oblique_ct, tmp_path / "labels.nrrd")
@@ -213,7 +249,7 @@ def test_overlapping_segments_are_refused_or_the_smaller_one_is_on_top(an_obliqu
         sent = export_labels(node, order, an_oblique_ct, tmp_path / "labels.nrrd", overlaps="smaller")
         assert sent.voxels == {"lesion": 8, "liver": int(BIG.sum()) - 8}
     same = add_segmentation(an_oblique_ct, {"one": SMALL, "two": SMALL})
-    with pytest.raises(SegmentsError, match="'two' lies wholly within smaller segments"):
+    with pytest.raises(SegmentsError, match="'two' lies entirely within smaller segments"):
         export_labels(same, _ids(same), an_oblique_ct, tmp_path / "labels.nrrd", overlaps="smaller")
 
 
@@ -246,7 +282,9 @@ def test_only_absent_words_can_be_submitted(an_oblique_ct: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".nii"])
 @pytest.mark.parametrize("left", [False, True])
-def test_labels_of_a_volume_from_the_server_lie_on_the_servers_file(left: bool, suffix: str, tmp_path: Path) -> None:
+def test_labels_of_a_volume_from_the_server_lie_on_the_servers_file(
+    left: bool, suffix: str, tmp_path: Path
+) -> None:
     values = np.random.default_rng(3).integers(-1000, 1000, SHAPE).astype(np.int16)
     file = write_file(tmp_path / f"case{suffix}", values, affine(left=left))
     volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(file), "case")

@@ -1,6 +1,8 @@
-"""What Slicer's Extensions Index asks of the repository: the entry by its schema, the root's project file, pages, pictures, addresses.
+"""What Slicer's Extensions Index asks of the repository: the entry by its schema, the root's project file,
+pages, pictures, addresses.
 
-The rules are those of slicer-extension-catalog-entry-schema-v1.0.1 and of the index's own check of new entries, in our words.
+The rules are those of slicer-extension-catalog-entry-schema-v1.0.1 and of the index's own check of new
+entries, in our words.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ RULES: dict[str, Any] = {
             "const": "https://raw.githubusercontent.com/Slicer/Slicer/main/Schemas/slicer-extension-catalog-entry-schema-v1.0.1.json#"
         },
         "category": {"enum": ["Segmentation", "Active Learning"]},  # of the index's list, the two that fit
-        "scm_url": {"type": "string", "pattern": r"^https://\S+/[^/]*[Ss]licer[^/]*\.git$"},  # the check asks for Slicer in the name
+        "scm_url": {
+            "type": "string",
+            "pattern": r"^https://\S+/[^/]*[Ss]licer[^/]*\.git$",
+        },  # the check asks for Slicer in the name
         "scm_revision": TEXT,
         "scm_type": {"enum": ["git", "local"]},
         "build_dependencies": {"type": "array", "items": TEXT},
@@ -63,8 +68,9 @@ def test_the_entry_is_valid() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"tier": 2}, {"tier": "1"}, {"scm_url": "git@example.org:SlicerWordMask.git"}, {"scm_url": "https://example.org/wordmask.git"},
-        {"category": "Segmentations"}, {"homepage": ADDRESS}, {"enabled": "true"}, {"build_dependencies": "NA"}, {"scm_type": "svn"},
+        {"tier": 2}, {"tier": "1"}, {"scm_url": "git@example.org:SlicerWordMask.git"},
+        {"scm_url": "https://example.org/wordmask.git"}, {"category": "Segmentations"}, {"homepage": ADDRESS},
+        {"enabled": "true"}, {"build_dependencies": "NA"}, {"scm_type": "svn"},
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_refused(wrong: dict[str, Any]) -> None:
@@ -93,10 +99,18 @@ def test_icon_and_screenshots_are_pictures_of_the_repository() -> None:
 
 
 def test_the_page_has_what_reviewers_look_for() -> None:
-    """Name, what it is for, a picture near the top, its module, licence, tutorial with sample data, citation, what is sent where."""
+    """Name, what it is for, a picture near the top, its module, licence, tutorial with sample data, citation,
+    what is sent where.
+    """
     page = (REPOSITORY / "docs" / "slicer.md").read_text(encoding="utf-8")
     head = page.partition("\n## ")[0]
-    for wanted in ("extension WordMask", "one module, **WordMask**", "Apache-2.0", "(pictures/several_words.png)", "tutorial.md"):
+    for wanted in (
+        "extension WordMask",
+        "one module, **WordMask**",
+        "Apache-2.0",
+        "(pictures/several_words.png)",
+        "tutorial.md",
+    ):
         assert wanted in head, wanted
     for title in ("Install", "What is sent where", "How to cite", "What only a public address can complete"):
         assert f"\n## {title}\n" in page, title
@@ -111,9 +125,17 @@ def test_the_public_address_stands_where_the_list_says_and_nowhere_else() -> Non
     page = (REPOSITORY / "docs" / "slicer.md").read_text(encoding="utf-8")
     steps = page.partition("## What only a public address can complete")[2]
     listed = set(re.findall(r"^- `([^`]+)`:", steps, re.MULTILINE))
-    folders = [REPOSITORY / name for name in ("docs", "lib", "monailabel_app", "sample_data", "slicer_module")]
+    folders = [
+        REPOSITORY / name for name in ("docs", "lib", "monailabel_app", "sample_data", "slicer_module")
+    ]
     files = [*REPOSITORY.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
-    texts = [path for path in files if path.suffix in (".cff", ".json", ".md", ".py", ".toml", ".txt", ".ui") and path.is_file()]
-    found = {str(path.relative_to(REPOSITORY)) for path in texts if ADDRESS in path.read_text(encoding="utf-8")}
+    texts = [
+        path
+        for path in files
+        if path.suffix in (".cff", ".json", ".md", ".py", ".toml", ".txt", ".ui") and path.is_file()
+    ]
+    found = {
+        str(path.relative_to(REPOSITORY)) for path in texts if ADDRESS in path.read_text(encoding="utf-8")
+    }
     assert found == listed
     assert sample_data.ADDRESS == ADDRESS

@@ -1,4 +1,4 @@
-"""The harness runs an unmodified scripted module: Logic on real MRML, Widget on PySide6, its own Test class."""
+"""The harness runs an unmodified scripted module: Logic on real MRML, Widget on PySide6, its Test class."""
 
 from __future__ import annotations
 
@@ -50,16 +50,20 @@ class {name}Test(ScriptedLoadableModuleTest):
 """
 
 UI = """<?xml version="1.0" encoding="UTF-8"?>
-<ui version="4.0"><class>{name}</class><widget class="qMRMLWidget" name="{name}"><layout class="QVBoxLayout" name="l">
-<item><widget class="ctkCollapsibleButton" name="box"><property name="text"><string>Inputs</string></property>
+<ui version="4.0"><class>{name}</class>
+<widget class="qMRMLWidget" name="{name}"><layout class="QVBoxLayout" name="l">
+<item><widget class="ctkCollapsibleButton" name="box">
+<property name="text"><string>Inputs</string></property>
 <layout class="QVBoxLayout" name="l2">
 <item><widget class="qMRMLNodeComboBox" name="inputSelector">
-<property name="nodeTypes"><stringlist notr="true"><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
-<property name="showChildNodeTypes"><bool>false</bool></property><property name="noneEnabled"><bool>true</bool></property></widget></item>
-<item><widget class="ctkSliderWidget" name="opacity"><property name="maximum"><double>1.0</double></property>
-<property name="singleStep"><double>0.01</double></property><property name="value"><double>0.5</double></property></widget></item>
-</layout></widget></item>
-<item><widget class="QPushButton" name="applyButton"/></item><item><widget class="QLabel" name="label"/></item>
+<property name="nodeTypes"><stringlist notr="true"><string>vtkMRMLScalarVolumeNode</string></stringlist>
+</property><property name="showChildNodeTypes"><bool>false</bool></property>
+<property name="noneEnabled"><bool>true</bool></property></widget></item>
+<item><widget class="ctkSliderWidget" name="opacity">
+<property name="maximum"><double>1.0</double></property><property name="singleStep"><double>0.01</double>
+</property><property name="value"><double>0.5</double></property></widget></item></layout></widget></item>
+<item><widget class="QPushButton" name="applyButton"/></item>
+<item><widget class="QLabel" name="label"/></item>
 </layout></widget></ui>
 """
 

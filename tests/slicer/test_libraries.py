@@ -1,4 +1,6 @@
-"""A machine without the libraries that Qt and VTK's rendering need: what needs them is left out, loudly, and the rest is run."""
+"""A machine without the libraries that Qt and VTK's rendering need: what needs them is left out, loudly, and
+the rest is run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from tests.slicer import libraries
 libraries.missing_libraries = lambda need: ("libnothing.so.1",)
 for name in ("QtCore", "QtGui", "QtWidgets"):
     sys.modules[f"PySide6.{name}"] = None
-sys.exit(pytest.main(["tests/slicer", "-q", "-p", "no:cacheprovider", "-k", "widget or harness or qt_transport or views or jumping"]))
+chosen = "widget or harness or qt_transport or views or jumping"
+sys.exit(pytest.main(["tests/slicer", "-q", "-p", "no:cacheprovider", "-k", chosen]))
 """
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -37,9 +40,15 @@ def no_opengl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_what_needs_missing_libraries_is_skipped_with_the_line_that_brings_them() -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", libraries.REQUIRED))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST_", libraries.REQUIRED))
+    }
     command = [sys.executable, "-c", WITHOUT]
-    ran = subprocess.run(command, cwd=REPOSITORY, env=kept, capture_output=True, text=True, timeout=600, check=False)
+    ran = subprocess.run(
+        command, cwd=REPOSITORY, env=kept, capture_output=True, text=True, timeout=600, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "tests of the Slicer module were NOT run, because libraries are missing" in ran.stdout
     assert libraries.INSTALL in ran.stdout
@@ -57,5 +66,8 @@ def test_a_missing_library_is_a_reason_to_skip_and_a_failure_where_every_test_mu
     }
     monkeypatch.setenv(libraries.REQUIRED, "1")
     assert libraries.reasons_to_skip() == {}
-    with pytest.raises(ImportError, match=r"VTK's rendering needs libGL\.so\.1, which this machine lacks\. .*apt-get install .* libgl1 "):
+    with pytest.raises(
+        ImportError,
+        match=r"VTK's rendering needs libGL\.so\.1, which this machine lacks\. .*apt-get install .* libgl1 ",
+    ):
         SliceView()

@@ -1,6 +1,8 @@
-"""*Server on this computer* with the real server: every folder has a blank and an umlaut in its name, and the PATH has no python.
+"""*Server on this computer* with the real server: every folder has a blank and an umlaut in its name, and the
+PATH has no python.
 
-What is started is `wordmask serve` of this checkout, by an environment that is made here: Qt's process, uvicorn and the model are real.
+What is started is `wordmask serve` of this checkout, by an environment that is made here: Qt's process,
+uvicorn and the model are real.
 """
 
 from __future__ import annotations
@@ -37,10 +39,17 @@ def a_folder(tmp_path: Path) -> Path:
 def an_environment(a_folder: Path) -> Path:
     """A new environment that borrows this one's packages, and has WordMask from this checkout."""
     environment = a_folder / "Müllers Python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", "--system-site-packages", str(environment)],
+        check=True,
+    )
     (packages,) = environment.glob("lib/python3*/site-packages")
     borrowed = sysconfig.get_path("purelib")
-    lines = [str(REPOSITORY / "lib"), str(REPOSITORY / "monailabel_app"), f"import site; site.addsitedir({borrowed!r})"]
+    lines = [
+        str(REPOSITORY / "lib"),
+        str(REPOSITORY / "monailabel_app"),
+        f"import site; site.addsitedir({borrowed!r})",
+    ]
     (packages / "borrowed.pth").write_text("\n".join(lines), encoding="utf-8")
     return environment
 
@@ -84,7 +93,9 @@ def processes_of(folder: Path) -> list[str]:
     return [line for line in lines if str(folder) in line]
 
 
-def test_a_server_starts_from_folders_with_blanks_and_umlauts(a_panel: Any, an_environment: Path, a_folder: Path) -> None:
+def test_a_server_starts_from_folders_with_blanks_and_umlauts(
+    a_panel: Any, an_environment: Path, a_folder: Path
+) -> None:
     studies = a_folder / "Bilder zum Üben"
     studies.mkdir()
     shutil.copy(REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz", studies / "Müllers Bauch.nii.gz")
@@ -105,7 +116,9 @@ def test_a_server_starts_from_folders_with_blanks_and_umlauts(a_panel: Any, an_e
     until(lambda: not processes_of(a_folder))
 
 
-def test_what_the_server_refuses_is_said_with_its_own_sentence(a_panel: Any, an_environment: Path, a_folder: Path) -> None:
+def test_what_the_server_refuses_is_said_with_its_own_sentence(
+    a_panel: Any, an_environment: Path, a_folder: Path
+) -> None:
     studies, own = a_folder / "Bilder zum Üben", a_folder / OWN_APP
     studies.mkdir()
     own.parent.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""The Logic on real MRML and a real server, without Qt; the same round trip as a command; flows and tasks by themselves."""
+"""The Logic on real MRML and a real server, without Qt; the same round trip as a command; flows and tasks by
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from WordMaskLib.__main__ import main
 from WordMaskLib.client import calls, errors
 from WordMaskLib.client.client import WordMaskClient
 from WordMaskLib.flows.flows import Flow, Pause, Question, Report, run_waiting
-from WordMaskLib.flows.tasks import Outcome, Task
+from WordMaskLib.flows.tasks import FlowOutcome, FlowTask
 
 module = harness.load_module(harness.MODULE_FOLDER / "WordMask.py")
 STUDY = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
@@ -40,20 +42,24 @@ def a_ct() -> Any:
     return slicer.modules.volumes.logic().AddArchetypeVolume(str(STUDY), "CT")
 
 
-# --- the Logic -------------------------------------------------------------------------------------------------------------------------
+# --- the Logic ---
 
 
 @pytest.mark.server
-def test_the_logic_segments_an_open_volume_as_the_server_does(a_ct: Any, server: Running, tmp_path: Path) -> None:
+def test_the_logic_segments_an_open_volume_as_the_server_does(
+    a_ct: Any, server: Running, tmp_path: Path
+) -> None:
     logic = module.WordMaskLogic()
-    mine = add_segmentation(a_ct, {"mine": box(slicer.util.arrayFromVolume(a_ct).shape, (3, 30), (20, 120), (20, 120))})
+    mine = add_segmentation(
+        a_ct, {"mine": box(slicer.util.arrayFromVolume(a_ct).shape, (3, 30), (20, 120), (20, 120))}
+    )
     before = segment_state(mine, a_ct)
     done = logic.segmentAndWait(server.client, a_ct, "spleen, liver, gallbladder", mine)
     assert list(done.imported.ids) == ["spleen", "liver"]
     assert done.imported.not_found == ("gallbladder",)
-    job = server.client.start_job(logic.session.model.name, ["spleen", "liver"], image=CT)
-    server.client.wait_for_job(job.id)
-    judge = sitk.GetArrayFromImage(sitk.ReadImage(server.client.download_result(job.id, tmp_path).path))
+    job = server.ask(calls.start_job(logic.session.model.name, ["spleen", "liver"], image=CT))
+    server.finish(job)
+    judge = sitk.GetArrayFromImage(sitk.ReadImage(server.ask(calls.job_result(job.id, tmp_path)).path))
     for value, word in enumerate(("spleen", "liver"), start=1):
         assert np.array_equal(slicers_mask(mine, done.imported.ids[word], a_ct), judge == value)
     after = segment_state(mine, a_ct)
@@ -62,7 +68,9 @@ def test_the_logic_segments_an_open_volume_as_the_server_does(a_ct: Any, server:
     assert segment_state(mine, a_ct) == before
 
 
-@pytest.mark.parametrize("script", [says("x", "500 Internal Server Error"), hangs_up], ids=["500", "hangs up"])
+@pytest.mark.parametrize(
+    "script", [says("x", "500 Internal Server Error"), hangs_up], ids=["500", "hangs up"]
+)
 def test_the_logic_changes_nothing_when_the_server_fails(script: Any) -> None:
     volume = add_volume(np.zeros((4, 5, 6), np.int16), affine())
     before = scene_state(volume)
@@ -80,7 +88,9 @@ def test_the_logic_is_used_without_qt() -> None:
         "logic.segment('http://127.0.0.1', None, 'liver');"
         "print(sorted(name for name in sys.modules if name in ('qt', 'ctk') or name.startswith('PySide')))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False
+    )
     assert ran.stdout.strip() == "[]", ran.stderr
 
 
@@ -88,12 +98,19 @@ def test_the_modules_own_self_test_passes() -> None:
     module.WordMaskTest().runTest()
 
 
-# --- the same as a command -------------------------------------------------------------------------------------------------------------
+# --- the same as a command ---
 
 
 @pytest.mark.server
 def test_the_command_writes_a_segmentation_with_names_and_colours(server: Running, tmp_path: Path) -> None:
-    arguments = (str(STUDY), "liver, gallbladder", "-o", str(tmp_path / "result.seg.nrrd"), "--server", server.url)
+    arguments = (
+        str(STUDY),
+        "liver, gallbladder",
+        "-o",
+        str(tmp_path / "result.seg.nrrd"),
+        "--server",
+        server.url,
+    )
     ran = subprocess.run(
         [sys.executable, "-m", "WordMaskLib", *arguments],
         cwd=harness.MODULE_FOLDER,
@@ -112,7 +129,9 @@ def test_the_command_writes_a_segmentation_with_names_and_colours(server: Runnin
     assert sitk.GetArrayFromImage(image).any()
 
 
-def test_the_command_says_one_sentence_when_something_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_one_sentence_when_something_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "bad.nii.gz").write_text("no image")
     down = f"127.0.0.1:{a_closed_port()}"
     for arguments, said in (
@@ -125,7 +144,7 @@ def test_the_command_says_one_sentence_when_something_is_wrong(tmp_path: Path, c
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii.gz"]
 
 
-# --- flows and tasks -------------------------------------------------------------------------------------------------------------------
+# --- flows and tasks ---
 
 
 class Line:
@@ -171,7 +190,13 @@ def a_flow(log: list[str], *, can_cancel: bool = True) -> Flow[str]:
 
 def test_a_task_goes_from_step_to_step_and_tells_its_end_once() -> None:
     line, log, ends, asked = Line(), [], [], []
-    task = Task(a_flow(log), line, line.later, end=ends.append, ask=lambda question, answer: asked.append((question, answer))).start()
+    task = FlowTask(
+        a_flow(log),
+        line,
+        line.later,
+        end=ends.append,
+        ask=lambda question, answer: asked.append((question, answer)),
+    ).start()
     assert log == [] == line.sent, "it begins at the next turn"
     line.tick()
     line.sent[0][1]("health")
@@ -179,14 +204,14 @@ def test_a_task_goes_from_step_to_step_and_tells_its_end_once() -> None:
     line.tick()
     asked[0][1](True)
     assert log == ["got health", "agreed True", "left"]
-    assert ends == [Outcome("end")]
+    assert ends == [FlowOutcome("end")]
     assert not task.is_running
     assert not task.cancel()
 
 
 def test_a_cancelled_task_tells_so_at_once_and_then_tidies_up() -> None:
     line, log, ends = Line(), [], []
-    task = Task(a_flow(log), line, line.later, end=ends.append).start()
+    task = FlowTask(a_flow(log), line, line.later, end=ends.append).start()
     line.tick()
     assert task.cancel()
     assert (line.aborted, ends[0].cancelled, log) == (1, True, ["cancelled"])
@@ -199,7 +224,7 @@ def test_a_cancelled_task_tells_so_at_once_and_then_tidies_up() -> None:
 
 def test_a_task_that_changes_the_scene_cannot_be_cancelled_any_more() -> None:
     line, log, ends = Line(), [], []
-    task = Task(a_flow(log, can_cancel=False), line, line.later, end=ends.append).start()
+    task = FlowTask(a_flow(log, can_cancel=False), line, line.later, end=ends.append).start()
     line.tick()
     assert not task.cancel()
     line.sent[0][1]("health")
@@ -213,7 +238,7 @@ def test_an_error_and_a_defect_are_sentences(caplog: pytest.LogCaptureFixture) -
 
     for flow, answer in ((a_flow([]), errors.ClientError("No.")), (broken(), None)):
         line, ends = Line(), []
-        Task(flow, line, line.later, end=ends.append).start()
+        FlowTask(flow, line, line.later, end=ends.append).start()
         line.tick()
         if answer is not None:
             line.sent[0][2](answer)

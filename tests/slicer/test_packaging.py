@@ -14,12 +14,26 @@ from PIL import Image
 EXTENSION = Path(__file__).parents[2] / "slicer_module"
 MODULE = EXTENSION / "WordMask"
 LIBRARY = MODULE / "WordMaskLib"
-FILES = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in sorted(LIBRARY.rglob("*.py"))}
+FILES = {
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in sorted(LIBRARY.rglob("*.py"))
+}
 
 QT = {"qt", "ctk", "PythonQt", "PySide6", "PyQt5", "PySide2"}
 MRML = {"slicer", "vtk", "SampleData"}
 NETWORK = {"http", "urllib", "socket", "ssl", "requests", "asyncio", "subprocess"}
-GONE = {"cgi", "imp", "distutils", "asyncore", "asynchat", "smtpd", "telnetlib", "pipes", "crypt", "audioop"}  # by Python 3.13
+# By Python 3.13.
+GONE = {
+    "cgi",
+    "imp",
+    "distutils",
+    "asyncore",
+    "asynchat",
+    "smtpd",
+    "telnetlib",
+    "pipes",
+    "crypt",
+    "audioop",
+}
 STANDARD = set(sys.stdlib_module_names) - GONE
 ALLOWED = {  # layer -> the other layers that it may import
     "client": set(),
@@ -62,7 +76,9 @@ def _imports(file: str) -> tuple[set[str], set[str]]:
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) + 1 - node.level] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            modules = [f"{module}.{alias.name}" for alias in node.names] if module == "WordMaskLib" else [module]
+            modules = (
+                [f"{module}.{alias.name}" for alias in node.names] if module == "WordMaskLib" else [module]
+            )
         else:
             continue
         for module in modules:
@@ -87,9 +103,23 @@ def test_the_list_of_resources_is_the_files_on_disk() -> None:
 def test_the_extension_file_has_what_slicers_build_reads() -> None:
     text = (EXTENSION.parent / "CMakeLists.txt").read_text()
     assert re.search(r"project\(WordMask\)", text)
-    for name in ("HOMEPAGE", "CATEGORY", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "DEPENDS"):
+    for name in (
+        "HOMEPAGE",
+        "CATEGORY",
+        "CONTRIBUTORS",
+        "DESCRIPTION",
+        "ICONURL",
+        "SCREENSHOTURLS",
+        "DEPENDS",
+    ):
         assert re.search(rf'set\(EXTENSION_{name} "[^"]+"\)', text), name
-    order = ("find_package(Slicer", "Slicer_USE_FILE", "add_subdirectory(slicer_module/WordMask)", "## NEXT_MODULE", "CPACK")
+    order = (
+        "find_package(Slicer",
+        "Slicer_USE_FILE",
+        "add_subdirectory(slicer_module/WordMask)",
+        "## NEXT_MODULE",
+        "CPACK",
+    )
     positions = [text.index(part) for part in order]
     assert positions == sorted(positions)
     assert 'set(EXTENSION_DEPENDS "NA")' in text
@@ -106,7 +136,15 @@ def test_the_icon_is_a_square_png_with_a_see_through_corner() -> None:
 
 
 def test_every_file_runs_on_python_3_9() -> None:
-    command = [sys.executable, "-c", "import vermin; vermin.main()", "--target=3.9-", "--violations", "--no-tips", str(MODULE)]
+    command = [
+        sys.executable,
+        "-c",
+        "import vermin; vermin.main()",
+        "--target=3.9-",
+        "--violations",
+        "--no-tips",
+        str(MODULE),
+    ]
     found = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert found.returncode == 0, found.stdout + found.stderr
 

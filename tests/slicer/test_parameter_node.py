@@ -1,4 +1,6 @@
-"""A saved scene remembers what the panel showed: real MRML, written to files and read back, with the panel open."""
+"""A saved scene remembers what the panel showed: real MRML, written to files and read back, with the panel
+open.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,13 @@ def a_scene() -> dict[str, Any]:
     values = np.random.default_rng(1).integers(-1000, 1000, SHAPE).astype(np.int16)
     volumes = [add_volume(values, affine(), name) for name in ("First", "Second")]
     mask = box(SHAPE, (1, 3), (1, 3), (1, 3))
-    segmentations = [add_segmentation(volume, {"liver": mask}, name=f"{volume.GetName()} segments") for volume in volumes]
-    points = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"Points {number}") for number in (1, 2)]
+    segmentations = [
+        add_segmentation(volume, {"liver": mask}, name=f"{volume.GetName()} segments") for volume in volumes
+    ]
+    points = [
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"Points {number}")
+        for number in (1, 2)
+    ]
     return {"volume": volumes[1], "segmentation": segmentations[0], "points": points[1], "other": volumes[0]}
 
 
@@ -50,7 +57,10 @@ def choose(widget: Any, nodes: dict[str, Any], words: str) -> None:
 
 def shown(widget: Any) -> list[str]:
     """The names of what is chosen, and the words."""
-    nodes = [getattr(widget.ui, name).currentNode() for name in ("volumeSelector", "segmentationSelector", "markupsSelector")]
+    nodes = [
+        getattr(widget.ui, name).currentNode()
+        for name in ("volumeSelector", "segmentationSelector", "markupsSelector")
+    ]
     return [*("" if node is None else node.GetName() for node in nodes), widget.ui.wordsLine.text()]
 
 
@@ -61,7 +71,11 @@ def save(path: Path) -> None:
         assert scene.WriteToMRB(str(path))
         return
     for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
-        if node.IsA("vtkMRMLVolumeNode") or node.IsA("vtkMRMLSegmentationNode") or node.IsA("vtkMRMLMarkupsNode"):
+        if (
+            node.IsA("vtkMRMLVolumeNode")
+            or node.IsA("vtkMRMLSegmentationNode")
+            or node.IsA("vtkMRMLMarkupsNode")
+        ):
             node.AddDefaultStorageNode()
             storage = node.GetStorageNode()
             storage.SetFileName(str(path.parent / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension()}"))
@@ -125,7 +139,11 @@ def test_a_file_has_the_names_that_slicer_gives_parameters_and_no_address(tmp_pa
     text = (tmp_path / "scene.mrml").read_text(encoding="utf-8")
     nodes = [part.split("</ScriptedModule>")[0] for part in text.split("<ScriptedModule")[1:]]
     (node,) = (node for node in nodes if 'singletonTag="WordMask"' in node)
-    for reference in ("inputVolume:vtkMRMLScalarVolumeNode", "segmentation:vtkMRMLSegmentationNode", "hint:vtkMRMLMarkupsFiducialNode"):
+    for reference in (
+        "inputVolume:vtkMRMLScalarVolumeNode",
+        "segmentation:vtkMRMLSegmentationNode",
+        "hint:vtkMRMLMarkupsFiducialNode",
+    ):
         assert reference in node
     assert '"words liver"' in node
     assert "127.0.0.1" not in text
@@ -191,8 +209,8 @@ def test_a_node_that_is_removed_is_forgotten(key: str) -> None:
     node = parameters(widget).parameterNode
     kept = [node.GetNodeReferenceID(role) for role in ("inputVolume", "segmentation", "hint")]
     assert removed not in kept
-    assert kept == [None if chosen is None else chosen.GetID() for chosen in (widget.panel.volume, widget.panel.segmentation,
-                                                                            widget.ui.markupsSelector.currentNode())]  # fmt: skip
+    now = (widget.panel.volume, widget.panel.segmentation, widget.ui.markupsSelector.currentNode())
+    assert kept == [None if chosen is None else chosen.GetID() for chosen in now]
 
 
 def test_what_a_script_sets_is_shown() -> None:
@@ -250,7 +268,7 @@ def test_a_model_that_the_server_does_not_have_is_no_fault() -> None:
         assert parameters(widget).model == "m"
 
 
-# --- the stand-in for Slicer's decorator -----------------------------------------------------------------------------------------------
+# --- the stand-in for Slicer's decorator ---
 
 
 @parameterNodeWrapper

@@ -1,4 +1,4 @@
-"""The table of results, where it leads, overlays of what the model thought, and hints out of Markups nodes."""
+"""The table of results, where it leads, overlays of model outputs, and hints out of Markups nodes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ GRIDS = {
 
 def _put_under(volume: Any, transform: str) -> None:
     if transform != "none":
-        node = add_bent_transform() if transform == "bent" else add_transform(affine((40, -30), (1, 1, 1), (50, 9, 2)))
+        node = (
+            add_bent_transform()
+            if transform == "bent"
+            else add_transform(affine((40, -30), (1, 1, 1), (50, 9, 2)))
+        )
         volume.SetAndObserveTransformNodeID(node.GetID())
 
 
@@ -63,7 +67,9 @@ def a_result(an_oblique_ct: Any, tmp_path: Path) -> Any:
 
 
 def test_the_table_has_a_row_for_each_word_found_or_not(an_oblique_ct: Any, a_result: Any) -> None:
-    rows = results_table.result_rows(list(STATISTICS), a_result.segmentation, an_oblique_ct, STATISTICS, "axial")
+    rows = results_table.result_rows(
+        list(STATISTICS), a_result.segmentation, an_oblique_ct, STATISTICS, "axial"
+    )
     assert [(row.word, row.voxels, row.presence, row.mean_probability, row.edited) for row in rows] == [
         ("liver", 44, 0.9, 0.8, False),
         ("spleen", 8, 0.7, 0.6, False),
@@ -74,10 +80,18 @@ def test_the_table_has_a_row_for_each_word_found_or_not(an_oblique_ct: Any, a_re
     assert (rows[2].segment_id, rows[2].largest) == (None, None)
 
 
-def test_an_edited_segment_is_counted_anew_and_loses_the_means_of_the_server(an_oblique_ct: Any, a_result: Any) -> None:
+def test_an_edited_segment_is_counted_anew_and_loses_the_means_of_the_server(
+    an_oblique_ct: Any, a_result: Any
+) -> None:
     paint(a_result.segmentation, a_result.ids["liver"], SPLEEN, an_oblique_ct)
     row = results_table.result_rows(["liver"], a_result.segmentation, an_oblique_ct, STATISTICS, "axial")[0]
-    assert (row.voxels, row.mean_probability, row.mean_uncertainty, row.edited, row.largest.index) == (8, None, None, True, 4)
+    assert (row.voxels, row.mean_probability, row.mean_uncertainty, row.edited, row.largest.index) == (
+        8,
+        None,
+        None,
+        True,
+        4,
+    )
 
 
 def test_a_surface_without_a_mask_is_an_edited_row(an_oblique_ct: Any, a_result: Any) -> None:
@@ -109,7 +123,9 @@ def test_slices_are_counted_as_the_server_counts_them(grid: str, plane: Plane, t
 
 
 @pytest.mark.parametrize("transform", ["none", "linear", "bent"])
-def test_a_position_is_where_the_views_show_the_voxel_and_inside_of_the_mask(transform: str, tmp_path: Path) -> None:
+def test_a_position_is_where_the_views_show_the_voxel_and_inside_of_the_mask(
+    transform: str, tmp_path: Path
+) -> None:
     volume = add_volume(np.zeros(SHAPE, np.int16), affine())
     _put_under(volume, transform)
     ring = box(SHAPE, (3, 4), (1, 6), (1, 7)) & ~box(SHAPE, (3, 4), (2, 5), (2, 6))  # its centre is not in it
@@ -123,7 +139,9 @@ def test_a_position_is_where_the_views_show_the_voxel_and_inside_of_the_mask(tra
     through = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(volume.GetParentTransformNode(), None, through)
     np.testing.assert_allclose(position.position, through.TransformPoint(local), atol=1e-6)
-    np.testing.assert_allclose(to_voxels(volume, to_world(volume, [(1, 2, 3), (0, 0, 0)])), [(1, 2, 3), (0, 0, 0)], atol=1e-3)
+    np.testing.assert_allclose(
+        to_voxels(volume, to_world(volume, [(1, 2, 3), (0, 0, 0)])), [(1, 2, 3), (0, 0, 0)], atol=1e-3
+    )
 
 
 def test_jumping_moves_every_slice_view(an_oblique_ct: Any, rendering: None) -> None:
@@ -140,7 +158,9 @@ def test_an_overlay_lies_on_the_volume_in_colour(transform: str, an_oblique_ct: 
     path = write_file(tmp_path / "u.nii.gz", values, affine())
     node = overlay.load_overlay(path, an_oblique_ct, "uncertainty", "liver")
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), values)
-    np.testing.assert_array_equal(to_world(node, [(0, 0, 0), (7, 6, 5)]), to_world(an_oblique_ct, [(0, 0, 0), (7, 6, 5)]))
+    np.testing.assert_array_equal(
+        to_world(node, [(0, 0, 0), (7, 6, 5)]), to_world(an_oblique_ct, [(0, 0, 0), (7, 6, 5)])
+    )
     assert node.GetParentTransformNode() is an_oblique_ct.GetParentTransformNode()
     display = node.GetDisplayNode()
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0, math.log(2)))
@@ -148,18 +168,32 @@ def test_an_overlay_lies_on_the_volume_in_colour(transform: str, an_oblique_ct: 
     assert display.GetApplyThreshold()
 
 
-def test_an_overlay_of_the_same_word_is_replaced_and_removed_whole(an_oblique_ct: Any, tmp_path: Path) -> None:
+def test_an_overlay_of_the_same_word_is_replaced_and_removed_whole(
+    an_oblique_ct: Any, tmp_path: Path
+) -> None:
     before = scene_state(an_oblique_ct)
-    first = overlay.load_overlay(write_file(tmp_path / "a.nrrd", np.full(SHAPE, 0.25), affine()), an_oblique_ct, "probability", "liver")
+    first = overlay.load_overlay(
+        write_file(tmp_path / "a.nrrd", np.full(SHAPE, 0.25), affine()), an_oblique_ct, "probability", "liver"
+    )
     kept = scene_state(an_oblique_ct)
-    again = overlay.load_overlay(write_file(tmp_path / "b.nrrd", np.full(SHAPE, 0.75), affine()), an_oblique_ct, "probability", "liver")
+    again = overlay.load_overlay(
+        write_file(tmp_path / "b.nrrd", np.full(SHAPE, 0.75), affine()), an_oblique_ct, "probability", "liver"
+    )
     assert again is first
     assert (slicer.util.arrayFromVolume(first) == 0.75).all()
     assert scene_state(an_oblique_ct) == kept
     assert overlay.find_overlay(an_oblique_ct, "probability", "spleen") is None
     bad = [
-        (write_file(tmp_path / "bad.nrrd", np.full(SHAPE, np.nan), affine()), SegmentsError, "values that are no numbers"),
-        (write_file(tmp_path / "off.nrrd", np.ones(SHAPE), affine(origin=(0, 0, 0))), GeometryError, "does not lie on 'CT'"),
+        (
+            write_file(tmp_path / "bad.nrrd", np.full(SHAPE, np.nan), affine()),
+            SegmentsError,
+            "values that are not numbers",
+        ),
+        (
+            write_file(tmp_path / "off.nrrd", np.ones(SHAPE), affine(origin=(0, 0, 0))),
+            GeometryError,
+            "does not lie on 'CT'",
+        ),
         (tmp_path / "none.nrrd", SegmentsError, "missing or empty"),
     ]
     for path, error, sentence in bad:
@@ -181,7 +215,9 @@ def test_the_most_uncertain_slice_is_the_one_with_the_largest_sum(grid: str, tmp
     stack[3, 1, 2] = 0.5
     stack[1, 0, 0] = 0.6
     values = library.restack(stack)
-    node = overlay.load_overlay(write_file(tmp_path / "u.nrrd", values, GRIDS[grid]), volume, "uncertainty", "liver")
+    node = overlay.load_overlay(
+        write_file(tmp_path / "u.nrrd", values, GRIDS[grid]), volume, "uncertainty", "liver"
+    )
     found = overlay.most_uncertain_slice(node, "coronal")
     assert found.index == 3
     i, j, k = np.round(to_voxels(volume, [found.position])[0]).astype(int)
@@ -193,7 +229,9 @@ def test_the_most_uncertain_slice_is_the_one_with_the_largest_sum(grid: str, tmp
 
 def test_an_overlay_is_shown_in_front_and_taken_away(an_oblique_ct: Any, tmp_path: Path) -> None:
     composite = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceCompositeNode", "Red")
-    node = overlay.load_overlay(write_file(tmp_path / "p.nrrd", np.ones(SHAPE), affine()), an_oblique_ct, "attribution", "liver")
+    node = overlay.load_overlay(
+        write_file(tmp_path / "p.nrrd", np.ones(SHAPE), affine()), an_oblique_ct, "attribution", "liver"
+    )
     overlay.show_overlay(node, 0.7)
     assert (composite.GetForegroundVolumeID(), composite.GetForegroundOpacity()) == (node.GetID(), 0.7)
     overlay.hide_overlay(node)
@@ -214,7 +252,7 @@ def test_points_come_back_as_the_voxels_they_were_placed_on(grid: str, transform
 
 def test_points_that_cannot_be_used_are_a_sentence(an_oblique_ct: Any) -> None:
     points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
-    with pytest.raises(SegmentsError, match="'F' has no point"):
+    with pytest.raises(SegmentsError, match="'F' has no placed point"):
         hints.points_in_voxels(points, an_oblique_ct)
     points.AddControlPointWorld(vtk.vtkVector3d(*to_world(an_oblique_ct, [(3, 3, 9)])[0]), "far")
     with pytest.raises(GeometryError, match="'far' lies outside of 'CT'"):
@@ -234,5 +272,5 @@ def test_a_box_covers_the_voxels_whose_centres_are_in_it(transform: str) -> None
     box_of_voxels = hints.box_in_voxels(roi, volume)
     assert (box_of_voxels.first, box_of_voxels.last) == ((2, 2, 0), (4, 4, 5))
     roi.SetCenter(600, 6, 4)
-    with pytest.raises(GeometryError, match="holds no voxel of 'CT'"):
+    with pytest.raises(GeometryError, match="does not contain a voxel of 'CT'"):
         hints.box_in_voxels(roi, volume)

@@ -1,4 +1,6 @@
-"""The tutorial's images in Slicer's *Sample Data*: registered at start-up, with what Slicer needs to fetch, check and load each."""
+"""The tutorial's images in Slicer's *Sample Data*: registered at start-up, with what Slicer needs to fetch,
+check and load each.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,17 @@ from WordMaskLib.scene import sample_data
 
 
 class SampleDataLogic:
-    """Stand-in with the keywords that Slicer has from 5.6 on; `loadFileType` became `loadFileTypes` meanwhile, so neither is here."""
+    """Stand-in with the keywords that Slicer has from 5.6 on; `loadFileType` became `loadFileTypes`
+    meanwhile, so neither is here.
+    """
 
     sources: list[dict[str, Any]]
 
     @staticmethod
     def registerCustomSampleDataSource(  # noqa: N802
-        category: str = "Custom", sampleName: str | None = None, uris: Any = None, fileNames: Any = None, nodeNames: Any = None,
-        customDownloader: Any = None, thumbnailFileName: str | None = None, loadFiles: Any = None, loadFileProperties: Any = None,
-        checksums: Any = None,
+        category: str = "Custom", sampleName: str | None = None, uris: Any = None, fileNames: Any = None,
+        nodeNames: Any = None, customDownloader: Any = None, thumbnailFileName: str | None = None,
+        loadFiles: Any = None, loadFileProperties: Any = None, checksums: Any = None,
     ) -> None:  # fmt: skip
         assert customDownloader is None
         assert loadFiles is None, "Slicer decides"
@@ -58,7 +62,9 @@ def test_a_ct_and_a_picture_are_offered(registered: list[dict[str, Any]]) -> Non
     assert all(source["properties"] == {"singleFile": True} for source in registered)
 
 
-def test_what_is_offered_can_be_fetched_checked_and_loaded(registered: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_what_is_offered_can_be_fetched_checked_and_loaded(
+    registered: list[dict[str, Any]], tmp_path: Path
+) -> None:
     """As Slicer does: by `urlretrieve`, then the checksum, then the reader for the file's ending."""
     for source in registered:
         path, _ = urllib.request.urlretrieve(source["address"], tmp_path / source["file"])

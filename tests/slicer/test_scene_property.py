@@ -1,4 +1,6 @@
-"""For any scene and any requests, good or bad: nobody else's segment changes by a bit, and undoing them all brings everything back."""
+"""For any scene and any requests, good or bad: nobody else's segment changes by a bit, and undoing them all
+brings everything back.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def _requests(draw: st.DrawFn) -> dict[str, Any]:
         "masks": [draw(_boxes()) for _ in words],  # an empty box: the word is absent
         "target": draw(st.sampled_from([None, 0, 1])),
         "failure": draw(st.sampled_from([None, None, None, "grid", "stray", "damaged"])),
-        "collapse": draw(st.booleans()),  # afterwards a person puts all segments into as few images as possible
+        "collapse": draw(
+            st.booleans()
+        ),  # afterwards a person puts all segments into as few images as possible
     }
 
 
@@ -74,12 +78,17 @@ def _file(folder: Path, request: dict[str, Any]) -> Path:
 
 
 def _words(request: dict[str, Any]) -> list[Word]:
-    return [Word(word, value, VOCABULARY[word], CODE if word == "liver" else None) for value, word in enumerate(request["words"], start=1)]
+    return [
+        Word(word, value, VOCABULARY[word], CODE if word == "liver" else None)
+        for value, word in enumerate(request["words"], start=1)
+    ]
 
 
 def _ask(request: dict[str, Any], nodes: list[Any], volume: Any, history: UndoHistory, folder: Path) -> None:
     """Show one result and check what it did to everybody else."""
-    target = None if request["target"] is None or request["target"] >= len(nodes) else nodes[request["target"]]
+    target = (
+        None if request["target"] is None or request["target"] >= len(nodes) else nodes[request["target"]]
+    )
     before = scene_state(volume)
     own = set() if target is None else {own_segment(target, word) for word in request["words"]}
     with contextlib.suppress(SegmentsError):
@@ -95,7 +104,9 @@ def _ask(request: dict[str, Any], nodes: list[Any], volume: Any, history: UndoHi
             labels[mask] = value
         assert set(done.ids) == {word for word, value in values.items() if (labels == value).any()}
         for word, segment_id in done.ids.items():
-            np.testing.assert_array_equal(slicers_mask(done.segmentation, segment_id, volume), labels == values[word])
+            np.testing.assert_array_equal(
+                slicers_mask(done.segmentation, segment_id, volume), labels == values[word]
+            )
         after = {node.GetID(): segment_state(node, volume) for node in nodes}
         for node_id, states in before["segments"].items():
             for segment_id, state in states:
@@ -109,15 +120,21 @@ def _ask(request: dict[str, Any], nodes: list[Any], volume: Any, history: UndoHi
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(scene=st.lists(_segmentations(), max_size=2), requests=st.lists(_requests(), min_size=1, max_size=3))
-def test_no_other_segment_ever_changes_and_undo_brings_all_back(scene: list[dict[str, Any]], requests: list[dict[str, Any]]) -> None:
+def test_no_other_segment_ever_changes_and_undo_brings_all_back(
+    scene: list[dict[str, Any]], requests: list[dict[str, Any]]
+) -> None:
     harness.clear_scene()
     volume = add_volume(np.zeros(SHAPE, np.int16), affine())
     nodes = []
     for number, made in enumerate(scene):
-        node = add_segmentation(volume, made["masks"], shared=made["shared"], surfaces=made["surfaces"], name=f"Mine {number}")
+        node = add_segmentation(
+            volume, made["masks"], shared=made["shared"], surfaces=made["surfaces"], name=f"Mine {number}"
+        )
         for index in made["hidden"]:
             if index < node.GetSegmentation().GetNumberOfSegments():
-                node.GetDisplayNode().SetSegmentVisibility(node.GetSegmentation().GetNthSegmentID(index), False)
+                node.GetDisplayNode().SetSegmentVisibility(
+                    node.GetSegmentation().GetNthSegmentID(index), False
+                )
         nodes.append(node)
     before, history = scene_state(volume), UndoHistory()
     with tempfile.TemporaryDirectory() as folder:
@@ -140,12 +157,17 @@ def _collapse(node: Any) -> None:
 
 def _without_surfaces(state: dict[str, Any]) -> dict[str, Any]:
     """The surface is the last entry of each segment's state."""
-    bare = {node: [(segment_id, rest[:-1]) for segment_id, rest in segments] for node, segments in state["segments"].items()}
+    bare = {
+        node: [(segment_id, rest[:-1]) for segment_id, rest in segments]
+        for node, segments in state["segments"].items()
+    }
     return {**state, "segments": bare}
 
 
 def _ownerless(node: Any) -> set[int]:
-    """Values in images of a segmentation that belong to no segment: other readers of a .seg.nrrd would take them for one."""
+    """Values in images of a segmentation that belong to no segment: other readers of a .seg.nrrd would take
+    them for one.
+    """
     contents, stray = node.GetSegmentation(), set()
     segments = [contents.GetSegment(segment_id) for segment_id in contents.GetSegmentIDs()]
     for segment in segments:

@@ -1,4 +1,6 @@
-"""Results that cannot be used, and segmentations that they would harm: a sentence, and the scene exactly as it was."""
+"""Results that cannot be used, and segmentations that they would harm: a sentence, and the scene exactly as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def _fractions(folder: Path) -> tuple[Path, list[Word]]:
 
 
 def _truncated(folder: Path) -> tuple[Path, list[Word]]:
-    path = write_file(folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine())
+    path = write_file(
+        folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine()
+    )
     path.write_bytes(path.read_bytes()[:-30])
     return path, WORDS
 
@@ -64,7 +68,9 @@ def _truncated_inside(folder: Path) -> tuple[Path, list[Word]]:
 
 
 def _damaged(folder: Path) -> tuple[Path, list[Word]]:
-    path = write_file(folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine())
+    path = write_file(
+        folder / "bad.nii.gz", np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.uint8), affine()
+    )
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
@@ -89,9 +95,9 @@ def _no_words(folder: Path) -> tuple[Path, list[Word]]:
 
 
 FAILURES = {
-    "other grid": (_other_grid, GeometryError, r"lie up to \S+ mm elsewhere"),
-    "other size": (_other_size, GeometryError, "8 x 7 x 5 voxels in place of 8 x 7 x 6"),
-    "stray value": (_stray_value, SegmentsError, "the value 6, which no word announces"),
+    "other grid": (_other_grid, GeometryError, r"off by up to \S+ mm"),
+    "other size": (_other_size, GeometryError, "8 x 7 x 5 voxels instead of 8 x 7 x 6"),
+    "stray value": (_stray_value, SegmentsError, "the value 6, which does not belong to any word"),
     "fractions": (_fractions, SegmentsError, "fractions"),
     "truncated": (_truncated, SegmentsError, "damaged, truncated"),
     "truncated inside": (_truncated_inside, SegmentsError, "damaged, truncated"),
@@ -99,7 +105,7 @@ FAILURES = {
     "page": (_page, SegmentsError, "damaged, truncated"),
     "missing": (_missing, SegmentsError, "missing or empty"),
     "a word twice": (_twice, SegmentsError, "'liver' twice"),
-    "no words": (_no_words, SegmentsError, "names no word"),
+    "no words": (_no_words, SegmentsError, "does not name a word"),
 }
 
 
@@ -139,7 +145,9 @@ def test_an_error_in_the_middle_of_showing_leaves_the_scene_as_it_was(
     assert done.ids
 
 
-def test_a_change_of_another_segment_is_noticed_and_taken_back(an_oblique_ct: Any, a_result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_of_another_segment_is_noticed_and_taken_back(
+    an_oblique_ct: Any, a_result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = add_segmentation(an_oblique_ct, {"mine": box(SHAPE, (0, 2), (0, 2), (0, 2))})
     other = mine.GetSegmentation().GetNthSegment(0)
     describe = segments.describe

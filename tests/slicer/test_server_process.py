@@ -1,34 +1,28 @@
-"""A server on this machine: the environment, the command, the port, the log, and real processes that live, die and are stopped."""
+"""A server on this machine: the environment, the command, the port, the log, and real processes."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import pytest
 from tests.slicer.fault_server import a_closed_port, is_a_sentence
-from tests.slicer.real_server import REPOSITORY, Running
-from WordMaskLib.client import errors
+from tests.slicer.real_server import REPOSITORY, Running, server_process
+from WordMaskLib.client import calls, errors
 from WordMaskLib.client.addresses import repair_address
 from WordMaskLib.client.answers import Health
 from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.server.environments import ServerEnvironment, find_environment
+from WordMaskLib.server.server_log import plain_log, why_it_stopped
 from WordMaskLib.server.server_process import (
-    LocalServer,
-    ServerEnvironment,
-    find_environment,
     free_port,
     judge_start,
     likely_addresses,
-    plain_log,
     server_command,
     server_variables,
-    why_it_stopped,
 )
 
 from wordmask import __version__
@@ -46,7 +40,7 @@ def an_environment(tmp_path: Path) -> Path:
     return folder
 
 
-# --- the environment -------------------------------------------------------------------------------------------------------------------
+# --- the environment ---
 
 
 @pytest.mark.parametrize("inner", ["", "bin", "bin/python"])
@@ -104,18 +98,29 @@ def test_this_environment_is_found_with_the_app_that_came_with_it():
     assert found.app_folder == REPOSITORY / "monailabel_app"
 
 
-@pytest.mark.parametrize(("package", "title"), [("monailabel-0.8.5", "MONAI Label"), ("wordmask-0.1.0", "WordMask")])
+@pytest.mark.parametrize(
+    ("package", "title"), [("monailabel-0.8.5", "MONAI Label"), ("wordmask-0.1.0", "WordMask")]
+)
 def test_an_environment_without_a_package_is_refused_with_its_name(an_environment, package, title):
     (an_environment / "lib" / "python3.11" / "site-packages" / f"{package}.dist-info").rmdir()
-    with pytest.raises(errors.ServerStartError, match=f"{title} is not installed in the environment 'env'") as refusal:
+    with pytest.raises(
+        errors.ServerStartError, match=f"{title} is not installed in the environment 'env'"
+    ) as refusal:
         find_environment(an_environment)
     assert is_a_sentence(refusal.value)
     (an_environment / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = true\n")
-    assert find_environment(an_environment).folder == an_environment  # the package may lie in the system's folder
+    # The package may lie in the system's folder.
+    assert find_environment(an_environment).folder == an_environment
 
 
 @pytest.mark.parametrize(
-    "make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x"), lambda path: only_a_script(path)]
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("x"),
+        lambda path: only_a_script(path),
+    ],
 )
 def test_what_is_no_environment_is_refused_with_a_sentence(tmp_path, make):
     make(tmp_path / "chosen")
@@ -131,35 +136,54 @@ def only_a_script(folder: Path) -> None:
     (folder / "bin" / "monailabel").touch()
 
 
-# --- the command -----------------------------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 def test_the_command_listens_on_this_machine_alone(an_environment, tmp_path):
     app, studies = tmp_path / "Müllers app", tmp_path
-    command = server_command(find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny", "models": "a, b"})
+    command = server_command(
+        find_environment(an_environment), app, studies, 8123, conf={"preset": "tiny", "models": "a, b"}
+    )
     assert command == [
         *(str(an_environment / "bin" / "python"), "-m", "wordmask.cli", "serve", "--studies", str(studies)),
-        *("--host", "127.0.0.1", "--port", "8123", "--app", str(app), "--conf", "preset=tiny", "--conf", "models=a, b"),
+        *(
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "8123",
+            "--app",
+            str(app),
+            "--conf",
+            "preset=tiny",
+            "--conf",
+            "models=a, b",
+        ),
     ]
     assert not app.exists(), "the server makes it"
     assert "--app" not in server_command(find_environment(an_environment), None, studies, 8123)
 
 
 def test_a_folder_of_images_that_is_not_there_is_refused_with_a_sentence(an_environment, tmp_path):
-    with pytest.raises(errors.ServerStartError, match="images that the server shall offer") as no_studies:
+    with pytest.raises(errors.ServerStartError, match="images that the server should offer") as no_studies:
         server_command(find_environment(an_environment), tmp_path / "app", tmp_path / "nowhere", 8000)
     assert is_a_sentence(no_studies.value)
 
 
 def test_what_slicer_sets_for_its_own_python_does_not_reach_the_server():
-    own = {"PATH": "/bin", "PYTHONHOME": "/slicer", "PYTHONPATH": "/slicer/lib", "LD_LIBRARY_PATH": "/slicer/lib", "HOME": "/home/x"}
+    own = {
+        "PATH": "/bin",
+        "PYTHONHOME": "/slicer",
+        "PYTHONPATH": "/slicer/lib",
+        "LD_LIBRARY_PATH": "/slicer/lib",
+        "HOME": "/home/x",
+    }
     found = server_variables(own)
     assert {"PATH", "HOME"} <= found.keys()
     assert not {"PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH"} & found.keys()
     assert "PYTHONHOME" in own
 
 
-# --- ports and servers that run already ------------------------------------------------------------------------------------------------
+# --- ports and servers that run already ---
 
 
 def test_a_port_that_is_taken_is_not_chosen():
@@ -174,13 +198,15 @@ def test_a_port_that_is_taken_is_not_chosen():
 
 
 def test_servers_are_looked_for_on_this_machine_alone():
-    remembered = [repair_address(text) for text in ("127.0.0.1:8123", "example.org", "localhost:8000", "127.0.0.1:8123")]
+    remembered = [
+        repair_address(text) for text in ("127.0.0.1:8123", "example.org", "localhost:8000", "127.0.0.1:8123")
+    ]
     assert [str(address) for address in likely_addresses(remembered)] == [
         *("http://127.0.0.1:8123", "http://localhost:8000", "http://127.0.0.1:8000"),
     ]
 
 
-# --- is it up yet ----------------------------------------------------------------------------------------------------------------------
+# --- is it up yet ---
 
 REFUSED = errors.ServerUnreachableError("No server.")
 UP = Health("0.1.0", 1.0, 0, 0, {})
@@ -206,7 +232,7 @@ def test_a_start_is_judged_by_what_is_known_of_it(known, phase, words):
     assert words in state.sentence
 
 
-# --- why did it die --------------------------------------------------------------------------------------------------------------------
+# --- why did it die ---
 
 TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <module>\n'
 
@@ -214,32 +240,60 @@ TRACE = 'Traceback (most recent call last):\n  File "/x/app.py", line 3, in <mod
 @pytest.mark.parametrize(
     ("log", "code", "words"),
     [
-        (f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n", 3, "Another server runs from this app"),
         (
-            f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.environment.packages.BrokenEnvironmentError: numpy 2 is installed\r\n",
+            f"{TRACE}wordmask.errors.RequestError: Another server runs from this app folder.\n",
+            3,
+            "Another server runs from this app",
+        ),
+        (
+            f"\x1b[31mERROR\x1b[0m {TRACE}wordmask.errors.BrokenEnvironmentError: numpy 2 is installed\r\n",
             1,
             "numpy 2 is installed.",
         ),
-        ("\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n", 2, "Port 8000 is taken; name another one."),
-        ("INFO: loading\nwordmask: The folder x cannot be read\nINFO: over", 2, "The folder x cannot be read."),
-        ("wordmask: The studies folder x has no images yet.\nINFO: all is well", -9, "want of memory"),
-        ("MemoryError\nwordmask: The server stopped while it was starting; the log above says why.", 2, "too little free memory"),
+        (
+            "\x1b[1;31mwordmask:\x1b[0m Port 8000 is taken; name another one.\r\n",
+            2,
+            "Port 8000 is taken; name another one.",
+        ),
+        (
+            "INFO: loading\nwordmask: The folder x cannot be read\nINFO: over",
+            2,
+            "The folder x cannot be read.",
+        ),
+        (
+            "wordmask: The studies folder x has no images yet.\nINFO: all is well",
+            -9,
+            "because memory ran out",
+        ),
+        (
+            "MemoryError\nwordmask: The server stopped while it was starting; the log above says why.",
+            2,
+            "too little free memory",
+        ),
         ("WordMask is ready at http://127.0.0.1:8000 (Ctrl-C ends it).", 1, "with the code 1"),
         ("Usage: wordmask [OPTIONS]\n│ No such command 'serve'. │", 2, "too old to be started from here"),
-        ("ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", 1, "port"),
+        (
+            "ERROR:    [Errno 98] error while binding on ('127.0.0.1', 8000): address already in use",
+            1,
+            "port",
+        ),
         ("[Errno 10048] only one usage of each socket address", 1, "port"),
         ("/usr/bin/python: No module named monailabel", 1, "MONAI Label is not installed"),
         (f"{TRACE}ModuleNotFoundError: No module named 'wordmask_app'", 1, "WordMask is not installed"),
         (f"{TRACE}ModuleNotFoundError: No module named 'torch'", 1, "lacks the package 'torch'"),
         ("APP Directory /home/anna/apps/monailabel_app NOT Found", 1, "app folder 'monailabel_app'"),
         (f"{TRACE}OSError: [Errno 28] No space left on device: '/x/y'", 1, "disk is full"),
-        (f"{TRACE}PermissionError: [Errno 13] Permission denied: '/home/anna/apps/logs'", 1, "may not use 'logs'"),
+        (
+            f"{TRACE}PermissionError: [Errno 13] Permission denied: '/home/anna/apps/logs'",
+            1,
+            "may not use 'logs'",
+        ),
         (f"{TRACE}torch.OutOfMemoryError: CUDA out of memory. Tried", 1, "graphics card"),
         (f"{TRACE}MemoryError", 1, "too little free memory"),
-        ("INFO: all is well", -9, "want of memory"),
+        ("INFO: all is well", -9, "because memory ran out"),
         ("INFO: all is well", -15, "stopped from outside"),
-        (f"{TRACE}ValueError: something odd", 1, "with the code 1 without a reason that is known here"),
-        ("", None, "without a reason that is known here"),
+        (f"{TRACE}ValueError: something odd", 1, "with the code 1 for an unknown reason"),
+        ("", None, "for an unknown reason"),
     ],
 )
 def test_a_log_becomes_one_sentence(log, code, words):
@@ -253,79 +307,7 @@ def test_a_log_is_shown_without_the_colours_of_a_terminal():
     assert plain_log("\x1b[32mINFO\x1b[0m:  up\r\nnext\r") == "INFO:  up\nnext\n"
 
 
-# --- processes -------------------------------------------------------------------------------------------------------------------------
-
-SMALL_SERVER = """
-    import http.server, json, subprocess, sys, time
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    print("child", child.pid, flush=True)
-    time.sleep(0.5)
-    class Answers(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = json.dumps({"status": "ok", "wordmask": "0.1.0", "queue": {}, "models": []}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-    http.server.HTTPServer(("127.0.0.1", PORT), Answers).serve_forever()
-"""
-
-
-def a_small_server(folder: Path, script: str = SMALL_SERVER) -> LocalServer:
-    port = a_closed_port()
-    return LocalServer([sys.executable, "-c", textwrap.dedent(script).replace("PORT", str(port))], port, folder / "log")
-
-
-def is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    return state != "Z"
-
-
-def test_a_server_is_waited_for_and_ends_with_all_that_it_started(tmp_path):
-    with a_small_server(tmp_path) as server:
-        assert server.state().phase == "up"
-        child = int(server.log_end().split()[1])
-        assert is_alive(child)
-    assert not server.is_running
-    deadline = time.monotonic() + 30
-    while is_alive(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    server.stop()  # nothing to stop is no error
-
-
-def test_a_server_that_does_not_listen_to_the_wish_to_stop_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("WordMaskLib.server.server_process.STOP_SECONDS", 0.5)
-    script = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(SMALL_SERVER)
-    with a_small_server(tmp_path, script) as server:
-        process = server._process
-    assert process is not None
-    assert process.returncode == -9
-
-
-def test_a_server_that_dies_is_a_sentence_from_its_log(tmp_path):
-    script = "print('APP Directory /home/anna/my_app NOT Found'); raise SystemExit(1)"
-    with pytest.raises(errors.ServerStartError, match="The app folder 'my_app' is not there"), a_small_server(tmp_path, script):
-        pass
-
-
-def test_a_server_that_never_comes_up_is_ended(tmp_path):
-    server = a_small_server(tmp_path, "import time; time.sleep(60)")
-    server.start()
-    with pytest.raises(errors.ServerStartError, match="starting"):
-        server.wait_until_up(limit=0.3)
-    server.stop()
-    assert not server.is_running
-
-
-def test_a_program_that_is_not_there_is_a_sentence(tmp_path):
-    with pytest.raises(errors.ServerStartError, match="'python9' cannot be run") as refusal:
-        LocalServer([str(tmp_path / "python9")], 8000, tmp_path / "log").start()
-    assert is_a_sentence(refusal.value)
+# --- processes ---
 
 
 def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
@@ -335,17 +317,16 @@ def test_a_python_without_wordmask_is_told_by_its_own_words(tmp_path):
     port = a_closed_port()
     with (
         pytest.raises(errors.ServerStartError, match="WordMask is not installed in the chosen environment"),
-        LocalServer(server_command(environment, tmp_path / "app", tmp_path, port), port, tmp_path / "log"),
+        server_process(server_command(environment, tmp_path / "app", tmp_path, port), port, tmp_path / "log"),
     ):
         pass
 
 
 @pytest.mark.server
 def test_a_real_server_is_started_found_and_judged(server: Running):
-    assert server.process.state().phase == "up"  # it asks for a token, so it is there
-    assert WordMaskClient(server.process.address, server.token, timeout=10).handshake().version == __version__
-    with pytest.raises(errors.AccessDeniedError):
-        WordMaskClient(server.process.address, timeout=10).handshake()
-    assert free_port(server.process.address.port) != server.process.address.port
-    assert f"WordMask is ready at {server.url}" in server.process.log_end()
-    assert "\x1b" not in server.process.log_end()
+    with pytest.raises(errors.AccessDeniedError):  # it asks for a token, so it is there
+        WordMaskClient(server.url, timeout=10).run(calls.health())
+    assert free_port(server.client.address.port) != server.client.address.port
+    log = plain_log(server.log.read_text())
+    assert f"WordMask is ready at {server.url}" in log
+    assert "\x1b" not in log

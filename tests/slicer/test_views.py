@@ -1,4 +1,6 @@
-"""The off-screen views draw what Slicer draws: masks where they are, hidden ones not, overlays in colour, surfaces in 3-D."""
+"""The off-screen views draw what Slicer draws: masks where they are, hidden ones not, overlays in colour,
+surfaces in 3-D.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def _reddish(picture: np.ndarray) -> np.ndarray:
     return (pixels[..., 0] > pixels[..., 1] + 60) & (pixels[..., 0] > pixels[..., 2] + 60)
 
 
-def test_hiding_a_segmentation_changes_the_picture_and_showing_it_brings_it_back(a_slice_view: SliceView, a_result: Any) -> None:
+def test_hiding_a_segmentation_changes_the_picture_and_showing_it_brings_it_back(
+    a_slice_view: SliceView, a_result: Any
+) -> None:
     shown = a_slice_view.picture()
     a_result.segmentation.GetDisplayNode().SetVisibility(False)
     hidden = a_slice_view.picture()
@@ -89,7 +93,9 @@ def test_a_replaced_segment_is_drawn_anew_and_undone_on_the_screen(
     np.testing.assert_array_equal(a_slice_view.picture(), before)
 
 
-def test_a_segment_that_leaves_a_shared_image_is_drawn_right(a_slice_view: SliceView, a_result: Any, a_ct: Any, tmp_path: Path) -> None:
+def test_a_segment_that_leaves_a_shared_image_is_drawn_right(
+    a_slice_view: SliceView, a_result: Any, a_ct: Any, tmp_path: Path
+) -> None:
     a_result.segmentation.GetSegmentation().CollapseBinaryLabelmaps(False)
     a_slice_view.picture()
     path = write_file(tmp_path / "again.nii.gz", _ball((12, 32, 20), 5).astype(np.uint8), MATRIX)
@@ -114,7 +120,9 @@ def test_an_overlay_is_seen_where_it_is_not_zero(a_slice_view: SliceView, a_ct: 
     node = overlay.load_overlay(write_file(tmp_path / "p.nrrd", values, MATRIX), a_ct, "probability", "liver")
     overlay.show_overlay(node, 0.6)
     changed = (a_slice_view.picture() != plain).any(axis=-1)
-    assert 0.3 * np.pi * 48**2 < changed.sum() < 1.5 * np.pi * 48**2, "8 voxels of 3 pixels on 240 pixels for 80 mm"
+    assert 0.3 * np.pi * 48**2 < changed.sum() < 1.5 * np.pi * 48**2, (
+        "8 voxels of 3 pixels on 240 pixels for 80 mm"
+    )
     overlay.hide_overlay(node)
     np.testing.assert_array_equal(a_slice_view.picture(), plain)
 
@@ -141,4 +149,6 @@ def test_four_pictures_make_the_four_up_layout(
     assert four_up(pictures).shape == (480, 480, 3)
     assert (tmp_path / "four.png").read_bytes().startswith(b"\x89PNG")
     assert all(len(np.unique(picture.reshape(-1, 3), axis=0)) > 3 for picture in pictures)
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode") == 1, "a closed view leaves its nodes in the scene"
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSliceNode") == 1, (
+        "a closed view leaves its nodes in the scene"
+    )

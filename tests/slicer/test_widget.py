@@ -1,4 +1,6 @@
-"""The panel on a real server with the bundled model, driven as a person would: type, complete, click, cancel, undo."""
+"""The panel on a real server with the bundled model, driven as a person would: type, complete, click, cancel,
+undo.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,7 @@ from tests.slicer.scenes import (
     slicers_mask,
 )
 from tests.slicer.views import SliceView
+from WordMaskLib.client import calls
 from WordMaskLib.scene.geometry import to_world
 
 pytestmark = pytest.mark.server
@@ -43,7 +46,9 @@ pytestmark = pytest.mark.server
 @pytest.fixture
 def a_ct() -> Any:
     """The trunk of the sample data, as a person opens it."""
-    return slicer.modules.volumes.logic().AddArchetypeVolume(str(REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"), "CT")
+    return slicer.modules.volumes.logic().AddArchetypeVolume(
+        str(REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"), "CT"
+    )
 
 
 @pytest.fixture
@@ -78,7 +83,10 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     from WordMaskLib.panel.panel_server import TOOL_TIP  # needs qt
 
     box = a_panel.ui.modelBox
-    assert [box.itemText(number) for number in range(box.count())] == ["Simple-ViLMedSAM, tiny", "MedCLIP-SAMv2, tiny"]
+    assert [box.itemText(number) for number in range(box.count())] == [
+        "Simple-ViLMedSAM, tiny",
+        "MedCLIP-SAMv2, tiny",
+    ]
     assert "without its decoder" in box.itemData(1, TOOL_TIP)
     assert not a_panel.ui.markupsSelector.isVisible()
     box.setCurrentIndex(1)
@@ -87,7 +95,9 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     assert "It also takes points or a box." in a_panel.ui.serverLabel.property("text")
     assert a_panel.ui.markupsSelector.isVisible()
 
-    truth = slicer.modules.volumes.logic().AddArchetypeVolume(str(REPOSITORY / "sample_data" / "truth" / f"{CT}.nii.gz"), "T")
+    truth = slicer.modules.volumes.logic().AddArchetypeVolume(
+        str(REPOSITORY / "sample_data" / "truth" / f"{CT}.nii.gz"), "T"
+    )
     values = slicer.util.arrayFromVolume(truth)
     index = json.loads((REPOSITORY / "sample_data" / "index.json").read_text(encoding="utf-8"))["cases"]
     words = next(case["words"] for case in index if CT in case["image"])
@@ -103,7 +113,9 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     a_panel.ui.volumeSelector.setCurrentNode(a_ct)
     a_panel.ui.markupsSelector.setCurrentNode(region)
     ask_for(a_panel, "lung")
-    marked = slicers_mask(the_segmentation(), the_segmentation().GetSegmentation().GetNthSegmentID(0), a_ct)[middle]
+    marked = slicers_mask(the_segmentation(), the_segmentation().GetSegmentation().GetNthSegmentID(0), a_ct)[
+        middle
+    ]
     assert 2 * (marked & lung[middle]).sum() / (marked.sum() + lung[middle].sum()) > 0.7
     ask_for(a_panel, "lung, heart")
     assert "one word at a time" in message(a_panel)
@@ -131,7 +143,9 @@ def test_words_become_named_coloured_segments_and_rows(a_panel: Any, a_ct: Any, 
     assert ticks.count(True) > 10, "the window froze while the server worked"
 
 
-def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(a_panel: Any, a_ct: Any, qt: Any, rendering: None) -> None:
+def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(
+    a_panel: Any, a_ct: Any, qt: Any, rendering: None
+) -> None:
     view = SliceView("Red", "Axial")
     view.show(a_ct)
     ask_for(a_panel, "liver")
@@ -139,11 +153,16 @@ def test_a_click_on_a_row_goes_to_the_slice_where_the_segment_is_largest(a_panel
     view.node.SetSliceOffset(-10_000)
     found = a_panel.ui.resultTable
     slicer.app.processEvents()  # a person clicks what is drawn
-    qt_test().mouseClick(found.viewport(), qt.Qt.MouseButton.LeftButton, pos=found.visualItemRect(found.item(0, 0)).center())
+    qt_test().mouseClick(
+        found.viewport(), qt.Qt.MouseButton.LeftButton, pos=found.visualItemRect(found.item(0, 0)).center()
+    )
     best = int(mask.sum(axis=(1, 2)).argmax())
     matrix = vtk.vtkMatrix4x4()
     a_ct.GetIJKToRASMatrix(matrix)
-    assert abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, best, 1))[2]) < 0.51 * a_ct.GetSpacing()[2]
+    assert (
+        abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, best, 1))[2])
+        < 0.51 * a_ct.GetSpacing()[2]
+    )
 
 
 def test_words_are_completed_while_somebody_types(a_panel: Any) -> None:
@@ -168,16 +187,20 @@ def test_a_misspelt_word_is_completed_by_the_server(a_panel: Any) -> None:
     until(lambda: line.completer().popup().isVisible())
     assert line.completer().popup().model().index(0, 0).data().startswith("spleen")
     until(lambda: a_panel.ui.hintLabel.isVisible())
-    assert a_panel.ui.hintLabel.property("text") == "'spleeen' is not in the vocabulary; did you mean 'spleen'?"
+    assert (
+        a_panel.ui.hintLabel.property("text") == "'spleeen' is not in the vocabulary; did you mean 'spleen'?"
+    )
 
 
-def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hint(a_panel: Any, a_ct: Any) -> None:
+def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hint(
+    a_panel: Any, a_ct: Any
+) -> None:
     write(a_panel.ui.wordsLine, "gallbladder, skin lesion, liver")
     until(lambda: a_panel.ui.hintLabel.isVisible() and "skin lesion" in a_panel.ui.hintLabel.property("text"))
     hints = a_panel.ui.hintLabel.property("text").splitlines()
     assert "was not trained on 'gallbladder'" in hints[0]
-    assert "'skin lesion' is usually looked for in " in hints[1]
-    assert hints[1].endswith("; this image is CT.")
+    assert "'skin lesion' is usually segmented in " in hints[1]
+    assert hints[1].endswith(", but this image is CT.")
     assert len(hints) == 2
     write(a_panel.ui.wordsLine, "liver")
     until(lambda: not a_panel.ui.hintLabel.isVisible())
@@ -185,7 +208,10 @@ def test_a_word_that_the_model_does_not_know_or_that_fits_another_image_has_a_hi
 
 def test_segments_of_the_person_stay_and_undo_takes_everything_back(a_panel: Any, a_ct: Any) -> None:
     shape = slicer.util.arrayFromVolume(a_ct).shape
-    masks = {"tumour": box(shape, (2, 9), (10, 60), (10, 60)), "liver": box(shape, (5, 8), (20, 70), (20, 70))}
+    masks = {
+        "tumour": box(shape, (2, 9), (10, 60), (10, 60)),
+        "liver": box(shape, (5, 8), (20, 70), (20, 70)),
+    }
     mine = add_segmentation(a_ct, masks, shared=True)
     before, nodes = segment_state(mine, a_ct), scene_state(a_ct)
     a_panel.ui.segmentationSelector.setCurrentNode(mine)
@@ -196,7 +222,7 @@ def test_segments_of_the_person_stay_and_undo_takes_everything_back(a_panel: Any
     ask_for(a_panel, "Hepar")
     assert names_of(mine) == ["tumour", "liver", "liver (2)", "spleen"], "a synonym replaces its own segment"
     click(a_panel.ui.undoButton)
-    assert message(a_panel) == "Taken back: liver."
+    assert message(a_panel) == "Undone: liver."
     click(a_panel.ui.undoButton)
     assert not a_panel.ui.undoButton.isEnabled()
     assert segment_state(mine, a_ct) == before
@@ -213,10 +239,10 @@ def test_a_corrected_segment_is_replaced_only_after_a_yes(a_panel: Any, a_ct: An
     a_panel.enter()
     assert table(a_panel)[0][0] == "liver (edited)"
     before = scene_state(a_ct)
-    write(a_panel.ui.wordsLine, "liver, spleen")
+    write(a_panel.ui.wordsLine, "Hepar, spleen")  # a synonym names the same segment
     click(a_panel.ui.segmentButton)
     until(lambda: a_panel.ui.questionRow.isVisible())
-    assert "You changed the segment of liver by hand." in a_panel.ui.questionLabel.property("text")
+    assert "You edited the segment of liver by hand." in a_panel.ui.questionLabel.property("text")
     click(a_panel.ui.noButton)
     until_done(a_panel)
     assert scene_state(a_ct) == before
@@ -253,17 +279,19 @@ def test_only_the_slice_in_view_is_done_again(a_panel: Any, a_ct: Any, rendering
 
 
 def test_cancel_leaves_the_scene_as_it_was_and_ends_the_job(a_panel: Any, server: Running) -> None:
-    volume = add_volume(np.random.default_rng(time.time_ns()).normal(0, 200, (96, 96, 96)).astype(np.int16), affine(), "noise")
+    volume = add_volume(
+        np.random.default_rng(time.time_ns()).normal(0, 200, (96, 96, 96)).astype(np.int16), affine(), "noise"
+    )
     a_panel.ui.volumeSelector.setCurrentNode(volume)
     before = scene_state(volume)
     write(a_panel.ui.wordsLine, "liver, spleen, heart, lung")
     click(a_panel.ui.segmentButton)
-    until(lambda: "Looking at slice" in a_panel.ui.progressLabel.property("text"))
+    until(lambda: "Segmenting slice" in a_panel.ui.progressLabel.property("text"))
     assert not a_panel.ui.segmentButton.isEnabled()
     click(a_panel.ui.cancelButton)
-    assert message(a_panel) == "Stopped, as was asked for; nothing was changed."
+    assert message(a_panel) == "Cancelled at your request; nothing was changed."
     assert scene_state(volume) == before
-    until(lambda: server.client.health().running == 0)
+    until(lambda: server.ask(calls.health()).running == 0)
     assert a_panel.ui.segmentButton.isEnabled()
 
 
@@ -273,7 +301,7 @@ def test_a_scene_that_is_closed_meanwhile_gets_nothing(a_panel: Any, a_ct: Any, 
     until(lambda: a_panel.ui.progressLabel.property("text") != "")
     slicer.mrmlScene.Clear(0)
     assert not a_panel.panel.busy
-    until(lambda: not server.client.health().running, 600)  # the result is there, or was never asked for
+    until(lambda: not server.ask(calls.health()).running, 600)  # the result is there, or was never asked for
     slicer.app.processEvents()
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
     assert not a_panel.ui.segmentButton.isEnabled()

@@ -1,4 +1,6 @@
-"""The panel with servers that are down, slow, broken, or gone in the middle: one sentence, and a scene that is as it was."""
+"""The panel with servers that are down, slow, broken, or gone in the middle: one sentence, and a scene that
+is as it was.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +49,7 @@ from tests.slicer.scenes import (
     affine,
     box,
     labels_of,
+    paint,
     scene_state,
     segment_state,
     write_file,
@@ -55,7 +58,17 @@ from WordMaskLib.scene.geometry import to_world
 
 SHAPE = (6, 7, 8)
 STAGES = ("health", "models", "vocabulary", "start", "job", "result")
-ENOUGH = {"statistics": {"liver": {"presence": 0.9, "voxels": 12, "millilitres": 0.1, "mean_probability": 0.8, "largest_slice": 1}}}
+ENOUGH = {
+    "statistics": {
+        "liver": {
+            "presence": 0.9,
+            "voxels": 12,
+            "millilitres": 0.1,
+            "mean_probability": 0.8,
+            "largest_slice": 1,
+        }
+    }
+}
 
 
 @pytest.fixture
@@ -70,7 +83,9 @@ def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def a_scene() -> Any:
     """A volume, and a person's two segments that overlap, the segmentation of which is chosen."""
-    volume = add_volume(np.random.default_rng(5).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT")
+    volume = add_volume(
+        np.random.default_rng(5).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT"
+    )
     masks = {"mine": box(SHAPE, (1, 4), (1, 5), (2, 6)), "liver": box(SHAPE, (0, 3), (0, 4), (0, 4))}
     return volume, add_segmentation(volume, masks)
 
@@ -78,15 +93,25 @@ def a_scene() -> Any:
 def a_result(folder: Path, mask: np.ndarray, matrix: np.ndarray | None = None, **params: Any) -> Script:
     """A server's answer with this mask as the liver."""
     path = write_file(folder / "answer.nii.gz", labels_of([mask]), affine() if matrix is None else matrix)
-    fields = {"label_names": {"liver": 1}, "not_found": [], "plane": "axial", "model": "m", "version": "1", **ENOUGH, **params}
+    fields = {
+        "label_names": {"liver": 1},
+        "not_found": [],
+        "plane": "axial",
+        "model": "m",
+        "version": "1",
+        **ENOUGH,
+        **params,
+    }
     body = result_body(path.read_bytes(), name="x.nii.gz", params=fields)
     return says(body, Content_Type=MULTIPART)
 
 
 def a_good_server(folder: Path, **changed: Script) -> Script:
     good = {
-        "start": says_json(job_status(), "202 Accepted"), "job": says_json(job_status("done", done=10)),
-        "result": a_result(folder, box(SHAPE, (2, 5), (2, 6), (3, 7))), "cancel": says_json(job_status("cancelled")),
+        "start": says_json(job_status(), "202 Accepted"),
+        "job": says_json(job_status("done", done=10)),
+        "result": a_result(folder, box(SHAPE, (2, 5), (2, 6), (3, 7))),
+        "cancel": says_json(job_status("cancelled")),
     }  # fmt: skip
     return routes(**{**good, **changed})
 
@@ -123,13 +148,22 @@ def test_a_result_is_shown_beside_what_is_there(a_scene: Any, tmp_path: Path, te
     assert table(widget)[0][2:] == ["80 %", "90 %"]
     assert {key: after[key] for key in before} == before
     assert len(after) == len(before) + 1
-    assert [request.line.split(" ")[0] for request in server.requests] == ["GET", "GET", "GET", "POST", "GET", "GET"]
+    assert [request.line.split(" ")[0] for request in server.requests] == [
+        "GET",
+        "GET",
+        "GET",
+        "POST",
+        "GET",
+        "GET",
+    ]
     click(widget.ui.undoButton)
     assert segment_state(mine, volume) == before
     assert list(temporary_files.iterdir()) == []
 
 
-def test_a_server_that_is_down_is_told_with_the_command_that_starts_it(a_scene: Any, temporary_files: Path) -> None:
+def test_a_server_that_is_down_is_told_with_the_command_that_starts_it(
+    a_scene: Any, temporary_files: Path
+) -> None:
     volume, _ = a_scene
     before = scene_state(volume)
     widget = open_panel(f"127.0.0.1:{a_closed_port()}")
@@ -162,7 +196,9 @@ BROKEN: dict[str, Script] = {
 }
 
 
-def test_points_of_a_person_travel_with_the_words_for_models_that_take_them(a_scene: Any, tmp_path: Path) -> None:
+def test_points_of_a_person_travel_with_the_words_for_models_that_take_them(
+    a_scene: Any, tmp_path: Path
+) -> None:
     volume, _ = a_scene
     points = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "F")
     points.AddControlPointWorld(*to_world(volume, [(3, 2, 4)])[0])
@@ -187,8 +223,12 @@ def test_points_of_a_person_travel_with_the_words_for_models_that_take_them(a_sc
     np.testing.assert_allclose([float(number) for number in place.split(b",")], (3, 2, 4), atol=1e-6)
 
 
-@pytest.mark.parametrize(("fault", "stage"), [*zip(BROKEN, STAGES, strict=False), *((fault, "result") for fault in BROKEN)])
-def test_a_fault_at_any_stage_changes_nothing(fault: str, stage: str, a_scene: Any, tmp_path: Path, temporary_files: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "stage"), [*zip(BROKEN, STAGES, strict=False), *((fault, "result") for fault in BROKEN)]
+)
+def test_a_fault_at_any_stage_changes_nothing(
+    fault: str, stage: str, a_scene: Any, tmp_path: Path, temporary_files: Path
+) -> None:
     volume, _ = a_scene
     before = scene_state(volume)
     widget, _ = segment_with(a_good_server(tmp_path, **{stage: BROKEN[fault]}), a_scene)
@@ -210,13 +250,16 @@ RESULTS: dict[str, Any] = {
     "a stray value": lambda folder: a_result(folder, np.ones(SHAPE, bool), label_names={"liver": 7}),
     "no names": lambda folder: a_result(folder, np.ones(SHAPE, bool), label_names={}),
     "no image": lambda folder: says(
-        result_body(b"no image", params={"label_names": {"liver": 1}, "statistics": {}}), Content_Type=MULTIPART
+        result_body(b"no image", params={"label_names": {"liver": 1}, "statistics": {}}),
+        Content_Type=MULTIPART,
     ),
 }
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_result_that_does_not_fit_changes_nothing(name: str, a_scene: Any, tmp_path: Path, temporary_files: Path) -> None:
+def test_a_result_that_does_not_fit_changes_nothing(
+    name: str, a_scene: Any, tmp_path: Path, temporary_files: Path
+) -> None:
     volume, _ = a_scene
     before = scene_state(volume)
     widget, _ = segment_with(a_good_server(tmp_path, result=RESULTS[name](tmp_path)), a_scene)
@@ -226,16 +269,30 @@ def test_a_result_that_does_not_fit_changes_nothing(name: str, a_scene: Any, tmp
 @pytest.mark.parametrize(
     ("stage", "script", "said"),
     [
-        ("start", says_json({"detail": "The queue of the server is full."}, "503 Busy"), "The queue of the server is full."),
+        (
+            "start",
+            says_json({"detail": "The queue of the server is full."}, "503 Busy"),
+            "The queue of the server is full.",
+        ),
         ("start", hangs_up_during_upload, "was closed before the answer was complete"),
         ("start", says_json({"detail": "no"}, "401 Unauthorized"), "asks for a valid token"),
-        ("job", says_json(job_status("failed", message="Too little memory for this.", status_code=503)), "Too little memory for this."),
-        ("job", says_json(job_status("cancelled", message="Somebody cancelled it.")), "Somebody cancelled it."),
+        (
+            "job",
+            says_json(job_status("failed", message="Too little memory for this.", status_code=503)),
+            "Too little memory for this.",
+        ),
+        (
+            "job",
+            says_json(job_status("cancelled", message="Somebody cancelled it.")),
+            "Somebody cancelled it.",
+        ),
         ("health", says_json(health("9.0.0")), "too new for this module"),
-        ("models", says_json({"models": []}), "has no model"),
+        ("models", says_json({"models": []}), "does not offer a model"),
     ],
 )
-def test_what_the_server_says_is_shown(stage: str, script: Script, said: str, a_scene: Any, tmp_path: Path, temporary_files: Path) -> None:
+def test_what_the_server_says_is_shown(
+    stage: str, script: Script, said: str, a_scene: Any, tmp_path: Path, temporary_files: Path
+) -> None:
     volume, _ = a_scene
     before = scene_state(volume)
     widget, _ = segment_with(a_good_server(tmp_path, **{stage: script}), a_scene)
@@ -259,7 +316,9 @@ def test_a_word_that_is_not_found_makes_no_segment_and_no_segmentation(a_scene: 
 
 
 @pytest.mark.parametrize("stage", ["health", "start", "job", "result"])
-def test_cancel_at_any_stage_leaves_the_scene_as_it_was(stage: str, a_scene: Any, tmp_path: Path, temporary_files: Path) -> None:
+def test_cancel_at_any_stage_leaves_the_scene_as_it_was(
+    stage: str, a_scene: Any, tmp_path: Path, temporary_files: Path
+) -> None:
     volume, mine = a_scene
     before = scene_state(volume)
     with fault_server(a_good_server(tmp_path, **{stage: silent})) as server:
@@ -267,11 +326,16 @@ def test_cancel_at_any_stage_leaves_the_scene_as_it_was(stage: str, a_scene: Any
         widget.ui.segmentationSelector.setCurrentNode(mine)
         write(widget.ui.wordsLine, "liver")
         click(widget.ui.segmentButton)
-        wanted = {"health": "/wordmask/health", "start": "POST", "job": "/wordmask/jobs/0123 ", "result": "/result"}[stage]
+        wanted = {
+            "health": "/wordmask/health",
+            "start": "POST",
+            "job": "/wordmask/jobs/0123 ",
+            "result": "/result",
+        }[stage]
         until(lambda: any(wanted in request.line for request in server.requests))
         click(widget.ui.cancelButton)
         assert not widget.panel.busy
-        assert message(widget) == "Stopped, as was asked for; nothing was changed."
+        assert message(widget) == "Cancelled at your request; nothing was changed."
         if stage == "job":
             until(lambda: server.requests[-1].line.startswith("DELETE /wordmask/jobs/0123"))
             until(lambda: not list(temporary_files.iterdir()))
@@ -300,15 +364,20 @@ def test_a_volume_that_is_removed_meanwhile_gets_no_segments(a_scene: Any, tmp_p
     assert segment_state(mine, other) == before
 
 
-def test_words_that_cannot_be_used_are_told_before_anything_is_sent(a_scene: Any) -> None:
-    with fault_server(says_json(health())) as server:
+def test_words_that_the_server_cannot_use_are_told_in_its_own_sentence(
+    a_scene: Any, temporary_files: Path
+) -> None:
+    volume, _ = a_scene
+    before = scene_state(volume)
+    sentence = "'12' has no letter, so it does not name anything that can be looked for; type a word."
+    with fault_server(routes(start=says_json({"detail": sentence}, "400 Bad Request"))) as server:
         widget = open_panel(server.url)
-        for text in ("liver, §", "a" * 300, ", ;", "12"):
-            write(widget.ui.wordsLine, text)
-            click(widget.ui.segmentButton)
-            until_done(widget)
-            assert is_a_sentence(ValueError(message(widget))), message(widget)
-        assert server.connections == 0
+        write(widget.ui.wordsLine, "liver, 12")
+        click(widget.ui.segmentButton)
+        until_done(widget)
+        assert message(widget) == sentence
+        assert b'{"words": "liver, 12"}' in server.requests[-1].body, "as typed"
+    check_untouched(widget, volume, before, temporary_files)
 
 
 def test_the_window_works_while_a_server_does_not(a_scene: Any, qt: Any) -> None:
@@ -331,7 +400,11 @@ def test_hints_that_the_server_does_not_give_are_no_fault(a_scene: Any) -> None:
     answers = {"first": True}
 
     def vocabulary(caller: Any) -> None:
-        script = says_json({"words": [LIVER]}) if answers.pop("first", False) else says("x", "500 Internal Server Error")
+        script = (
+            says_json({"words": [LIVER]})
+            if answers.pop("first", False)
+            else says("x", "500 Internal Server Error")
+        )
         script(caller)
 
     with fault_server(routes(vocabulary=vocabulary)) as server:
@@ -344,3 +417,41 @@ def test_hints_that_the_server_does_not_give_are_no_fault(a_scene: Any) -> None:
         until(lambda: not widget.panel._background)
         assert message(widget) == "The server is ready."
         assert not widget.ui.hintLabel.isVisible()
+
+
+def test_a_word_that_the_server_was_taught_gets_no_hint_in_any_spelling(a_scene: Any) -> None:
+    taught = says_json({"models": [{**MODEL, "trained_words": ["heart spine"]}]})
+    with fault_server(routes(models=taught)) as server:
+        widget = open_panel(server.url)
+        click(widget.ui.connectButton)
+        until_done(widget)
+        for typed in ("Heart-Spine", "heart-spine", "Heart Spine", "heart_spine"):
+            write(widget.ui.wordsLine, f"{typed}, heart lung")
+            until(lambda: "heart lung" in widget.ui.hintLabel.property("text"))
+            hint = widget.ui.hintLabel.property("text")
+            assert hint == "'heart lung' is not in the vocabulary; did you mean 'liver'?", typed
+            write(widget.ui.wordsLine, "")
+            until(lambda: not widget.ui.hintLabel.property("text"))
+
+
+def test_who_keeps_a_corrected_segment_cancels_the_job(a_scene: Any, tmp_path: Path) -> None:
+    volume, mine = a_scene
+    running = says_json(job_status("running", words=["Hepar"]))
+    with fault_server(lambda caller: script(caller)) as server:
+        script = a_good_server(tmp_path)
+        widget = open_panel(server.url)
+        widget.ui.segmentationSelector.setCurrentNode(mine)
+        write(widget.ui.wordsLine, "liver")
+        click(widget.ui.segmentButton)
+        until_done(widget)
+        liver = mine.GetSegmentation().GetNthSegmentID(2)
+        paint(mine, liver, box(SHAPE, (0, 2), (0, 2), (0, 2)), volume)
+        before = scene_state(volume)
+        script = a_good_server(tmp_path, start=running, job=running)
+        write(widget.ui.wordsLine, "Hepar")
+        click(widget.ui.segmentButton)
+        until(lambda: widget.ui.questionRow.isVisible())
+        click(widget.ui.noButton)
+        until_done(widget)
+        assert server.requests[-1].line == "DELETE /wordmask/jobs/0123 HTTP/1.1"
+    assert scene_state(volume) == before

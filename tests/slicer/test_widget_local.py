@@ -1,7 +1,8 @@
-"""The section for a server on this computer: a real process by QProcess, started, found, stopped, and dead in all ways.
+"""The section for a server on this computer: a real process by QProcess, started, found, stopped, and dead in
+all ways.
 
-The process is a small server of the standard library in place of `wordmask serve`, started by the command for the real one; that the real
-one starts with this command is shown in test_local_server_paths.py.
+The process is a small server of the standard library in place of `wordmask serve`, started by the command for
+the real one; that the real one starts with this command is shown in test_local_server_paths.py.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
     def log_message(self, *args):
         pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
+port = int(arguments[arguments.index("--port") + 1])
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
 
@@ -46,14 +48,22 @@ def an_environment(folder: Path, mode: str = "works") -> Path:
     from tests.slicer.fault_server import health
     from tests.slicer.person import MODEL
 
-    script = SERVER.replace("HOW", repr(mode)).replace("HEALTH", repr(health())).replace("MODELS", repr({"models": [MODEL]}))
+    script = (
+        SERVER.replace("HOW", repr(mode))
+        .replace("HEALTH", repr(health()))
+        .replace("MODELS", repr({"models": [MODEL]}))
+    )
     (folder / "server.py").write_text(script, encoding="utf-8")
     for name in ("monailabel", "wordmask"):
-        (folder / "env" / "lib" / "python3.11" / "site-packages" / f"{name}-1.0.dist-info").mkdir(parents=True)
+        (folder / "env" / "lib" / "python3.11" / "site-packages" / f"{name}-1.0.dist-info").mkdir(
+            parents=True
+        )
     python = folder / "env" / "bin" / "python"
     python.parent.mkdir()
     real = f'exec "{sys.executable}"'
-    python.write_text(f'#!/bin/sh\nif [ "$1" = "-c" ]; then {real} "$@"; fi\n{real} "{folder}/server.py" "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = "-c" ]; then {real} "$@"; fi\n{real} "{folder}/server.py" "$@"\n'
+    )
     python.chmod(0o755)
     return folder / "env"
 
@@ -91,7 +101,11 @@ def is_alive(process_id: int) -> bool:
         os.kill(process_id, 0)
     except ProcessLookupError:
         return False
-    return Path(f"/proc/{process_id}/stat").read_text().split(")")[1].split()[0] != "Z" if sys.platform == "linux" else True
+    return (
+        Path(f"/proc/{process_id}/stat").read_text().split(")")[1].split()[0] != "Z"
+        if sys.platform == "linux"
+        else True
+    )
 
 
 def child(widget: Any) -> int:
@@ -130,16 +144,22 @@ def test_a_server_that_runs_already_is_used(a_panel: Any, tmp_path: Path) -> Non
         a_panel.panel.settings.keep("address", server.url)
         choose(a_panel, an_environment(tmp_path), tmp_path)
         click(a_panel.ui.startServerButton)
-        until(lambda: "runs already at" in said(a_panel))
+        until(lambda: "is already running at" in said(a_panel))
         until_done(a_panel)
         assert a_panel.ui.addressLine.property("text") == server.url
         assert not a_panel.ui.stopServerButton.isEnabled(), "it was not started here"
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"), [("dies", "The folder is locked; choose another one."), ("no environment", "is not a Python environment")]
+    ("mode", "expected"),
+    [
+        ("dies", "The folder is locked; choose another one."),
+        ("no environment", "is not a Python environment"),
+    ],
 )
-def test_a_server_that_cannot_start_is_one_sentence(mode: str, expected: str, a_panel: Any, tmp_path: Path) -> None:
+def test_a_server_that_cannot_start_is_one_sentence(
+    mode: str, expected: str, a_panel: Any, tmp_path: Path
+) -> None:
     environment = an_environment(tmp_path, mode) if mode == "dies" else tmp_path
     choose(a_panel, environment, tmp_path)
     click(a_panel.ui.startServerButton)

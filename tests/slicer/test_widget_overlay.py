@@ -1,4 +1,6 @@
-"""The overlay section: what the model thought, in colour over the image, on a real server and on servers that fail."""
+"""The overlay section: what the model thought, in colour over the image, on a real server and on servers that
+fail.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,17 @@ SHAPE = (6, 7, 8)
 
 
 def overlays() -> list[Any]:
-    return [node for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if node.GetAttribute("WordMask.overlay")]
+    return [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        if node.GetAttribute("WordMask.overlay")
+    ]
 
 
 @pytest.mark.server
-def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(server: Running, rendering: None) -> None:
+def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_found(
+    server: Running, rendering: None
+) -> None:
     path = REPOSITORY / "sample_data" / "studies" / f"{CT}.nii.gz"
     volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), "CT")
     view = SliceView("Red", "Axial")
@@ -47,7 +55,10 @@ def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_f
     widget.ui.wordsLine.completer().popup().hide()
     click(widget.ui.segmentButton)
     until_done(widget)
-    assert [widget.ui.overlayWordBox.itemText(row) for row in range(widget.ui.overlayWordBox.count())] == ["liver", "spleen"]
+    assert [widget.ui.overlayWordBox.itemText(row) for row in range(widget.ui.overlayWordBox.count())] == [
+        "liver",
+        "spleen",
+    ]
     assert widget.ui.kindBox.currentText() == "Uncertainty"
     plain = view.picture()
     click(widget.ui.overlayButton)
@@ -62,7 +73,10 @@ def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_f
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     worst = int(values.sum(axis=(1, 2), dtype=np.float64).argmax())
-    assert abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, worst, 1))[2]) < 0.51 * volume.GetSpacing()[2]
+    assert (
+        abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, worst, 1))[2])
+        < 0.51 * volume.GetSpacing()[2]
+    )
     assert (view.picture() != plain).any()
     widget.ui.opacitySlider.setValue(0.25)
     assert view.composite.GetForegroundOpacity() == pytest.approx(0.25)
@@ -74,9 +88,18 @@ def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_f
 
 @pytest.fixture
 def a_panel_with_a_result(tmp_path: Path) -> Any:
-    """A volume whose liver was found by a server that then does what a test says: (widget, volume, change the routes)."""
-    volume = add_volume(np.random.default_rng(5).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT")
-    fields = {"label_names": {"liver": 1}, "not_found": [], "plane": "axial", "statistics": {"liver": {"voxels": 1}}}
+    """A volume whose liver was found by a server that then does what a test says: (widget, volume, change the
+    routes).
+    """
+    volume = add_volume(
+        np.random.default_rng(5).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT"
+    )
+    fields = {
+        "label_names": {"liver": 1},
+        "not_found": [],
+        "plane": "axial",
+        "statistics": {"liver": {"voxels": 1}},
+    }
     mask = write_file(tmp_path / "mask.nii.gz", box(SHAPE, (1, 3), (1, 3), (1, 3)).astype(np.uint8), affine())
     now: dict[str, Script] = {
         "start": says_json(job_status()), "job": says_json(job_status("done")),
@@ -92,8 +115,13 @@ def a_panel_with_a_result(tmp_path: Path) -> Any:
 
 
 def numbers(folder: Path, values: np.ndarray, matrix: np.ndarray | None = None) -> Script:
-    path = write_file(folder / "numbers.nii.gz", values.astype(np.float32), affine() if matrix is None else matrix)
-    return says(result_body(path.read_bytes(), params={"label_names": {"liver": 1}, "plane": "axial"}), Content_Type=MULTIPART)
+    path = write_file(
+        folder / "numbers.nii.gz", values.astype(np.float32), affine() if matrix is None else matrix
+    )
+    return says(
+        result_body(path.read_bytes(), params={"label_names": {"liver": 1}, "plane": "axial"}),
+        Content_Type=MULTIPART,
+    )
 
 
 def test_an_overlay_goes_when_another_volume_is_chosen(a_panel_with_a_result: Any, tmp_path: Path) -> None:
@@ -109,7 +137,9 @@ def test_an_overlay_goes_when_another_volume_is_chosen(a_panel_with_a_result: An
     assert volume.GetImageData() is not None
 
 
-def test_an_overlay_that_fails_or_does_not_fit_changes_nothing(a_panel_with_a_result: Any, tmp_path: Path) -> None:
+def test_an_overlay_that_fails_or_does_not_fit_changes_nothing(
+    a_panel_with_a_result: Any, tmp_path: Path
+) -> None:
     widget, volume, now = a_panel_with_a_result
     before, good = scene_state(volume), dict(now)
     broken, garbage = says("x", "500 Internal Server Error"), sends(b"\x00\xffwhat\r\n\r\n")

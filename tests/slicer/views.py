@@ -1,7 +1,7 @@
 """Slicer's slice and 3-D views off-screen, of slicer-core classes alone: what is drawn is what Slicer draws.
 
-The image of a slice is drawn by one plain actor, for which Slicer has a ctk widget; everything over it (segments, markups, rulers) comes
-from Slicer's displayable managers.
+The image of a slice is drawn by one plain actor, for which Slicer has a ctk widget; everything over it
+(segments, markups, rulers) comes from Slicer's displayable managers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tests.slicer import harness, libraries
 from vtk.util.numpy_support import vtk_to_numpy
 
 if sys.platform.startswith("linux"):
-    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")  # else VTK looks for an X server first, and complains
+    # Else VTK looks for an X server first, and complains.
+    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 SLICE_MANAGERS = (
     "vtkMRMLModelSliceDisplayableManager",
@@ -48,19 +49,27 @@ def close_views() -> None:
 
 
 class SliceView:
-    """One slice view. name: Slicer's (Red, Yellow, Green); orientation: Axial, Sagittal, Coronal; size: (width, height) in pixels.
+    """One slice view.
+
+    name: Slicer's (Red, Yellow, Green); orientation: Axial, Sagittal, Coronal; size: (width, height) in
+    pixels.
 
     `node` and `composite` are the real slice and slice composite nodes.
     """
 
-    def __init__(self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = (480, 480)) -> None:
+    def __init__(
+        self, name: str = "Red", orientation: str = "Axial", size: tuple[int, int] = (480, 480)
+    ) -> None:
         scene, application = harness.start(), slicer.app.applicationLogic()
         self._size = size
         self._window, self._renderer, self._interactor = _window(size)
         self._renderer.GetActiveCamera().ParallelProjectionOn()
         self._mapper, self._actor = _image_actor()
-        self._renderer.AddViewProp(self._actor)  # before Slicer's own: what is added first is drawn first, and fills are mixed with it
-        self._managers = _managers(slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), self._renderer, SLICE_MANAGERS)
+        # Before Slicer's own: what is added first is drawn first, and fills are mixed with it.
+        self._renderer.AddViewProp(self._actor)
+        self._managers = _managers(
+            slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), self._renderer, SLICE_MANAGERS
+        )
         self.logic = slicer.vtkMRMLSliceLogic()
         self.logic.SetMRMLApplicationLogic(application)
         application.GetSliceLogics().AddItem(self.logic)
@@ -89,7 +98,9 @@ class SliceView:
         return _grab(self._window, path)
 
     def close(self) -> None:
-        """Let go of the scene and take the view's nodes out of it: as singletons they would stay when it is closed."""
+        """Let go of the scene and take the view's nodes out of it: as singletons they would stay when it is
+        closed.
+        """
         _open.remove(self)
         slicer.app.applicationLogic().GetSliceLogics().RemoveItem(self.logic)
         self._managers.SetMRMLDisplayableNode(None)
@@ -104,7 +115,9 @@ class ThreeDView:
     def __init__(self, name: str = "1", size: tuple[int, int] = (480, 480)) -> None:
         scene, application = harness.start(), slicer.app.applicationLogic()
         self._window, self._renderer, self._interactor = _window(size)
-        self._managers = _managers(slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance(), self._renderer, THREED_MANAGERS)
+        self._managers = _managers(
+            slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance(), self._renderer, THREED_MANAGERS
+        )
         self.logic = slicer.vtkMRMLViewLogic()
         self.logic.SetMRMLApplicationLogic(application)
         application.GetViewLogics().AddItem(self.logic)
@@ -117,7 +130,9 @@ class ThreeDView:
         _open.append(self)
 
     def picture(self, path: str | Path | None = None, direction: int | None = None) -> Picture:
-        """What the view shows, all of it, from a direction of `vtkMRMLCameraNode` (Anterior when none is given)."""
+        """What the view shows, all of it, from a direction of `vtkMRMLCameraNode` (Anterior when none is
+        given).
+        """
         self._window.Render()
         self._camera().RotateTo(slicer.vtkMRMLCameraNode.Anterior if direction is None else direction)
         self._renderer.ResetCamera()
@@ -135,7 +150,9 @@ class ThreeDView:
         self._window.Finalize()
 
     def _camera(self) -> Any:
-        return self._managers.GetDisplayableManagerByClassName("vtkMRMLCameraDisplayableManager").GetCameraNode()
+        return self._managers.GetDisplayableManagerByClassName(
+            "vtkMRMLCameraDisplayableManager"
+        ).GetCameraNode()
 
 
 def four_up(pictures: Sequence[Picture]) -> Picture:

@@ -9,7 +9,8 @@ from tests.support.stub_segmenters import LEVELS, stub_preset
 
 from wordmask.data.geometry import Geometry
 from wordmask.data.volumes import Volume
-from wordmask.inference.pipeline import Segmentation, VolumeSegmenter
+from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.result import Segmentation
 from wordmask.models.presets import Preset
 
 WORDS = ["liver", "spleen", "kidney"]
@@ -57,3 +58,13 @@ def segment(
     clean, cache = asked.pop("clean", True), asked.pop("cache", None)
     segmenter = VolumeSegmenter(stub(preset or stub_preset()), chunk=chunk, clean=clean, cache=cache)
     return segmenter.segment(volume, words, plane=asked.pop("plane", "axial"), **asked)
+
+
+def assert_identical(one: Segmentation, other: Segmentation) -> None:
+    """To the last bit: labels, maps and statistics."""
+    np.testing.assert_array_equal(one.labels, other.labels)
+    assert one.statistics == other.statistics
+    assert (one.not_found, one.warnings, one.window) == (other.not_found, other.warnings, other.window)
+    for name in one.maps:
+        for word in one.maps[name]:
+            np.testing.assert_array_equal(one.maps[name][word], other.maps[name][word])

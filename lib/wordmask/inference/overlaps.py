@@ -1,8 +1,9 @@
-"""Who gets a voxel that several words claim, and what is counted about the winner.
+"""Resolves overlapping masks: assigns each voxel to one word and counts voxels per word.
 
 Each word's marked pixels are kept apart until the end (a bit per pixel plus a float32 per marked one), so a
 word that turns out to be absent, or a speck that is removed, leaves its place to the next best word, and no
-word's own mask depends on the others. Knows numpy only.
+word's own mask depends on the others. Knows numpy only; the label values come from the caller
+(`wordmask.words.labels`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ Labels = NDArray[np.uint8] | NDArray[np.uint16]
 class Marks:
     """The pixels of one slice in which one word is above its threshold.
 
-    shape: (height, width); bits: the mask, packed; probability: [m] float32, of the marked pixels in
-    row-major order;
-    uncertainty: [m] float32, nats, where the model has its own; None: the binary entropy of the probability.
+    Attributes:
+        shape: (height, width).
+        bits: the mask, packed.
+        probability: [m] float32, of the marked pixels in row-major order.
+        uncertainty: [m] float32, nats, where the model has its own; None stands for the binary entropy of
+            the probability.
     """
 
     shape: tuple[int, int]
@@ -37,9 +41,12 @@ class Marks:
         threshold: float,
         uncertainty: NDArray[np.float32] | None = None,
     ) -> Marks | None:
-        """Marks of a slice [h, w]; None when no pixel is above the threshold.
+        """Marks of one slice; None when no pixel is above the threshold.
 
-        uncertainty: [h, w], the model's own.
+        Args:
+            probability: [h, w], 0..1.
+            threshold: 0..1.
+            uncertainty: [h, w], nats, where the model has its own.
         """
         mask = probability > threshold
         if not mask.any():
@@ -74,7 +81,14 @@ WordMarks = dict[int, Marks]  # slice index -> marks; slices without a marked pi
 
 @dataclass
 class Tally:
-    """What a word won: voxels, sums over them in slice order, and voxels per slice."""
+    """What a word won.
+
+    Attributes:
+        voxels: how many.
+        probability: sum over these voxels, added up slice by slice.
+        uncertainty: likewise, in nats.
+        areas: slice index -> voxels.
+    """
 
     voxels: int = 0
     probability: float = 0.0
@@ -103,20 +117,28 @@ def mask_of(marks: Mapping[int, Marks], shape: tuple[int, int, int]) -> NDArray[
     return mask
 
 
-def resolve(words: Sequence[Mapping[int, Marks]], shape: tuple[int, int, int]) -> tuple[Labels, list[Tally]]:
-    """Labels [n, h, w] (value i is ``words[i - 1]``, 0 is background) and one tally per word.
+def resolve(
+    words: Sequence[tuple[int, Mapping[int, Marks]]], shape: tuple[int, int, int]
+) -> tuple[Labels, list[Tally]]:
+    """Give each voxel to the word of the highest probability; of equals to the earlier word.
 
-    A voxel goes to the highest probability; of equals to the earlier word. uint8, or uint16 from 256 words.
+    Args:
+        words: (label value, marks) of each word.
+        shape: (slices, height, width).
+
+    Returns:
+        Labels [n, h, w], 0 where no word is, uint8, or uint16 where a value needs it, and one tally per word.
     """
-    labels: Labels = np.zeros(shape, dtype=np.uint8) if len(words) < 256 else np.zeros(shape, dtype=np.uint16)
+    byte = all(value < 256 for value, _ in words)
+    labels: Labels = np.zeros(shape, dtype=np.uint8) if byte else np.zeros(shape, dtype=np.uint16)
     tallies = [Tally() for _ in words]
-    for index in sorted({index for marks in words for index in marks}):
+    for index in sorted({index for _, marks in words for index in marks}):
         best = np.zeros(shape[1:], dtype=np.float32)
         nats = np.zeros(shape[1:], dtype=np.float32)
-        for value, marks in enumerate(words, start=1):
+        for value, marks in words:
             if index in marks:
                 _claim(marks[index], value, labels[index], best, nats)
-        for value, tally in enumerate(tallies, start=1):
+        for (value, _), tally in zip(words, tallies, strict=True):
             _count(tally, index, labels[index] == value, best, nats)
     return labels, tallies
 

@@ -33,7 +33,11 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_word(word: str) -> str:
-    """`Prompt.key` of a typed word; PromptError when it is none."""
+    """`Prompt.key` of a typed word.
+
+    Raises:
+        PromptError: the text is not a word.
+    """
     return parse_prompts([word])[0].key
 
 
@@ -41,10 +45,14 @@ def canonical_word(word: str) -> str:
 class Case:
     """One image with its label map.
 
-    words: word -> its values in the label map; no value at all means every value but 0. group: cases of one
-    group (one patient, two sides of one body) are never divided between training and validation; each case is
-    its own when it is empty. unnamed: values of the label map that no word has are refused, or taken as
-    background where whoever lists the case says so.
+    Attributes:
+        name: of the case.
+        image: the image file.
+        label: the label map.
+        words: word -> its values in the label map; without values, every value but 0.
+        group: cases of one group (one patient, two sides of one body) are never divided between training and
+            validation; empty: the case is a group of its own.
+        unnamed: whether values of the label map that no word has are refused or taken as background.
     """
 
     name: str
@@ -55,7 +63,12 @@ class Case:
     unnamed: Unnamed = "refuse"
 
     def read(self) -> LabelledVolume:
-        """VolumeError, LabelError: a file cannot be read, or the two do not fit together."""
+        """Read both files.
+
+        Raises:
+            VolumeError: a file cannot be read, or the two do not fit together.
+            LabelError: the label map contains fractions or colours.
+        """
         volume = read_volume(self.image)
         labels = read_label_map(self.label)
         check_same_grid(labels, self.label, volume, self.image)
@@ -84,13 +97,21 @@ class Study:
         return self.group or self.name
 
     def read(self) -> Volume:
-        """VolumeError: it cannot be read."""
+        """Read the image.
+
+        Raises:
+            VolumeError: it cannot be read.
+        """
         return read_volume(self.path)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
-    """A case in memory. masks: word -> [k, j, i]."""
+    """A case in memory.
+
+    Attributes:
+        masks: word -> [k, j, i].
+    """
 
     case: Case
     volume: Volume
@@ -144,14 +165,20 @@ def make_masks(
 
 
 def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse") -> list[Case]:
-    """A list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
+    """Read a list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
 
-    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}`` for every value but 0,
-    or be a ``label_info`` list as MONAI Label keeps it. ``name`` and ``group`` are optional, and so is
-    ``"unnamed": "background"``, which takes values without a name as background instead of refusing them.
-    missing: what to do about an entry whose files are not there.
+    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}``, which means every
+    value but 0, or be a ``label_info`` list as MONAI Label keeps it. ``name`` and ``group`` are optional, and
+    so is ``"unnamed": "background"``, which takes values without a name as background instead of refusing
+    them. missing: what to do about an entry whose files are not there.
 
-    VolumeError, LabelError: what is wrong, and in which entry.
+    Args:
+        path: the list.
+        missing: what to do about an entry whose files do not exist.
+
+    Raises:
+        VolumeError: the list or a file cannot be used; the message names the entry.
+        LabelError: the names of an entry cannot be used.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -172,11 +199,12 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
 
 
 def cases_from_folder(folder: Path, word: str) -> list[Case]:
-    """The papers' layout: ``images/`` and ``labels/`` with equal names before the ending.
+    """Read the papers' layout: ``images/`` and ``labels/`` with equal names before the ending.
 
     Every value but 0 is the word.
 
-    VolumeError: a folder is missing or empty, or an image has no label map.
+    Raises:
+        VolumeError: a folder is missing or empty, or an image has no label map.
     """
     images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
     if not images:
@@ -193,9 +221,10 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
 
 
 def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, tuple[int, ...]]:
-    """Names of a label map as `Case.words`; two names of one thing ("liver", "hepar") share it.
+    """Names of a label map as `Case.words`; two names of one structure ("liver", "hepar") share an entry.
 
-    LabelError.
+    Raises:
+        LabelError: the names or values cannot be used.
     """
     if not isinstance(names, Mapping):
         names = LabelTable.from_label_info(names).names()
@@ -267,7 +296,8 @@ def read_cases(path: Path, word: str | None) -> list[Case]:
 def studies_in(folder: Path) -> list[Study]:
     """Every image file of a folder, by its name before the ending.
 
-    VolumeError: there is none, or two have one name.
+    Raises:
+        VolumeError: the folder has no image, or two images have one name.
     """
     files = (
         [

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 
-_SPREAD = (
-    1_000_003  # a prime above the steps of any epoch: no two (seed, step) of one training share a number
-)
+# A prime above the steps of any epoch, so that two (seed, step) of one training never share a number.
+_SPREAD = 1_000_003
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -23,40 +23,35 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from wordmask.words.vocabulary import load_vocabulary
+from wordmask.words.vocabulary import opposite_word
 
 ANGLE, SCALE, SHIFT = 0.2, 0.15, 0.08  # radians; share; share of the picture's size
-SIDES = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
 class View:
-    """image: [3, H, W] float in 0..1; masks.
+    """One view of a slice.
 
-    Word -> [H, W] float in 0..1, as the words are called in this view.
+    Attributes:
+        image: [3, H, W] float in 0..1.
+        masks: word, as it is called in this view -> [H, W] float in 0..1.
     """
 
     image: Tensor
     masks: Mapping[str, Tensor]
 
 
-def opposite_word(word: str) -> str | None:
-    """ "left kidney" -> "right kidney"; None for a word without a side."""
-    first, *rest = word.split(" ")
-    if first.lower() in SIDES and rest:
-        other = " ".join([SIDES[first.lower()], *rest])
-        entry = load_vocabulary().lookup(other)
-        return entry.word if entry else other
-    return None
-
-
 def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: int, mirror: bool) -> View:
     """View ``number`` of a slice; 0 is the slice itself.
 
-    image: [3, H, W]; masks: word -> [H, W]; key: what the randomness depends on besides the number. mirror:
-    half of the views are mirrored left to right and a quarter turned each way. What was the left kidney is a
-    right kidney then; a word with a side whose other side has no mask here is left out of such a view, for
-    nobody knows where its thing is.
+    Args:
+        image: [3, H, W] in 0..1.
+        masks: word -> [H, W].
+        key: what the randomness depends on besides the number.
+        number: from 0.
+        mirror: half of the views are mirrored left to right, and turned by a random number of quarters. A
+            left kidney then becomes a right kidney; a word with a side is left out where the other side has
+            no mask, because the place of that structure is unknown.
     """
     if number == 0:
         return View(image, dict(masks))
@@ -64,13 +59,11 @@ def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: i
     draws = torch.rand(2, generator=torch.Generator().manual_seed(seed))
     if mirror and draws[0] < 0.5:
         image = image.flip(-1)
-        masks = {word: found.flip(-1) for word, found in _exchanged(masks).items()}
+        masks = {word: found.flip(-1) for word, found in _exchange_sides(masks).items()}
     if mirror:
         turns = int(draws[1] * 4)
-        image, masks = (
-            image.rot90(turns, (-2, -1)),
-            {word: mask.rot90(turns, (-2, -1)) for word, mask in masks.items()},
-        )
+        image = image.rot90(turns, (-2, -1))
+        masks = {word: mask.rot90(turns, (-2, -1)) for word, mask in masks.items()}
     words = list(masks)
     stacked = (
         torch.stack([masks[word].float() for word in words]) if words else torch.zeros(1, *image.shape[-2:])
@@ -83,7 +76,7 @@ def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: i
     )
 
 
-def _exchanged(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _exchange_sides(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     sided = {word: opposite_word(word) for word in masks}
     return {word: masks[other or word] for word, other in sided.items() if other is None or other in masks}
 

@@ -78,7 +78,7 @@ class Organ:
         )
 
     def repeat(self, count: int) -> Organ:
-        """The same single patient, ``count`` times."""
+        """One patient, ``count`` times."""
         return Organ(*(getattr(self, field.name).expand(count) for field in fields(self)))
 
 
@@ -222,9 +222,8 @@ class BodyPainter:
     def _ribs(self) -> None:
         count, wall = len(self.z), self.patients.wall - 0.03
         for rib in range(RIBS):
-            angle = (
-                self.patients.rib_angles[:, rib] + self.z * 9
-            )  # ribs run obliquely: they wander from slice to slice
+            # Ribs run obliquely: they wander from slice to slice.
+            angle = self.patients.rib_angles[:, rib] + self.z * 9
             centre = (wall * torch.cos(angle), wall * torch.sin(angle))
             radii = (self.random.uniform(count, 0.03, 0.05), self.random.uniform(count, 0.06, 0.12))
             self._ellipse(

@@ -117,33 +117,15 @@ class LabelTable:
         for label in self.labels:
             if same_text(label.word) == same_text(word):
                 return label.value
-        raise LabelError(f"There is no label {word!r} in this label map; it has {self._listed()}.")
+        raise LabelError(f"There is no label {word!r} in this label map; it has {self._list_labels()}.")
 
     def word(self, value: int) -> str:
         """The word of a value; LabelError when it has none."""
         for label in self.labels:
             if label.value == value:
                 return label.word
-        raise LabelError(f"The value {value} stands for no word in this label map; it has {self._listed()}.")
-
-    def value_of_code(self, code: Code, modifier: Code | None = None) -> int:
-        """The value of a coded thing (meanings are not compared).
-
-        LabelError when no label, or more than one, has the code.
-        """
-        wanted = (_identity(code), _identity(modifier))
-        found = [
-            label
-            for label in self.labels
-            if label.code and (_identity(label.code), _identity(label.modifier)) == wanted
-        ]
-        if len(found) == 1:
-            return found[0].value
-        meaning = f"{code.meaning}, {modifier.meaning.lower()}" if modifier else code.meaning
-        owners = " and ".join(repr(label.word) for label in found) or "no label"
         raise LabelError(
-            f"The code {code.scheme} {code.value} ({meaning}) belongs to {owners} here; there are "
-            f"{self._listed()}."
+            f"The value {value} stands for no word in this label map; it has {self._list_labels()}."
         )
 
     def names(self) -> dict[str, int]:
@@ -164,8 +146,8 @@ class LabelTable:
         """
         check_values(array, {label.word: (label.value,) for label in self.labels})
 
-    def _listed(self) -> str:
-        return _shortened([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
+    def _list_labels(self) -> str:
+        return _shorten_for_message([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
 
 
 def check_values(
@@ -194,8 +176,10 @@ def check_values(
     announced = {value for values in names.values() for value in values}
     found = {int(value) for value in np.unique(array)} - {BACKGROUND}
     if stray := sorted(found - announced):
-        values = f"value{'s' if len(stray) > 1 else ''} {_shortened([str(value) for value in stray])}"
-        listed = _shortened([f"{word} = {'/'.join(map(str, own))}" for word, own in names.items()])
+        values = (
+            f"value{'s' if len(stray) > 1 else ''} {_shorten_for_message([str(value) for value in stray])}"
+        )
+        listed = _shorten_for_message([f"{word} = {'/'.join(map(str, own))}" for word, own in names.items()])
         raise LabelError(
             f"{owner} holds the {values}, which no name announces; announced are {listed or 'no labels'}. "
             f"{_guess_cause(stray, found, announced)}"
@@ -209,15 +193,14 @@ def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> 
     if set(stray) <= {-1, 255} and announced & found:
         return "Such values often mean 'ignore': give them a name of their own, or 0."
     if not announced & found and len(found) == len(announced):
-        return (
-            f"Write the values that the label map holds, {_shortened(list(map(str, stray)))}, with the names."
-        )
+        values = _shorten_for_message(list(map(str, stray)))
+        return f"Write the values that the label map holds, {values}, with the names."
     if len(stray) > MOST_NAMED:
         return "So many values come from interpolation: resample with nearest neighbour, and not to JPEG."
     return "Name every value, or set those without a name to 0."
 
 
-def _shortened(items: Sequence[str]) -> str:
+def _shorten_for_message(items: Sequence[str]) -> str:
     return ", ".join(items[:MOST_NAMED]) + (", ..." if len(items) > MOST_NAMED else "")
 
 
@@ -250,7 +233,3 @@ def _row(label: Label) -> dict[str, Any]:
             "meaning": label.modifier.meaning,
         }
     return row
-
-
-def _identity(code: Code | None) -> tuple[str, str] | None:
-    return (code.scheme, code.value) if code else None

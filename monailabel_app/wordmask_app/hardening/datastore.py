@@ -1,8 +1,8 @@
 """MONAI Label's datastore in a folder, where an id is never a path and a crash loses nothing.
 
 MONAI Label makes paths of whatever ids and tags it is given, copies onto the old file, and truncates its
-record before it writes it anew (seen in 0.8.5). Here ids and tags are checked in one place, and every file is
-replaced whole or not at all. Knows files, ids and tags; not HTTP, not images.
+record before it writes it again (seen in 0.8.5). Here ids and tags are checked in one place, and every file
+is replaced whole or not at all. Knows files, ids and tags; not HTTP, not images.
 """
 
 from __future__ import annotations
@@ -31,26 +31,20 @@ MOST_INFO = 1_000_000  # characters of JSON about one image or label
 
 
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
-    """Every method that takes an id or a tag raises RequestError for one that is a path.
+    """MONAI Label's datastore, where an id or a tag that is a path raises RequestError.
 
-    A file that a symbolic link leads out of the folder to is not served (UnknownImageError) and never
-    removed.
-    One lock serves threads and processes: MONAI Label's batch inference writes the same record from a process
-    of its own.
+    A file outside the folder that a symbolic link points to is never read (UnknownImageError) nor removed.
+    One lock is for threads and processes, because MONAI Label's batch inference writes the same record from a
+    process of its own. A damaged record is put aside with a warning and made again from the files.
     """
 
     _datastore: LocalDatastoreModel
 
     def __init__(self, datastore_path: str, **options: Any) -> None:
-        """options: as MONAI Label's.
-
-        A damaged record is put aside with a warning and made again from the files.
-        """
         self._root = Path(datastore_path).resolve()
         self._root.mkdir(parents=True, exist_ok=True)
-        self._held = FileLock(
-            self._root / ".lock"
-        )  # one object: it may be taken again by the thread that has it
+        # One object, because the thread that holds the lock may take it again.
+        self._held = FileLock(self._root / ".lock")
         with self._held:
             for folder in (self._root, *self._root.glob("labels/*")):
                 remove_leftovers(folder)
@@ -63,17 +57,18 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return super().get_image(_id(image_id), params)
 
     def get_image_uri(self, image_id: str) -> str:
-        """The file of an image; empty when there is no such image, UnknownImageError when it is outside the
-        folder.
+        """The file of an image; empty when there is no such image.
+
+        Raises:
+            UnknownImageError: the file is outside the folder.
         """
         return self._inside(super().get_image_uri(_id(image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
         info: dict[str, Any] = super().get_image_info(_id(image_id))
-        shown = info.get(
-            "strategy", {}
-        )  # active learning counts on its form, and a client may have written anything there
+        # Active learning relies on the form of this field, and a client may have written anything there.
+        shown = info.get("strategy", {})
         if not isinstance(shown, dict) or not all(isinstance(entry, dict) for entry in shown.values()):
             del info["strategy"]
         return info
@@ -83,8 +78,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return super().get_label(_id(label_id), safe_tag(label_tag), params)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """The file of a label; empty when there is no such label, UnknownImageError when it is outside the
-        folder.
+        """The file of a label; empty when there is no such label.
+
+        Raises:
+            UnknownImageError: the file is outside the folder.
         """
         return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
 
@@ -108,9 +105,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         ]
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
-        """Copy a file in as an image; RequestError for an id that is a path or an ending that is not served.
+        """Copy a file in as an image; labels of the same id stay.
 
-        Its labels stay.
+        Raises:
+            RequestError: the id is a path, or the file has an ending that is not supported.
         """
         stem, ending = self._to_id(os.path.basename(image_filename))
         image_id = _id(image_id or stem)
@@ -122,8 +120,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             labels = before.labels if before else {}
             entry = ImageLabelModel(image=DataModel(info=info, ext=ending), labels=labels)
             with (
-                self._changed(image_id, entry),
-                _staged(self._place(self._datastore.image_path(), name), image_filename),
+                self._track_change(image_id, entry),
+                _stage(self._place(self._datastore.image_path(), name), image_filename),
             ):
                 pass
             if before is not None and before.image.ext != ending:
@@ -139,7 +137,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                     missing_ok=True
                 )
             self._place(self._datastore.image_path(), image_id + entry.image.ext).unlink(missing_ok=True)
-            with self._changed(image_id, None):
+            with self._track_change(image_id, None):
                 pass
 
     def save_label(
@@ -157,7 +155,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             folder = self._datastore.label_path(safe_tag(label_tag))
             before = entry.labels.get(label_tag)
             entry.labels[label_tag] = DataModel(info=info, ext=ending)
-            with self._changed(image_id, entry), _staged(self._place(folder, name), label_filename):
+            with self._track_change(image_id, entry), _stage(self._place(folder, name), label_filename):
                 pass
             if before is not None and before.ext != ending:
                 self._place(folder, image_id + before.ext).unlink(missing_ok=True)
@@ -172,24 +170,29 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             if label is None:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
             self._place(self._datastore.label_path(label_tag), label_id + label.ext).unlink(missing_ok=True)
-            with self._changed(label_id, entry):
+            with self._track_change(label_id, entry):
                 pass
 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
         """Add to what is known of an image.
 
-        ImageNotFoundException, RequestError for what is not a JSON object.
+        Raises:
+            ImageNotFoundException: there is no such image.
+            RequestError: the information is not a JSON object.
         """
         with self._held:
             entry = self._entry(image_id)
             entry.image.info.update(_check_info(info))
-            with self._changed(image_id, entry):
+            with self._track_change(image_id, entry):
                 pass
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
         """Add to what is known of a label.
 
-        ImageNotFoundException, LabelNotFoundException, RequestError for what is not a JSON object.
+        Raises:
+            ImageNotFoundException: there is no such image.
+            LabelNotFoundException: the image has no such label.
+            RequestError: the information is not a JSON object.
         """
         safe_tag(label_tag)
         with self._held:
@@ -197,11 +200,15 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
             entry.labels[label_tag].info.update(_check_info(info))
-            with self._changed(label_id, entry):
+            with self._track_change(label_id, entry):
                 pass
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """A ZIP of all images with a final label; UnknownImageError when there is none yet."""
+        """A ZIP of all images with a final label.
+
+        Raises:
+            UnknownImageError: no image has a final label yet.
+        """
         if not self.datalist():
             raise UnknownImageError(
                 "No image of this server has a final label yet, so there is no data set to download."
@@ -219,12 +226,12 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return entry.model_copy(deep=True)
 
     @contextmanager
-    def _changed(self, image_id: str, entry: ImageLabelModel | None) -> Iterator[None]:
+    def _track_change(self, image_id: str, entry: ImageLabelModel | None) -> Iterator[None]:
         """The record with a new entry, or without one; as before when the body or the writing fails."""
         before = self._datastore.objects.get(image_id)
         self._set(image_id, entry)
         try:
-            with self._staged_record():
+            with self._stage_record():
                 yield
         except BaseException:
             self._set(image_id, before)
@@ -237,23 +244,22 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             self._datastore.objects[image_id] = entry
 
     @contextmanager
-    def _staged_record(self) -> Iterator[None]:
+    def _stage_record(self) -> Iterator[None]:
         """The record is on the disk beside its place while the body runs, and in its place after it.
 
         A full disk shows before.
         """
         try:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
-            LocalDatastoreModel.model_validate_json(
-                text
-            )  # a value that cannot be read again would cost the whole record
+            # A value that cannot be read again would cost the whole record.
+            LocalDatastoreModel.model_validate_json(text)
         except (ValueError, RecursionError):
             raise RequestError(
                 "What is said of an image or label is nested too deeply, or has characters that cannot be "
                 "kept."
             ) from None
         record = Path(self._datastore_config_path)
-        with _staged(record, text.encode()):
+        with _stage(record, text.encode()):
             yield
         self._config_ts = record.stat().st_mtime
 
@@ -310,7 +316,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             self._config_ts = changed
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        with self._held, self._staged_record():
+        with self._held, self._stage_record():
             pass
 
     def _on_replaced(self, event: Any) -> None:
@@ -320,7 +326,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
 
 def _id(image_id: object) -> str:
-    """An id that is one file name; RequestError."""
+    """An id that is one file name.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     safe = safe_id(image_id)
     if "/" in safe or safe.startswith(".") or len(safe.encode(errors="replace")) > 200:
         raise RequestError("image is the id of an image of this server: one short name, not a path.")
@@ -342,10 +352,12 @@ def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _staged(path: Path, content: str | bytes) -> Iterator[None]:
-    """Write a file beside its place, and move it there after the body; the old one stays when anything fails.
+def _stage(path: Path, content: str | bytes) -> Iterator[None]:
+    """Write a file beside its place, and move it there after the body; on an error the old one stays.
 
-    content: bytes, or the name of the file to copy.
+    Args:
+        path: the final place.
+        content: bytes, or the name of the file to copy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as part:

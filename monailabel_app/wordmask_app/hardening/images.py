@@ -30,9 +30,8 @@ IMAGE_PATTERNS = (
 )
 
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_PATH = re.compile(
-    r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)"
-)  # an id may hold a slash (XNAT), but cannot climb
+# An id may contain a slash (XNAT), but cannot climb.
+_PATH = re.compile(r"[\x00-\x1f\x7f\\]|^/|(^|/)\.{1,2}(/|$)")
 
 
 class UnknownImageError(VolumeError):
@@ -42,13 +41,13 @@ class UnknownImageError(VolumeError):
 def find_image(image: object, datastore: Datastore) -> Path:
     """The file (or DICOM folder) that an id stands for.
 
-    RequestError: the id is not a name; UnknownImageError: nothing of that name is in the datastore, or its
-    file is gone.
+    Raises:
+        RequestError: the id is not a name.
+        UnknownImageError: the datastore has no image of that name, or its file is gone.
     """
     image = safe_id(image)
-    if (
-        image not in datastore.list_images()
-    ):  # before any look-up: some datastores make a path or a request of the id
+    # Before any look-up, because some datastores turn the id into a path or a request.
+    if image not in datastore.list_images():
         raise UnknownImageError(
             f"There is no image {image!r} on this server; GET /datastore/?output=all lists its images."
         )
@@ -61,8 +60,11 @@ def find_image(image: object, datastore: Datastore) -> Path:
 
 
 def session_image(session_id: str, sessions: Sessions | None) -> Path:
-    """The image of an open session; RequestError for what is not a session id, UnknownImageError when there
-    is no such session.
+    """The image of an open session.
+
+    Raises:
+        RequestError: the text is not the id of a session.
+        UnknownImageError: there is no such session.
     """
     session = None if sessions is None else sessions.get_session(safe_session(session_id))
     if session is None:
@@ -73,7 +75,11 @@ def session_image(session_id: str, sessions: Sessions | None) -> Path:
 
 
 def safe_id(image: object) -> str:
-    """The id of an image or label that cannot lead out of the folder; RequestError for anything else."""
+    """The id of an image or label that cannot lead out of the folder.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     if not isinstance(image, str) or not image:
         raise RequestError("The request names no image; give the id of an image of this server.")
     if _PATH.search(image) or len(image) > 200:
@@ -84,7 +90,8 @@ def safe_id(image: object) -> str:
 def safe_session(session_id: str) -> str:
     """The id of a session, as MONAI Label makes them.
 
-    RequestError for anything else, which could lead out of the folder of sessions.
+    Raises:
+        RequestError: it is anything else, which could lead out of the folder of sessions.
     """
     if not _SESSION.fullmatch(session_id):
         raise RequestError(
@@ -103,7 +110,11 @@ def same_stem(folder: Path, patterns: Iterable[str]) -> list[list[str]]:
 
 
 def safe_tag(tag: object) -> str:
-    """A label tag that is one folder name and stays inside ``labels/``; RequestError otherwise."""
+    """A label tag that is one folder name and stays inside ``labels/``.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     if not isinstance(tag, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", tag):
         raise RequestError("label_tag is a short name of letters, digits, - and _, such as original.")
     return tag

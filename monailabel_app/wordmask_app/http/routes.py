@@ -46,9 +46,8 @@ replacing = APIRouter(tags=["WordMask"])
 
 def install(app: FastAPI) -> None:
     """Add the routes, and take away those of MONAI Label that they replace; a second call changes nothing."""
-    from monailabel.app import (
-        reload as reload_without_rule,
-    )  # here: the module reads the settings when it is imported
+    # Imported here, because the module reads the settings when it is imported.
+    from monailabel.app import reload as reload_without_rule
 
     entries = app.router.routes
     if any(_is(entry, infer) for entry in entries):

@@ -33,9 +33,8 @@ def write_result(segmentation: Segmentation, request: InferRequest, path: Path) 
             write_scalar_map(path, values, segmentation.geometry, compress=request.compress)
     except BaseException as error:
         path.unlink(missing_ok=True)
-        no_room = (
-            isinstance(error, VolumeError) and shutil.disk_usage(path.parent).free < LEAST_ROOM
-        )  # ITK does not say why it failed
+        # ITK does not say why it failed.
+        no_room = isinstance(error, VolumeError) and shutil.disk_usage(path.parent).free < LEAST_ROOM
         if no_room or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
             raise DiskFullError(
                 "The server's disk is full, so nothing was kept; free some space and send the request again."

@@ -1,7 +1,7 @@
 """Train tasks: one per model, as MONAI Label lists and runs them, in a process of their own.
 
-Knows MONAI Label's requests and the datastore; what a training is, is the library's business. How far it is
-stands in a file beside the versions, for the server's process to read.
+Knows MONAI Label's requests and the datastore; the library does the training. Its progress is written to a
+file beside the versions, for the server's process to read.
 """
 
 from __future__ import annotations
@@ -76,13 +76,15 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         try:
             return self._train(request, datastore)
         except WordMaskError as error:
-            raise self._failed(str(error)) from None
+            raise self._record_failure(str(error)) from None
         except (ProcessRaisedException, ProcessExitedException) as error:
             logger.error("%s", error)  # one of several devices, which may have said why
             told = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
-            raise self._failed(told["message"] if told["state"] == "failed" else UNEXPLAINED) from None
+            raise self._record_failure(
+                told["message"] if told["state"] == "failed" else UNEXPLAINED
+            ) from None
         except BaseException as error:
-            self._failed(UNEXPLAINED)
+            self._record_failure(UNEXPLAINED)
             logger.exception("The training failed (%s)", type(error).__name__)
             raise
         finally:
@@ -109,7 +111,11 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         return report
 
     def _options(self, asked: Mapping[str, Any]) -> TrainingOptions:
-        """RequestError: a value is of the wrong kind."""
+        """Read the options of a request.
+
+        Raises:
+            RequestError: a value is of the wrong kind.
+        """
         for name in ("recipe", "device", "gpus"):
             if not isinstance(asked.get(name, ""), str):
                 raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")
@@ -142,7 +148,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         try:
             self._run(data, own, problems, self._run_folder() / str(rank), leads=rank == 0)
         except WordMaskError as error:
-            raise self._failed(str(error)) from None
+            raise self._record_failure(str(error)) from None
         torch.distributed.destroy_process_group()
 
     def _run(
@@ -170,7 +176,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
     def _run_folder(self) -> Path:
         return self.store.path / "runs" / str(self._process)
 
-    def _failed(self, message: str) -> SystemExit:
+    def _record_failure(self, message: str) -> SystemExit:
         self._write({"state": "failed", "message": message})
         return SystemExit(message)
 
@@ -207,9 +213,11 @@ def newest(store: ModelStore) -> int:
 
 
 def training_state(store: ModelStore) -> dict[str, Any]:
-    """``state`` (none, running, done, failed, stopped) and what is known.
+    """The state of the last training of a model, as JSON.
 
-    stage, done, total, loss, dice, dice_before, message, version.
+    Returns:
+        ``state`` (none, running, done, failed, stopped) and what is known of stage, done, total, loss, dice,
+            dice_before, message and version.
     """
     try:
         state: dict[str, Any] = json.loads((store.path / STATE).read_text(encoding="utf-8"))
@@ -221,17 +229,21 @@ def training_state(store: ModelStore) -> dict[str, Any]:
     if own and own[-1]["status"] in ("SUBMITTED", "RUNNING"):
         if state.get("process") not in alive:  # what is written is of the training before
             return {"model": store.path.name, "state": "running", "stage": "starting", "done": 0, "total": 0}
-    elif (
-        own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp()
-    ):  # it wrote nothing at all
+    elif own and written < datetime.strptime(own[-1]["start_ts"], "%Y-%m-%d %H:%M:%S").timestamp():
+        # It wrote nothing at all.
         return {"model": store.path.name, "state": "stopped", "message": STOPPED}
     if state["state"] == "running" and state.get("process") not in alive:
-        return _stopped(state, newest(store))
+        return _describe_stop(state, newest(store))
     return state
 
 
-def _stopped(state: dict[str, Any], number: int) -> dict[str, Any]:
-    """Of a training that could not write its end; number: of the newest version, which may be its own."""
+def _describe_stop(state: dict[str, Any], number: int) -> dict[str, Any]:
+    """The state of a training that could not write its end.
+
+    Args:
+        state: what it wrote last.
+        number: of the newest version, which may be its own.
+    """
     if number > state.get("newest", number):
         told = f"Version {number} is published and serves; the training was stopped right after that."
         return {**state, "state": "done", "version": number, "message": told}

@@ -1,9 +1,11 @@
-"""The module's round trip without the application, and an example for one's own scripts. Needs slicer-core, or Slicer's PythonSlicer.
+"""The module's round trip without the application, and an example for one's own scripts.
+
+Needs slicer-core, or Slicer's PythonSlicer.
 
     python -m WordMaskLib ct.nii.gz "liver, spleen" -o result.seg.nrrd --server http://127.0.0.1:8000
 
-Run it in the folder of the module, or with that folder in PYTHONPATH. A token is read from the variable WORDMASK_TOKEN.
-"""  # noqa: N999 - Slicer's names
+Run it in the folder of the module, or with that folder in PYTHONPATH. A token is read from the variable
+WORDMASK_TOKEN."""  # noqa: N999 - Slicer's names
 
 from __future__ import annotations
 
@@ -22,14 +24,19 @@ ENDING = ".seg.nrrd"
 
 
 def start_scene() -> None:
-    """An empty scene where there is no application that has one; must come before the package's MRML parts are used."""
+    """An empty scene where there is no application that has one; must come before the package's MRML parts
+    are used.
+    """
     if getattr(slicer, "mrmlScene", None) is None:
         vtk.vtkObject.GlobalWarningDisplayOff()
         slicer.mrmlScene = slicer.vtkMRMLScene()
 
 
-def segment_file(image: Path, words: str, output: Path, server: str, *, model: str = "", token: str = "") -> list[str]:
-    """Segment an image file, write a segmentation with names, colours and codes, and return the lines of a table.
+def segment_file(
+    image: Path, words: str, output: Path, server: str, *, model: str = "", token: str = ""
+) -> list[str]:
+    """Segment an image file, write a segmentation with names, colours and codes, and return the lines of a
+    table.
 
     ClientError, SegmentsError: a sentence, and no output.
     """
@@ -53,7 +60,9 @@ def segment_file(image: Path, words: str, output: Path, server: str, *, model: s
         storage = slicer.vtkMRMLSegmentationStorageNode()
         storage.SetFileName(str(output))
         if not storage.WriteData(done.imported.segmentation):
-            raise LocalFileError(f"{output.name} cannot be written; look whether its folder is there, and whether you may write to it.")
+            raise LocalFileError(
+                f"{output.name} cannot be written; check that its folder exists and that you may write to it."
+            )
     rows = session.table(volume, done.imported.segmentation)
     lines = [_line(row) for row in rows if row.segment_id is not None]
     missing = not_found_text(done.imported.not_found)
@@ -62,10 +71,14 @@ def segment_file(image: Path, words: str, output: Path, server: str, *, model: s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when it went well, also when a word was not found; 2 with one sentence on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m WordMaskLib", description="Segment an image file by words, with a WordMask server.")
+    parser = argparse.ArgumentParser(
+        prog="python -m WordMaskLib", description="Segment an image file by words, with a WordMask server."
+    )
     parser.add_argument("image", type=Path, help="NIfTI, NRRD, PNG, JPEG, TIFF or BMP file")
     parser.add_argument("words", help='what to look for, for example "liver, spleen"')
-    parser.add_argument("-o", "--output", type=Path, help=f"segmentation to write; else beside the image, with {ENDING}")
+    parser.add_argument(
+        "-o", "--output", type=Path, help=f"segmentation to write; else beside the image, with {ENDING}"
+    )
     parser.add_argument("--server", default="http://127.0.0.1:8000", help="address of the server")
     parser.add_argument("--model", default="", help="name of a model; else the server's first one")
     options = parser.parse_args(arguments)
@@ -75,12 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .client.errors import ClientError
 
     if not options.image.is_file():
-        return _sorry(f"There is no file {options.image.name}.")
+        return _fail(f"There is no file {options.image.name}.")
     try:
         token = os.environ.get("WORDMASK_TOKEN", "")
-        lines = segment_file(options.image, options.words, output, options.server, model=options.model, token=token)
+        lines = segment_file(
+            options.image, options.words, output, options.server, model=options.model, token=token
+        )
     except ClientError as error:
-        return _sorry(str(error))
+        return _fail(str(error))
     print("\n".join(lines))  # noqa: T201 - the answer of a command
     return 0
 
@@ -91,7 +106,7 @@ def _line(row: Any) -> str:
     return f"{row.name:<24}{amount:>12}  {sure}".rstrip()
 
 
-def _sorry(sentence: str) -> int:
+def _fail(sentence: str) -> int:
     print(f"\n{sentence}", file=sys.stderr)  # noqa: T201
     return 2
 

@@ -21,15 +21,15 @@ from tests.support.stub_segmenters import (
 from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.cache import FeatureCache
-from wordmask.learning.active.scores import band_of, disagreement, undecided
-from wordmask.learning.active.strategies import (
-    STRATEGIES,
-    UNSURE_SHARE,
+from wordmask.learning.active.scores import (
     CaseScore,
-    choose,
+    band_of,
+    disagreement,
     embed_case,
     score_case,
+    undecided,
 )
+from wordmask.learning.active.strategies import STRATEGIES, UNSURE_SHARE, choose
 from wordmask.models.loading import load_segmenter
 from wordmask.models.presets import PresencePreset
 from wordmask.progress import CancelToken
@@ -157,10 +157,8 @@ def test_a_score_is_the_same_every_time_and_within_its_range():
 
 def test_a_presence_at_the_limit_of_its_word_is_most_uncertain_and_told():
     black = a_volume(np.zeros((1, 40, 40, 3), dtype=np.uint8), modality="picture")
-    for limit, expected in (
-        (0.0, 0.0),
-        (-12.0, 1.0),
-    ):  # the stub's logit is -12 where nothing has the word's grey value
+    # The stub's logit is -12 where nothing has the grey value of the word.
+    for limit, expected in ((0.0, 0.0), (-12.0, 1.0)):
         preset = stub_preset(presence=PresencePreset(words={"polyp": limit}))
         score = score_case(PromptFreeStub(preset), black, "polyp", name="x")
         assert score.presence == pytest.approx(expected, abs=1e-3)

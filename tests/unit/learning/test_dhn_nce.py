@@ -56,9 +56,8 @@ def released(s: Tensor, temperature: float, beta: float) -> Tensor:
     positive = torch.where(own, s / temperature, zero).exp()  # 1: off the diagonal exp(0), on it the pair
     negative = torch.where(own, zero, s / temperature).exp()  # 1: on the diagonal exp(0)
     normaliser = negative.sum(1)  # 2: no beta in the exponent, and the diagonal is in it as exp(0)
-    weights = (
-        (count - 1) * torch.where(own, zero, beta * s / temperature).exp() / normaliser
-    )  # 3: row i's divides column i; 5: N = B - 1
+    # Difference 3: row i's weights divide column i; 5: N = B - 1.
+    weights = (count - 1) * torch.where(own, zero, beta * s / temperature).exp() / normaliser
     return -(positive / (negative * weights)).log().mean()  # 1: over all B x B entries
 
 
@@ -127,10 +126,8 @@ def test_beta_of_0_leaves_the_decoupled_loss_whose_denominator_lacks_the_pair_it
 
 def test_images_and_texts_change_places_with_their_betas():
     image, text = random_pairs(7)
-    there, back = (
-        dhn_nce(image, text, beta_image=0.1, beta_text=0.9),
-        dhn_nce(text, image, beta_image=0.9, beta_text=0.1),
-    )
+    there = dhn_nce(image, text, beta_image=0.1, beta_text=0.9)
+    back = dhn_nce(text, image, beta_image=0.9, beta_text=0.1)
     assert there.item() == pytest.approx(back.item(), rel=1e-12)
     assert there.item() != pytest.approx(dhn_nce(text, image, beta_image=0.1, beta_text=0.9).item(), rel=1e-6)
 

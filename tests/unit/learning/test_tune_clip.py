@@ -26,7 +26,7 @@ from wordmask.encoders.configs import ClipConfig
 from wordmask.errors import CancelledError, RequestError, VolumeError
 from wordmask.learning.captions import CaptionList, ImageCaption, read_caption_list
 from wordmask.learning.clip_tuning import run as module
-from wordmask.learning.clip_tuning.batches import epoch_batches, stored_pictures
+from wordmask.learning.clip_tuning.batches import epoch_batches, store_pictures
 from wordmask.learning.clip_tuning.epochs import CHECKPOINT
 from wordmask.learning.clip_tuning.presence_fit import fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
@@ -38,7 +38,7 @@ from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import WordScores
 from wordmask.progress import CancelToken
-from wordmask.weights.checkpoint import load_bundle, read_card
+from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
 
 MODEL = "medclip_samv2"
@@ -80,7 +80,7 @@ def test_retrieval_rises_and_a_version_of_clip_alone_is_published(tuned, pairs):
     assert report.version == store.served() == 1
     assert report.after.top1 > report.before.top1
     assert report.training_pairs + report.after.pairs == len(pairs.pairs)
-    bundle = load_bundle(store.folder(1))
+    bundle = load_checkpoint(store.folder(1))
     assert {name.split(".")[0] for name in bundle.tensors} == {"clip", "scores"}
     assert "clip.model.logit_scale" not in bundle.tensors  # the temperature is fixed, so this did not change
     assert bundle.card.retrieval.after.model_dump() == report.after.summary()
@@ -94,7 +94,7 @@ def test_a_version_is_laid_over_the_weights_of_the_preset(tuned):
         load_segmenter(MODEL, device="cpu"),
         load_segmenter(MODEL, device="cpu", weights=store.folder(1)),
     )
-    tensors = load_bundle(store.folder(1)).tensors
+    tensors = load_checkpoint(store.folder(1)).tensors
     now = served.state_dict()
     assert all(torch.equal(now[name], value) for name, value in tensors.items())
     assert all(
@@ -133,8 +133,8 @@ def test_a_tuning_that_does_not_help_is_refused_unless_forced_and_can_be_taken_b
         pairs, ask(**HOPELESS, force=True), store, run_folder=tmp_path / "run", report=tell
     )
     assert (forced.version, forced.parent, epochs) == (2, 1, [])  # nothing is trained again to be published
-    inherited = load_bundle(store.folder(2)).tensors  # what differs from the preset, not from version 1
-    assert inherited.keys() == load_bundle(store.folder(1)).tensors.keys()
+    inherited = load_checkpoint(store.folder(2)).tensors  # what differs from the preset, not from version 1
+    assert inherited.keys() == load_checkpoint(store.folder(1)).tensors.keys()
     assert (store.rollback(), store.rollback()) == (1, None)
     with pytest.raises(RequestError, match="no version 7"):
         find_training(MODEL).run(pairs, ask(start=7), store, run_folder=tmp_path / "run")
@@ -147,7 +147,7 @@ def test_the_recipe_chooses_the_loss(pairs, tmp_path):
         find_training(MODEL).run(
             pairs, ask(epochs=1, loss=loss, force=True), store, run_folder=tmp_path / "run"
         )
-        learned.append(load_bundle(store.folder(1)).tensors["clip.model.visual.proj"])
+        learned.append(load_checkpoint(store.folder(1)).tensors["clip.model.visual.proj"])
     assert not torch.equal(*learned)
 
 
@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(tune
         report=lambda p: epochs.append(p.done) if p.loss is not None else None,
     )
     assert epochs == [3]
-    once, again = (load_bundle(s.folder(1)).tensors for s in (tuned[0], store))
+    once, again = (load_checkpoint(s.folder(1)).tensors for s in (tuned[0], store))
     assert once.keys() == again.keys()
     assert all(torch.equal(once[name], again[name]) for name in once)
 
@@ -250,9 +250,10 @@ def test_a_damaged_checkpoint_and_another_recipe_start_anew(pairs, tmp_path):
 def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on(
     pairs, tmp_path, monkeypatch
 ):
+    # With dropout.
     bert = BertConfig(
         vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )  # with dropout
+    )
     torch.manual_seed(1)
     captions = ("liver", "left kidney", "right kidney", "longer description")
     public = make_biomed_folder(tmp_path / "clip", captions, biomed_config("test_vit", 160, 24), bert)
@@ -283,7 +284,7 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
                     cancel=cancel,
                 )
         find_training(MODEL).run(few, ask(epochs=2, force=True), store, run_folder=tmp_path / "run")
-        tensors.append(load_bundle(store.folder(1)).tensors)
+        tensors.append(load_checkpoint(store.folder(1)).tensors)
     assert any(name.startswith("clip.model.visual.") for name in tensors[0])
     assert any(name.startswith("clip.model.text.transformer.encoder.") for name in tensors[0])
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
@@ -305,24 +306,19 @@ def test_retrieval_of_a_hand_computed_case():
     assert (found.image_to_text_top1, found.image_to_text_top2) == (0.25, 0.75)
     assert (found.text_to_image_top1, found.text_to_image_top2) == (0.25, 0.75)
     assert found.top1 == 0.25
-    alike = retrieval(
-        image, text, "aacd", "wxyz"
-    )  # a caption twice: the second row is right with the first text
+    # The same caption twice: the second row is right with the first text.
+    alike = retrieval(image, text, "aacd", "wxyz")
     assert alike.image_to_text_top1 == 0.5
     assert retrieval(image, text, "abcd", "wxyy").image_to_text_top1 == 0.5  # a picture twice
-    assert (
-        retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0
-    )  # says the same of everything
+    # An encoder that says the same of everything.
+    assert retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0
 
 
 def test_a_pair_that_is_left_over_is_asked_among_as_many_rivals_as_the_others():
     image, text, names = -torch.eye(11), torch.eye(11), range(11)  # each is least like its own
     found = retrieval(image, text, names, names, batch=10)
-    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (
-        0,
-        0,
-        11,
-    )  # alone it would always be right
+    # A single pair would always be right.
+    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (0, 0, 11)
     generator = torch.Generator().manual_seed(0)
     image, text = torch.randn(2, 51, 4, generator=generator)
     assert retrieval(image, text, range(51), range(51)) == retrieval(image, text, range(51), range(51))
@@ -349,7 +345,7 @@ def test_equal_captions_and_equal_pictures_never_meet_and_batches_are_as_large_a
 
 def test_pictures_are_kept_as_bytes_and_an_image_that_is_broken_leaves_nothing(pairs, tmp_path):
     def store(listed, name):
-        return stored_pictures(tmp_path / name, listed, 32, (), lambda *_: None, CancelToken())
+        return store_pictures(tmp_path / name, listed, 32, (), lambda *_: None, CancelToken())
 
     kept = store(pairs.pairs[:3], "pictures.npy")
     assert isinstance(kept, np.memmap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wordmask.learning.views import make_view, opposite_word
+from wordmask.learning.views import make_view
 
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGE = torch.rand(3, 24, 30, generator=GENERATOR)
@@ -38,13 +38,6 @@ def test_image_and_mask_move_together():
         assert torch.corrcoef(torch.stack([grey.flatten(), mask.flatten()]))[0, 1] > 0.7
 
 
-def test_words_without_a_side_have_no_opposite():
-    assert opposite_word("left kidney") == "right kidney"
-    assert opposite_word("right lung") == "left lung"
-    assert opposite_word("liver") is None
-    assert opposite_word("left") is None
-
-
 def test_a_mirror_exchanges_left_and_right_and_leaves_out_what_has_no_other_side():
     """The mean column of a mask tells whether a view was mirrored, for small turns alone are allowed besides
     (mirror is off).
@@ -60,9 +53,8 @@ def test_a_mirror_exchanges_left_and_right_and_leaves_out_what_has_no_other_side
         same_place = torch.equal(view.masks["left kidney"], view.masks["liver"])
         was_mirrored = "left kidney" not in lonely.masks
         mirrored += was_mirrored
-        assert (
-            same_place != was_mirrored
-        )  # mirrored: the left kidney's mask is the right one's, mirrored, and no longer the liver's
+        # Mirrored: the left kidney's mask is the right one's, mirrored, and not the liver's.
+        assert same_place != was_mirrored
     assert 5 < mirrored < 25
 
 

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from tests.support.published_decoder import random_checkpoint, under_published_names
 from torch.nn import functional as F
 
 from wordmask.errors import WeightsError
-from wordmask.models.simple_vilmedsam.decoder import (
-    REFERENCE_NAMES,
-    PositionPromptDecoder,
-    refine_by_affinity,
-)
+from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder, refine_by_affinity
 from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 
 SMALL = DecoderPreset(channels=16, grid=6, heads=2, mlp=24, widths=(4, 8), upsampler_widths=(8, 8, 4))
@@ -85,15 +82,38 @@ def test_the_word_token_reaches_the_mask():
     )
 
 
+PARTS = {  # ours -> as the public repository calls it
+    "position_prompt.norm.weight": "norm_input.weight",
+    "position_prompt.convolutions.0.weight": "proj.0.weight",
+    "position_prompt.convolutions.6.weight": "proj.6.weight",
+    "position_prompt.norm_in.weight": "norm1.weight",
+    "position_prompt.mlp.0.weight": "mlp_map.lin1.weight",
+    "position_prompt.mlp.2.weight": "mlp_map.lin2.weight",
+    "position_prompt.norm_out.bias": "norm_map.bias",
+    "image_to_prompt.q_proj.weight": "cross_attn1.q_proj.weight",
+    "norm_first.weight": "norm2.weight",
+    "mlp.0.weight": "mlp.lin1.weight",
+    "mlp.2.weight": "mlp.lin2.weight",
+    "norm_middle.weight": "norm3.weight",
+    "prompt_to_image.out_proj.bias": "cross_attn2.out_proj.bias",
+    "norm_second.bias": "norm4.bias",
+    "upsample_first.5.weight": "output_upscaling1.5.weight",
+    "upsample_second.10.bias": "output_upscaling2.10.bias",
+}
+
+
 def test_a_published_checkpoint_is_loaded_by_its_own_names():
+    published = random_checkpoint()
+    loaded = PositionPromptDecoder.from_reference(published, DecoderPreset()).state_dict()
+    assert len(loaded) == len(published["model"])
+    for ours, theirs in PARTS.items():
+        assert torch.equal(loaded[ours], published["model"][theirs]), theirs
+
+
+def test_weights_under_the_published_names_draw_the_same():
     torch.manual_seed(0)
     source = PositionPromptDecoder(SMALL).eval()
-    theirs = {ours: name for name, ours in REFERENCE_NAMES.items()}
-    published = {}
-    for name, tensor in source.state_dict().items():
-        prefix = max((ours for ours in theirs if name.startswith(f"{ours}.")), key=len)
-        published[theirs[prefix] + name.removeprefix(prefix)] = tensor
-    loaded = PositionPromptDecoder.from_reference({"model": published}, SMALL)
+    loaded = PositionPromptDecoder.from_reference({"model": under_published_names(source)}, SMALL)
     features, maps = torch.randn(2, 16, 6, 6), torch.rand(2, 1, 6, 6)
     assert torch.equal(loaded(features, maps), source(features, maps))
 

@@ -5,6 +5,7 @@ What a pair's result may depend on, and what is refused.
 
 import pytest
 import torch
+from tests.support.published_decoder import under_published_names
 
 from wordmask.encoders.clip import build_tiny_clip
 from wordmask.encoders.lora import add_lora, lora_state_dict
@@ -14,7 +15,6 @@ from wordmask.errors import RequestError, UnknownModelError, WeightsError
 from wordmask.models.base import Hints, SliceKey
 from wordmask.models.loading import load_segmenter
 from wordmask.models.registry import load_preset, preset_names
-from wordmask.models.simple_vilmedsam.decoder import REFERENCE_NAMES
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
 from wordmask.words.prompts import parse_prompts
 
@@ -138,25 +138,12 @@ def test_the_bundled_weights_know_all_their_words():
     assert not model.encode_prompts(parse_prompts("gallbladder")).known.any()
 
 
-def published(decoder):
-    """The decoder's weights under the published names."""
-    theirs = {ours: name for name, ours in REFERENCE_NAMES.items()}
-    prefixes = {
-        name: max((ours for ours in theirs if name.startswith(f"{ours}.")), key=len)
-        for name in decoder.state_dict()
-    }
-    return {
-        theirs[prefixes[name]] + name.removeprefix(prefixes[name]): tensor
-        for name, tensor in decoder.state_dict().items()
-    }
-
-
 @torch.no_grad()
 def test_published_decoder_and_lora_files_are_taken_together(tmp_path, two_slices):
     model, source = random_model(word_token=False), random_model(word_token=False)
     for parameter in source.decoder.parameters():
         parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
-    torch.save({"model": published(source.decoder)}, tmp_path / "decoder.pth")
+    torch.save({"model": under_published_names(source.decoder)}, tmp_path / "decoder.pth")
     adapted = add_lora(random_model().sam.image_encoder, rank=2)
     state = {name: torch.randn(value.shape) for name, value in lora_state_dict(adapted).items()}
     torch.save(state, tmp_path / "lora.pth")

@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 
 from wordmask.errors import WeightsError
-from wordmask.weights import catalogue as weights
-from wordmask.weights.catalogue import WeightEntry, fetch, import_weights, pack_weights, weights_path
+from wordmask.weights import catalogue, transfer, verified_files
+from wordmask.weights.catalogue import WeightEntry
 from wordmask.weights.download import Patience
+from wordmask.weights.transfer import fetch, import_weights, pack_weights
+from wordmask.weights.verified_files import lock_entry, weights_path
 
 CONTENT = bytes(range(256)) * 1280  # 327,680 bytes: twenty blocks of the download
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-SHIPPED = weights.catalogue  # the fixture below puts another in its place
+SHIPPED = catalogue.catalogue  # the fixture below puts another in its place
 QUICK = Patience(connect=2, stall=0.2, attempts=3, pause=0.01)
 
 
@@ -123,7 +125,7 @@ def a_catalogue(a_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         "folder": {**common, "kind": "folder", "files": [known, {"url": f"{a_server.url}/vocab.txt"}]},
     }
     parsed = {name: WeightEntry.model_validate(entry) for name, entry in entries.items()}
-    monkeypatch.setattr(weights, "catalogue", lambda: parsed)
+    monkeypatch.setattr(catalogue, "catalogue", lambda: parsed)
 
 
 pytestmark = pytest.mark.usefixtures("a_catalogue")
@@ -235,7 +237,7 @@ def test_weights_damaged_in_the_cache_are_noticed_before_use_and_mended_by_fetch
 
 def test_unchanged_weights_are_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch("known", patience=QUICK)
-    monkeypatch.setattr(weights, "sha256_of", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(verified_files, "sha256_of", lambda *_: pytest.fail("hashed again"))
     weights_path("known")
 
 
@@ -316,13 +318,13 @@ def test_a_pack_carries_weights_to_a_machine_without_internet(
 def test_a_pack_of_other_weights_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as pack:
         pack.writestr("../outside.bin", "x")
-    with pytest.raises(WeightsError, match=r"holds no 'known\.bin'"):
+    with pytest.raises(WeightsError, match=r"does not contain 'known\.bin'"):
         import_weights("folder", tmp_path / "pack.zip")
     assert not list(tmp_path.rglob("outside.bin"))
 
 
 def test_two_processes_do_not_write_the_same_file() -> None:
-    with weights._locked("known"), pytest.raises(WeightsError, match="Another process"):
+    with lock_entry("known"), pytest.raises(WeightsError, match="Another process"):
         fetch("known", patience=QUICK)
 
 
@@ -339,7 +341,7 @@ def test_too_little_space_is_said_before_the_download(
     a_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage: Callable[[Path], object] = lambda _: type("Usage", (), {"free": 10})  # noqa: E731
-    monkeypatch.setattr(weights.shutil, "disk_usage", usage)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", usage)
     with pytest.raises(WeightsError, match="MB free"):
         fetch("known", patience=QUICK)
     assert not a_server.ranges

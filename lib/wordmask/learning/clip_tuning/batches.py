@@ -24,7 +24,7 @@ from wordmask.progress import CancelToken
 Bytes = NDArray[np.uint8]
 
 
-def stored_pictures(
+def store_pictures(
     path: Path,
     pairs: Sequence[ImageCaption],
     size: int,
@@ -32,11 +32,24 @@ def stored_pictures(
     report: Callable[[int, int], None],
     cancel: CancelToken,
 ) -> Bytes:
-    """[N, 3, size, size] uint8, each picture in CLIP's square (the whole of it, centred), read from ``path``
-    or made and put there first.
+    """Prepare each picture for CLIP: the whole of it, centred in a square, as uint8 in a file.
 
-    The file appears whole or not at all. VolumeError: an image cannot be used, and which entry names it.
-    DiskFullError, CancelledError.
+    The file appears whole or not at all; one that is there already is used as it is.
+
+    Args:
+        path: the file.
+        pairs: the pictures.
+        size: pixels of a side of the square.
+        windows: of CT that the weights know; empty: any.
+        report: called with the pictures that are done and their number.
+        cancel: its ``cancel()`` ends the work with CancelledError.
+
+    Returns:
+        [N, 3, size, size] uint8.
+
+    Raises:
+        VolumeError: an image cannot be used; the message names its entry.
+        DiskFullError: the file cannot be written.
     """
     if not path.exists():
         try:
@@ -48,7 +61,7 @@ def stored_pictures(
                 for number, picture in enumerate(read_pictures(pairs, windows)):
                     cancel.check()
                     report(number, len(pairs))
-                    file.write(_in_square(picture, size).tobytes())
+                    file.write(_fit_into_square(picture, size).tobytes())
         except OSError as error:
             raise DiskFullError(
                 f"The pictures of this tuning cannot be kept ({error.strerror}); "
@@ -58,7 +71,7 @@ def stored_pictures(
     return pictures
 
 
-def _in_square(picture: NDArray[np.float32], size: int) -> Bytes:
+def _fit_into_square(picture: NDArray[np.float32], size: int) -> Bytes:
     frame = Letterbox.fit((picture.shape[1], picture.shape[2]), (size, size), "center")
     square = frame.to_model(torch.from_numpy(picture)[None])[0]
     return (square * 255).round().clamp(0, 255).to(torch.uint8).numpy()
@@ -67,13 +80,19 @@ def _in_square(picture: NDArray[np.float32], size: int) -> Bytes:
 def epoch_batches(
     captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Rows of each batch of an epoch; in a batch no two say the same or show the same, for they would be
-    false negatives of each other.
+    """Rows of each batch of an epoch; captions and pictures of a batch are all different.
 
-    captions, pictures: what row i says and shows; batch: rows at most. Captions that are left most often go
-    first, so that batches are as large as they can be. When a single caption is left over, its remaining rows
-    wait for another epoch, and each epoch draws which ones. Depends on seed and epoch alone, so that a
-    resumed run continues as if nothing had happened.
+    Equal ones would be false negatives of each other. The captions that are left most often go first, so that
+    batches are as large as possible. When a single caption is left over, its remaining rows wait for another
+    epoch, and each epoch draws which ones. The result depends on seed and epoch alone, so that a resumed run
+    continues as if nothing had happened.
+
+    Args:
+        captions: what row i says.
+        pictures: what row i shows.
+        batch: rows at most.
+        seed: of the training.
+        epoch: from 0.
     """
     random = np.random.default_rng((seed, epoch))
     waiting: dict[Hashable, list[int]] = {}

@@ -13,18 +13,16 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-BATCH, ROUNDS, SEED = (
-    50,
-    5,
-    20_240_919,
-)  # as the paper's check on ROCO: batches of 50, five times; the seed is only fixed
+# Batches of 50, five times, as in the paper's check on ROCO; the seed is arbitrary, but fixed.
+BATCH, ROUNDS, SEED = 50, 5, 20_240_919
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Shares of pairs, 0..1: the right one is first, or among the first two.
+    """Shares of pairs, 0..1, whose right partner came first, or among the first two.
 
-    pairs: how many were asked about.
+    Attributes:
+        pairs: how many were asked about.
     """
 
     image_to_text_top1: float
@@ -52,19 +50,28 @@ def retrieval(
     batch: int = BATCH,
     rounds: int = ROUNDS,
 ) -> Retrieval:
-    """image, text: [N, E], unit length, row i of one belongs to row i of the other.
-
-    captions, pictures: what row i says and shows.
+    """Measure how often the right caption is found for a picture, and the right picture for a caption.
 
     Pairs are dealt into batches in ``rounds`` fixed ways, and the shares are means over them. The last batch
     is filled up with pairs that were asked about already, so that every pair has equally many rivals (N - 1
     where there are fewer than ``batch``). Another pair with an equal caption or an equal picture counts as
     right; a wrong one that scores just as high counts as better, so that a model that says the same of
-    everything scores 0. ValueError: no pairs.
+    everything scores 0.
+
+    Args:
+        image: [N, E], unit length.
+        text: [N, E], unit length; row i belongs to row i of ``image``.
+        captions: [N], what row i says.
+        pictures: [N], what row i shows.
+        batch: pairs that compete.
+        rounds: ways of dealing them.
+
+    Raises:
+        ValueError: there are no pairs.
     """
     if not len(image):
         raise ValueError("There are no pairs to ask about.")
-    said, shown = _numbered(captions), _numbered(pictures)
+    said, shown = _number_distinct(captions), _number_distinct(pictures)
     found = torch.zeros(2, 2, dtype=torch.float64)  # direction, top 1 or 2
     for number in range(rounds):
         order = torch.randperm(len(image), generator=torch.Generator().manual_seed(SEED + number))
@@ -89,6 +96,6 @@ def _ranks(scores: Tensor, same: Tensor) -> Tensor:
     return ((scores >= right) & ~same).sum(1)
 
 
-def _numbered(things: Sequence[Hashable]) -> Tensor:
+def _number_distinct(things: Sequence[Hashable]) -> Tensor:
     numbers: dict[Hashable, int] = {}
     return torch.tensor([numbers.setdefault(thing, len(numbers)) for thing in things])

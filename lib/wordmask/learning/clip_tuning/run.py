@@ -1,5 +1,4 @@
-"""Tune a model's CLIP on pairs of pictures and captions, judge it on pairs that it did not see, and publish
-what got better.
+"""Tune a model's CLIP on pairs of pictures and captions, and publish it if held-out pairs improve.
 
 MedCLIP-SAMv2's first stage (methods.md 2.2): both towers learn with DHN-NCE. Knows models, recipes, pairs and
 the version store; not where pairs come from, not the command line. The weights of the last epoch are judged,
@@ -34,7 +33,7 @@ from wordmask.learning.captions import (
     read_caption_list,
 )
 from wordmask.learning.cases import Study, read_cases
-from wordmask.learning.clip_tuning.batches import Bytes, stored_pictures
+from wordmask.learning.clip_tuning.batches import Bytes, store_pictures
 from wordmask.learning.clip_tuning.epochs import TuningPairs, image_embeddings, tune, unit_pixels
 from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
@@ -56,7 +55,7 @@ from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, load_checkpoint, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore, weights_digest
 
 TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and may change
@@ -112,7 +111,7 @@ class ClipTuning(Training[TuneRecipe]):
     def read_data(
         self, path: Path, request: TrainingRequest[TuneRecipe], *, word: str | None, labels: Path | None
     ) -> CaptionList:
-        """As `Training`: a list of captions, or labelled cases, of which captions are written."""
+        """Read a list of captions, or labelled cases, whose captions are written here."""
         recipe = request.recipe
         if names_cases(path):
             cases = read_cases(path, word)
@@ -120,7 +119,7 @@ class ClipTuning(Training[TuneRecipe]):
         return read_caption_list(path, least_characters=recipe.least_characters)
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[TuneRecipe]) -> CaptionList:
-        """As `Training`: captions of the labelled ones."""
+        """Write captions of the labelled studies."""
         cases, recipe = [study.case for study in studies if study.case], request.recipe
         return captions_of_cases(cases, slices=recipe.slices_per_case, words=recipe.caption_words)
 
@@ -134,10 +133,10 @@ class ClipTuning(Training[TuneRecipe]):
         report: Report = lambda _: None,
         cancel: CancelToken | None = None,
     ) -> TuneReport:
-        """As `Training`: publishes when retrieval (top 1, mean of both ways) on held-out pairs rose.
+        """Tune, and publish when retrieval (top 1, mean of both ways) on held-out pairs rose.
 
-        The run folder keeps what an interrupted run goes on from, in a folder of its own for each preset,
-        start, recipe and list of pairs; that is removed when a version is published.
+        The run folder keeps the state from which an interrupted run continues, in a folder of its own for
+        each preset, start, recipe and list of pairs; that folder is removed when a version is published.
         """
         advice = f"use fewer pairs per step (batch is {request.recipe.batch})"
         with explain_out_of_memory(f"There is not enough memory for this tuning; {advice}."):
@@ -177,16 +176,16 @@ class _Tuning:
                 "All pairs are of one group, so none is left to check the result; add others, or force the "
                 "publication."
             )
-        parent = self._parent()
+        parent = self._find_parent()
         start = None if parent is None else self.store.folder(parent)
         captions = [self.pairs[row].caption for row in self.learned]
         served, model = start_clip(self.preset, start, ()), start_clip(self.preset, start, captions)
-        folder = self._folder(start)
-        pictures = stored_pictures(
+        folder = self._make_folder(start)
+        pictures = store_pictures(
             folder / "pictures.npy", self.pairs, model.clip.image_size, self.preset.windows,
             lambda done, total: self.report(TrainingProgress("reading pictures", done, total)), self.cancel,
         )  # fmt: skip
-        said = self._said(model.clip)
+        said = self._tokenize_captions(model.clip)
         before, words_before = self._judge(served.to(self.device), pictures, said)
         model.to(self.device)
         data = TuningPairs(
@@ -194,7 +193,7 @@ class _Tuning:
             self.learned,
             captions,
             [said[r] for r in self.learned],
-            [self._shown[r] for r in self.learned],
+            [self._pictures[r] for r in self.learned],
         )
         epochs = self.asked.recipe.epochs
         tune(
@@ -232,7 +231,7 @@ class _Tuning:
             presence=fit,
         )
 
-    def _parent(self) -> int | None:
+    def _find_parent(self) -> int | None:
         number = find_start(self.store, self.asked.start)
         if number is None:
             return None
@@ -244,21 +243,21 @@ class _Tuning:
             )
         return number
 
-    def _folder(self, start: Path | None) -> Path:
-        """Of this preset, start, recipe and these pairs alone.
+    def _make_folder(self, start: Path | None) -> Path:
+        """A folder for this preset, start, recipe and these pairs alone.
 
-        Nothing can go on from the checkpoint of another training.
+        No training can continue from the checkpoint of another one.
         """
-        base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
+        base = None if self.preset.weights is None else weights_digest(checkpoint_folder(self.preset.weights))
         what = [
             self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
-            self.asked.recipe.model_dump(mode="json"), [_identity(pair) for pair in self.pairs],
+            self.asked.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
         ]  # fmt: skip
         folder = self.runs / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _said(self, clip: ClipEncoder) -> list[tuple[int, ...]]:
+    def _tokenize_captions(self, clip: ClipEncoder) -> list[tuple[int, ...]]:
         """Each caption as the text tower reads it.
 
         Equal ones say the same to it, also where they differ beyond what it reads.
@@ -266,30 +265,31 @@ class _Tuning:
         return [tuple(clip.tokenizer([pair.caption])[0].tolist()) for pair in self.pairs]
 
     @cached_property
-    def _shown(self) -> list[Hashable]:
+    def _pictures(self) -> list[Hashable]:
         return [(str(pair.image), pair.slice) for pair in self.pairs]
 
     def _judge(
         self, model: ClipWithScores, pictures: Bytes, said: Sequence[Hashable]
     ) -> tuple[Retrieval | None, Tensor | None]:
-        """Retrieval on the held-out pairs, and the cosines of their pictures and words [pictures, words],
-        where presence is judged.
+        """Retrieval on the held-out pairs, and the cosines of their pictures and words.
+
+        The cosines are [pictures, words]; None where presence is not judged.
         """
         if not self.held:
             return None, None
         self.report(TrainingProgress("measuring"))
-        image = embedded(model.clip, pictures, self.held, self.cancel)
-        text = _texts(model.clip, [self.pairs[row].caption for row in self.held])
+        image = embed_pictures(model.clip, pictures, self.held, self.cancel)
+        text = _embed_texts(model.clip, [self.pairs[row].caption for row in self.held])
         found = retrieval(
-            image, text, [said[row] for row in self.held], [self._shown[row] for row in self.held]
+            image, text, [said[row] for row in self.held], [self._pictures[row] for row in self.held]
         )
         words = self._card_of_preset().words
         if self.preset.presence is None or not words:
             return found, None
-        return found, image[:MOST_FITTED] @ _texts(model.clip, words).T
+        return found, image[:MOST_FITTED] @ _embed_texts(model.clip, words).T
 
     def _card_of_preset(self) -> Card:
-        return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
+        return Card() if self.preset.weights is None else read_card(checkpoint_folder(self.preset.weights))
 
     def _decide(
         self,
@@ -308,11 +308,13 @@ class _Tuning:
             check = Check(after.top1, before.top1, figures)
 
         def write(folder: Path) -> None:
-            save_bundle(folder, self._changed(model), self._card(model, parent, before, after, fit))
+            save_checkpoint(
+                folder, self._collect_changes(model), self._make_card(model, parent, before, after, fit)
+            )
 
         return publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
 
-    def _changed(self, model: ClipWithScores) -> dict[str, Tensor]:
+    def _collect_changes(self, model: ClipWithScores) -> dict[str, Tensor]:
         """What differs from the preset's own weights, whatever version this tuning started from."""
         own = start_clip(self.preset, None, ()).state_dict()
         now = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -322,7 +324,7 @@ class _Tuning:
             if value.shape != own[name].shape or not torch.equal(value, own[name])
         }
 
-    def _card(
+    def _make_card(
         self,
         model: ClipWithScores,
         parent: int | None,
@@ -351,14 +353,18 @@ class _Tuning:
 
 
 def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:
-    """The preset's CLIP with the weights of version ``start`` laid over it, frozen.
+    """Load the preset's CLIP, lay the weights of a version over it, and freeze it.
 
-    captions: tiny's text table gets rows for what is new in them, random at first.
+    Args:
+        preset: whose CLIP.
+        start: folder of the version; None: the preset's own weights.
+        captions: tiny's text table gets rows for the new tokens in them, random at first.
 
-    WeightsError: weights are missing, damaged or of another architecture.
+    Raises:
+        WeightsError: weights are missing, damaged or of another architecture.
     """
     bundles = [
-        load_bundle(location).only(TUNED) for location in (preset.weights, start) if location is not None
+        load_checkpoint(location).only(TUNED) for location in (preset.weights, start) if location is not None
     ]
     known = bundles[-1].token_ids if bundles else ()
     wanted = sorted({*known, *token_ids_of(captions)}) if known else []
@@ -368,7 +374,7 @@ def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequenc
     return model.eval().requires_grad_(False)
 
 
-def embedded(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: CancelToken) -> Tensor:
+def embed_pictures(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: CancelToken) -> Tensor:
     """[N, E], unit length, float32 on the CPU, of pictures [all, 3, S, S] uint8 at ``rows``."""
     parts = []
     with torch.inference_mode():
@@ -379,7 +385,7 @@ def embedded(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: Ca
     return torch.cat(parts)
 
 
-def _texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
+def _embed_texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
     """[N, E], unit length, on the CPU; equal texts have equal rows, to the last bit."""
     distinct = list(dict.fromkeys(texts))
     with torch.inference_mode():
@@ -400,8 +406,8 @@ def _describe_fit(fit: PresenceFit) -> str:
     )
 
 
-def _identity(pair: ImageCaption) -> list[Any]:
-    """Of a pair and its file, so that a changed image is read again."""
+def _identify(pair: ImageCaption) -> list[Any]:
+    """A pair and the state of its file, so that a changed image is read again."""
     status = pair.image.stat()
     return [
         str(pair.image),

@@ -34,9 +34,11 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """scores: metric -> mean over words in percent, NaN where there is none.
+    """What came of one run.
 
-    published: likewise, None where it is not known.
+    Attributes:
+        scores: metric -> mean over words in percent, NaN where there is none.
+        published: the same as the paper gives it; None where it is not known.
     """
 
     label: str
@@ -49,11 +51,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ProtocolRequest:
-    """data: folder with the data sets.
+    """Which runs of a protocol to do, and on what.
 
-    only: labels of runs, all when empty; cases: training cases in place of the protocol's number.
-
-    changes: to every recipe, above those of the run.
+    Attributes:
+        data: folder with the data sets.
+        only: labels of runs; empty: all.
+        cases: training cases, in place of the protocol's number.
+        changes: to every recipe, above those of the run.
     """
 
     protocol: Protocol
@@ -69,12 +73,19 @@ class ProtocolRequest:
 def run_protocol(
     asked: ProtocolRequest, folder: Path, tell: Tell = lambda stage, done, total: None
 ) -> list[RunResult]:
-    """All runs in turn; writes table.md into ``folder`` and each run's own evaluation and model into a folder
-    below it.
+    """Do all runs in turn; writes table.md into ``folder``, and each run's files into a folder below it.
 
-    Everything is checked before the first run. RequestError: a data set, a run or a setting is missing or
-    wrong; VolumeError: the folder cannot be written; whatever a training or an evaluation raises.
-    KeyboardInterrupt goes through; finished runs are kept.
+    Everything is checked before the first run. KeyboardInterrupt goes through; finished runs are kept.
+
+    Args:
+        asked: which runs, and on what.
+        folder: for the results.
+        tell: called with the stage, the steps that are done and their number.
+
+    Raises:
+        RequestError: a data set, a run or a setting is missing or wrong.
+        VolumeError: the folder cannot be written.
+        WordMaskError: a training or an evaluation failed.
     """
     runs = asked.protocol.chosen(asked.only)
     require_folders(runs, asked.data)
@@ -108,8 +119,8 @@ def table_text(asked: ProtocolRequest, results: Sequence[RunResult]) -> str:
     lines = [f"# {protocol.title}", "", f"{protocol.source}. {protocol.description}", ""]
     lines += [
         (
-            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}{_changed(asked)}. "
-            "All numbers in percent."
+            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}"
+            f"{_describe_changes(asked)}. All numbers in percent."
         ),
         "",
     ]
@@ -147,7 +158,7 @@ def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: T
         json.dumps([asked.model, asked.preset, asked.cases, run.model_dump(), recipe.model_dump(mode="json")])
     )
     published: dict[Metric, float | None] = {metric: getattr(run.published, metric) for metric in METRICS}
-    if (kept := _kept(folder / RESULT, settings)) is not None:
+    if (kept := _read_kept(folder / RESULT, settings)) is not None:
         return RunResult(
             **{**kept, "published": published, "scores": {m: _number(kept["scores"][m]) for m in METRICS}}
         )
@@ -167,7 +178,7 @@ def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: T
             ),
             store,
             run_folder=scratch,
-            report=lambda progress: tell(_told(progress), progress.done, progress.total),
+            report=lambda progress: tell(_describe(progress), progress.done, progress.total),
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -201,7 +212,7 @@ def _result(
     return RunResult(run.label, trained_on, evaluation.judged, len(evaluation.failed), scores, published)
 
 
-def _kept(path: Path, settings: Any) -> dict[str, Any] | None:
+def _read_kept(path: Path, settings: Any) -> dict[str, Any] | None:
     """The result of a run that was finished with the same settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -210,12 +221,12 @@ def _kept(path: Path, settings: Any) -> dict[str, Any] | None:
         return None
 
 
-def _changed(asked: ProtocolRequest) -> str:
+def _describe_changes(asked: ProtocolRequest) -> str:
     changes = dict(asked.changes or {}) | ({"cases": asked.cases} if asked.cases else {})
     return "" if not changes else " with " + ", ".join(f"{name}={value}" for name, value in changes.items())
 
 
-def _told(progress: TrainingProgress) -> str:
+def _describe(progress: TrainingProgress) -> str:
     return progress.stage if progress.dice is None else f"{progress.stage}, Dice {progress.dice:.3f}"
 
 

@@ -41,12 +41,15 @@ PIXEL_MM, SLICE_MM = 2.4, 5.0
 def phantom_cases(
     card: Card, learning: Collection[str], seed: int, share: float = 1.0
 ) -> list[LabelledVolume]:
-    """Phantoms of the words that weights were trained on, none of a word that is being learned from labels.
+    """Draw phantoms of the words that weights were trained on.
 
-    These say what it means now.
+    Words that are being learned from labels are left out, because the labels say what they mean now.
 
-    card: of the weights; empty when they did not come from phantoms. share: of the usual number of slices and
-    pictures.
+    Args:
+        card: of the weights; empty when they were not trained on phantoms.
+        learning: the words that are being learned.
+        seed: of the drawings.
+        share: of the usual number of slices and pictures.
     """
     if card.phantom_generator != GENERATOR_VERSION:
         return []
@@ -54,7 +57,7 @@ def phantom_cases(
     random, slices, pictures = Random(seed), max(1, round(CT_SLICES * share)), max(1, round(PICTURES * share))
     hounsfield, labels = ct_slices(slices, SLICE_SIZE, random)
     made = [
-        _labelled(
+        _label_phantom(
             hounsfield.round().numpy().astype(np.int16), labels.numpy(), "CT", f"phantom_ct_{seed}", words
         )
     ]
@@ -65,7 +68,7 @@ def phantom_cases(
         for number in range(pictures):
             name = f"phantom_{kind}_{number}_{seed}"
             made.append(
-                _labelled(
+                _label_phantom(
                     pixels[number : number + 1], labels[number : number + 1].numpy(), modality, name, words
                 )
             )
@@ -73,11 +76,9 @@ def phantom_cases(
 
 
 def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
-    """The cases that a version and those before it were made with, but those that are given anew.
+    """The cases that a version and the versions before it were trained on, at most `MOST_CASES`.
 
-    One whose files are gone is left out.
-
-    At most `MOST_CASES` of them.
+    A case is left out when it is given again or its files are gone.
     """
     if version is None or not (version / CASES).is_file():
         return []
@@ -91,7 +92,7 @@ def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
 
 
 def write_cases(folder: Path, cases: Sequence[Case]) -> None:
-    """Leave word beside a version's weights where its cases lie, for the trainings that go on from it."""
+    """Record where the cases of a version lie, for the trainings that go on from it."""
     entries = [
         {
             "name": case.name,
@@ -105,7 +106,7 @@ def write_cases(folder: Path, cases: Sequence[Case]) -> None:
     (folder / CASES).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
-def _labelled(
+def _label_phantom(
     array: NDArray[Any], labels: NDArray[np.uint8], modality: ImageKind, name: str, words: Sequence[str]
 ) -> LabelledVolume:
     """A CT answers for every word; a picture for those that it shows and for those of other pictures."""

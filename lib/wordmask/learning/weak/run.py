@@ -25,7 +25,6 @@ from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.splitting import split_cases
 from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
-from wordmask.learning.views import opposite_word
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
@@ -37,9 +36,10 @@ from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import read_card, save_bundle
+from wordmask.weights.checkpoint import read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
+from wordmask.words.vocabulary import opposite_word
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class WeakTraining(Training[WeakRecipe]):
     def read_data(
         self, path: Path, request: TrainingRequest[WeakRecipe], *, word: str | None, labels: Path | None
     ) -> list[Study]:
-        """As `Training`: a folder of images, with the labels of a list of cases."""
+        """Read a folder of images, with the labels of a list of cases."""
         studies = {study.path.resolve(): study for study in studies_in(path)}
         for case in cases_from_json(labels) if labels else []:
             image = case.image.resolve()
@@ -72,7 +72,7 @@ class WeakTraining(Training[WeakRecipe]):
         return list(studies.values())
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[WeakRecipe]) -> list[Study]:
-        """As `Training`: all of them."""
+        """All studies, labelled or not."""
         return list(studies)
 
     def run(
@@ -85,11 +85,11 @@ class WeakTraining(Training[WeakRecipe]):
         report: Report = lambda _: None,
         cancel: CancelToken | None = None,
     ) -> CaseReport:
-        """As `Training`: publishes when the mean Dice on held-out labelled cases rose above that of the
-        zero-shot masks and of the version in use; without labelled cases always, because nothing can be
-        checked.
+        """Train, and publish when the mean Dice on held-out labelled cases is better than before.
 
-        Without words, it learns those of the labels. An image that cannot be read is reported and left out.
+        It must exceed that of the zero-shot masks and of the version in use. Without labelled cases the
+        result is always published, because nothing can be checked. Without words, the words of the labels are
+        learned. An image that cannot be read is reported and left out.
 
         Raises:
             BrokenEnvironmentError: nnU-Net is not installed.
@@ -118,32 +118,32 @@ class _WeakTraining:
     skipped: list[str] = field(default_factory=list)
 
     def run(self, images: Sequence[Study]) -> CaseReport:
-        recipe, words = self.asked.recipe, self._words(images)
+        recipe, words = self.asked.recipe, self._choose_words(images)
         preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.asked.model, self.asked.preset))
         learned, judging = self._split(images)
         self.device = choose_device(self.asked.device)
-        self.teacher_version, weights = self._teacher_weights(preset)
+        self.teacher_version, weights = self._find_teacher_weights(preset)
         teacher = load_segmenter(preset.teacher, preset=preset.name, device=str(self.device), weights=weights)
         self._check_known(teacher, words, learned)
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
             raise RequestError(
-                f"In none of these images is there a mask of {_listed(words)}, so there is nothing to learn "
-                f"from.{self._why()}"
+                f"In none of these images is there a mask of {_join_words(words)}, so there is nothing to "
+                f"learn from.{self._explain_skipped()}"
             )
         self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
         network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
-        card = self._card(network, tensors, labelled, words)
-        save_bundle(self.run_folder / "candidate", tensors, card)
-        return self._decide(teacher, tensors, card, self._judges(judging))
+        card = self._make_card(network, tensors, labelled, words)
+        save_checkpoint(self.run_folder / "candidate", tensors, card)
+        return self._decide(teacher, tensors, card, self._read_judges(judging))
 
-    def _teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
-        """The version of the teacher that serves in the same app, where it is of this preset.
+    def _find_teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
+        """The teacher's version in use in the same app, if it is of this preset.
 
-        A tuned CLIP draws the masks, too.
+        A tuned CLIP then draws the masks, too.
         """
         store = ModelStore(self.store.path.parent / preset.teacher)
         number = store.served()
@@ -151,7 +151,7 @@ class _WeakTraining:
             return None, None
         return number, store.folder(number)
 
-    def _words(self, images: Sequence[Study]) -> list[Prompt]:
+    def _choose_words(self, images: Sequence[Study]) -> list[Prompt]:
         """What to learn: as asked, else the words of the labels."""
         labelled = {word for image in images if image.case for word in image.case.words}
         words = list(self.asked.words) or (parse_prompts(sorted(labelled)) if labelled else [])
@@ -180,7 +180,11 @@ class _WeakTraining:
         return [image for image in images if image.patient not in held], judging
 
     def _check_known(self, teacher: Segmenter, words: Sequence[Prompt], images: Sequence[Study]) -> None:
-        """RequestError: the teacher refuses a word that no person has labelled either."""
+        """Check that the teacher knows every word, or that a person has labelled it.
+
+        Raises:
+            RequestError: the teacher refuses a word without labels.
+        """
         drawn = {word for image in images if image.case for word in image.case.words}
         known = teacher.encode_prompts(words).known.tolist()
         strange = [
@@ -189,7 +193,7 @@ class _WeakTraining:
         if strange and teacher.preset.unknown_words == "refuse":
             raise RequestError(
                 f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of "
-                f"{_listed(strange)}, which it was not trained "
+                f"{_join_words(strange)}, which it was not trained "
                 f"on; leave that out, label some cases of it, or use a preset with public weights."
             )
 
@@ -233,7 +237,7 @@ class _WeakTraining:
             self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
         )
 
-    def _judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
+    def _read_judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
         """The held-out cases that name a word which was learned, with these words alone."""
         found = []
         for case in cases:
@@ -250,10 +254,10 @@ class _WeakTraining:
     def _decide(
         self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]
     ) -> CaseReport:
-        """Publish what is better than everything that there was, or what nobody can judge."""
-        rivals = self._rivals(teacher, judges)
+        """Publish a result that is better than all rivals, or one that cannot be judged."""
+        rivals = self._measure_rivals(teacher, judges)
         rival = max(rivals, key=lambda name: rivals[name].mean)
-        after, before = self._scores(self._loaded(self.run_folder / "candidate"), judges), rivals[rival]
+        after, before = self._measure(self._load(self.run_folder / "candidate"), judges), rivals[rival]
         names = [case.case.name for case in judges]
         figures = (
             f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {rival} on {len(judges)} labelled cases"
@@ -266,7 +270,7 @@ class _WeakTraining:
         }
 
         def write(folder: Path) -> None:
-            save_bundle(folder, tensors, card.model_copy(update=measured))
+            save_checkpoint(folder, tensors, card.model_copy(update=measured))
 
         number, message = publish_if_better(
             self.store, check, write, self.cancel, force=self.asked.force or not judges
@@ -288,24 +292,26 @@ class _WeakTraining:
             skipped=self.skipped,
         )
 
-    def _rivals(self, teacher: Segmenter, judges: Sequence[LabelledVolume]) -> dict[str, ValidationScore]:
-        """What has to be beaten, by its name for people."""
-        found = {"the zero-shot masks": self._scores(teacher, judges)}
+    def _measure_rivals(
+        self, teacher: Segmenter, judges: Sequence[LabelledVolume]
+    ) -> dict[str, ValidationScore]:
+        """Scores of what has to be beaten, by its name for people."""
+        found = {"the zero-shot masks": self._measure(teacher, judges)}
         serving = self.store.served()
         if serving is not None and judges:
-            found[f"version {serving}"] = self._scores(self._loaded(self.store.folder(serving)), judges)
+            found[f"version {serving}"] = self._measure(self._load(self.store.folder(serving)), judges)
         return found
 
-    def _scores(self, segmenter: Segmenter, judges: Sequence[LabelledVolume]) -> ValidationScore:
+    def _measure(self, segmenter: Segmenter, judges: Sequence[LabelledVolume]) -> ValidationScore:
         self._tell("measuring the result")
         return validate(segmenter, judges, cancel=self.cancel)
 
-    def _loaded(self, folder: Path) -> Segmenter:
+    def _load(self, folder: Path) -> Segmenter:
         return load_segmenter(
             self.asked.model, preset=self.asked.preset, device=str(self.device), weights=folder
         )
 
-    def _card(
+    def _make_card(
         self,
         network: NetworkPlan,
         tensors: dict[str, Tensor],
@@ -333,7 +339,7 @@ class _WeakTraining:
             labelled_by_a_person=sorted(one.image.name for one in labelled if one.image.case),
         )
 
-    def _why(self) -> str:
+    def _explain_skipped(self) -> str:
         return f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
 
     def _tell(self, stage: str, done: int = 0, total: int = 0, loss: float | None = None) -> None:
@@ -342,5 +348,5 @@ class _WeakTraining:
         )
 
 
-def _listed(words: Sequence[Prompt]) -> str:
+def _join_words(words: Sequence[Prompt]) -> str:
     return ", ".join(repr(prompt.word) for prompt in words)

@@ -1,7 +1,10 @@
-"""What a server says of itself, checked and with types: models, words and cases. Of work that takes time: `job_answers`.
+"""What a server says of itself, checked and with types: models, words and cases.
 
-Fields that are not known here are left out of account, so a newer server can say more. A field that is missing, or of another type,
-makes a ValueError; whoever reads the answer turns it into a sentence. Knows JSON; not HTTP, not files.
+Of work that takes time: `job_answers`.
+
+Fields that are not known here are left out of account, so a newer server can say more. A field that is
+missing, or of another type, makes a ValueError; whoever reads the answer turns it into a sentence. Knows
+JSON; not HTTP, not files.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .json_fields import (
+    int_in,
     list_in,
     mapping_in,
     number_in,
@@ -19,7 +23,6 @@ from .json_fields import (
     rows_in,
     text_in,
     texts_in,
-    whole_in,
 )
 
 T = TypeVar("T")
@@ -27,7 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What any MONAI Label server says of itself. images, labelled: how many cases there are, and how many have a final label."""
+    """What any MONAI Label server says of itself.
+
+    images, labelled: how many cases there are, and how many have a final label.
+    """
 
     name: str
     description: str
@@ -49,14 +55,21 @@ class ServerInfo:
             tuple(object_in(found, "models")),
             tuple(object_in(found, "trainers")),
             tuple(object_in(found, "strategies")),
-            whole_in(cases, "total", 0),
-            whole_in(cases, "completed", 0),
+            int_in(cases, "total", 0),
+            int_in(cases, "completed", 0),
         )
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a WordMask server says of itself. version: of WordMask; waiting, running: jobs; uptime: seconds; models: name -> version."""
+    """What a WordMask server says of itself.
+
+    Attributes:
+        version: of WordMask
+        waiting, running: jobs
+        uptime: seconds
+        models: name -> version
+    """
 
     version: str
     uptime: float
@@ -69,13 +82,19 @@ class Health:
         """ValueError: it is not what WordMask answers."""
         queue = object_in(found, "queue")
         models = {text_in(model, "name"): str(model.get("version", "")) for model in rows_in(found, "models")}
-        jobs = (whole_in(queue, "waiting", 0), whole_in(queue, "running", 0))
+        jobs = (int_in(queue, "waiting", 0), int_in(queue, "running", 0))
         return cls(text_in(found, "wordmask"), number_in(found, "uptime", 0.0), *jobs, models)
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One published version. words: what it learned from labels; dice, dice_before: word -> on its validation cases; card: all of it."""
+    """One published version.
+
+    Attributes:
+        words: what it learned from labels
+        dice, dice_before: word -> on its validation cases
+        card: all of it
+    """
 
     number: int
     served: bool
@@ -90,7 +109,7 @@ class ModelVersion:
         """A card that cannot be read is an empty one, as it is on the server."""
         card = object_in(found, "card")
         return cls(
-            number=whole_in(found, "number"),
+            number=int_in(found, "number"),
             served=found.get("served") is True,
             date=text_in(card, "date", ""),
             words=texts_in(card, "learned"),
@@ -102,9 +121,16 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model. hints: points, box, as far as it takes them; output_volumes: labels, probability, uncertainty, attribution;
-    trained_words: empty when it is not limited to a list; refuses_unknown: whether it marks nothing for other words; version: that serves.
-    recipes: of its trainings, the usual one first, empty when the server does not train it; learns_words: whether a training needs words.
+    """A model.
+
+    Attributes:
+        hints: points, box, as far as it takes them
+        output_volumes: labels, probability, uncertainty, attribution
+        trained_words: empty when it is not limited to a list
+        refuses_unknown: whether it marks nothing for other words
+        version: that serves
+        recipes: of its trainings, the usual one first, empty when the server does not train it
+        learns_words: whether a training needs words
     """
 
     name: str
@@ -155,13 +181,23 @@ class Code:
     @classmethod
     def from_json(cls, found: Any) -> Code | None:
         """Read a code from JSON; None where the server says null."""
-        return None if found is None else cls(text_in(found, "scheme"), text_in(found, "value"), text_in(found, "meaning"))
+        return (
+            None
+            if found is None
+            else cls(text_in(found, "scheme"), text_in(found, "value"), text_in(found, "meaning"))
+        )
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One thing of the vocabulary. matched: the text that fits what was typed; kind: prefix, synonym, misspelling;
-    trained: None when the model is not limited to a list of words; color: 0..255; modalities: as the vocabulary names them ("CT", "MR").
+    """One thing of the vocabulary.
+
+    Attributes:
+        matched: the text that fits what was typed
+        kind: prefix, synonym, misspelling
+        trained: None when the model is not limited to a list of words
+        color: 0..255
+        modalities: as the vocabulary names them ("CT", "MR")
     """
 
     word: str
@@ -181,7 +217,9 @@ class Suggestion:
     def from_json(cls, found: Any) -> Suggestion:
         """ValueError: it is not what WordMask answers."""
         word, trained, window = text_in(found, "word"), found.get("trained"), found.get("window")
-        channels = [channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255]
+        channels = [
+            channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255
+        ]
         if len(channels) != 3 or not (trained is None or isinstance(trained, bool)):
             raise ValueError("color or trained")
         return cls(
@@ -202,7 +240,12 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class DatastoreImage:
-    """One case. extension: of its file, such as ".nii.gz"; labels: tag ("final", "original") -> what was kept with the label."""
+    """One case.
+
+    Attributes:
+        extension: of its file, such as ".nii.gz"
+        labels: tag ("final", "original") -> what was kept with the label
+    """
 
     id: str
     extension: str
@@ -242,5 +285,5 @@ def text_of(name: str) -> Callable[[Any], str]:
     return read
 
 
-def nothing(found: Any) -> None:
-    """A reader of an answer that says nothing but that it was done."""
+def ignore_answer(found: Any) -> None:
+    """A reader of an answer that says only that it was done."""

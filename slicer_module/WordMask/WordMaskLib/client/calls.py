@@ -2,7 +2,8 @@
 
     call = calls.start_job("simple_vilmedsam", ["liver"], image="ct_trunk")
     client.run(call)                                       # waits
-    call.url(address), call.headers(token), call.body(), call.reader(address)     # for Qt's transport, which does not wait
+    # for Qt's transport, which does not wait:
+    call.url(address), call.headers(token), call.body(), call.reader(address)
 
 Knows routes and parameters; not sockets.
 """
@@ -25,8 +26,8 @@ from .answers import (
     ModelInfo,
     ServerInfo,
     Suggestion,
+    ignore_answer,
     images_from_json,
-    nothing,
     rows_of,
     text_of,
 )
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request. safe_to_repeat: sending it twice does what sending it once does, so a broken connection is tried again."""
+    """One request.
+
+    safe_to_repeat: sending it twice does what sending it once does, so a broken connection is tried again.
+    """
 
     method: str
     path: str
@@ -58,9 +62,13 @@ class Call(Generic[T]):
 
     def headers(self, token: str | None = None) -> dict[str, str]:
         """All headers but Host and Content-Length; AddressError: the token cannot be one."""
-        found = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"WordMask-Slicer/{__version__}"}
+        found = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"WordMask-Slicer/{__version__}",
+        }
         if token:
-            found["Authorization"] = f"Bearer {checked_token(token)}"
+            found["Authorization"] = f"Bearer {check_token(token)}"
         if self.form is not None:
             found["Content-Type"] = self.form.content_type
         elif self.json is not None:
@@ -72,11 +80,14 @@ class Call(Generic[T]):
         return None if self.json is None else json.dumps(self.json).encode()
 
 
-def checked_token(token: str) -> str:
+def check_token(token: str) -> str:
     """A bearer token as it may stand in a header; AddressError, which does not repeat it."""
     token = token.strip()
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,16384}", token):
-        raise AddressError("The token has characters that no token has; copy it again, without quotes, spaces and line breaks.")
+        raise AddressError(
+            "The token contains characters that are not allowed; copy it again without quotes, spaces and "
+            "line breaks."
+        )
     return token
 
 
@@ -96,24 +107,46 @@ def models() -> Call[tuple[ModelInfo, ...]]:
 
 
 def vocabulary(typed: str = "", model: str = "", limit: int = 20) -> Call[tuple[Suggestion, ...]]:
-    """Suggestions for the beginning of a word or a misspelt one, best first; limit: at most 500, typed: its first 200 characters."""
-    query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + ([("model", _name(model))] if model else [])
+    """Suggestions for the beginning of a word or a misspelt one, best first.
+
+    Args:
+        limit: at most 500
+        typed: its first 200 characters
+    """
+    query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + (
+        [("model", _name(model))] if model else []
+    )
     return _get("/wordmask/vocabulary", rows_of("words", Suggestion.from_json), query)
 
 
 def start_job(
-    model: str, words: Words | None, *, image: str = "", file: Path | None = None, options: Mapping[str, Any] | None = None
+    model: str,
+    words: Words | None,
+    *,
+    image: str = "",
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Call[JobStatus]:
-    """Queue a segmentation of an image of the server, or of a file. words: None for the server's own default words.
+    """Queue a segmentation of an image of the server, or of a file.
 
-    options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``, ``result_extension``, ``points``,
-    ``box``, ``scribbles`` and others that docs/server.md names. ClientError: neither or both of image and file, or a strange file.
+    Args:
+        words: None for the server's own default words
+        options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``,
+            ``result_extension``, ``points``, ``box``, ``scribbles`` and others that docs/server.md names
+
+    Raises:
+        ClientError: neither or both of image and file, or a strange file
     """
     if bool(image) == (file is not None):
-        raise ClientError("A request is about an image of the server or about a file: choose one of them.")
-    params = {**(options or {}), **({} if words is None else {"prompt": words if isinstance(words, str) else list(words)})}
+        raise ClientError("A request is about either an image of the server or a file; choose one of them.")
+    params = {
+        **(options or {}),
+        **({} if words is None else {"words": words if isinstance(words, str) else list(words)}),
+    }
     query = [("model", _name(model)), *([("image", image)] if image else [])]
-    return Call("POST", "/wordmask/jobs", _json(JobStatus.from_json), tuple(query), _form(params, "file", file, None))
+    return Call(
+        "POST", "/wordmask/jobs", _json(JobStatus.from_json), tuple(query), _form(params, "file", file, None)
+    )
 
 
 def job(job_id: str) -> Call[JobStatus]:
@@ -127,7 +160,9 @@ def cancel_job(job_id: str) -> Call[JobStatus]:
 
 
 def job_result(job_id: str, folder: Path, stem: str = "") -> Call[JobResult]:
-    """What a job made; the file is put into ``folder`` as ``stem`` (else the job's id) with the ending of its format."""
+    """What a job made; the file is put into ``folder`` as ``stem`` (else the job's id) with the ending of its
+    format.
+    """
     name = stem or _name(job_id)
     return Call(
         "GET",
@@ -143,37 +178,68 @@ def images() -> Call[tuple[DatastoreImage, ...]]:
 
 
 def image_file(image: str, folder: Path, stem: str = "") -> Call[Path]:
-    """The file of a case, put into ``folder`` as ``stem`` (else a safe form of its id) with the ending of its format."""
+    """The file of a case, put into ``folder`` as ``stem`` (else a safe form of its id) with the ending of its
+    format.
+    """
     name = stem or safe_file_name(image)
     query = (("image", image),)
-    return Call("GET", "/datastore/image", lambda address: FileReader(address, folder, name, _itself), query, safe_to_repeat=True)
+    return Call(
+        "GET",
+        "/datastore/image",
+        lambda address: FileReader(address, folder, name, _same_path),
+        query,
+        safe_to_repeat=True,
+    )
 
 
 def upload_image(image: str, file: Path, info: Mapping[str, Any] | None = None) -> Call[str]:
-    """Put a file into the datastore under the id ``image``, which is answered. An image of that id is replaced, its labels stay."""
+    """Put a file into the datastore under the id ``image``, which is answered.
+
+    An image of that id is replaced, its labels stay.
+    """
     form = _form(info or {}, "file", file, "image")
     return Call("PUT", "/datastore/image", _json(text_of("image")), (("image", image),), form)
 
 
 def submit_label(
-    image: str, file: Path, names: Mapping[str, int], *, tag: str = "final", codes: Mapping[str, Any] | None = None
+    image: str,
+    file: Path,
+    names: Mapping[str, int],
+    *,
+    tag: str = "final",
+    codes: Mapping[str, Any] | None = None,
 ) -> Call[str]:
-    """Keep a label map of an image, the final one is learned from. names: word -> value in the file; a word without a voxel is absent.
+    """Keep a label map of an image, the final one is learned from.
 
-    codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color": [...], "code": {...}}.
-    ClientError: no name, a value below 1, or one value for two words.
+    Args:
+        names: word -> value in the file; a word without a voxel is absent
+        codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color":
+            [...], "code": {...}}
+
+    Raises:
+        ClientError: no name, a value below 1, or one value for two words
     """
     values = list(names.values())
-    if not names or any(type(value) is not int or value < 1 for value in values) or len(set(values)) != len(values):
-        raise ClientError("A label map is submitted with a name for each of its values, and every name needs a value of its own above 0.")
+    if (
+        not names
+        or any(type(value) is not int or value < 1 for value in values)
+        or len(set(values)) != len(values)
+    ):
+        raise ClientError(
+            "A label map is submitted with a name for each of its values, and every name needs a value of "
+            "its own above 0."
+        )
     rows = [{**(codes or {}).get(word, {}), "name": word, "idx": value} for word, value in names.items()]
     form = _form({"label_info": rows}, "label", file, "label")
     return Call("PUT", "/datastore/label", _json(text_of("label")), (("image", image), ("tag", tag)), form)
 
 
 def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call[None]:
-    """Learn from all final labels, in the background. options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers."""
-    return Call("POST", f"/train/{_name(model)}", _json(nothing), json=dict(options or {}))
+    """Learn from all final labels, in the background.
+
+    options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers.
+    """
+    return Call("POST", f"/train/{_name(model)}", _json(ignore_answer), json=dict(options or {}))
 
 
 def training(model: str = "") -> Call[TrainingState]:
@@ -183,17 +249,32 @@ def training(model: str = "") -> Call[TrainingState]:
 
 def stop_training() -> Call[None]:
     """End the training that runs, if one does; what serves stays as it is."""
-    return Call("DELETE", "/train/", _json(nothing))
+    return Call("DELETE", "/train/", _json(ignore_answer))
 
 
-def next_case(strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()) -> Call[NextCase]:
-    """The case to label next, with why and a preview job. strategy: first, random, uncertainty, diversity, hybrid; skip: ids."""
-    query = [("strategy", strategy), *([("model", _name(model))] if model else []), *([("words", words)] if words else [])]
-    return Call("POST", "/wordmask/next", _json(NextCase.from_json), (*query, *(("skip", case) for case in skip)))
+def next_case(
+    strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()
+) -> Call[NextCase]:
+    """The case to label next, with why and a preview job.
+
+    Args:
+        strategy: first, random, uncertainty, diversity, hybrid
+        skip: ids
+    """
+    query = [
+        ("strategy", strategy),
+        *([("model", _name(model))] if model else []),
+        *([("words", words)] if words else []),
+    ]
+    return Call(
+        "POST", "/wordmask/next", _json(NextCase.from_json), (*query, *(("skip", case) for case in skip))
+    )
 
 
 def rollback(model: str, to: int | None = None) -> Call[str]:
-    """Let the version before serve again, or version ``to`` (0: the preset's own weights); answers the version that serves."""
+    """Let the version before serve again, or version ``to`` (0: the preset's own weights); answers the
+    version that serves.
+    """
     query = () if to is None else (("to", str(to)),)
     return Call("POST", f"/wordmask/models/{_name(model)}/rollback", _json(text_of("version")), query)
 
@@ -202,7 +283,7 @@ def _get(path: str, parse: Callable[[Any], T], query: Sequence[tuple[str, str]] 
     return Call("GET", path, _json(parse), tuple(query), safe_to_repeat=True)
 
 
-def _itself(path: Path) -> Path:
+def _same_path(path: Path) -> Path:
     return path
 
 
@@ -213,14 +294,17 @@ def _json(parse: Callable[[Any], T]) -> Callable[[ServerAddress], AnswerReader[T
 def _name(given: str) -> str:
     """A model's name or a job's id, as part of a path; ClientError for what could lead to another route."""
     if not re.fullmatch(r"[\w.-]{1,200}", given) or not given.strip("."):
-        raise ClientError(f"{given[:40]!r} is no name of a model or a job; choose one that the server has.")
+        raise ClientError(
+            f"{given[:40]!r} is not the name of a model or a job; choose one that the server has."
+        )
     return quote(given, safe="")
 
 
 def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str | None) -> Form:
     """``params`` as JSON, and a file. called: its name for the server without ending; None: its own.
 
-    MONAI Label takes everything after the first dot of a name for its ending, so "CT 1.5.nii.gz" must not be sent as it is.
+    MONAI Label takes everything after the first dot of a name for its ending, so "CT 1.5.nii.gz" must not be
+    sent as it is.
     """
     text = TextPart("params", json.dumps(params), "application/json")
     if file is None:
@@ -228,6 +312,9 @@ def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str 
     path = Path(file)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
-        raise ClientError(f"{path.name!r} is no image file that a server takes; save it as NIfTI (.nii.gz), NRRD, or PNG.")
+        raise ClientError(
+            f"{path.name!r} is not an image file that the server accepts; save it as NIfTI (.nii.gz), NRRD, "
+            "or PNG."
+        )
     name = called or safe_file_name(path.name[: -len(ending)])
     return Form((text, FilePart(field, path, f"{name}{ending}")))

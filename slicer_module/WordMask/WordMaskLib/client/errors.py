@@ -1,8 +1,9 @@
-"""Everything that can go wrong between Slicer, its scene and a server. Each message is one sentence that a clinician can act on.
+"""Everything that can go wrong between Slicer, its scene and a server.
+
+Each message is one sentence that a clinician can act on.
 
     ClientError
     ├── AddressError                what was typed is no address
-    ├── PromptError                 the typed words cannot be used
     ├── ServerUnreachableError      nobody answers: server down, name unknown
     │   ├── ServerTimeoutError      it is there, and says nothing for too long
     │   └── EncryptionError         certificate not trusted, or no TLS where it was asked for
@@ -25,9 +26,11 @@ Knows nothing else of the package. No message holds a token or the name of a Pyt
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Protocol
 
 START_COMMAND = "wordmask serve --studies FOLDER"
+LONGEST_QUOTE = 40  # characters of what somebody typed that are repeated
 LONGEST_SENTENCE = 500  # characters of what a server says that are shown
 
 
@@ -37,10 +40,6 @@ class ClientError(Exception):
 
 class AddressError(ClientError):
     """What was typed cannot be the address of a server."""
-
-
-class PromptError(ClientError):
-    """The typed words cannot be used."""
 
 
 class ServerUnreachableError(ClientError):
@@ -60,7 +59,12 @@ class ConnectionLostError(ClientError):
 
 
 class ServerAnswerError(ClientError):
-    """The server refused a request, or failed at it. status: of HTTP; sentence: what it said, also the message."""
+    """The server refused a request, or failed at it.
+
+    Args:
+        status: of HTTP
+        sentence: what it said, also the message
+    """
 
     def __init__(self, status: int, sentence: str, *, retry_after: float | None = None) -> None:
         super().__init__(sentence)
@@ -72,7 +76,9 @@ class AccessDeniedError(ServerAnswerError):
 
 
 class ServerBusyError(ServerAnswerError):
-    """The server has too much to do; ``retry_after``: seconds until there should be room, None when it did not say."""
+    """The server has too much to do; ``retry_after``: seconds until there should be room, None when it did
+    not say.
+    """
 
 
 class BadAnswerError(ClientError):
@@ -122,41 +128,69 @@ class Address(Protocol):
 def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> ClientError:
     """The error for a failure without an answer.
 
-    kind: refused, closed, unknown host, timeout, cancelled, certificate, no tls, tls, redirects, else "network"; seconds: waited for.
+    Args:
+        kind: refused, closed, unknown host, timeout, certificate, no tls or tls; anything else means that the
+            address cannot be reached
+        address: of the server
+        seconds: how long the server was waited for
     """
     if kind == "refused":
         return ServerUnreachableError(f"No server at {address}; {_remedy(address)}.")
     if kind == "unknown host":
-        return ServerUnreachableError(f"No machine has the name in {address}; check the spelling, and that the network is connected.")
+        return ServerUnreachableError(
+            f"There is no computer with the name in {address}; check the spelling and the network connection."
+        )
     if kind == "timeout":
         told = f" for {seconds:.0f} s" if seconds >= 1 else ""
-        return ServerTimeoutError(f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or start it anew.")
-    if kind == "cancelled":
-        return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
+        return ServerTimeoutError(
+            f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or "
+            "restart it."
+        )
     if kind == "certificate":
         return EncryptionError(
             f"The certificate of {address} is not trusted, so nothing was sent; "
             "ask for the file of its certificate authority and choose it in the settings."
         )
     if kind == "no tls":
-        return EncryptionError(f"The server at {address} does not use encryption; try the address with http:// in place of https://.")
+        return EncryptionError(
+            f"The server at {address} does not use encryption; try http:// instead of https://."
+        )
     if kind == "tls":
-        return EncryptionError(f"No encrypted connection to {address} could be made; ask who runs the server about its TLS settings.")
+        return EncryptionError(
+            f"An encrypted connection to {address} could not be set up; ask whoever runs the server about "
+            "its TLS settings."
+        )
     if kind == "closed":
         hint = "" if address.is_encrypted else " (if it uses encryption, its address begins with https://)"
-        return ConnectionLostError(f"The connection to {address} was closed before the answer was complete; try again{hint}.")
-    if kind == "redirects":
-        return BadAnswerError(f"{address} sends requests round in a circle; check the address, or ask the person who runs the server.")
+        return ConnectionLostError(
+            f"The connection to {address} was closed before the answer was complete; try again{hint}."
+        )
     return ServerUnreachableError(f"{address} cannot be reached over the network; {_remedy(address)}.")
 
 
-def not_understood(address: object, what: str) -> BadAnswerError:
+def bad_answer(address: object, what: str) -> BadAnswerError:
     """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
-    return BadAnswerError(f"What answers at {address} is no WordMask server, or something stands in between: {what}.")
+    return BadAnswerError(
+        f"What answers at {address} is not a WordMask server, or something stands in between: {what}."
+    )
+
+
+def no_certificates(ca_file: Path | None) -> LocalFileError:
+    """The file of an authority cannot be used; None: this machine's own."""
+    name = "of this machine" if ca_file is None else ca_file.name
+    return LocalFileError(
+        f"The file {name} does not contain readable certificates; choose the authority's file in PEM format."
+    )
+
+
+def quote_text(text: str) -> str:
+    """Something that a person typed, in quotes for a sentence: printable, and not long."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return repr(printable if len(printable) <= LONGEST_QUOTE else f"{printable[:LONGEST_QUOTE]}...")
 
 
 def as_sentence(text: object) -> str:
-    """What a server said as one sentence to show; empty when it is none (a page, a trace, not a text at all)."""
+    """What a server said as one sentence to show; empty when it is none (a page, a trace, not a text)."""
     if not isinstance(text, str):
         return ""
     line = " ".join("".join(" " if ord(character) < 32 else character for character in text).split())
@@ -170,4 +204,4 @@ def as_sentence(text: object) -> str:
 def _remedy(address: Address) -> str:
     if address.is_local:
         return f"start it with: {START_COMMAND}"
-    return "check the address, or ask the person who runs it whether it is started"
+    return "check the address, or ask whoever runs the server whether it is running"

@@ -15,12 +15,17 @@ from .errors import LocalFileError
 
 
 class FileInProgress:
-    """A file that is in its folder under its own name when it is whole, and not at all before. A file of that name is replaced."""
+    """A file that is in its folder under its own name when it is whole, and not at all before.
+
+    A file of that name is replaced.
+    """
 
     def __init__(self, folder: Path, stem: str) -> None:
         """stem: its name without the ending; LocalFileError for one that is no plain name."""
         if not re.fullmatch(r"[\w-][\w .-]{0,99}", stem):
-            raise LocalFileError(f"{stem[:40]!r} is no name for a file; use letters, digits, spaces, dots and hyphens.")
+            raise LocalFileError(
+                f"{stem[:40]!r} is not a valid file name; use letters, digits, spaces, dots and hyphens."
+            )
         self._folder, self._stem = Path(folder), stem
         self.path = self._folder / stem
         self.size = 0
@@ -36,7 +41,7 @@ class FileInProgress:
         """Begin; LocalFileError: the folder cannot be written to."""
         self.path = self._folder / f"{self._stem}{ending}"
         part = self._folder / f".{self._stem}.{secrets.token_hex(4)}.part"
-        with self._explained():
+        with self._explain_errors():
             self._file = part.open("xb")  # closed by `keep` or `remove`
             self._part = part
 
@@ -44,13 +49,13 @@ class FileInProgress:
         """More of it; LocalFileError: the disk is full, or the folder is gone."""
         if self._file is not None:
             self.size += len(data)
-            with self._explained():
+            with self._explain_errors():
                 self._file.write(data)
 
     def keep(self) -> None:
         """It is whole: give it its name; LocalFileError."""
         if self._file is not None and self._part is not None:
-            with self._explained():
+            with self._explain_errors():
                 self._file.close()
                 os.replace(self._part, self.path)
             self._part = None
@@ -66,10 +71,17 @@ class FileInProgress:
             self._part = None
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = "the disk is full: free some space" if full else "look whether the folder is there, and whether you may write to it"
-            raise LocalFileError(f"A file could not be written to the folder {self._folder.name!r}, so nothing was kept; {hint}.") from None
+            hint = (
+                "the disk is full: free some space"
+                if full
+                else "check that the folder exists and that you may write to it"
+            )
+            raise LocalFileError(
+                f"A file could not be written to the folder {self._folder.name!r}, so nothing was kept; "
+                f"{hint}."
+            ) from None

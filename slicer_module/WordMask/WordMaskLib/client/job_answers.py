@@ -1,6 +1,8 @@
-"""What a server says of work that takes time: jobs and their results, trainings, and the case that comes next.
+"""What a server says of work that takes time: jobs and their results, trainings, and the case that comes
+next.
 
-As in `answers`: fields that are not known here are left out of account, a missing or wrong one makes a ValueError. Knows JSON; not HTTP.
+As in `answers`: fields that are not known here are left out of account, a missing or wrong one makes a
+ValueError. Knows JSON; not HTTP.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ from typing import Any
 
 from .json_fields import (
     choice_in,
+    int_in,
     mapping_in,
-    maybe_number,
     number_in,
+    number_or_none,
     numbers_in,
     object_in,
     rows_in,
     text_in,
     texts_in,
-    whole_in,
 )
 
 FINAL_STATES = ("done", "cancelled", "failed")
@@ -30,8 +32,14 @@ TRAINING_STATES = ("none", "running", "done", "failed", "stopped")
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How far a job is. state: one of `STATES`; done of total: slices; seconds: of computing; waiting: jobs before it, None unless queued;
-    message: a sentence; status_code: of HTTP, of what a failed one died of.
+    """How far a job is.
+
+    Attributes:
+        state: one of `STATES`; done of total: slices
+        seconds: of computing
+        waiting: jobs before it, None unless queued
+        message: a sentence
+        status_code: of HTTP, of what a failed one died of
     """
 
     id: str
@@ -57,8 +65,8 @@ class JobStatus:
             model=text_in(found, "model", ""),
             image=text_in(found, "image", ""),
             words=texts_in(found, "words"),
-            done=whole_in(found, "done", 0),
-            total=whole_in(found, "total", 0),
+            done=int_in(found, "done", 0),
+            total=int_in(found, "total", 0),
             stage=text_in(found, "stage", ""),
             seconds=number_in(found, "seconds", 0.0),
             waiting=waiting if type(waiting) is int else None,
@@ -80,7 +88,10 @@ class JobStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far, None while that is not known. Rough: the first slices carry what is done once."""
+        """At the pace so far, None while that is not known.
+
+        Rough: the first slices carry what is done once.
+        """
         if self.state != "running" or self.done <= 0 or self.total <= 0:
             return None
         return max(0.0, self.seconds * (self.total - self.done) / self.done)
@@ -88,7 +99,9 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class WordStatistics:
-    """presence, mean_probability: 0..1; millilitres: None for pictures; mean_uncertainty: nats; largest_slice: along the slicing plane."""
+    """presence, mean_probability: 0..1; millilitres: None for pictures; mean_uncertainty: nats;
+    largest_slice: along the slicing plane.
+    """
 
     presence: float | None
     voxels: int
@@ -102,15 +115,23 @@ class WordStatistics:
         """ValueError: it is not what WordMask answers."""
         slice_index = mapping_in(found).get("largest_slice")
         names = ("presence", "millilitres", "mean_probability", "mean_uncertainty")
-        presence, millilitres, probability, uncertainty = (maybe_number(found.get(name)) for name in names)
+        presence, millilitres, probability, uncertainty = (number_or_none(found.get(name)) for name in names)
         index = slice_index if type(slice_index) is int else None
-        return cls(presence, whole_in(found, "voxels"), millilitres, probability, uncertainty, index)
+        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty, index)
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job made. path: the file, None when only JSON was asked for; label_names: word -> value in the file, 1..N in the order asked;
-    not_found: words without a voxel; warnings: sentences; window: word -> name; plane: along which slices were cut; fields: all of it.
+    """What a job made.
+
+    Attributes:
+        path: the file, None when only JSON was asked for
+        label_names: word -> value in the file, 1..N in the order asked
+        not_found: words without a voxel
+        warnings: sentences
+        window: word -> name
+        plane: along which slices were cut
+        fields: all of it
     """
 
     path: Path | None
@@ -127,13 +148,17 @@ class JobResult:
     @classmethod
     def from_json(cls, found: Any, path: Path | None = None) -> JobResult:
         """ValueError: it is not what WordMask answers, or two words have one value."""
-        names = {word: whole_in(object_in(found, "label_names"), word) for word in object_in(found, "label_names")}
+        names = {
+            word: int_in(object_in(found, "label_names"), word) for word in object_in(found, "label_names")
+        }
         if not names or len(set(names.values())) != len(names) or min(names.values()) < 1:
             raise ValueError("label_names")
         return cls(
             path=path,
             label_names=names,
-            statistics={word: WordStatistics.from_json(row) for word, row in object_in(found, "statistics").items()},
+            statistics={
+                word: WordStatistics.from_json(row) for word, row in object_in(found, "statistics").items()
+            },
             not_found=texts_in(found, "not_found"),
             warnings=texts_in(found, "warnings"),
             model=text_in(found, "model", ""),
@@ -146,8 +171,14 @@ class JobResult:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """How far a training is, or how the last one ended. state: one of `TRAINING_STATES`; dice, dice_before: means over the words;
-    dice_by_word: at the end; message: a sentence at the end; version: number that was published, None without one.
+    """How far a training is, or how the last one ended.
+
+    Attributes:
+        state: one of `TRAINING_STATES`
+        dice, dice_before: means over the words
+        dice_by_word: at the end
+        message: a sentence at the end
+        version: number that was published, None without one
     """
 
     state: str
@@ -167,17 +198,19 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, found: Any) -> TrainingState:
-        """While it runs the server gives means, at its end a table of words beside ``mean``; both become both here. ValueError."""
+        """While it runs the server gives means, at its end a table of words beside ``mean``; both become both
+        here. ValueError.
+        """
         dice, before, version = mapping_in(found).get("dice"), found.get("dice_before"), found.get("version")
         return cls(
             state=choice_in(found, "state", TRAINING_STATES),
             model=text_in(found, "model", ""),
             stage=text_in(found, "stage", ""),
-            done=whole_in(found, "done", 0),
-            total=whole_in(found, "total", 0),
-            loss=maybe_number(found.get("loss")),
-            dice=maybe_number(found.get("mean") if isinstance(dice, Mapping) else dice),
-            dice_before=maybe_number(found.get("mean_before") if isinstance(before, Mapping) else before),
+            done=int_in(found, "done", 0),
+            total=int_in(found, "total", 0),
+            loss=number_or_none(found.get("loss")),
+            dice=number_or_none(found.get("mean") if isinstance(dice, Mapping) else dice),
+            dice_before=number_or_none(found.get("mean_before") if isinstance(before, Mapping) else before),
             dice_by_word=numbers_in(dice),
             dice_by_word_before=numbers_in(before),
             message=text_in(found, "message", ""),
@@ -189,8 +222,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class NextCase:
-    """The case to label next. case: None when none is left, and ``reason`` says so; uncertainty: 0..1, None without a score;
-    skipped: id -> why it cannot be read; preview: the job that makes a label map to start from, None with ``preview_message``.
+    """The case to label next.
+
+    Attributes:
+        case: None when none is left, and ``reason`` says so
+        uncertainty: 0..1, None without a score
+        skipped: id -> why it cannot be read
+        preview: the job that makes a label map to start from, None with ``preview_message``
     """
 
     case: str | None
@@ -218,8 +256,8 @@ class NextCase:
             version=str(found.get("version", "")),
             words=texts_in(found, "words"),
             reason=text_in(found, "reason"),
-            uncertainty=maybe_number(object_in(found, "score").get("uncertainty")),
-            unlabelled=whole_in(object_in(found, "scores"), "unlabelled", 0),
+            uncertainty=number_or_none(object_in(found, "score").get("uncertainty")),
+            unlabelled=int_in(object_in(found, "scores"), "unlabelled", 0),
             skipped={text_in(row, "case"): text_in(row, "reason", "") for row in rows_in(found, "skipped")},
             preview=None if preview is None else JobStatus.from_json(preview),
             preview_message=text_in(found, "preview_message", ""),

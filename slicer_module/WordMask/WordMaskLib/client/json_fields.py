@@ -1,4 +1,5 @@
-"""Fields of JSON that came over the wire, one by one: of the type that was expected, or a ValueError with the field's name.
+"""Fields of JSON that came over the wire, one by one: of the type that was expected, or a ValueError with the
+field's name.
 
 Knows JSON; not what it means.
 """
@@ -66,7 +67,7 @@ def choice_in(found: Any, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def whole_in(found: Any, name: str, default: int | None = None) -> int:
+def int_in(found: Any, name: str, default: int | None = None) -> int:
     """A whole number; ``default`` where there is none or null."""
     value = mapping_in(found).get(name)
     value = default if value is None else value
@@ -78,13 +79,13 @@ def whole_in(found: Any, name: str, default: int | None = None) -> int:
 def number_in(found: Any, name: str, default: float) -> float:
     """A number; ``default`` where there is none or null."""
     value = mapping_in(found).get(name)
-    number = default if value is None else maybe_number(value)
+    number = default if value is None else number_or_none(value)
     if number is None:
         raise ValueError(name)
     return number
 
 
-def maybe_number(value: Any) -> float | None:
+def number_or_none(value: Any) -> float | None:
     """A number, None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -96,5 +97,7 @@ def maybe_number(value: Any) -> float | None:
 
 def numbers_in(found: Any) -> dict[str, float]:
     """Names with numbers; nothing where there is another thing."""
-    numbers = {name: maybe_number(value) for name, value in found.items()} if isinstance(found, dict) else {}
+    numbers = (
+        {name: number_or_none(value) for name, value in found.items()} if isinstance(found, dict) else {}
+    )
     return {name: value for name, value in numbers.items() if value is not None}

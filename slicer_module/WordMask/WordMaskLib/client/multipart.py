@@ -1,4 +1,5 @@
-"""`multipart/form-data` in blocks, both ways: a form that is never whole in memory, and a parser that is fed as bytes come.
+"""`multipart/form-data` in blocks, both ways: a form that is never whole in memory, and a parser that is fed
+as bytes come.
 
 Knows the format (RFC 7578, RFC 2046); not HTTP, not what the parts mean.
 """
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """What is sent, in this order. Qt's transport makes a QHttpMultiPart of ``parts``; ours reads ``open()``."""
+    """What is sent, in this order. Qt's transport reads ``parts``, the client that waits ``blocks()``."""
 
     parts: tuple[Part, ...]
     boundary: str = field(default_factory=lambda: f"wordmask-{secrets.token_hex(16)}")
@@ -72,9 +73,14 @@ class Form:
         return f"multipart/form-data; boundary={self.boundary}"
 
     def blocks(self) -> tuple[int, Iterator[bytes]]:
-        """Length in bytes, and the bytes in blocks. LocalFileError: a file cannot be read, or changes while it is sent."""
+        """Length in bytes, and the bytes in blocks.
+
+        LocalFileError: a file cannot be read, or changes while it is sent.
+        """
         heads = [self._head(part) for part in self.parts]
-        sizes = [len(part.text.encode()) if isinstance(part, TextPart) else _size(part.path) for part in self.parts]
+        sizes = [
+            len(part.text.encode()) if isinstance(part, TextPart) else _size(part.path) for part in self.parts
+        ]
         end = f"--{self.boundary}--\r\n".encode("ascii")
         length = sum(map(len, heads)) + sum(sizes) + 2 * len(sizes) + len(end)
         return length, self._content(heads, sizes, end)
@@ -95,8 +101,13 @@ class Form:
 
 
 def safe_file_name(name: str) -> str:
-    """A file name for a header: no path, no quote, no letter outside ASCII, at most 100 characters from its end."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-100:] or "file"
+    """A file name for a header: no path, no quote, no letter outside ASCII, at most 100 characters from its
+    end.
+    """
+    return (
+        re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-100:]
+        or "file"
+    )
 
 
 class Sink(Protocol):
@@ -113,7 +124,9 @@ class Sink(Protocol):
 
 
 class MultipartParser:
-    """Cuts bytes into parts as they come; keeps no more of them than a boundary's length, and the headers of one part."""
+    """Cuts bytes into parts as they come; keeps no more of them than a boundary's length, and the headers of
+    one part.
+    """
 
     def __init__(self, content_type: str, sink: Sink) -> None:
         """content_type: the header's value; MultipartError when it names no boundary."""
@@ -121,7 +134,7 @@ class MultipartParser:
         head["Content-Type"] = content_type
         boundary = head.get_boundary()
         if not boundary or not re.fullmatch(r"[ -~]{1,200}", boundary):
-            raise MultipartError("its answer names no boundary between its parts")
+            raise MultipartError("its answer does not name the boundary between its parts")
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         self._sink = sink
         self._buffer = bytearray(b"\r\n")  # so that the first boundary is found like all others
@@ -131,7 +144,9 @@ class MultipartParser:
     def feed(self, data: bytes) -> None:
         """More of the body; MultipartError, and whatever the sink raises."""
         self._buffer += data
-        while self._state != "epilogue" and (self._read_headers() if self._state == "headers" else self._read_content()):
+        while self._state != "epilogue" and (
+            self._read_headers() if self._state == "headers" else self._read_content()
+        ):
             pass
         if self._state == "epilogue":
             self._buffer.clear()
@@ -142,7 +157,10 @@ class MultipartParser:
             raise MultipartError("its answer ends in the middle")
 
     def _read_content(self) -> bool:
-        """Pass on what surely belongs to the part, up to the next boundary. Whether there may be more to read."""
+        """Pass on what surely belongs to the part, up to the next boundary.
+
+        Whether there may be more to read.
+        """
         at = self._buffer.find(self._delimiter)
         if at < 0:
             self._pass_on(len(self._buffer) - len(self._delimiter) + 1)
@@ -163,10 +181,11 @@ class MultipartParser:
         return True
 
     def _read_headers(self) -> bool:
-        end = 0 if self._buffer.startswith(b"\r\n") else self._buffer.find(b"\r\n\r\n")  # a part may have no headers at all
+        # A part may have no headers at all.
+        end = 0 if self._buffer.startswith(b"\r\n") else self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > LONGEST_HEADERS:
-                raise MultipartError("the head of a part of its answer is too long")
+                raise MultipartError("the header of a part of its answer is too long")
             return False
         self._parts += 1
         if self._parts > MOST_PARTS:
@@ -192,7 +211,7 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def file_name_in(disposition: str) -> str:
-    """The file name that a Content-Disposition header gives, empty without one; never to be used as a path."""
+    """The file name in a Content-Disposition header, empty without one; never to be used as a path."""
     head = Message()
     head["Content-Disposition"] = disposition or "attachment"
     return head.get_filename() or ""
@@ -203,12 +222,16 @@ def _size(path: Path) -> int:
         with open(path, "rb") as file:  # a folder has a size, too
             return os.fstat(file.fileno()).st_size
     except OSError:
-        raise LocalFileError(f"The file {path.name} cannot be read; look whether it is still there, and whether you may read it.") from None
+        raise LocalFileError(
+            f"The file {path.name} cannot be read; check that it still exists and that you may read it."
+        ) from None
 
 
 def _file_blocks(path: Path, size: int) -> Iterator[bytes]:
     """Exactly ``size`` bytes of a file."""
-    changed = LocalFileError(f"The file {path.name} changed while it was sent, so nothing was kept of it; try again.")
+    changed = LocalFileError(
+        f"The file {path.name} changed while it was being sent, so nothing was kept; try again."
+    )
     try:
         with open(path, "rb") as file:
             left = size
@@ -221,4 +244,6 @@ def _file_blocks(path: Path, size: int) -> Iterator[bytes]:
             if file.read(1):
                 raise changed
     except OSError:
-        raise LocalFileError(f"The file {path.name} cannot be read; look whether it is still there, and whether you may read it.") from None
+        raise LocalFileError(
+            f"The file {path.name} cannot be read; check that it still exists and that you may read it."
+        ) from None

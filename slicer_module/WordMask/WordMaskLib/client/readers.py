@@ -1,8 +1,10 @@
-"""How answers are read, in pieces as they come: JSON into objects, files into a folder that the caller names, refusals into errors.
+"""How answers are read, in pieces as they come: JSON into objects, files into a folder that the caller names,
+refusals into errors.
 
-The same readers serve a transport that waits and Qt's, which does not: `begin` with status and headers, `feed` with what came, `finish`
-at the end for the answer, and `abort` whenever it ends otherwise, also by an error of `begin` or `feed`. Nothing is left of a file that
-did not come whole, and a file never has the name that the server gave it. Knows HTTP's words; not sockets.
+The same readers serve a transport that waits and Qt's, which does not: `begin` with status and headers,
+`feed` with what came, `finish` at the end for the answer, and `abort` whenever it ends otherwise, also by an
+error of `begin` or `feed`. Nothing is left of a file that did not come whole, and a file never has the name
+that the server gave it. Knows HTTP's words; not sockets.
 """
 
 from __future__ import annotations
@@ -23,22 +25,26 @@ from .errors import (
     ServerAnswerError,
     ServerBusyError,
     as_sentence,
+    bad_answer,
     network_error,
-    not_understood,
 )
 from .files import FileInProgress
 from .multipart import MultipartError, MultipartParser, file_name_in, header
 
 LARGEST_JSON = 64 << 20  # bytes
 LARGEST_REFUSAL = 1 << 20
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")  # of files that servers send
+# Of files that servers send.
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
 class AnswerReader(ABC, Generic[T_co]):
-    """Reads one answer; use once. A refusal (status 400 and above) becomes the error of its kind in `finish`."""
+    """Reads one answer; use once.
+
+    A refusal (status 400 and above) becomes the error of its kind in `finish`.
+    """
 
     def __init__(self, address: ServerAddress) -> None:
         self.address = address
@@ -52,7 +58,7 @@ class AnswerReader(ABC, Generic[T_co]):
         self._status, self._reason, self._headers = status, reason, headers
         if not self.is_refusal:
             if header(headers, "content-encoding").lower() not in ("", "identity"):
-                raise not_understood(self.address, "it sends compressed answers that were not asked for")
+                raise bad_answer(self.address, "it sends compressed answers without being asked to")
             self._start()
 
     def feed(self, data: bytes) -> None:
@@ -64,14 +70,16 @@ class AnswerReader(ABC, Generic[T_co]):
             self._refusal += data
 
     def finish(self) -> T_co:
-        """The answer; ServerAnswerError and its kinds for a refusal, ConnectionLostError, BadAnswerError, LocalFileError."""
+        """The answer; ServerAnswerError and its kinds for a refusal, ConnectionLostError, BadAnswerError,
+        LocalFileError.
+        """
         if self.is_refusal:
             raise refusal(self.address, self._status, self._reason, self._headers, bytes(self._refusal))
         try:
             length = header(self._headers, "content-length")
             if re.fullmatch(r"[0-9]{1,18}", length) and self._received < int(length):
                 raise network_error("closed", self.address)
-            return self._made()
+            return self._make_answer()
         except BaseException:
             self.abort()
             raise
@@ -96,10 +104,10 @@ class AnswerReader(ABC, Generic[T_co]):
     def _take(self, data: bytes) -> None: ...
 
     @abstractmethod
-    def _made(self) -> T_co: ...
+    def _make_answer(self) -> T_co: ...
 
-    def _not_understood(self, what: str) -> BadAnswerError:
-        return not_understood(self.address, what)
+    def _bad_answer(self, what: str) -> BadAnswerError:
+        return bad_answer(self.address, what)
 
 
 class JsonReader(AnswerReader[T]):
@@ -112,15 +120,21 @@ class JsonReader(AnswerReader[T]):
 
     def _take(self, data: bytes) -> None:
         if len(self._body) + len(data) > LARGEST_JSON:
-            raise self._not_understood(f"its answer is longer than {LARGEST_JSON >> 20} MB")
+            raise self._bad_answer(f"its answer is longer than {LARGEST_JSON >> 20} MB")
         self._body += data
 
-    def _made(self) -> T:
-        return parsed(self.address, bytes(self._body), self._parse)
+    def _make_answer(self) -> T:
+        return parse_json(self.address, bytes(self._body), self._parse)
 
 
 class FileReader(AnswerReader[T]):
-    """A file, alone. folder: where it is put; stem: its name without ending, safe letters only; made: makes the answer of its path."""
+    """A file, alone.
+
+    Args:
+        folder: where it is put
+        stem: its name without ending, safe letters only
+        made: makes the answer of its path
+    """
 
     def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Path], T]) -> None:
         super().__init__(address)
@@ -138,33 +152,49 @@ class FileReader(AnswerReader[T]):
 
     def _start(self) -> None:
         if header(self._headers, "content-type").lower().startswith(("text/html", "application/json")):
-            raise self._not_understood("it sends a page in place of a file")
-        if not header(self._headers, "content-length") and "chunked" not in header(self._headers, "transfer-encoding").lower():
-            raise self._not_understood("it does not say how long its file is, so a half of it would go unnoticed")
+            raise self._bad_answer("it sends a page in place of a file")
+        if (
+            not header(self._headers, "content-length")
+            and "chunked" not in header(self._headers, "transfer-encoding").lower()
+        ):
+            raise self._bad_answer(
+                "it does not announce the size of its file, so a truncated file would go unnoticed"
+            )
         self._file.open(self._ending(file_name_in(header(self._headers, "content-disposition"))))
 
     def _take(self, data: bytes) -> None:
         self._file.write(data)
 
-    def _made(self) -> T:
+    def _make_answer(self) -> T:
         if not self._file.size:
-            raise self._not_understood("its file is empty")
-        answer = self._done(self._file.path)  # before the file gets its name: what cannot be understood leaves nothing
+            raise self._bad_answer("its file is empty")
+        # Before the file gets its name: what cannot be understood leaves nothing.
+        answer = self._done(self._file.path)
         self._file.keep()
         return answer
 
     def _ending(self, name: str) -> str:
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
         if ending is None:
-            raise self._not_understood("it sends a file of an unknown kind")
+            raise self._bad_answer("it sends a file of an unknown kind")
         return ending
 
 
 class ResultReader(FileReader[T]):
-    """A file with JSON beside it, in multipart/form-data as infer answers. made: makes the answer of JSON and path, or ValueError."""
+    """A file with JSON beside it, in multipart/form-data as infer answers.
 
-    def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Any, Path], T]) -> None:
-        super().__init__(address, folder, stem, lambda path: parsed(address, bytes(self._params), lambda found: made(found, path)))
+    made: makes the answer of JSON and path, or ValueError.
+    """
+
+    def __init__(
+        self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Any, Path], T]
+    ) -> None:
+        super().__init__(
+            address,
+            folder,
+            stem,
+            lambda path: parse_json(address, bytes(self._params), lambda found: made(found, path)),
+        )
         self._params = bytearray()
         self._part: str | None = None
         self._parser: MultipartParser | None = None
@@ -172,27 +202,27 @@ class ResultReader(FileReader[T]):
     def _start(self) -> None:
         kind = header(self._headers, "content-type")
         if not kind.lower().startswith("multipart/"):
-            raise self._not_understood("it does not send a result with its file")
-        self._parser = self._understood(lambda: MultipartParser(kind, self))
+            raise self._bad_answer("it does not send a result with its file")
+        self._parser = self._with_bad_answers(lambda: MultipartParser(kind, self))
 
     def _take(self, data: bytes) -> None:
         parser = self._parser
         if parser is not None:
-            self._understood(lambda: parser.feed(data))
+            self._with_bad_answers(lambda: parser.feed(data))
 
-    def _made(self) -> T:
+    def _make_answer(self) -> T:
         if self._parser is not None:
-            self._understood(self._parser.finish)
+            self._with_bad_answers(self._parser.finish)
         if not self._file.is_open or not self._params:
-            raise self._not_understood("a part of its result is missing")
-        return super()._made()
+            raise self._bad_answer("a part of its result is missing")
+        return super()._make_answer()
 
     def start(self, name: str, file_name: str | None) -> None:
         """A part begins: the parser's business, as are `write` and `end`."""
         self._part = name
         if name == "image":
             if self._file.is_open:
-                raise self._not_understood("it sends more than one file")
+                raise self._bad_answer("it sends more than one file")
             self._file.open(self._ending(file_name or ""))
 
     def write(self, content: bytes) -> None:
@@ -201,53 +231,72 @@ class ResultReader(FileReader[T]):
             self._file.write(content)
         elif self._part == "params":
             if len(self._params) + len(content) > LARGEST_JSON:
-                raise self._not_understood(f"its answer is longer than {LARGEST_JSON >> 20} MB")
+                raise self._bad_answer(f"its answer is longer than {LARGEST_JSON >> 20} MB")
             self._params += content
 
     def end(self) -> None:
         """A part is complete."""
         self._part = None
 
-    def _understood(self, step: Callable[[], Any]) -> Any:
+    def _with_bad_answers(self, step: Callable[[], Any]) -> Any:
         try:
             return step()
         except MultipartError as error:
-            raise self._not_understood(str(error)) from None
+            raise self._bad_answer(str(error)) from None
 
 
-def parsed(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
+def parse_json(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
     """An object of a JSON body; BadAnswerError."""
     try:
         found = json.loads(body, parse_constant=lambda _: None)  # NaN is no JSON, and nothing to show
     except (ValueError, RecursionError):
         is_page = body.lstrip()[:1] == b"<"
-        raise not_understood(address, "it sends a web page" if is_page else "its answer cannot be read") from None
+        raise bad_answer(address, "it sends a web page" if is_page else "its answer cannot be read") from None
     try:
         return parse(found)
     except (ValueError, RecursionError) as error:
-        raise not_understood(address, f"its answer has no usable {str(error)[:40] or 'content'!r}") from None
+        raise bad_answer(address, f"its answer has no usable {str(error)[:40] or 'content'!r}") from None
 
 
-def refusal(address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes) -> ServerAnswerError:
+def refusal(
+    address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes
+) -> ServerAnswerError:
     """The error for a status that is no success; its sentence is the server's own where that is one."""
-    told = _told(body)
+    told = _server_sentence(body)
     if status == 401:
-        return AccessDeniedError(status, f"The server at {address} asks for a valid token; get a new one and enter it in the settings.")
+        return AccessDeniedError(
+            status,
+            f"The server at {address} asks for a valid token; get a new one and enter it in the settings.",
+        )
     if status == 403:
         reason = f" ({told.rstrip('.')})" if told else ""
-        return AccessDeniedError(status, f"Your account may not do this at {address}{reason}; ask the person who runs the server.")
+        return AccessDeniedError(
+            status, f"Your account may not do this at {address}{reason}; ask whoever runs the server."
+        )
     after = retry_after(header(headers, "retry-after"))
     if status == 429:
-        return ServerBusyError(status, told or f"The server at {address} has too much to do; try again in a moment.", retry_after=after)
+        return ServerBusyError(
+            status,
+            told or f"The server at {address} is busy; try again in a moment.",
+            retry_after=after,
+        )
     if status in (502, 503, 504) and not told:
-        told = f"The server at {address} is not ready, or a proxy in front of it does not reach it ({status}); try again in a moment."
+        told = (
+            f"The server at {address} is not ready, or a proxy in front of it cannot reach it ({status}); "
+            "try again in a moment."
+        )
     if status == 404 and told == "Not Found.":
-        told = f"The server at {address} does not offer this; it may be another version of WordMask, or another server."
+        told = (
+            f"The server at {address} does not offer this function; it may run another version of WordMask, "
+            "or be another server."
+        )
     if 300 <= status < 400:
-        told = f"The server at {address} sends requests to another address; ask the person who runs it which one to use."
+        told = (
+            f"The server at {address} redirects to another address; ask whoever runs it which address to use."
+        )
     if not told:
         code = f"{status} {as_sentence(reason).rstrip('.')}".strip()
-        told = f"The server at {address} could not do this ({code}); its log says why."
+        told = f"The server at {address} failed ({code}); its log says why."
     return ServerAnswerError(status, told, retry_after=after)
 
 
@@ -262,8 +311,10 @@ def retry_after(text: str) -> float | None:
     return max(0.0, when - time.time())
 
 
-def _told(body: bytes) -> str:
-    """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the parameters."""
+def _server_sentence(body: bytes) -> str:
+    """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the
+    parameters.
+    """
     try:
         detail = json.loads(body)["detail"]
     except (ValueError, RecursionError, LookupError, TypeError):

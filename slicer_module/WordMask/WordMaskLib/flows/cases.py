@@ -1,7 +1,8 @@
 """Cases of a server as volumes of the scene: opened from their files, and recognised again.
 
-A volume that was opened from a server keeps the case's id and the server's address; any other volume gets an id by its content when it is
-put on a server, for names of volumes often hold those of patients. Knows MRML and files; not requests, not Qt.
+A volume that was opened from a server keeps the case's id and the server's address; any other volume gets an
+id by its content when it is put on a server, for names of volumes often hold those of patients. Knows MRML
+and files; not requests, not Qt.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ _READERS.update({".tif": "vtkTIFFReader", ".tiff": "vtkTIFFReader"})
 def open_case(path: Path, case: str, address: ServerAddress) -> Any:
     """The file of a case as a new volume node. SegmentsError: it cannot be read, and the scene is as it was.
 
-    No storage node is left: it would tell Slicer that the volume is saved in a file, and that file is a temporary one.
+    No storage node is left: it would tell Slicer that the volume is saved in a file, and that file is a
+    temporary one.
     """
     picture = path.suffix.lower() in PICTURE_SUFFIXES
     node = _read_picture(path) if picture else _read_volume(path)
     if node is None or node.GetImageData() is None or node.GetImageData().GetNumberOfPoints() == 0:
-        raise SegmentsError(f"The file of {case!r} cannot be read by Slicer, so nothing was changed; look at it on the server.")
+        raise SegmentsError(
+            f"The file of {case!r} cannot be read by Slicer, so nothing was changed; check it on the server."
+        )
     node.SetName(slicer.mrmlScene.GenerateUniqueName(case))
     volume = slicer.mrmlScene.AddNode(node)
     volume.CreateDefaultDisplayNodes()
-    mark(volume, case, address)
+    mark_case(volume, case, address)
     return volume
 
 
@@ -47,7 +51,7 @@ def case_of(volume: Any, address: ServerAddress) -> str:
     return str(volume.GetAttribute(CASE) or "") if volume.GetAttribute(SERVER) == str(address) else ""
 
 
-def mark(volume: Any, case: str, address: ServerAddress) -> None:
+def mark_case(volume: Any, case: str, address: ServerAddress) -> None:
     """Remember which case of which server a volume is."""
     volume.SetAttribute(CASE, case)
     volume.SetAttribute(SERVER, str(address))
@@ -71,7 +75,9 @@ def show_volume(volume: Any) -> None:
 
 
 def content_id(path: Path) -> Iterator[str]:
-    """An id for a file, by its content alone: empty texts while it reads, so that others have their turn, and the id at last."""
+    """An id for a file, by its content alone: empty texts while it reads, so that others have their turn, and
+    the id at last.
+    """
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -92,7 +98,10 @@ def _read_volume(path: Path) -> Any | None:
 
 
 def _read_picture(path: Path) -> Any | None:
-    """As Slicer opens pictures: colours, row 0 at the top, pixels of 1 mm. Not with a storage node, see `export`."""
+    """As Slicer opens pictures: colours, row 0 at the top, pixels of 1 mm.
+
+    Not with a storage node, see `export`.
+    """
     reader = getattr(vtk, _READERS[path.suffix.lower()])()
     if not reader.CanReadFile(str(path)):
         return None
@@ -105,7 +114,9 @@ def _read_picture(path: Path) -> Any | None:
     if reader.GetErrorCode() or image.GetPointData().GetScalars() is None:
         return None
     width, height, _ = image.GetDimensions()
-    values = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(1, height, width, -1)
+    values = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(
+        1, height, width, -1
+    )
     values = values[..., :3] if values.shape[-1] >= 3 else np.repeat(values[..., :1], 3, axis=-1)
     node = slicer.vtkMRMLVectorVolumeNode()
     node.SetIJKToRASMatrix(as_matrix(np.diag([-1.0, -1.0, 1.0, 1.0])))

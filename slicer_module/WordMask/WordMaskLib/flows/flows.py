@@ -1,13 +1,15 @@
-"""Work that takes time, cut into steps: a *flow* is a generator that yields what it waits for, and is sent what came of it.
+"""Work that takes time, cut into steps: a *flow* is a generator that yields what it waits for, and is sent
+what came of it.
 
     def flow():
-        job = yield calls.start_job("simple_vilmedsam", ["liver"], file=path)     # a request; its error is raised here
+        job = yield calls.start_job("simple_vilmedsam", ["liver"], file=path)  # a request; raises its error
         yield Report("computing", 3, 40)                                          # how far it is
         yield Pause(0.3)                                                          # let others work
         agreed = yield Question("replace_edited", ("liver",))                     # a person answers yes or no
         return job
 
-The Widget drives flows from its event loop (`tasks`), scripts and tests with `run_waiting`. Knows no Qt and no scene.
+The Widget drives flows from its event loop (`tasks`), scripts and tests with `run_waiting`. Knows no Qt and
+no scene.
 """
 
 from __future__ import annotations
@@ -37,9 +39,13 @@ class Pause:
 
 @dataclass(frozen=True)
 class Report:
-    """How far the work is. stage: a name that `messages` translates; done of total: bytes or slices, total 0 when not known.
+    """How far the work is.
 
-    waiting: jobs before this one; seconds_left: a rough guess; can_cancel: nothing of the scene is changed yet.
+    Attributes:
+        stage: a name that `messages` translates; done of total: bytes or slices, total 0 when not known
+        waiting: jobs before this one
+        seconds_left: a rough guess
+        can_cancel: nothing of the scene is changed yet
     """
 
     stage: str
@@ -56,15 +62,20 @@ class Report:
 
 @dataclass(frozen=True)
 class Question:
-    """Something that only a person can decide, yes or no. kind: a name that `messages` translates; names: what it is about."""
+    """Something that only a person can decide, yes or no.
+
+    Attributes:
+        kind: a name that `messages` translates
+        names: what it is about
+    """
 
     kind: str
     names: tuple[str, ...] = ()
 
 
-def cancelled() -> TransferCancelledError:
+def cancelled_error() -> TransferCancelledError:
     """What is raised in a flow when somebody asks it to stop."""
-    return TransferCancelledError("Stopped, as was asked for; nothing was changed.")
+    return TransferCancelledError("Cancelled at your request; nothing was changed.")
 
 
 def in_turns(steps: Generator[None, None, T]) -> Flow[T]:
@@ -84,7 +95,7 @@ def temporary_folder() -> Iterator[Path]:
     try:
         folder = TemporaryDirectory(prefix="wordmask-")
     except OSError:
-        raise LocalFileError("No temporary folder can be made; is the disk full?") from None
+        raise LocalFileError("A temporary folder cannot be created; is the disk full?") from None
     with folder as path:
         yield Path(path)
 
@@ -97,7 +108,9 @@ def run_waiting(
     answer: Callable[[Question], bool] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Drive a flow to its end and return what it returns; for scripts and tests. answer: no to everything when None.
+    """Drive a flow to its end and return what it returns; for scripts and tests.
+
+    answer: no to everything when None.
 
     Control-C stops the flow as its Cancel button does in Slicer.
     """
@@ -119,7 +132,7 @@ def run_waiting(
             except ClientError as failure:
                 error = failure
             except KeyboardInterrupt:
-                error = cancelled()
+                error = cancelled_error()
     except StopIteration as end:
         result: T = end.value
         return result

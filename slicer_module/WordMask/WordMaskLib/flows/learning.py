@@ -1,6 +1,7 @@
 """Correct and learn: submit label maps, train, get the next case, choose among versions.
 
-Flows: see `flows`. As in `segmenting`, the scene changes in one step at the end or not at all. Knows MRML and requests as data; not Qt.
+Flows: see `flows`. As in `segmenting`, the scene changes in one step at the end or not at all. Knows MRML and
+requests as data; not Qt.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from ..scene.export import ExportedLabels, OverlapError, check_volume, export_la
 from ..scene.geometry import is_picture
 from ..scene.masks import cropped_mask
 from ..scene.segments import edited_segments, own_segment, segmentation_of
-from .cases import case_of, content_id, mark, open_case, open_volume_of, show_volume
-from .flows import Flow, Pause, Question, Report, cancelled, temporary_folder
-from .segmenting import finish_job, look_around, shake_hands, show_result
+from .cases import case_of, content_id, mark_case, open_case, open_volume_of, show_volume
+from .flows import Flow, Pause, Question, Report, cancelled_error, temporary_folder
+from .segmenting import finish_job, load_models_and_words, shake_hands, show_result
 from .session import ServerState, Session, present
 
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
@@ -32,7 +33,13 @@ MOST_SILENCES = 5  # questions without an answer before a training is no longer 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was kept. case: its id on the server; words: in the label map; absent: said not to be in the image."""
+    """What was kept.
+
+    Attributes:
+        case: its id on the server
+        words: in the label map
+        absent: said not to be in the image
+    """
 
     case: str
     words: tuple[str, ...]
@@ -41,7 +48,13 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Opened:
-    """The next case. volume: None when none is left; previewed: whether the model's label map is beside it; message: why it is not."""
+    """The next case.
+
+    Attributes:
+        volume: None when none is left
+        previewed: whether the model's label map is beside it
+        message: why it is not
+    """
 
     next: NextCase
     volume: Any | None
@@ -49,8 +62,11 @@ class Opened:
     message: str
 
 
-def submit(session: Session, address: ServerAddress, volume: Any, segmentation: Any, *, absent: Sequence[str] = ()) -> Flow[Submitted]:
-    """Keep the visible segments of a volume as its final label map; a volume that the server does not have is put there first.
+def submit(
+    session: Session, address: ServerAddress, volume: Any, segmentation: Any, *, absent: Sequence[str] = ()
+) -> Flow[Submitted]:
+    """Keep the visible segments of a volume as its final label map; a volume that the server does not have is
+    put there first.
 
     absent: words that are surely not in the image, from which training learns, too.
     """
@@ -67,45 +83,61 @@ def submit(session: Session, address: ServerAddress, volume: Any, segmentation: 
         exported = yield from _label_map(segmentation, chosen, volume, labels, absent, like)
         yield Report("submitting")
         names = {str(row["name"]): int(row["idx"]) for row in exported.label_info}
-        codes = {str(row["name"]): {key: row[key] for key in row if key not in ("name", "idx")} for row in exported.label_info}
+        codes = {
+            str(row["name"]): {key: row[key] for key in row if key not in ("name", "idx")}
+            for row in exported.label_info
+        }
         yield calls.submit_label(case, exported.path, names, codes=codes)
-    session.submitted(str(address), case, segmentation, marks)
+    session.remember_submission(str(address), case, segmentation, marks)
     return Submitted(case, tuple(name for name in names if name not in absent), absent)
 
 
 def visible_segments(segmentation: Any, volume: Any) -> list[str]:
     """The segments that are shown and have a voxel on the volume; SegmentsError when there is none."""
     if segmentation is None or not present(segmentation):
-        raise SegmentsError("There is nothing to submit yet: segment the volume, or draw in a segmentation and choose it.")
+        raise SegmentsError(
+            "There is nothing to submit yet: segment the volume, or draw in a segmentation and choose it."
+        )
     display = segmentation.GetDisplayNode()
     ids = [str(segment_id) for segment_id in segmentation.GetSegmentation().GetSegmentIDs()]
     shown = [segment_id for segment_id in ids if display is None or display.GetSegmentVisibility(segment_id)]
-    chosen = [segment_id for segment_id in shown if cropped_mask(segmentation, segment_id, volume) is not None]
+    chosen = [
+        segment_id for segment_id in shown if cropped_mask(segmentation, segment_id, volume) is not None
+    ]
     if not chosen:
-        raise SegmentsError("There is nothing to submit: no segment is visible and has a voxel on this volume.")
+        raise SegmentsError("There is nothing to submit: no visible segment has a voxel on this volume.")
     return chosen
 
 
-def train(session: Session, model: str, segmentations: Sequence[tuple[Any, Any]], recipe: str, words: str = "") -> Flow[None]:
-    """Start a training. segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about.
+def train(
+    session: Session, model: str, segmentations: Sequence[tuple[Any, Any]], recipe: str, words: str = ""
+) -> Flow[None]:
+    """Start a training.
 
-    words: what to learn, for models that learn without labels; else the words of the labels.
+    Args:
+        segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about
+        words: what to learn, for models that learn without labels; else the words of the labels
     """
     unsubmitted: list[str] = []
     for segmentation, volume in segmentations:
-        marks, known = session.marks(segmentation), session.known_marks(segmentation)
+        marks, known = session.marks(segmentation), session.submitted_marks(segmentation)
         edited = edited_segments(segmentation, volume)
-        unsubmitted += [word for word, segment_id in edited.items() if marks.get(segment_id) != known.get(segment_id)]
+        unsubmitted += [
+            word for word, segment_id in edited.items() if marks.get(segment_id) != known.get(segment_id)
+        ]
     if unsubmitted:
         yes = yield Question("unsubmitted", tuple(unsubmitted))
         if not yes:
-            raise cancelled()
+            raise cancelled_error()
     yield Report("starting")
-    yield calls.start_training(model, {"recipe": recipe, **({"prompt": words} if words else {})})
+    yield calls.start_training(model, {"recipe": recipe, **({"words": words} if words else {})})
 
 
 def watch_training(model: str, tell: Callable[[TrainingState], None]) -> Flow[TrainingState]:
-    """Tell how far a training is until it ends, and return how. ClientError: the server did not answer several times."""
+    """Tell how far a training is until it ends, and return how.
+
+    ClientError: the server did not answer several times.
+    """
     silences = 0
     while True:
         try:
@@ -130,13 +162,15 @@ def stop_training() -> Flow[None]:
     yield calls.stop_training()
 
 
-def next_case(session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()) -> Flow[Opened]:
+def next_case(
+    session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()
+) -> Flow[Opened]:
     """Open the case that the server would have labelled next, with the label map that its model makes of it.
 
     A case that is open already is not opened twice, and what was done there stays as it is.
     """
     yield Report("choosing")
-    server: ServerState = yield from _known_server(session, address)
+    server: ServerState = yield from _connect_if_needed(session, address)
     found = yield calls.next_case(strategy, model=server.model.name, words=words, skip=skip)
     if found.case is None:
         return Opened(found, None, False, "")
@@ -148,7 +182,11 @@ def next_case(session: Session, address: ServerAddress, strategy: str, *, words:
         yield Report("opening")
         path = yield calls.image_file(found.case, folder, "case")
         result, message = yield from _preview(found, folder)
-        entries = {} if result is None else {word: entry for word in result.label_names if (entry := server.look_up(word)) is not None}
+        entries = (
+            {}
+            if result is None
+            else {word: entry for word in result.label_names if (entry := server.look_up(word)) is not None}
+        )
         volume = open_case(path, found.case, address)
         previewed = False
         if result is not None:
@@ -163,31 +201,34 @@ def next_case(session: Session, address: ServerAddress, strategy: str, *, words:
 
 def use_version(session: Session, address: ServerAddress, version: int) -> Flow[ServerState]:
     """Let another version of the model serve; 0: the weights that came with it."""
-    server: ServerState = yield from _known_server(session, address)
-    yield Report("choosing")
+    server: ServerState = yield from _connect_if_needed(session, address)
+    yield Report("connecting")
     yield calls.rollback(server.model.name, version)
-    return (yield from look_again(session))
+    return (yield from reload_models(session))
 
 
-def look_again(session: Session) -> Flow[ServerState]:
+def reload_models(session: Session) -> Flow[ServerState]:
     """Ask again which versions there are, as after a training."""
     server = session.server
     if server is None:
         raise SegmentsError("No server is connected; click Connect.")
-    state = yield from look_around(server.handshake, server.model.name)
+    state = yield from load_models_and_words(server.handshake, server.model.name)
     session.server = state
     return state
 
 
-def _known_server(session: Session, address: ServerAddress) -> Flow[ServerState]:
+def _connect_if_needed(session: Session, address: ServerAddress) -> Flow[ServerState]:
     handshake = yield from shake_hands(address)
     if session.server is None or session.server.handshake.address != address:
-        session.server = yield from look_around(handshake, "")
+        session.server = yield from load_models_and_words(handshake, "")
     return session.server
 
 
 def _case_on_server(session: Session, address: ServerAddress, volume: Any, folder: Path) -> Flow[str]:
-    """The id of the volume's case; the volume is sent when the server does not have it. Asks before another final label map is replaced."""
+    """The id of the volume's case; the volume is sent when the server does not have it.
+
+    Asks before another final label map is replaced.
+    """
     images: dict[str, DatastoreImage] = {image.id: image for image in (yield calls.images())}
     case = case_of(volume, address)
     if case not in images:
@@ -200,17 +241,19 @@ def _case_on_server(session: Session, address: ServerAddress, volume: Any, folde
         if case not in images:
             yield Report("uploading")
             case = yield calls.upload_image(case, exported.path)
-        mark(volume, case, address)
+        mark_case(volume, case, address)
     image = images.get(case)
     if image is not None and image.is_labelled and not session.has_submitted(str(address), case):
         yes = yield Question("replace_label", (case,))
         if not yes:
-            raise cancelled()
+            raise cancelled_error()
     return case
 
 
 def _file_of(case: str, volume: Any, address: ServerAddress, folder: Path) -> Flow[Path | None]:
-    """The server's own file, on whose grid the label map has to lie; None for pictures, which have rows and columns only."""
+    """The server's own file, on whose grid the label map has to lie; None for pictures, which have rows and
+    columns only.
+    """
     if is_picture(volume):
         return None
     yield Report("checking")
@@ -218,17 +261,24 @@ def _file_of(case: str, volume: Any, address: ServerAddress, folder: Path) -> Fl
 
 
 def _label_map(
-    segmentation: Any, chosen: Sequence[str], volume: Any, path: Path, absent: Sequence[str], like: Path | None
+    segmentation: Any,
+    chosen: Sequence[str],
+    volume: Any,
+    path: Path,
+    absent: Sequence[str],
+    like: Path | None,
 ) -> Flow[ExportedLabels]:
     if not present(segmentation) or not present(volume):
-        raise SegmentsError("The volume or the segmentation was removed from the scene meanwhile, so nothing was submitted.")
+        raise SegmentsError(
+            "The volume or the segmentation was removed from the scene meanwhile, so nothing was submitted."
+        )
     try:
         return export_labels(segmentation, chosen, volume, path, absent=absent, like=like)
     except OverlapError as error:
         names = tuple(dict.fromkeys(name for pair in error.shared for name in pair[:2]))
     yes = yield Question("overlap", names)
     if not yes:
-        raise cancelled()
+        raise cancelled_error()
     return export_labels(segmentation, chosen, volume, path, absent=absent, overlaps="smaller", like=like)
 
 

@@ -24,27 +24,31 @@ def stage_text(report: Report) -> str:
     """How far the work is."""
     if report.stage in ("uploading", "downloading") and report.total:
         sending = report.stage == "uploading"
-        text = _("Sending the image: {done} of {total} MB") if sending else _("Fetching the result: {done} of {total} MB")
+        text = (
+            _("Sending the image: {done} of {total} MB")
+            if sending
+            else _("Fetching the result: {done} of {total} MB")
+        )
         return text.format(done=f"{report.done / 1e6:.1f}", total=f"{report.total / 1e6:.1f}")
     if report.stage == "queued" and report.waiting:
         return _("Waiting for {count} other requests").format(count=report.waiting)
     if report.stage == "computing" and report.total:
-        text = _("Looking at slice {done} of {total}").format(done=report.done, total=report.total)
+        text = _("Segmenting slice {done} of {total}").format(done=report.done, total=report.total)
         left = time_text(report.seconds_left)
         return text + (_(", about {time} left").format(time=left) if left else "")
     return {
         "connecting": _("Asking the server"),
-        "exporting": _("Writing the image"),
+        "exporting": _("Exporting the image"),
         "uploading": _("Sending the image"),
         "queued": _("Waiting for the server"),
-        "computing": _("The server works"),
+        "computing": _("The server is working"),
         "downloading": _("Fetching the result"),
         "showing": _("Showing the result"),
-        "surfaces": _("Making surfaces for the 3-D view"),
+        "surfaces": _("Creating surfaces for the 3-D view"),
         "starting": _("Starting the training"),
-        "choosing": _("Asking the server what comes next"),
+        "choosing": _("Asking the server for the next case"),
         "opening": _("Opening the case"),
-        "checking": _("Looking whether the server has this image"),
+        "checking": _("Checking whether the server has this image"),
         "submitting": _("Sending the label map"),
     }.get(report.stage, _("Working"))
 
@@ -62,16 +66,26 @@ def question_text(question: Question) -> tuple[str, str, str]:
     """The question, and what stands on the buttons for yes and no."""
     names = ", ".join(question.names)
     if question.kind == "replace_edited":
-        text = _("You changed the segment of {names} by hand. Replace it by the new result?")
+        text = _("You edited the segment of {names} by hand. Replace it with the new result?")
         return text.format(names=names), _("Replace"), _("Keep mine")
     if question.kind == "overlap":
-        text = _("{names} overlap, and a submitted voxel has one label. Give shared voxels to the smaller segment?")
+        text = _(
+            "{names} overlap, but a submitted voxel can have only one label. Give shared voxels to the "
+            "smaller segment?"
+        )
         return text.format(names=names), _("To the smaller"), _("Do not submit")
     if question.kind == "unsubmitted":
-        text = _("You changed {names} by hand and did not submit it, so nothing will be learned from it. Train without it?")
+        text = _(
+            "You edited {names} by hand and have not submitted it, so the model will not learn from it. "
+            "Train without it?"
+        )
         return text.format(names=names), _("Train without"), _("Do not train")
     if question.kind == "replace_label":
-        return _("The server has a final label map of this image already. Replace it?"), _("Replace"), _("Keep that one")
+        return (
+            _("The server already has a final label map of this image. Replace it?"),
+            _("Replace"),
+            _("Keep it"),
+        )
     return names, _("Yes"), _("No")
 
 
@@ -83,7 +97,9 @@ def segmented_text(done: Segmented, table: Sequence[ResultRow]) -> str:
     missing = not_found_text(done.imported.not_found)
     parts += [missing] if missing else []
     if done.imported.kept:
-        parts.append(_("The earlier segment of {names} was left as it was.").format(names=", ".join(done.imported.kept)))
+        parts.append(
+            _("The earlier segment of {names} was not changed.").format(names=", ".join(done.imported.kept))
+        )
     return " ".join([*parts, *done.warnings])
 
 

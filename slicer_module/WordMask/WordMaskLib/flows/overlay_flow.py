@@ -1,4 +1,5 @@
-"""What the model thought: probability, uncertainty or attribution of one word as a volume in colour over the image.
+"""What the model thought: probability, uncertainty or attribution of one word as a volume in colour over the
+image.
 
 A flow: see `flows`. Knows MRML and requests as data; not Qt.
 """
@@ -11,15 +12,14 @@ from typing import Any
 from ..client.addresses import ServerAddress
 from ..client.errors import BadAnswerError, SegmentsError
 from ..client.job_answers import JobResult
-from ..client.prompts import split_words
 from ..scene.overlay import SlicePosition, load_overlay, most_uncertain_slice
 from .flows import Flow, temporary_folder
-from .segmenting import finish_job, look_around, shake_hands, start_on
+from .segmenting import finish_job, load_models_and_words, shake_hands, start_on
 from .session import Session, present
 
 
 @dataclass(frozen=True)
-class ShownOverlay:
+class OverlayResult:
     """node: the overlay; plane: along which the server cut; word, kind: of what."""
 
     node: Any
@@ -30,26 +30,33 @@ class ShownOverlay:
     def place(self) -> SlicePosition:
         """The slice with the largest sum of values; SegmentsError when it is 0 everywhere, or gone."""
         if not present(self.node):
-            raise SegmentsError("The overlay is no longer in the scene; ask for it again.")
+            raise SegmentsError("The overlay is no longer in the scene; request it again.")
         return most_uncertain_slice(self.node, self.plane)
 
 
-def request_overlay(session: Session, address: ServerAddress, volume: Any, word: str, kind: str) -> Flow[ShownOverlay]:
+def request_overlay(
+    session: Session, address: ServerAddress, volume: Any, word: str, kind: str
+) -> Flow[OverlayResult]:
     """Ask what the model thought of one word. kind: "probability", "uncertainty" or "attribution"."""
     handshake = yield from shake_hands(address)
     if session.server is None or session.server.handshake.address != address:
-        session.server = yield from look_around(handshake, "")
+        session.server = yield from load_models_and_words(handshake, "")
     model = session.server.model
     if kind not in model.output_volumes:
-        raise SegmentsError(f"The model {model.title} has no {kind} to show; choose another kind or another model.")
-    words = split_words(word)
-    options = {"output_volume": kind, "plane": session.shown(volume).plane} if session.shown(volume).statistics else {"output_volume": kind}
+        raise SegmentsError(
+            f"The model {model.title} cannot show {kind}; choose another kind or another model."
+        )
+    options = (
+        {"output_volume": kind, "plane": session.results_of(volume).plane}
+        if session.results_of(volume).statistics
+        else {"output_volume": kind}
+    )
     with temporary_folder() as folder:
-        job = yield from start_on(model.name, words[:1], volume, folder, options)
+        job = yield from start_on(model.name, word, volume, folder, options)
         result: JobResult = yield from finish_job(job, folder)
         if result.path is None:
-            raise BadAnswerError("The server's answer has no file, so nothing was changed; ask again.")
+            raise BadAnswerError("The server's answer has no file, so nothing was changed; try again.")
         if not present(volume):
             raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
-        node = load_overlay(result.path, volume, kind, words[0])
-    return ShownOverlay(node, result.plane or session.shown(volume).plane, words[0], kind)
+        node = load_overlay(result.path, volume, kind, word)
+    return OverlayResult(node, result.plane or session.results_of(volume).plane, word, kind)

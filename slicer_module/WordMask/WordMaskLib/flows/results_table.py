@@ -1,4 +1,5 @@
-"""The table of results: what the server says of each word, beside where its segment is now, and how to go there.
+"""The table of results: what the server says of each word, beside where its segment is now, and how to go
+there.
 
 Knows segments and the server's statistics. Does not know: requests, Qt.
 """
@@ -22,10 +23,15 @@ from ..scene.terminology import DIGEST, tag
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row. segment_id: None when the word was not found; color: 0..255; edited: a person changed the voxels since they came.
+    """One row.
 
-    voxels, millilitres, largest: of the segment as it is now; millilitres is None for pictures. presence, mean_probability: 0..1, and
-    mean_uncertainty: nats, of the server's result; the means are None once the segment was edited.
+    Attributes:
+        segment_id: None when the word was not found
+        color: 0..255
+        edited: a person changed the voxels since they came
+        voxels, millilitres, largest: of the segment as it is now; millilitres is None for pictures
+        presence, mean_probability: 0..1, and mean_uncertainty: nats, of the server's result; the means are
+            None once the segment was edited
     """
 
     word: str
@@ -48,9 +54,14 @@ def result_rows(
     statistics: Mapping[str, WordStatistics],
     plane: str,
 ) -> list[ResultRow]:
-    """One row per word, in their order. plane: along which the server cut; statistics: of its answer, words may be missing there."""
+    """One row per word, in their order.
+
+    Args:
+        plane: along which the server cut
+        statistics: of its answer, words may be missing there
+    """
     slicing = grid_of(volume).slicing(plane, picture=is_picture(volume))
-    return [_finding(word, segmentation, volume, statistics.get(word), slicing) for word in words]
+    return [_result_row(word, segmentation, volume, statistics.get(word), slicing) for word in words]
 
 
 def largest_slice(cropped: Cropped, volume: slicer.vtkMRMLVolumeNode, slicing: Slicing) -> SlicePosition:
@@ -72,7 +83,7 @@ def jump_to(position: Sequence[float]) -> None:
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *(float(number) for number in position), mode)
 
 
-def _finding(
+def _result_row(
     word: str,
     segmentation: slicer.vtkMRMLSegmentationNode | None,
     volume: slicer.vtkMRMLVolumeNode,

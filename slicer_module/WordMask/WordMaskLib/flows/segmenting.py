@@ -1,7 +1,8 @@
-"""From words to segments: find the server, send the volume, wait, fetch, and show it all in one step at the end.
+"""From words to segments: find the server, send the volume, wait, fetch, and show it all in one step at the
+end.
 
-Until that step the scene is not touched, whatever goes wrong and whenever somebody stops it. Flows: see `flows`. Knows MRML and requests
-as data; not how they travel, not Qt.
+Until that step the scene is not touched, whatever goes wrong and whenever somebody stops it. Flows: see
+`flows`. Knows MRML and requests as data; not how they travel, not Qt.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..client import calls
 from ..client.addresses import ServerAddress
 from ..client.answers import Health, ServerInfo, Suggestion
-from ..client.client import Handshake, is_another, judge_server
 from ..client.errors import (
     ClientError,
     NotAWordMaskServerError,
@@ -24,8 +24,9 @@ from ..client.errors import (
     ServerAnswerError,
     TransferCancelledError,
 )
+from ..client.handshake import Handshake, judge_server, may_be_another
 from ..client.job_answers import JobResult, JobStatus
-from ..client.prompts import find_suggestion, split_words
+from ..client.prompts import find_suggestion
 from ..scene.export import check_volume, export_volume
 from ..scene.geometry import grid_of, is_picture, to_voxels
 from ..scene.hints import hint_options
@@ -39,16 +40,23 @@ from ..scene.segments import (
     show_3d,
 )
 from ..scene.terminology import words_from
-from .flows import Flow, Pause, Question, Report, cancelled, in_turns, temporary_folder
+from .flows import Flow, Pause, Question, Report, cancelled_error, in_turns, temporary_folder
 from .session import ServerState, Session, model_named, present, target_segmentation
 
 POLL_SECONDS = (0.2, 0.3, 0.5, 1.0)  # the last one again and again
 MOST_WORDS_OF_VOCABULARY = 500
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Segmented:
-    """What came of a request. volume, segmentation: where; result: the server's; warnings: sentences."""
+    """What came of a request. volume, segmentation: where.
+
+    Attributes:
+        result: the server's
+        warnings: sentences
+    """
 
     volume: Any
     imported: Imported
@@ -61,7 +69,7 @@ def connect(session: Session, address: ServerAddress, model: str = "") -> Flow[S
     yield Report("connecting")
     session.forget_server()
     handshake = yield from shake_hands(address)
-    session.server = yield from look_around(handshake, model)
+    session.server = yield from load_models_and_words(handshake, model)
     return session.server
 
 
@@ -75,7 +83,7 @@ def shake_hands(address: ServerAddress) -> Flow[Handshake]:
         raise
     except ClientError as error:
         health = error
-    if is_another(health):
+    if may_be_another(health):
         try:
             info = yield calls.info()
         except TransferCancelledError:
@@ -85,12 +93,15 @@ def shake_hands(address: ServerAddress) -> Flow[Handshake]:
     return judge_server(address, health, info)
 
 
-def look_around(handshake: Handshake, model: str) -> Flow[ServerState]:
+def load_models_and_words(handshake: Handshake, model: str) -> Flow[ServerState]:
     """Models and words of a server. model: its name; the first one when there is none of that name."""
     models = yield calls.models()
     chosen = model_named(models, model)
     if chosen is None:
-        raise NotAWordMaskServerError(f"The server at {handshake.address} has no model; start it with one, for example --conf preset=tiny.")
+        raise NotAWordMaskServerError(
+            f"The server at {handshake.address} does not offer a model; start it with one, for example "
+            "--conf preset=tiny."
+        )
     words = yield calls.vocabulary("", chosen.name, MOST_WORDS_OF_VOCABULARY)
     return ServerState(handshake, models, chosen, words)
 
@@ -106,57 +117,76 @@ def segment(
     redo: int | None = None,
     hint: Any | None = None,
 ) -> Flow[Segmented]:
-    """Segment a volume that is open in Slicer by words. segmentation: where to, None for the one that was made here before, or a new one.
+    """Segment a volume that is open in Slicer by words.
 
-    redo: compute this slice only, counted as the server counts along the plane of the earlier result; other slices stay.
-    hint: a Markups node, points on the thing or a region of interest around it, for models that take such.
+    Args:
+        segmentation: where to, None for the one that was made here before, or a new one
+        redo: compute this slice only, counted as the server counts along the plane of the earlier result;
+            other slices stay
+        hint: a Markups node, points on the thing or a region of interest around it, for models that take such
     """
     check_volume(volume)
     target = target_segmentation(volume, segmentation)
     if target is not None:
         check_segmentation(target, volume)
     if session.server is None or session.server.handshake.address != address:
-        split_words(text)  # what cannot be used is told without a server, too
         yield from connect(session, address, model)
     else:
         yield Report("connecting")
         yield from shake_hands(address)
     server: ServerState = session.server  # type: ignore[assignment]  # `connect` sets it or raises
-    words = split_words(text, server.entries())
-    only = None if redo is None else SliceRange(session.shown(volume).plane, redo, redo)
-    agreed = yield from _agree(session, words, target, volume, {})
+    only = None if redo is None else SliceRange(session.results_of(volume).plane, redo, redo)
     with temporary_folder() as folder:
-        options = {**_options(only), **({} if hint is None else hint_options(hint, volume, server.model.hints))}
-        job = yield from _start(server.model.name, words, volume, folder, options)
+        options = {
+            **_options(only),
+            **({} if hint is None else hint_options(hint, volume, server.model.hints)),
+        }
+        job = yield from start_on(server.model.name, text, volume, folder, options)
+        agreed = yield from _or_cancel(job, _confirm_replacing(session, job.words, target, volume, {}))
         result = yield from finish_job(job, folder)
-        entries = yield from _entries(server, list(result.label_names))
-        yield from _agree(session, words, target, volume, agreed)
+        entries = yield from _vocabulary_entries(server, list(result.label_names))
+        yield from _confirm_replacing(session, list(result.label_names), target, volume, agreed)
         done = yield from show_result(session, result, entries, volume, target, only)
-    yield from _surfaces(done.imported)
+    yield from _show_surfaces(done.imported)
     return done
 
 
 def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
-    """Wait for a job and fetch what it made into a folder; a flow that is stopped meanwhile cancels the job."""
-    status, turn = job, 0
-    try:
-        while not status.final:
-            stage = "queued" if status.state == "queued" else "computing"
-            yield Report(stage, status.done, status.total, status.waiting, status.seconds_left)
-            yield Pause(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
-            status, turn = (yield calls.job(job.id)), turn + 1
-    except TransferCancelledError:
-        with contextlib.suppress(ClientError):
-            yield calls.cancel_job(job.id)
-        raise
+    """Wait for a job and fetch its result into a folder; a flow that is stopped meanwhile cancels the job."""
+    status = yield from _or_cancel(job, _watch(job))
     if status.state != "done":
-        raise ServerAnswerError(status.status_code or 500, status.message or "The server stopped the work; ask again.")
+        raise ServerAnswerError(
+            status.status_code or 500, status.message or "The server stopped the job; try again."
+        )
     yield Report("downloading")
     return (yield calls.job_result(job.id, folder, "result"))
 
 
+def _watch(job: JobStatus) -> Flow[JobStatus]:
+    """Report how far a job is until it ends; its final status."""
+    turn = 0
+    while not job.final:
+        stage = "queued" if job.state == "queued" else "computing"
+        yield Report(stage, job.done, job.total, job.waiting, job.seconds_left)
+        yield Pause(POLL_SECONDS[min(turn, len(POLL_SECONDS) - 1)])
+        job, turn = (yield calls.job(job.id)), turn + 1
+    return job
+
+
+def _or_cancel(job: JobStatus, flow: Flow[T]) -> Flow[T]:
+    """Run a flow; when a person stops it, the job is cancelled, too."""
+    try:
+        return (yield from flow)
+    except TransferCancelledError:
+        with contextlib.suppress(ClientError):
+            yield calls.cancel_job(job.id)
+        raise
+
+
 def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
-    """The slice of a volume that a slice view shows, as the server counts. The view whose direction is nearest to the plane counts.
+    """The slice of a volume that a slice view shows, as the server counts.
+
+    The view whose direction is nearest to the plane counts.
 
     SegmentsError: no view shows a slice of the volume.
     """
@@ -174,7 +204,10 @@ def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
         if along > best:
             best, index = along, round(float(voxel[axis]))
     if not 0 <= index < slicing.count:
-        raise SegmentsError(f"No {plane} slice of {volume.GetName()!r} is in view; scroll a slice view to the slice that you mean.")
+        raise SegmentsError(
+            f"No {plane} slice of {volume.GetName()!r} is in view; scroll a slice view to the slice that "
+            "you want."
+        )
     return slicing.entry(index)
 
 
@@ -182,31 +215,39 @@ def _options(only: SliceRange | None) -> dict[str, Any]:
     return {} if only is None else {"plane": only.plane, "slices": [only.first, only.last]}
 
 
-def _start(model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
-    """Write the volume, send it, queue the work."""
+def start_on(model: str, words: str, volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
+    """Write a volume into a folder, send it, and queue the work.
+
+    Args:
+        model: its name
+        words: as typed; the server reads them, and the job has the words that it understood
+        volume: to segment
+        folder: for the file
+        options: of `calls.start_job`
+    """
+    check_volume(volume)
     yield Report("exporting")
     yield Pause()
     exported = export_volume(volume, folder)
     yield Report("uploading")
-    return (yield calls.start_job(model, list(words), file=exported.path, options=options))
+    return (yield calls.start_job(model, words, file=exported.path, options=options))
 
 
-def start_on(model: str, words: Sequence[str], volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
-    """As for labels, with options such as ``output_volume``."""
-    check_volume(volume)
-    return (yield from _start(model, words, volume, folder, options))
+def _confirm_replacing(
+    session: Session, words: Sequence[str], target: Any | None, volume: Any, agreed: dict[str, str]
+) -> Flow[dict[str, str]]:
+    """Ask before what a person corrected is replaced.
 
-
-def _agree(session: Session, words: Sequence[str], target: Any | None, volume: Any, agreed: dict[str, str]) -> Flow[dict[str, str]]:
-    """Ask before what a person corrected is replaced. agreed: what was allowed before; corrections made since are asked for again."""
+    agreed: what was allowed before; corrections made since are asked for again.
+    """
     if target is None or not present(target) or not present(volume):
         return agreed
-    asked = {session.same_word(word, target) for word in words}
+    asked = {session.earlier_word(word, target) for word in words}
     edited = {word: mark for word, mark in _corrections(target, volume).items() if word in asked}
     if any(agreed.get(word) != mark for word, mark in edited.items()):
         yes = yield Question("replace_edited", tuple(edited))
         if not yes:
-            raise cancelled()
+            raise cancelled_error()
     return edited
 
 
@@ -219,8 +260,10 @@ def _corrections(target: Any, volume: Any) -> dict[str, str]:
     return marks
 
 
-def _entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Suggestion]]:
-    """What the vocabulary has for each word, for colours and codes; words that only the server understands (plurals) are asked for."""
+def _vocabulary_entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Suggestion]]:
+    """What the vocabulary has for each word, for colours and codes; words that only the server understands
+    (plurals) are asked for.
+    """
     found = {}
     for word in words:
         entry = server.look_up(word)
@@ -237,7 +280,12 @@ def _entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Sugges
 
 
 def show_result(
-    session: Session, result: JobResult, entries: dict[str, Suggestion], volume: Any, target: Any | None, only: SliceRange | None
+    session: Session,
+    result: JobResult,
+    entries: dict[str, Suggestion],
+    volume: Any,
+    target: Any | None,
+    only: SliceRange | None,
 ) -> Flow[Segmented]:
     """Read and check a result in pieces; the scene changes in the last one, or does not."""
     yield Report("showing")
@@ -245,18 +293,28 @@ def show_result(
         raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
     path = result.path
     if path is None:
-        raise SegmentsError("The server's answer has no file, so nothing was changed; ask again.")
-    words = [dataclasses.replace(word, text=session.same_word(word.text, target)) for word in words_from(result.label_names, entries)]
-    renamed = {old: session.same_word(old, target) for old in result.statistics}
-    result = dataclasses.replace(result, statistics={renamed[word]: row for word, row in result.statistics.items()})
-    steps = import_in_steps(path, words, volume, target, model=result.model, version=result.version, only=only)
+        raise SegmentsError("The server's answer has no file, so nothing was changed; try again.")
+    words = [
+        dataclasses.replace(word, text=session.earlier_word(word.text, target))
+        for word in words_from(result.label_names, entries)
+    ]
+    renamed = {old: session.earlier_word(old, target) for old in result.statistics}
+    result = dataclasses.replace(
+        result, statistics={renamed[word]: row for word, row in result.statistics.items()}
+    )
+    steps = import_in_steps(
+        path, words, volume, target, model=result.model, version=result.version, only=only
+    )
     imported = yield from in_turns(steps)
     session.record(volume, imported, result, part=only is not None)
     return Segmented(volume, imported, result, result.warnings)
 
 
-def _surfaces(imported: Imported) -> Flow[None]:
-    """Show a segmentation that was made here in 3-D. In a person's own one, all segments would get surfaces that nobody asked for."""
+def _show_surfaces(imported: Imported) -> Flow[None]:
+    """Show a segmentation that was made here in 3-D.
+
+    In a person's own one, all segments would get surfaces that nobody asked for.
+    """
     segmentation = imported.segmentation
     if segmentation is None or not imported.ids:
         return

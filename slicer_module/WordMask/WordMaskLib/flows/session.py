@@ -1,4 +1,5 @@
-"""What the module knows while Slicer runs: one server with its models and words, the results per volume, and the steps back.
+"""What the module knows while Slicer runs: one server with its models and words, the results per volume, and
+the steps back.
 
 Knows segments and the server's answers. Does not know: requests on their way, Qt.
 """
@@ -12,10 +13,10 @@ from typing import Any
 import slicer
 
 from ..client.answers import ModelInfo, Suggestion
-from ..client.client import Handshake
 from ..client.errors import SegmentsError
+from ..client.handshake import Handshake
 from ..client.job_answers import JobResult, WordStatistics
-from ..client.prompts import find_suggestion, known_entries, same_text
+from ..client.prompts import find_suggestion, same_text
 from ..scene.masks import BINARY
 from ..scene.segments import Imported, UndoHistory, segmentation_of, word_of
 from .results_table import ResultRow, result_rows
@@ -36,14 +37,16 @@ class ServerState:
         """What the vocabulary has for a word or synonym; None when it does not know it."""
         return find_suggestion(word, self.words)
 
-    def entries(self) -> dict[str, str]:
-        """Spelling -> the vocabulary's own word, for `split_words`."""
-        return known_entries(self.words)
-
 
 @dataclass(frozen=True)
-class Shown:
-    """Results of one volume. statistics: word -> the server's; plane: along which it cut; not_found: of the last request."""
+class VolumeResults:
+    """Results of one volume.
+
+    Attributes:
+        statistics: word -> the server's
+        plane: along which it cut
+        not_found: of the last request
+    """
 
     statistics: Mapping[str, WordStatistics] = field(default_factory=dict)
     plane: str = USUAL_PLANE
@@ -56,10 +59,12 @@ class Session:
     def __init__(self) -> None:
         self.server: ServerState | None = None
         self.history = UndoHistory()
-        self._shown: dict[str, Shown] = {}
-        self._before: dict[int, tuple[str, Shown | None]] = {}  # of the step with this id: the volume, and what was shown of it
+        self._results: dict[str, VolumeResults] = {}
+        # Of the step with this id: the volume, and what was shown of it.
+        self._before: dict[int, tuple[str, VolumeResults | None]] = {}
         self._submitted: set[tuple[str, str]] = set()  # (address, case)
-        self._marks: dict[str, dict[str, int]] = {}  # segmentation -> segment -> its image's time when it was submitted
+        # Segmentation -> segment -> its image's time when it was remember_submission.
+        self._marks: dict[str, dict[str, int]] = {}
 
     @property
     def model(self) -> ModelInfo | None:
@@ -73,26 +78,31 @@ class Session:
     def forget_scene(self) -> None:
         """The scene was closed."""
         self.history.clear()
-        self._shown.clear()
+        self._results.clear()
         self._before.clear()
         self._marks.clear()
 
-    def shown(self, volume: Any | None) -> Shown:
+    def results_of(self, volume: Any | None) -> VolumeResults:
         """What there is of a volume; empty when nothing was asked of it yet."""
-        return Shown() if volume is None else self._shown.get(str(volume.GetID()), Shown())
+        return VolumeResults() if volume is None else self._results.get(str(volume.GetID()), VolumeResults())
 
     def record(self, volume: Any, imported: Imported, result: JobResult, *, part: bool = False) -> None:
-        """Keep what came of a request. part: of some slices only, so that the server's figures are not those of the segment."""
-        key, before = str(volume.GetID()), self._shown.get(str(volume.GetID()))
+        """Keep what came of a request.
+
+        part: of some slices only, so that the server's figures are not those of the segment.
+        """
+        key, before = str(volume.GetID()), self._results.get(str(volume.GetID()))
         if imported.step is not None:
             self.history.add(imported.step)
             self._before[id(imported.step)] = (key, before)
-        earlier = before or Shown()
+        earlier = before or VolumeResults()
         if part and before is not None:
-            self._shown[key] = Shown(earlier.statistics, earlier.plane, imported.not_found)
+            self._results[key] = VolumeResults(earlier.statistics, earlier.plane, imported.not_found)
             return
         statistics = {} if part else dict(result.statistics)
-        self._shown[key] = Shown({**earlier.statistics, **statistics}, result.plane or earlier.plane, imported.not_found)
+        self._results[key] = VolumeResults(
+            {**earlier.statistics, **statistics}, result.plane or earlier.plane, imported.not_found
+        )
 
     def can_undo(self) -> bool:
         """Whether there is a step to take back."""
@@ -103,18 +113,24 @@ class Session:
         step = self.history.undo()
         key, shown = self._before.pop(id(step), ("", None))
         if shown is not None:
-            self._shown[key] = shown
+            self._results[key] = shown
         else:
-            self._shown.pop(key, None)
+            self._results.pop(key, None)
         return step.words
 
     def table(self, volume: Any | None, segmentation: Any | None) -> list[ResultRow]:
-        """One row per result in the segmentation, then the words that were not found last; empty when something is gone."""
+        """One row per result in the segmentation, then the words that were not found last; empty when
+        something is gone.
+        """
         if volume is None or volume.GetImageData() is None:
             return []
-        shown, words = self.shown(volume), []
+        shown, words = self.results_of(volume), []
         if segmentation is not None:
-            words = [word for segment_id in segmentation.GetSegmentation().GetSegmentIDs() if (word := word_of(segmentation, segment_id))]
+            words = [
+                word
+                for segment_id in segmentation.GetSegmentation().GetSegmentIDs()
+                if (word := word_of(segmentation, segment_id))
+            ]
         words += [word for word in shown.not_found if word not in words]
         try:
             return result_rows(words, segmentation, volume, shown.statistics, shown.plane)
@@ -124,10 +140,17 @@ class Session:
     def marks(self, segmentation: Any) -> dict[str, int]:
         """Segment id -> a number that changes when its voxels do."""
         contents = segmentation.GetSegmentation()
-        images = {segment_id: contents.GetSegment(segment_id).GetRepresentation(BINARY) for segment_id in contents.GetSegmentIDs()}
-        return {segment_id: int(image.GetMTime()) for segment_id, image in images.items() if image is not None}
+        images = {
+            segment_id: contents.GetSegment(segment_id).GetRepresentation(BINARY)
+            for segment_id in contents.GetSegmentIDs()
+        }
+        return {
+            segment_id: int(image.GetMTime()) for segment_id, image in images.items() if image is not None
+        }
 
-    def submitted(self, address: str, case: str, segmentation: Any, marks: Mapping[str, int]) -> None:
+    def remember_submission(
+        self, address: str, case: str, segmentation: Any, marks: Mapping[str, int]
+    ) -> None:
         """Remember what was submitted; marks: of the segments as they were then."""
         self._submitted.add((address, case))
         self._marks[str(segmentation.GetID())] = dict(marks)
@@ -136,21 +159,27 @@ class Session:
         """Whether the final label map of a case is our own."""
         return (address, case) in self._submitted
 
-    def known_marks(self, segmentation: Any) -> dict[str, int]:
-        """The marks of a segmentation's segments when they were submitted last; empty when they were not."""
+    def submitted_marks(self, segmentation: Any) -> dict[str, int]:
+        """The marks of a segmentation's segments at its last submission; empty without one."""
         return self._marks.get(str(segmentation.GetID()), {})
 
-    def same_word(self, word: str, segmentation: Any | None) -> str:
-        """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else the word itself."""
-        if self.server is None or segmentation is None:
+    def earlier_word(self, word: str, segmentation: Any | None) -> str:
+        """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else
+        the word itself.
+        """
+        if segmentation is None:
             return word
-        entries = self.server.entries()
-        wanted = entries.get(same_text(word), word)
+        wanted = self._key(word)
         for segment_id in segmentation.GetSegmentation().GetSegmentIDs():
             earlier = word_of(segmentation, segment_id)
-            if earlier and same_text(entries.get(same_text(earlier), earlier)) == same_text(wanted):
+            if earlier and self._key(earlier) == wanted:
                 return earlier
         return word
+
+    def _key(self, word: str) -> str:
+        """Equal for the words of one entry of the vocabulary, and for two spellings of any other word."""
+        entry = None if self.server is None else self.server.look_up(word)
+        return same_text(word if entry is None else entry.word)
 
 
 def present(node: Any | None) -> bool:
@@ -159,7 +188,9 @@ def present(node: Any | None) -> bool:
 
 
 def target_segmentation(volume: Any, chosen: Any | None) -> Any | None:
-    """Where results go: the chosen segmentation, else the one that was made for the volume here; None for a new one."""
+    """Where results go: the chosen segmentation, else the one that was made for the volume here; None for a
+    new one.
+    """
     return chosen if chosen is not None else segmentation_of(volume)
 
 

@@ -1,4 +1,5 @@
-"""A flow that runs beside everything else: each of its steps ends at the event loop, so the window never freezes.
+"""A flow that runs beside everything else: each of its steps ends at the event loop, so the window never
+freezes.
 
 Knows flows, a transport and a timer, which are given to it; neither Qt nor what the steps are about.
 """
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 from ..client.calls import Call
 from ..client.errors import ClientError, TransferCancelledError
-from .flows import Flow, Pause, Question, Report, cancelled
+from .flows import Flow, Pause, Question, Report, cancelled_error
 
 
 class Sending(Protocol):
@@ -36,8 +37,14 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a flow ended. value: what it returned; error: the sentence to show, empty when it went well; cancelled: a person stopped it."""
+class FlowOutcome:
+    """How a flow ended.
+
+    Attributes:
+        value: what it returned
+        error: the sentence to show, empty when it went well
+        cancelled: a person stopped it
+    """
 
     value: Any = None
     error: str = ""
@@ -49,8 +56,14 @@ class Outcome:
         return not self.error
 
 
-class Task:
-    """One run of a flow. end: told once how it ended; report: how far it is; ask: gets a question and what to call with the answer."""
+class FlowTask:
+    """One run of a flow.
+
+    Args:
+        end: told once how it ended
+        report: how far it is
+        ask: gets a question and what to call with the answer
+    """
 
     def __init__(
         self,
@@ -58,7 +71,7 @@ class Task:
         transport: Transport,
         later: Callable[[float, Callable[[], None]], None],
         *,
-        end: Callable[[Outcome], None],
+        end: Callable[[FlowOutcome], None],
         report: Callable[[Report], None] | None = None,
         ask: Callable[[Question, Callable[[bool], None]], None] | None = None,
     ) -> None:
@@ -74,20 +87,23 @@ class Task:
         """Whether its end was not told yet."""
         return not self._told
 
-    def start(self) -> Task:
+    def start(self) -> FlowTask:
         """Begin at the next turn of the event loop."""
         turn = self._next_turn()
         self._later(0.0, lambda: self._continue(turn))
         return self
 
     def cancel(self) -> bool:
-        """Stop, and tell so at once; False when it is too late for that. The flow may still tell the server."""
+        """Stop, and tell so at once; False when it is too late for that.
+
+        The flow may still tell the server.
+        """
         if self._told or not self._last.can_cancel:
             return False
         self._next_turn()
         self._abort()
-        self._tell(Outcome(error=str(cancelled()), cancelled=True))
-        self._advance(error=cancelled())
+        self._tell(FlowOutcome(error=str(cancelled_error()), cancelled=True))
+        self._advance(error=cancelled_error())
         return True
 
     def _continue(self, turn: int, reply: Any = None, error: BaseException | None = None) -> None:
@@ -105,15 +121,19 @@ class Task:
                 step = self._flow.send(None)
             self._wait_for(step)
         except StopIteration as end:
-            self._tell(Outcome(end.value))
+            self._tell(FlowOutcome(end.value))
         except TransferCancelledError as stopped:
-            self._tell(Outcome(error=str(stopped), cancelled=True))
+            self._tell(FlowOutcome(error=str(stopped), cancelled=True))
         except ClientError as failure:
-            self._tell(Outcome(error=str(failure)))
+            self._tell(FlowOutcome(error=str(failure)))
         except Exception as defect:
             logging.getLogger("WordMask").exception("A step failed that should not")
             name = type(defect).__name__
-            self._tell(Outcome(error=f"Something went wrong that should not ({name}); the Python console has the details."))
+            self._tell(
+                FlowOutcome(
+                    error=f"An unexpected error occurred ({name}); the Python console has the details."
+                )
+            )
 
     def _wait_for(self, step: Any) -> None:
         turn = self._next_turn()
@@ -122,7 +142,9 @@ class Task:
                 step,
                 lambda answer: self._continue(turn, answer),
                 lambda failure: self._continue(turn, error=failure),
-                lambda done, total: self._show(self._last.with_bytes(done, total)) if turn == self._turn else None,
+                lambda done, total: (
+                    self._show(self._last.with_bytes(done, total)) if turn == self._turn else None
+                ),
             )
         elif isinstance(step, Pause):
             self._later(step.seconds, lambda: self._continue(turn))
@@ -135,7 +157,7 @@ class Task:
         if self._report is not None and not self._told:
             self._report(report)
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _tell(self, outcome: FlowOutcome) -> None:
         if not self._told:
             self._told = True
             self._end(outcome)

@@ -1,7 +1,7 @@
 """Completion of the word under the cursor, from the vocabulary of the server.
 
-`matches` is plain; `WordCompleter` puts them into a QCompleter whose entries are the whole text with that word replaced, so that Qt's own
-keys and clicks do what they do everywhere.
+`matches` is plain; `WordCompleter` puts them into a QCompleter whose entries are the whole text with that
+word replaced, so that Qt's own keys and clicks do what they do everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ WHOLE_TEXT = 256  # Qt.UserRole: what the line is when the entry is chosen
 
 
 def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> list[tuple[Suggestion, str]]:
-    """What begins with ``query``, with the synonym that does ("" when the word does); words first, then words within, then synonyms."""
+    """What begins with ``query``, with the synonym that does ("" when the word does); words first, then words
+    within, then synonyms.
+    """
     key = same_text(query)
     ranked: list[tuple[int, str, Suggestion, str]] = []
     for found in words if key else ():
@@ -38,9 +40,16 @@ def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> 
 
 
 class WordCompleter:
-    """Offers words while somebody types. words: gives the vocabulary; misspelt: called with a word that nothing begins with."""
+    """Offers words while somebody types.
 
-    def __init__(self, line: Any, words: Callable[[], Iterable[Suggestion]], misspelt: Callable[[str], None]) -> None:
+    Args:
+        words: gives the vocabulary
+        misspelt: called with a word that nothing begins with
+    """
+
+    def __init__(
+        self, line: Any, words: Callable[[], Iterable[Suggestion]], misspelt: Callable[[str], None]
+    ) -> None:
         self._line, self._words, self._misspelt = line, words, misspelt
         self._cursors: dict[str, int] = {}
         self._closed = False
@@ -61,7 +70,7 @@ class WordCompleter:
 
     def offer(self, query: str, found: Iterable[Suggestion]) -> None:
         """What a server suggests for a misspelt word; nothing happens when the person typed on."""
-        if query == self._typed() and bool(self._line.property("focus")):
+        if query == self._typed_word() and bool(self._line.property("focus")):
             self._fill([(suggestion, "") for suggestion in found])
             if self._cursors:
                 self.completer.complete()
@@ -69,7 +78,8 @@ class WordCompleter:
     def close(self) -> None:
         """The line is about to go; more than once does no harm.
 
-        The completer goes first: its list is a window of its own, which it deletes, and must not find deleted by others.
+        The completer goes first: its list is a window of its own, which it deletes, and must not find deleted
+        by others.
         """
         if not self._closed:
             self._closed = True
@@ -78,11 +88,11 @@ class WordCompleter:
             self._line.setCompleter(None)
             self.completer.deleteLater()
 
-    def _typed(self) -> str:
+    def _typed_word(self) -> str:
         return word_at(self._line.property("text"), int(self._line.property("cursorPosition"))).query
 
     def _on_edited(self, *_args: Any) -> None:
-        query = self._typed()
+        query = self._typed_word()
         found = matches(query, self._words())
         if len(found) == 1 and same_text(found[0][0].word) == same_text(query):
             found = []  # it is typed already
@@ -90,7 +100,7 @@ class WordCompleter:
         self._timer.start()
 
     def _on_pause(self, *_args: Any) -> None:
-        query = self._typed()
+        query = self._typed_word()
         if len(query) > 2 and not matches(query, self._words()):
             self._misspelt(query)
 
@@ -98,11 +108,12 @@ class WordCompleter:
         text, cursor = self._line.property("text"), int(self._line.property("cursorPosition"))
         self._cursors.clear()
         self.model.setRowCount(0)
-        self.model.setRowCount(len(found))  # no items made here, whose owner PythonQt and PySide6 see differently
+        # No items made here, whose owner PythonQt and PySide6 see differently.
+        self.model.setRowCount(len(found))
         for row, (suggestion, synonym) in enumerate(found):
             whole, place = replace_word(text, cursor, suggestion.word)
             index = self.model.index(row, 0)
-            self.model.setData(index, _shown(suggestion, synonym), SHOWN_TEXT)
+            self.model.setData(index, _entry_text(suggestion, synonym), SHOWN_TEXT)
             self.model.setData(index, whole, WHOLE_TEXT)
             self._cursors[whole] = place
 
@@ -111,9 +122,11 @@ class WordCompleter:
         text = chosen[0] if chosen and isinstance(chosen[0], str) else self._line.property("text")
         place = self._cursors.get(text)
         if place is not None:
-            qt.QTimer.singleShot(0, lambda: self._line.setCursorPosition(place) if text in self._cursors else None)
+            qt.QTimer.singleShot(
+                0, lambda: self._line.setCursorPosition(place) if text in self._cursors else None
+            )
 
 
-def _shown(suggestion: Suggestion, synonym: str) -> str:
+def _entry_text(suggestion: Suggestion, synonym: str) -> str:
     text = f"{suggestion.word} ({synonym})" if synonym else suggestion.word
     return text if suggestion.trained is not False else text + _("  – not trained")

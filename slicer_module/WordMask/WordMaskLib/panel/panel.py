@@ -1,7 +1,9 @@
-"""What all sections of the panel share: the server, the one piece of work that runs, its progress, the question, the message.
+"""What all sections of the panel share: the server, the one piece of work that runs, its progress, the
+question, the message.
 
-One piece of work at a time is done for a person (`begin`); what nobody waits for runs beside it (`run_in_background`).
-Expected faults are one sentence under the buttons, never a dialog. Qt: written in the dialect that PythonQt and PySide6 share.
+One piece of work at a time is done for a person (`begin`); what nobody waits for runs beside it
+(`run_in_background`). Expected faults are one sentence under the buttons, never a dialog. Qt: written in the
+dialect that PythonQt and PySide6 share.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ..client.errors import ClientError
 from ..flows.flows import Flow, Question, Report
 from ..flows.messages import question_text, stage_text
 from ..flows.session import Session
-from ..flows.tasks import Outcome, Task
+from ..flows.tasks import FlowOutcome, FlowTask
 from .qt_transport import QtTransport
 from .settings import Settings
 
@@ -47,12 +49,14 @@ class Section:
 class Panel:
     """ui: the widgets by name; make_transport: as `QtTransport`."""
 
-    def __init__(self, ui: Any, session: Session, settings: Settings, make_transport: Callable[..., Any] = QtTransport) -> None:
+    def __init__(
+        self, ui: Any, session: Session, settings: Settings, make_transport: Callable[..., Any] = QtTransport
+    ) -> None:
         self.ui, self.session, self.settings = ui, session, settings
         self._make_transport = make_transport
         self._transports: dict[tuple[ServerAddress, str, str], Any] = {}
-        self._task: Task | None = None
-        self._background: list[Task] = []
+        self._task: FlowTask | None = None
+        self._background: list[FlowTask] = []
         self._answer: Callable[[bool], None] | None = None
         self.sections: list[Section] = []
         self._changing = self._closed = False
@@ -80,7 +84,10 @@ class Panel:
 
     def transport(self) -> Any:
         """To the server of the address, with the token and the authority that are entered; ClientError."""
-        token, authority = self.ui.tokenLine.property("text").strip(), self.ui.certificateLine.property("text").strip()
+        token, authority = (
+            self.ui.tokenLine.property("text").strip(),
+            self.ui.certificateLine.property("text").strip(),
+        )
         key = (self.address(), token, authority)
         if key not in self._transports:
             ca_file = Path(authority).expanduser() if authority else None
@@ -95,7 +102,12 @@ class Panel:
         return self._task is not None
 
     def begin(self, make_flow: Callable[[], Flow[Any]], done: Callable[[Any], None]) -> None:
-        """Start a piece of work; nothing while another runs. make_flow: may raise what is a sentence; done: gets what it returns."""
+        """Start a piece of work; nothing while another runs.
+
+        Args:
+            make_flow: may raise what is a sentence
+            done: gets what it returns
+        """
         if self.busy:
             return
         self._message("")
@@ -104,31 +116,50 @@ class Panel:
         except ClientError as error:
             self.complain(str(error))
             return
-        self._task = Task(flow, transport, later, end=lambda outcome: self._on_end(outcome, done), report=self._on_report, ask=self._on_ask)
+        self._task = FlowTask(
+            flow,
+            transport,
+            later,
+            end=lambda outcome: self._on_end(outcome, done),
+            report=self._on_report,
+            ask=self._on_ask,
+        )
         self._on_report(Report(""))
         self.ui.progressRow.setVisible(True)
         self.refresh()
         self._task.start()
 
     def run_in_background(
-        self, flow: Flow[Any], end: Callable[[Outcome], None], *, address: ServerAddress | None = None, timeout: float | None = None
-    ) -> Task | None:
-        """Start what nobody waits for; None when there is no usable address. address: None for the one that is typed."""
+        self,
+        flow: Flow[Any],
+        end: Callable[[FlowOutcome], None],
+        *,
+        address: ServerAddress | None = None,
+        timeout: float | None = None,
+    ) -> FlowTask | None:
+        """Start what nobody waits for; None when there is no usable address.
+
+        address: None for the one that is typed.
+        """
         try:
-            transport = self.transport() if address is None else self._make_transport(address, None, ca_file=None, timeout=timeout)
+            transport = (
+                self.transport()
+                if address is None
+                else self._make_transport(address, None, ca_file=None, timeout=timeout)
+            )
         except ClientError:
             return None
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: FlowOutcome) -> None:
             if task in self._background:
                 self._background.remove(task)
                 end(outcome)
 
-        task = Task(flow, transport, later, end=finish)
+        task = FlowTask(flow, transport, later, end=finish)
         self._background.append(task)
         return task.start()
 
-    def drop(self, task: Task | None) -> None:
+    def drop(self, task: FlowTask | None) -> None:
         """End what runs in the background; nobody is told."""
         if task is not None and task in self._background:
             self._background.remove(task)
@@ -199,13 +230,14 @@ class Panel:
 
     def _on_report(self, report: Report) -> None:
         bar = self.ui.progressBar
-        bar.setRange(0, report.total if report.total < 2**31 else 0)  # 0 of 0: Qt shows that something happens
+        # 0 of 0: Qt shows that something happens.
+        bar.setRange(0, report.total if report.total < 2**31 else 0)
         bar.setValue(min(report.done, report.total) if report.total < 2**31 else 0)
         bar.setFormat("%p %")
         self.ui.progressLabel.setText(stage_text(report) if report.stage else "")
         self.ui.cancelButton.setEnabled(report.can_cancel)
 
-    def _on_end(self, outcome: Outcome, done: Callable[[Any], None]) -> None:
+    def _on_end(self, outcome: FlowOutcome, done: Callable[[Any], None]) -> None:
         self._task = None
         self._answer = None
         self.ui.progressRow.setVisible(False)

@@ -38,10 +38,14 @@ class CasesSection(Section):
         segmentation = shown_segmentation(self.panel)
         something = segmentation is not None and segmentation.GetSegmentation().GetNumberOfSegments() > 0
         self.ui.submitButton.setEnabled(free and something)
-        missing = self.session.shown(self.panel.volume).not_found
+        missing = self.session.results_of(self.panel.volume).not_found
         self.ui.absentBox.setEnabled(free and bool(missing))
         names = ", ".join(missing)
-        self.ui.absentBox.setText(_("{names}: not in this image at all").format(names=names) if missing else _("Not found: really absent"))
+        self.ui.absentBox.setText(
+            _("{names}: not in this image at all").format(names=names)
+            if missing
+            else _("Not found: really absent")
+        )
         for name in ("nextButton", "strategyBox"):
             getattr(self.ui, name).setEnabled(free)
 
@@ -51,19 +55,24 @@ class CasesSection(Section):
 
     def _on_submit(self, *_args: Any) -> None:
         volume, segmentation = self.panel.volume, shown_segmentation(self.panel)
-        absent = self.session.shown(volume).not_found if self.ui.absentBox.isChecked() else ()
-        self.panel.begin(lambda: submit(self.session, self.panel.address(), volume, segmentation, absent=absent), self._on_submitted)
+        absent = self.session.results_of(volume).not_found if self.ui.absentBox.isChecked() else ()
+        self.panel.begin(
+            lambda: submit(self.session, self.panel.address(), volume, segmentation, absent=absent),
+            self._on_submitted,
+        )
 
     def _on_submitted(self, done: Submitted) -> None:
         text = _("Submitted: {names}.").format(names=", ".join(done.words))
         if done.absent:
             text += " " + _("Absent: {names}.").format(names=", ".join(done.absent))
-        self.panel.say(text + " " + _("The model learns from it in the next training."))
+        self.panel.say(text + " " + _("The model will learn from it in the next training."))
 
     def _on_next(self, *_args: Any) -> None:
         strategy = str(self.ui.strategyBox.itemData(int(self.ui.strategyBox.property("currentIndex"))))
         try:
-            open_now = case_of(self.panel.volume, self.panel.address()) if self.panel.volume is not None else ""
+            open_now = (
+                case_of(self.panel.volume, self.panel.address()) if self.panel.volume is not None else ""
+            )
         except AddressError:
             open_now = ""
         words = self.ui.wordsLine.property("text").strip()
@@ -75,14 +84,16 @@ class CasesSection(Section):
                 self.panel.connected()
             self._on_opened(opened)
 
-        self.panel.begin(lambda: next_case(self.session, self.panel.address(), strategy, words=words, skip=skip), done)
+        self.panel.begin(
+            lambda: next_case(self.session, self.panel.address(), strategy, words=words, skip=skip), done
+        )
 
     def _on_opened(self, opened: Opened) -> None:
         reason = opened.next.reason
         self.ui.caseLabel.setVisible(True)
         if opened.volume is None:
             self.ui.caseLabel.setText(reason)
-            self.panel.say(_("No case is left without a label map."))
+            self.panel.say(_("Every case has a label map."))
             return
         self.ui.caseLabel.setText(_("{case}: {reason}").format(case=opened.next.case, reason=reason))
         self.ui.segmentationSelector.setCurrentNode(None)
@@ -95,8 +106,12 @@ class CasesSection(Section):
             self.panel.say(" ".join([_("The case is open."), opened.message]).strip())
 
     def _show_results_of(self, volume: Any) -> None:
-        """Slicer draws every segmentation in every view, also that of another patient; those that were made here are hidden as a whole."""
-        for segmentation, owner in results_in_scene(list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))):
+        """Slicer draws every segmentation in every view, also that of another patient; those that were made
+        here are hidden as a whole.
+        """
+        for segmentation, owner in results_in_scene(
+            list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+        ):
             display = segmentation.GetDisplayNode()
             if display is not None:
                 display.SetVisibility(owner is volume)

@@ -1,4 +1,6 @@
-"""A server on this computer: choose where WordMask is installed once, then start and stop it here, with its log in view."""
+"""A server on this computer: choose where WordMask is installed once, then start and stop it here, with its
+log in view.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from slicer.i18n import tr as _
 from ..client import calls
 from ..client.addresses import ServerAddress, repair_address
 from ..client.answers import Health
-from ..client.client import Handshake
 from ..client.errors import AddressError, ClientError
+from ..client.handshake import Handshake
 from ..flows.flows import Flow
 from ..flows.segmenting import shake_hands
-from ..flows.tasks import Outcome, Task
+from ..flows.tasks import FlowOutcome, FlowTask
 from ..server.local_server import LocalServer
 from ..server.server_process import likely_addresses
 from .panel import FAULT_STYLE, Panel, Section
@@ -33,8 +35,8 @@ class LocalSection(Section):
         super().__init__(panel)
         self._server_section = server_section
         self._server = LocalServer(self._on_text, self._on_ended)
-        self._looking: Task | None = None
-        self._asking: Task | None = None
+        self._looking: FlowTask | None = None
+        self._asking: FlowTask | None = None
         self._answer: Health | ClientError | None = None
         self._up = self._stopping = False
         self._timer = qt.QTimer(self.ui.serverLog)
@@ -43,8 +45,12 @@ class LocalSection(Section):
         for line, name in ((self.ui.environmentLine, "environment"), (self.ui.studiesLine, "studies")):
             line.setText(panel.settings.text(name))
             line.textChanged.connect(self._on_folder)
-        self.ui.environmentButton.clicked.connect(self._chooser(self.ui.environmentLine, _("Where WordMask is installed")))
-        self.ui.studiesButton.clicked.connect(self._chooser(self.ui.studiesLine, _("Images that the server offers")))
+        self.ui.environmentButton.clicked.connect(
+            self._chooser(self.ui.environmentLine, _("Where WordMask is installed"))
+        )
+        self.ui.studiesButton.clicked.connect(
+            self._chooser(self.ui.studiesLine, _("Images that the server offers"))
+        )
         self.ui.startServerButton.clicked.connect(self._on_start)
         self.ui.stopServerButton.clicked.connect(self._on_stop)
         self.ui.serverLog.setMaximumBlockCount(MOST_LINES)
@@ -54,7 +60,9 @@ class LocalSection(Section):
     def refresh(self) -> None:
         """What runs can be stopped."""
         idle = not self._server.is_running and self._looking is None
-        folders = all(getattr(self.ui, name).property("text").strip() for name in ("environmentLine", "studiesLine"))
+        folders = all(
+            getattr(self.ui, name).property("text").strip() for name in ("environmentLine", "studiesLine")
+        )
         self.ui.startServerButton.setEnabled(idle and folders)
         self.ui.stopServerButton.setEnabled(self._server.is_running and not self._stopping)
         for name in ("environmentLine", "environmentButton", "studiesLine", "studiesButton"):
@@ -82,11 +90,11 @@ class LocalSection(Section):
 
     def _on_start(self, *_args: Any) -> None:
         """Use a server that runs already; else start one."""
-        self._say(_("Looking whether a server runs already."))
-        self._look_at(likely_addresses(self._remembered()))
+        self._say(_("Checking whether a server is already running."))
+        self._look_at(likely_addresses(self._remembered_addresses()))
         self.refresh()
 
-    def _remembered(self) -> list[ServerAddress]:
+    def _remembered_addresses(self) -> list[ServerAddress]:
         try:
             return [repair_address(self.panel.settings.address)]
         except AddressError:
@@ -99,15 +107,17 @@ class LocalSection(Section):
             return
         address = addresses[0]
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: FlowOutcome) -> None:
             if not outcome.ok:
                 self._look_at(addresses[1:])
                 return
             self._looking = None
-            self._say(_("A server runs already at {address}, and is used.").format(address=address))
+            self._say(_("A server is already running at {address} and will be used.").format(address=address))
             self._use(address)
 
-        self._looking = self.panel.run_in_background(_hands(address), finish, address=address, timeout=LOOK_SECONDS)
+        self._looking = self.panel.run_in_background(
+            _hands(address), finish, address=address, timeout=LOOK_SECONDS
+        )
 
     def _start(self) -> None:
         self.ui.serverLog.clear()
@@ -115,7 +125,9 @@ class LocalSection(Section):
         self._up = self._stopping = False
         self._answer = None
         try:
-            self._server.start(self.ui.environmentLine.property("text").strip(), self.ui.studiesLine.property("text").strip())
+            self._server.start(
+                self.ui.environmentLine.property("text").strip(), self.ui.studiesLine.property("text").strip()
+            )
         except ClientError as error:
             self._say(str(error), fault=True)
             self.panel.refresh()
@@ -138,9 +150,11 @@ class LocalSection(Section):
             self._timer.stop()
             self._server.stop()
         elif self._asking is None and self._server.address is not None:
-            self._asking = self.panel.run_in_background(_health(), self._on_answer, address=self._server.address, timeout=LOOK_SECONDS)
+            self._asking = self.panel.run_in_background(
+                _health(), self._on_answer, address=self._server.address, timeout=LOOK_SECONDS
+            )
 
-    def _on_answer(self, outcome: Outcome) -> None:
+    def _on_answer(self, outcome: FlowOutcome) -> None:
         self._asking = None
         self._answer = outcome.value if outcome.ok else None
 

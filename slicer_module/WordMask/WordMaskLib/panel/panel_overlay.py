@@ -1,4 +1,6 @@
-"""What the model thought, in colour over the image: on demand, with its opacity, and the way to the slice that stands out."""
+"""What the model thought, in colour over the image: on demand, with its opacity, and the way to the slice
+that stands out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..client.errors import SegmentsError
 from ..client.prompts import same_text
-from ..flows.overlay_flow import ShownOverlay, request_overlay
+from ..flows.overlay_flow import OverlayResult, request_overlay
 from ..flows.results_table import jump_to
 from ..flows.session import present
 from ..scene.overlay import COLORS, VOLUME, remove_overlay, show_overlay
@@ -22,7 +24,7 @@ class OverlaySection(Section):
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
-        self._shown: ShownOverlay | None = None
+        self._shown: OverlayResult | None = None
         self._kinds: list[str] = []
         self._words: list[str] = []
         self.ui.overlayButton.clicked.connect(self._on_show)
@@ -35,7 +37,9 @@ class OverlaySection(Section):
         if self._shown is not None and not present(self._shown.node):
             self._shown = None
         free = not self.panel.busy
-        self.ui.overlayButton.setEnabled(free and self.panel.volume is not None and bool(self._kinds) and bool(self._words))
+        self.ui.overlayButton.setEnabled(
+            free and self.panel.volume is not None and bool(self._kinds) and bool(self._words)
+        )
         for name in ("hideButton", "jumpButton", "opacitySlider"):
             getattr(self.ui, name).setEnabled(self._shown is not None)
         for name in ("kindBox", "overlayWordBox"):
@@ -43,9 +47,15 @@ class OverlaySection(Section):
 
     def connected(self) -> None:
         """What the model can show."""
-        titles = {"probability": _("Probability"), "uncertainty": _("Uncertainty"), "attribution": _("Attribution")}
+        titles = {
+            "probability": _("Probability"),
+            "uncertainty": _("Uncertainty"),
+            "attribution": _("Attribution"),
+        }
         model = self.session.model
-        self._kinds = [kind for kind in titles if kind in COLORS and model is not None and kind in model.output_volumes]
+        self._kinds = [
+            kind for kind in titles if kind in COLORS and model is not None and kind in model.output_volumes
+        ]
         self.ui.kindBox.clear()
         for kind in self._kinds:
             self.ui.kindBox.addItem(titles[kind], kind)
@@ -57,9 +67,16 @@ class OverlaySection(Section):
         segmentation = shown_segmentation(self.panel)
         words = []
         if segmentation is not None:
-            words = [word_of(segmentation, segment_id) for segment_id in segmentation.GetSegmentation().GetSegmentIDs()]
+            words = [
+                word_of(segmentation, segment_id)
+                for segment_id in segmentation.GetSegmentation().GetSegmentIDs()
+            ]
         found = [word for word in dict.fromkeys(words) if word]
-        found += [word for word in self.session.shown(self.panel.volume).not_found if same_text(word) not in map(same_text, found)]
+        found += [
+            word
+            for word in self.session.results_of(self.panel.volume).not_found
+            if same_text(word) not in map(same_text, found)
+        ]
         if found != self._words:
             self._words = found
             self.ui.overlayWordBox.clear()
@@ -77,15 +94,23 @@ class OverlaySection(Section):
         volume = self.panel.volume
         kind = self._kinds[int(self.ui.kindBox.property("currentIndex"))]
         word = self._words[int(self.ui.overlayWordBox.property("currentIndex"))]
-        self.panel.begin(lambda: request_overlay(self.session, self.panel.address(), volume, word, kind), self._on_overlay)
+        self.panel.begin(
+            lambda: request_overlay(self.session, self.panel.address(), volume, word, kind), self._on_overlay
+        )
 
-    def _on_overlay(self, overlay: ShownOverlay) -> None:
+    def _on_overlay(self, overlay: OverlayResult) -> None:
         if self._shown is not None and self._shown.node is not overlay.node:
             self._on_hide()
         self._shown = overlay
         show_overlay(overlay.node, float(self.ui.opacitySlider.property("value")))
-        titles = {"probability": _("probability"), "uncertainty": _("uncertainty"), "attribution": _("attribution")}
-        self.panel.say(_("Shown over the image: {kind} of {word}.").format(kind=titles[overlay.kind], word=overlay.word))
+        titles = {
+            "probability": _("probability"),
+            "uncertainty": _("uncertainty"),
+            "attribution": _("attribution"),
+        }
+        self.panel.say(
+            _("Shown over the image: {kind} of {word}.").format(kind=titles[overlay.kind], word=overlay.word)
+        )
 
     def _on_hide(self, *_args: Any) -> None:
         overlay, self._shown = self._shown, None

@@ -32,7 +32,11 @@ class ResultsSection(Section):
         table.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         for column in range(1, len(titles)):
             table.horizontalHeader().setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        tips = (_("The segment as it is now"), _("What the model says within it, mean"), _("Whether the word is in the image at all"))
+        tips = (
+            _("The segment as it is now"),
+            _("Mean probability within the segment"),
+            _("How confident the model is that the structure is in the image"),
+        )
         for column, tip in enumerate(tips, start=1):
             table.horizontalHeaderItem(column).setToolTip(tip)
         table.cellClicked.connect(self._on_row)
@@ -51,14 +55,18 @@ class ResultsSection(Section):
                 if row.segment_id is None:
                     item.setForeground(qt.QBrush(qt.QColor("gray")))
                 if column:
-                    item.setTextAlignment(int(getattr(qt.Qt.AlignRight, "value", qt.Qt.AlignRight)) | VERTICALLY_CENTRED)
+                    item.setTextAlignment(
+                        int(getattr(qt.Qt.AlignRight, "value", qt.Qt.AlignRight)) | VERTICALLY_CENTRED
+                    )
                 table.setItem(number, column, item)
 
     def refresh(self) -> None:
         """Whether it is shown in 3-D."""
         segmentation = shown_segmentation(self.panel)
         display = None if segmentation is None else segmentation.GetDisplayNode()
-        has_surface = segmentation is not None and segmentation.GetSegmentation().ContainsRepresentation(SURFACE)
+        has_surface = segmentation is not None and segmentation.GetSegmentation().ContainsRepresentation(
+            SURFACE
+        )
         self.ui.show3dBox.setEnabled(bool(self.rows) and display is not None)
         self.ui.show3dBox.setChecked(bool(display is not None and has_surface and display.GetVisibility3D()))
 
@@ -86,7 +94,11 @@ def _cells(row: ResultRow) -> tuple[str, str, str, str]:
         return _("{name}: not found").format(name=row.word), "", "", presence
     name = _("{name} (edited)").format(name=row.name) if row.edited else row.name
     ml = row.millilitres
-    amount = _("{count} px").format(count=row.voxels) if ml is None else _("{amount} ml").format(amount=millilitres_text(ml))
+    amount = (
+        _("{count} px").format(count=row.voxels)
+        if ml is None
+        else _("{amount} ml").format(amount=millilitres_text(ml))
+    )
     probability = "" if row.mean_probability is None else f"{100 * row.mean_probability:.0f} %"
     return name, amount, probability, presence
 

@@ -1,6 +1,8 @@
-"""The panel and the scene's parameter node say the same, so that a saved scene brings back volume, segmentation, points, words and model.
+"""The panel and the scene's parameter node say the same, so that a saved scene brings back volume,
+segmentation, points, words and model.
 
-Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list of models is the server's.
+Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list
+of models is the server's.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from ..scene.parameters import WordMaskParameterNode
 from .panel import Panel, Section
 from .panel_server import ServerSection
 
-_SELECTORS = {"inputVolume": "volumeSelector", "segmentation": "segmentationSelector", "hint": "markupsSelector"}
+_SELECTORS = {
+    "inputVolume": "volumeSelector",
+    "segmentation": "segmentationSelector",
+    "hint": "markupsSelector",
+}
 
 
 class SceneSection(Section):
@@ -25,7 +31,7 @@ class SceneSection(Section):
         super().__init__(panel)
         self._server_section = server_section
         self._node: WordMaskParameterNode | None = None
-        self._agreeing = False
+        self._ignores_changes = False
         for name in _SELECTORS.values():
             getattr(self.ui, name).currentNodeChanged.connect(self._on_changed)
         self.ui.wordsLine.textChanged.connect(self._on_changed)
@@ -37,14 +43,19 @@ class SceneSection(Section):
         self._keep()
 
     def show(self) -> None:
-        """Bring the panel in line with the node. A scene without volume, words or model says nothing about them: they stay as they are."""
+        """Bring the panel in line with the node.
+
+        A scene without volume, words or model says nothing about them: they stay as they are.
+        """
         node = self._node
-        if node is None or self._agreeing:
+        if node is None or self._ignores_changes:
             return
-        with self._agreement():
+        with self._ignoring_changes():
             for parameter, name in _SELECTORS.items():
                 wanted, selector = getattr(node, parameter), getattr(self.ui, name)
-                if selector.currentNode() is not wanted and (wanted is not None or parameter != "inputVolume"):
+                if selector.currentNode() is not wanted and (
+                    wanted is not None or parameter != "inputVolume"
+                ):
                     selector.setCurrentNode(wanted)
             if node.words and node.words != self._words:
                 self.ui.wordsLine.setText(node.words)
@@ -70,23 +81,24 @@ class SceneSection(Section):
     def _keep(self) -> None:
         """Bring the node in line with the panel."""
         node = self._node
-        if node is None or self._agreeing:
+        if node is None or self._ignores_changes:
             return
-        with self._agreement(), slicer.util.NodeModify(node):
+        with self._ignoring_changes(), slicer.util.NodeModify(node):
             for parameter, name in _SELECTORS.items():
                 chosen = getattr(self.ui, name).currentNode()
                 if getattr(node, parameter) is not chosen:
                     setattr(node, parameter, chosen)
             if node.words != self._words:
                 node.words = self._words
-            if self.session.model is not None and not node.model:  # another one may have been asked for just now: see `connected`
+            # Another one may have been asked for just now: see `connected`.
+            if self.session.model is not None and not node.model:
                 node.model = self.session.model.name
 
     @contextmanager
-    def _agreement(self) -> Iterator[None]:
+    def _ignoring_changes(self) -> Iterator[None]:
         """One after the other is set: what the later ones still have must not be taken over meanwhile."""
-        self._agreeing = True
+        self._ignores_changes = True
         try:
             yield
         finally:
-            self._agreeing = False
+            self._ignores_changes = False

@@ -51,7 +51,7 @@ class ServerSection(Section):
             self.panel.settings.keep(name, text)
         self.panel.settings.keep("certificate", self.ui.certificateLine.property("text").strip())
         self.ui.serverLabel.setStyleSheet(FAULT_STYLE if server.handshake.warnings else "")
-        self.ui.serverLabel.setText(" ".join([_described(server), *server.handshake.warnings]))
+        self.ui.serverLabel.setText(" ".join([_describe(server), *server.handshake.warnings]))
 
     def ask(self, model: str = "") -> None:
         """Connect, and show how that went."""
@@ -63,7 +63,11 @@ class ServerSection(Section):
         """Use a model if the server has it: at once when it is known and free, else when it is asked next."""
         self.panel.settings.keep("model", model)
         server = self.session.server
-        if server is not None and server.model.name != model and model in {offered.name for offered in server.models}:
+        if (
+            server is not None
+            and server.model.name != model
+            and model in {offered.name for offered in server.models}
+        ):
             self.ask(model)
 
     def _on_connect(self, *_args: Any) -> None:
@@ -90,11 +94,15 @@ class ServerSection(Section):
             self.ask(str(name))
 
 
-def _described(server: ServerState) -> str:
+def _describe(server: ServerState) -> str:
     model = server.model
     text = _("WordMask {version}. Model version {model} on {device}.")
-    told = text.format(version=server.handshake.version, model=model.version or "?", device=model.device or "?")
-    trained = _("Trained words: {count}.").format(count=len(model.trained_words)) if model.trained_words else ""
+    told = text.format(
+        version=server.handshake.version, model=model.version or "?", device=model.device or "?"
+    )
+    trained = (
+        _("Trained words: {count}.").format(count=len(model.trained_words)) if model.trained_words else ""
+    )
     hints = {"points": _("It also takes points."), "box": _("It also takes a box.")}
     both = _("It also takes points or a box.") if {"points", "box"} <= set(model.hints) else ""
     taken = both or " ".join(text for name, text in hints.items() if name in model.hints)

@@ -12,7 +12,7 @@ from ..client.answers import ModelVersion
 from ..client.job_answers import TrainingState
 from ..flows.learning import (
     SPECIAL_RECIPES,
-    look_again,
+    reload_models,
     results_in_scene,
     stop_training,
     train,
@@ -20,7 +20,7 @@ from ..flows.learning import (
     watch_training,
 )
 from ..flows.messages import time_text
-from ..flows.tasks import Outcome, Task
+from ..flows.tasks import FlowOutcome, FlowTask
 from .panel import FAULT_STYLE, Panel, Section
 
 
@@ -29,8 +29,8 @@ class TrainingSection(Section):
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
-        self._watch: Task | None = None
-        self._stopping: Task | None = None
+        self._watch: FlowTask | None = None
+        self._stopping: FlowTask | None = None
         self._versions: list[ModelVersion] = []
         self._pace = Pace()
         table = self.ui.versionTable
@@ -62,8 +62,10 @@ class TrainingSection(Section):
         self.ui.trainButton.setEnabled(free)
         self.ui.recipeBox.setEnabled(free)
         self.ui.stopButton.setEnabled(self.training and self._stopping is None)
-        chosen = self._chosen()
-        self.ui.versionButton.setEnabled(ready and not self.training and chosen is not None and not chosen.served)
+        chosen = self._chosen_version()
+        self.ui.versionButton.setEnabled(
+            ready and not self.training and chosen is not None and not chosen.served
+        )
 
     def connected(self) -> None:
         """Versions and recipes of the model, and a training that somebody started."""
@@ -79,7 +81,12 @@ class TrainingSection(Section):
 
     def _fill_recipes(self) -> None:
         box, model = self.ui.recipeBox, self.session.model
-        titles = {"few_shot": _("thorough"), "quick": _("quick"), "small": _("quick"), "paper": _("as published, on a GPU")}
+        titles = {
+            "few_shot": _("thorough"),
+            "quick": _("quick"),
+            "small": _("quick"),
+            "paper": _("as published, on a GPU"),
+        }
         box.clear()
         for name in model.recipes if model is not None else ():
             if name not in SPECIAL_RECIPES:
@@ -94,10 +101,13 @@ class TrainingSection(Section):
         recipe = str(self.ui.recipeBox.itemData(int(self.ui.recipeBox.property("currentIndex"))))
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         words = str(self.ui.wordsLine.property("text")).strip() if model.learns_words else ""
-        self.panel.begin(lambda: train(self.session, model.name, results_in_scene(list(volumes)), recipe, words), self._on_started)
+        self.panel.begin(
+            lambda: train(self.session, model.name, results_in_scene(list(volumes)), recipe, words),
+            self._on_started,
+        )
 
     def _on_started(self, _nothing: Any) -> None:
-        self.panel.say(_("The training began; you can go on working."))
+        self.panel.say(_("The training has started; you can keep working."))
         self.panel.drop(self._watch)
         self._begin_watch()
 
@@ -105,7 +115,9 @@ class TrainingSection(Section):
         model = self.session.model
         if model is not None:
             self._pace = Pace()
-            self._watch = self.panel.run_in_background(watch_training(model.name, self._on_state), self._on_watched)
+            self._watch = self.panel.run_in_background(
+                watch_training(model.name, self._on_state), self._on_watched
+            )
 
     def _on_state(self, state: TrainingState) -> None:
         if state.state != "running":
@@ -118,7 +130,7 @@ class TrainingSection(Section):
         self.ui.trainingLabel.setText(_progress_text(state, self._pace.seconds_left(state)))
         self.panel.refresh()
 
-    def _on_watched(self, outcome: Outcome) -> None:
+    def _on_watched(self, outcome: FlowOutcome) -> None:
         self._watch = None
         self.ui.trainingBar.setVisible(False)
         state: TrainingState | None = outcome.value
@@ -127,20 +139,20 @@ class TrainingSection(Section):
         elif state is not None and state.state != "none":
             self._say(_end_text(state), fault=state.state == "failed")
             if state.state == "done":
-                self.panel.run_in_background(look_again(self.session), self._on_looked)
+                self.panel.run_in_background(reload_models(self.session), self._on_looked)
         self.panel.refresh()
 
-    def _on_looked(self, outcome: Outcome) -> None:
+    def _on_looked(self, outcome: FlowOutcome) -> None:
         if outcome.ok:
             self._fill_versions()
             self.panel.refresh()
 
     def _on_stop(self, *_args: Any) -> None:
         self._stopping = self.panel.run_in_background(stop_training(), self._on_stopped)
-        self._say(_("Stopping; what serves stays as it is."))
+        self._say(_("Stopping; the model in use stays as it is."))
         self.panel.refresh()
 
-    def _on_stopped(self, outcome: Outcome) -> None:
+    def _on_stopped(self, outcome: FlowOutcome) -> None:
         self._stopping = None
         if not outcome.ok:
             self._say(outcome.error, fault=True)
@@ -162,7 +174,7 @@ class TrainingSection(Section):
             for column, text in enumerate(_cells(version)):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
 
-    def _chosen(self) -> ModelVersion | None:
+    def _chosen_version(self) -> ModelVersion | None:
         row = int(self.ui.versionTable.currentRow())
         return self._versions[row] if 0 <= row < len(self._versions) else None
 
@@ -170,18 +182,25 @@ class TrainingSection(Section):
         self.panel.refresh()
 
     def _on_version(self, *_args: Any) -> None:
-        version = self._chosen()
+        version = self._chosen_version()
         if version is not None:
-            self.panel.begin(lambda: use_version(self.session, self.panel.address(), version.number), self._on_version_used)
+            self.panel.begin(
+                lambda: use_version(self.session, self.panel.address(), version.number), self._on_version_used
+            )
 
     def _on_version_used(self, _state: Any) -> None:
         self.panel.connected()
         model = self.session.model
-        self.panel.say(_("Version {version} answers from now on.").format(version=model.version if model is not None else "?"))
+        self.panel.say(
+            _("Version {version} is now in use.").format(version=model.version if model is not None else "?")
+        )
 
 
 class Pace:
-    """How fast a stage goes. The server counts the seconds of the whole training, and its stages are not equally fast."""
+    """How fast a stage goes.
+
+    The server counts the seconds of the whole training, and its stages are not equally fast.
+    """
 
     def __init__(self) -> None:
         self._last: TrainingState | None = None
@@ -207,7 +226,11 @@ def _progress_text(state: TrainingState, left: float | None) -> str:
     if state.loss is not None:
         parts.append(_("loss {value}").format(value=f"{state.loss:.3f}"))
     if state.dice is not None:
-        before = "" if state.dice_before is None else _(" ({value} before)").format(value=f"{state.dice_before:.2f}")
+        before = (
+            ""
+            if state.dice_before is None
+            else _(" ({value} before)").format(value=f"{state.dice_before:.2f}")
+        )
         parts.append(_("Dice {value}").format(value=f"{state.dice:.2f}") + before)
     return ", ".join(parts)
 
@@ -215,7 +238,9 @@ def _progress_text(state: TrainingState, left: float | None) -> str:
 def _end_text(state: TrainingState) -> str:
     text = state.message
     if state.dice is not None and state.dice_before is not None:
-        text += " " + _("Dice {after}, before {before}.").format(after=f"{state.dice:.2f}", before=f"{state.dice_before:.2f}")
+        text += " " + _("Dice {after}, before {before}.").format(
+            after=f"{state.dice:.2f}", before=f"{state.dice_before:.2f}"
+        )
     return text.strip()
 
 

@@ -9,13 +9,13 @@ from slicer.i18n import tr as _
 
 from ..client import calls
 from ..client.answers import Suggestion
-from ..client.errors import PromptError, SegmentsError
-from ..client.prompts import find_suggestion, same_text, split_words, word_hints
+from ..client.errors import SegmentsError
+from ..client.prompts import find_suggestion, same_text, typed_words, word_hints
 from ..flows.flows import Flow
 from ..flows.messages import segmented_text
 from ..flows.segmenting import Segmented, segment, slice_in_view
 from ..flows.session import target_segmentation
-from ..flows.tasks import Outcome
+from ..flows.tasks import FlowOutcome
 from ..scene.geometry import is_picture
 from ..scene.modality import modality_of
 from .completion import WordCompleter
@@ -29,7 +29,8 @@ class WordsSection(Section):
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
-        self._asked: dict[tuple[str, str], tuple[Suggestion, ...]] = {}  # (model, word) -> what the server suggested
+        # (model, word) -> what the server suggested.
+        self._asked: dict[tuple[str, str], tuple[Suggestion, ...]] = {}
         self._pending: set[tuple[str, str]] = set()
         self.completer = WordCompleter(self.ui.wordsLine, self._vocabulary, self._look_up)
         self._menu = qt.QMenu(self.ui.historyButton)
@@ -59,10 +60,18 @@ class WordsSection(Section):
         volume, free = self.panel.volume, not self.panel.busy
         ready = free and volume is not None and bool(self.text.strip())
         self.ui.segmentButton.setEnabled(ready)
-        again = volume is not None and not is_picture(volume) and bool(self.session.shown(volume).statistics)
+        again = (
+            volume is not None and not is_picture(volume) and bool(self.session.results_of(volume).statistics)
+        )
         self.ui.redoButton.setEnabled(ready and again)
         self.ui.undoButton.setEnabled(free and self.session.can_undo())
-        for name in ("volumeSelector", "segmentationSelector", "markupsSelector", "wordsLine", "historyButton"):
+        for name in (
+            "volumeSelector",
+            "segmentationSelector",
+            "markupsSelector",
+            "wordsLine",
+            "historyButton",
+        ):
             getattr(self.ui, name).setEnabled(free)
         for name in ("markupsLabel", "markupsSelector"):
             getattr(self.ui, name).setVisible(self._takes_hints())
@@ -103,7 +112,9 @@ class WordsSection(Section):
 
     def _on_redo(self, *_args: Any) -> None:
         try:
-            index = slice_in_view(self.panel.volume, self.session.shown(self.panel.volume).plane, slice_nodes())
+            index = slice_in_view(
+                self.panel.volume, self.session.results_of(self.panel.volume).plane, slice_nodes()
+            )
         except SegmentsError as error:
             self.panel.complain(str(error))
             return
@@ -111,7 +122,9 @@ class WordsSection(Section):
 
     def _segment(self, redo: int | None) -> None:
         volume, text, chosen = self.panel.volume, self.text, self.panel.segmentation
-        model = self.session.model.name if self.session.model is not None else self.panel.settings.text("model")
+        model = (
+            self.session.model.name if self.session.model is not None else self.panel.settings.text("model")
+        )
         known = self.session.server
 
         def done(segmented: Segmented) -> None:
@@ -122,7 +135,10 @@ class WordsSection(Section):
         self.panel.settings.remember_words(text)
         hint = self.ui.markupsSelector.currentNode() if self._takes_hints() else None
         address = self.panel.address
-        self.panel.begin(lambda: segment(self.session, address(), volume, text, chosen, model=model, redo=redo, hint=hint), done)
+        self.panel.begin(
+            lambda: segment(self.session, address(), volume, text, chosen, model=model, redo=redo, hint=hint),
+            done,
+        )
 
     def _on_done(self, done: Segmented) -> None:
         self.panel.changed()
@@ -137,7 +153,7 @@ class WordsSection(Section):
             self.panel.complain(str(error))
             return
         self.panel.changed()
-        self.panel.say(_("Taken back: {names}.").format(names=", ".join(words)))
+        self.panel.say(_("Undone: {names}.").format(names=", ".join(words)))
 
     def _fill_history(self, *_args: Any) -> None:
         self._menu.clear()
@@ -145,25 +161,23 @@ class WordsSection(Section):
             action = self._menu.addAction(text)
             action.triggered.connect(lambda *_args, chosen=text: self.ui.wordsLine.setText(chosen))
         if not self.panel.settings.history:
-            self._menu.addAction(_("Nothing was asked for yet")).setEnabled(False)
+            self._menu.addAction(_("No earlier words")).setEnabled(False)
 
     def _show_hints(self, *_args: Any) -> None:
-        """What should be known of the typed words before they are asked for; nothing while no server is known."""
+        """What should be known of the typed words before they are asked for; nothing while no server is
+        known.
+        """
         server, hints = self.session.server, []
-        try:
-            words = split_words(self.text) if server is not None else []
-        except PromptError:  # said when it is asked for; half of a word is no fault
-            words = []
-        for word in words:
-            local = server.look_up(word)  # type: ignore[union-attr]  # there are no words without it
-            known = (local,) if local is not None else self._suggested(word)
+        for word in [] if server is None else typed_words(self.text):
+            local = server.look_up(word)
+            known = (local,) if local is not None else self._suggestions_for(word)
             if known is not None:
-                hints += word_hints(word, known, server.model, modality_of(self.panel.volume))  # type: ignore[union-attr]
+                hints += word_hints(word, known, server.model, modality_of(self.panel.volume))
         self.ui.hintLabel.setText("\n".join(hint.sentence for hint in hints[:MOST_HINTS]))
         self.ui.hintLabel.setVisible(bool(hints))
 
-    def _suggested(self, word: str) -> tuple[Suggestion, ...] | None:
-        """What the server has for a word that is not in the vocabulary as it stands; None while it is asked."""
+    def _suggestions_for(self, word: str) -> tuple[Suggestion, ...] | None:
+        """What the server has for a word that is not in the vocabulary; None while it is asked."""
         model = self.session.model
         key = (model.name if model is not None else "", same_text(word))
         if key not in self._asked:
@@ -185,7 +199,7 @@ class WordsSection(Section):
         if key in self._pending:
             return
 
-        def finish(outcome: Outcome) -> None:
+        def finish(outcome: FlowOutcome) -> None:
             self._pending.discard(key)
             if outcome.ok:
                 self._asked[key] = outcome.value

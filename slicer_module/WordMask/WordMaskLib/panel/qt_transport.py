@@ -1,10 +1,10 @@
 """Requests by Qt's network classes: sent and read in pieces while the window goes on working.
 
-The same calls, readers and sentences as `transport`, which waits. Certificates are verified always, proxies of the system are not used,
-and redirects are not followed. Knows Qt and HTTP; not what requests mean.
+The same calls, readers and sentences as `WordMaskClient`, which waits. Certificates are always verified,
+proxies of the system are not used, and redirects are not followed. Knows Qt and HTTP; not what requests mean.
 
-Every object of Qt here has a parent, so that Qt deletes it, in the right thread: Python's collector of cycles runs in whichever thread
-needs memory, and a timer that is deleted elsewhere ends the process.
+Every object of Qt here has a parent, so that Qt deletes it, in the right thread: Python's collector of cycles
+runs in whichever thread needs memory, and a timer that is deleted elsewhere ends the process.
 """
 
 from __future__ import annotations
@@ -17,25 +17,35 @@ from typing import Any, TypeVar
 import qt
 
 from ..client.addresses import ServerAddress
-from ..client.calls import Call, checked_token
-from ..client.errors import ClientError, LocalFileError, network_error, not_understood
+from ..client.calls import Call, check_token
+from ..client.errors import ClientError, LocalFileError, bad_answer, network_error, no_certificates
 from ..client.multipart import Form, TextPart
-from ..client.transport import RetryPolicy
+from ..client.retry import RetryPolicy
 
 T = TypeVar("T")
 Done = Callable[[Any], None]
 Failed = Callable[[ClientError], None]
 
 BUFFER = 4 << 20  # bytes that Qt may hold before they are read
-HEADERS = ("content-encoding", "content-length", "content-type", "content-disposition", "transfer-encoding", "retry-after")
+HEADERS = (
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "content-disposition",
+    "transfer-encoding",
+    "retry-after",
+)
 # QNetworkReply's numbers, which PythonQt and PySide6 show as different types
 CLOSED, HANDSHAKE = 2, 6
 KINDS = {1: "refused", CLOSED: "closed", 3: "unknown host", 4: "timeout", 5: "closed", HANDSHAKE: "tls"}
-LAST_NETWORK_ERROR = 199  # below: no complete answer came; above: a status of HTTP says more, or it is no HTTP
+LAST_NETWORK_ERROR = 199  # below: no complete answer came; above: HTTP's status says more, or it is not HTTP
 
 
 class QtTransport:
-    """Sends calls to one server. timeout: seconds without a sign of it, and until an answer without a file is complete."""
+    """Sends calls to one server.
+
+    timeout: seconds without a sign of it, and until an answer without a file is complete.
+    """
 
     def __init__(
         self,
@@ -48,9 +58,10 @@ class QtTransport:
     ) -> None:
         """AddressError: the token cannot be one; LocalFileError: the CA file holds no certificate."""
         self.address, self.timeout, self.retry = address, timeout, retry or RetryPolicy()
-        self._token = checked_token(token) if token else None
-        self._tls = None if ca_file is None else _trusting(ca_file)
-        # Python must not delete it: it may be the manager's own signal that drops the last reference to this transport.
+        self._token = check_token(token) if token else None
+        self._tls = None if ca_file is None else _tls_for(ca_file)
+        # Python must not delete it: it may be the manager's own signal that drops the last reference to this
+        # transport.
         self.manager = qt.QNetworkAccessManager(qt.QCoreApplication.instance())
         self.manager.setProxy(qt.QNetworkProxy(qt.QNetworkProxy.NoProxy))
         self._open: list[QtSending] = []
@@ -61,8 +72,17 @@ class QtTransport:
             with contextlib.suppress(RuntimeError):  # at the end of the program Qt was quicker
                 manager.deleteLater()
 
-    def send(self, call: Call[Any], done: Done, failed: Failed, progress: Callable[[int, int | None], None] | None = None) -> QtSending:
-        """Send a call; one of ``done`` and ``failed`` is called later, once. progress: of the upload if there is one, else the download."""
+    def send(
+        self,
+        call: Call[Any],
+        done: Done,
+        failed: Failed,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> QtSending:
+        """Send a call; one of ``done`` and ``failed`` is called later, once.
+
+        progress: of the upload if there is one, else the download.
+        """
         sending = QtSending(self, call, done, failed, progress)
         self._open.append(sending)
         return sending
@@ -79,15 +99,25 @@ class QtTransport:
 
     def request(self, call: Call[Any]) -> Any:
         """Qt's request for a call."""
-        request = qt.QNetworkRequest(qt.QUrl.fromEncoded(qt.QByteArray(call.url(self.address).encode("ascii"))))
+        request = qt.QNetworkRequest(
+            qt.QUrl.fromEncoded(qt.QByteArray(call.url(self.address).encode("ascii")))
+        )
         headers = call.headers(self._token)
         if call.method in ("POST", "PUT"):
-            headers.setdefault("Content-Type", "application/octet-stream")  # else Qt says that it is a web form
+            # Else Qt says that it is a web form.
+            headers.setdefault("Content-Type", "application/octet-stream")
         for name, value in headers.items():
             request.setRawHeader(qt.QByteArray(name.encode("ascii")), qt.QByteArray(value.encode("ascii")))
         manual = 0
-        for attribute in ("RedirectPolicyAttribute", "CookieLoadControlAttribute", "CookieSaveControlAttribute", "Http2AllowedAttribute"):
-            request.setAttribute(getattr(qt.QNetworkRequest, attribute), 1 if attribute.startswith("Cookie") else manual)
+        for attribute in (
+            "RedirectPolicyAttribute",
+            "CookieLoadControlAttribute",
+            "CookieSaveControlAttribute",
+            "Http2AllowedAttribute",
+        ):
+            request.setAttribute(
+                getattr(qt.QNetworkRequest, attribute), 1 if attribute.startswith("Cookie") else manual
+            )
         if self._tls is not None:
             request.setSslConfiguration(self._tls)
         return request
@@ -96,7 +126,9 @@ class QtTransport:
 class QtSending:
     """One call, tried again where that can do no harm."""
 
-    def __init__(self, transport: QtTransport, call: Call[Any], done: Done, failed: Failed, progress: Any) -> None:
+    def __init__(
+        self, transport: QtTransport, call: Call[Any], done: Done, failed: Failed, progress: Any
+    ) -> None:
         self._transport, self._call, self._progress = transport, call, progress
         self._done, self._failed = done, failed
         self._attempts = 0
@@ -116,18 +148,20 @@ class QtSending:
             return
         self._attempts += 1
         try:
-            self._attempt = _Attempt(self._transport, self._call, self._answered, self._broke, self._progress)
+            self._attempt = _Attempt(
+                self._transport, self._call, self._on_answer, self._on_failure, self._progress
+            )
         except ClientError as error:
             failure = error
-            qt.QTimer.singleShot(0, lambda: self._broke(failure))
+            qt.QTimer.singleShot(0, lambda: self._on_failure(failure))
 
-    def _answered(self, answer: Any) -> None:
+    def _on_answer(self, answer: Any) -> None:
         if not self._over:
             self._over = True
             self._transport.forget(self)
             self._done(answer)
 
-    def _broke(self, error: ClientError) -> None:
+    def _on_failure(self, error: ClientError) -> None:
         if self._over:
             return
         seconds = self._transport.retry.wait(error, self._attempts, safe_to_repeat=self._call.safe_to_repeat)
@@ -142,7 +176,9 @@ class QtSending:
 class _Attempt:
     """One request and its answer."""
 
-    def __init__(self, transport: QtTransport, call: Call[Any], done: Done, failed: Failed, progress: Any) -> None:
+    def __init__(
+        self, transport: QtTransport, call: Call[Any], done: Done, failed: Failed, progress: Any
+    ) -> None:
         self._address, self._timeout = transport.address, transport.timeout
         self._done, self._failed, self._progress = done, failed, progress
         self._counts_upload = call.form is not None
@@ -155,8 +191,9 @@ class _Attempt:
         self._timer.timeout.connect(self._on_silence)
         self._reply.setReadBufferSize(BUFFER)
         for name, slot in (
-            ("errorOccurred", self._on_error), ("sslErrors", self._on_ssl_errors), ("uploadProgress", self._on_upload),
-            ("downloadProgress", self._on_download), ("readyRead", self._on_ready), ("finished", self._on_finished),
+            ("errorOccurred", self._on_error), ("sslErrors", self._on_ssl_errors),
+            ("uploadProgress", self._on_upload), ("downloadProgress", self._on_download),
+            ("readyRead", self._on_ready), ("finished", self._on_finished),
         ):  # fmt: skip
             getattr(self._reply, name).connect(slot)
         self._watch()
@@ -193,7 +230,9 @@ class _Attempt:
             else:
                 file = qt.QFile(str(part.path))
                 if not file.open(qt.QIODevice.ReadOnly):
-                    raise LocalFileError(f"The file {part.path.name} cannot be read; look whether you may read it.")
+                    raise LocalFileError(
+                        f"The file {part.path.name} cannot be read; check that you may read it."
+                    )
                 file.setParent(multipart)
                 piece.setBodyDevice(file)
             multipart.append(piece)
@@ -260,7 +299,7 @@ class _Attempt:
         if self._code == HANDSHAKE and self._untrusted:
             return network_error("certificate", self._address)
         if self._code > LAST_NETWORK_ERROR or self._code == 0:
-            return not_understood(self._address, "it does not answer as a web server does")
+            return bad_answer(self._address, "it does not answer as a web server does")
         return network_error(KINDS.get(self._code, "network"), self._address)
 
     def _status(self) -> int | None:
@@ -296,11 +335,11 @@ def _raw_header(reply: Any, name: str) -> str:
     return str(value.data().decode("latin-1"))
 
 
-def _trusting(ca_file: Path) -> Any:
+def _tls_for(ca_file: Path) -> Any:
     """A TLS configuration that trusts the authorities of a file, and no others."""
     certificates = qt.QSslCertificate.fromPath(str(ca_file)) if ca_file.is_file() else []
     if not certificates:
-        raise LocalFileError(f"The file {ca_file.name} holds no certificates that can be read; choose the authority's file, in PEM form.")
+        raise no_certificates(ca_file)
     configuration = qt.QSslConfiguration.defaultConfiguration()
     configuration.setCaCertificates(certificates)
     return configuration

@@ -1,6 +1,7 @@
 """What is remembered from one start of Slicer to the next. A token is not: settings are a plain file.
 
-Knows what is kept under which name; where, is the store's business (Slicer's QSettings, a plain object in tests).
+Knows what is kept under which name; where, is the store's business (Slicer's QSettings, a plain object in
+tests).
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""What leaves the scene: a volume as a file for the server, and segments as a label map that can be submitted.
+"""What leaves the scene: a volume as a file for the server, and segments as a label map that can be
+submitted.
 
-Files hold the volume in its own frame, before its parent transform: the voxels that a scanner made, on their own grid.
+Files hold the volume in its own frame, before its parent transform: the voxels that a scanner made, on their
+own grid.
 
-Knows slicer, vtk, numpy and the files that it writes. Does not know: servers, Qt. Changes nothing in the scene.
+Knows slicer, vtk, numpy and the files that it writes. Does not know: servers, Qt. Changes nothing in the
+scene.
 """
 
 from __future__ import annotations
@@ -19,31 +22,37 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
 from ..client.errors import GeometryError, SegmentsError
+from ..client.prompts import same_text
 from .geometry import Grid, as_matrix, grid_of, is_picture
 from .image_reading import file_grid
 from .masks import mask_of
-from .terminology import OWNER, QUERY, keeps_given_name, tag, text_key
+from .terminology import OWNER, QUERY, keeps_given_name, tag
 
 OVERLAP_RULES = ("refuse", "smaller")
 LARGEST_VALUE = 65535
 
 
 class OverlapError(SegmentsError):
-    """Segments share voxels, and a label map holds one value per voxel. shared: (name, name, voxels) of each pair."""
+    """Segments share voxels, and a label map holds one value per voxel.
+
+    shared: (name, name, voxels) of each pair.
+    """
 
     def __init__(self, shared: Sequence[tuple[str, str, int]]) -> None:
         self.shared = tuple(shared)
         first, second, count = self.shared[0]
         more = f" (and {len(shared) - 1} other pairs)" if len(shared) > 1 else ""
         super().__init__(
-            f"{first!r} and {second!r} share {count} voxels{more}, and a submitted voxel has one label; "
-            "erase one of them there, or give shared voxels to the smaller segment."
+            f"{first!r} and {second!r} share {count} voxels{more}, but a submitted voxel can have only one "
+            "label; erase one of them there, or give shared voxels to the smaller segment."
         )
 
 
 @dataclass(frozen=True)
 class ExportedVolume:
-    """path: of the file; picture: it is a PNG, whose result has rows and columns but no place in the patient; bytes: its size."""
+    """path: of the file; picture: it is a PNG, whose result has rows and columns but no place in the patient;
+    bytes: its size.
+    """
 
     path: Path
     picture: bool
@@ -52,7 +61,9 @@ class ExportedVolume:
 
 @dataclass(frozen=True)
 class ExportedLabels:
-    """path: of the label map; label_info: the table that the server keeps with it; voxels: word -> how many have its value."""
+    """path: of the label map; label_info: the table that the server keeps with it; voxels: word -> how many
+    have its value.
+    """
 
     path: Path
     label_info: list[dict[str, Any]]
@@ -60,33 +71,53 @@ class ExportedLabels:
 
 
 def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
-    """SegmentsError when this is nothing that can be segmented: no volume, no image, a time point, a tensor, a label map, 4-D, sheared."""
+    """SegmentsError when this is nothing that can be segmented: no volume, no image, a time point, a tensor,
+    a label map, 4-D, sheared.
+    """
     if volume is None:
         raise SegmentsError("There is no volume; load one and choose it.")
     name = repr(volume.GetName())
     if volume.IsA("vtkMRMLSequenceNode") or _is_time_point(volume):
-        raise SegmentsError(f"{name} is a sequence, and one volume is segmented at a time; clone one time point in the Data module.")
-    if (volume.IsA("vtkMRMLTensorVolumeNode") and not volume.IsA("vtkMRMLVectorVolumeNode")) or not volume.IsA("vtkMRMLScalarVolumeNode"):
-        raise SegmentsError(f"{name} is no image of grey values or colours but a {volume.GetNodeTagName()}; choose another volume.")
+        raise SegmentsError(
+            f"{name} is a sequence, but only one volume can be segmented at a time; clone one time point in "
+            "the Data module."
+        )
+    if (
+        volume.IsA("vtkMRMLTensorVolumeNode") and not volume.IsA("vtkMRMLVectorVolumeNode")
+    ) or not volume.IsA("vtkMRMLScalarVolumeNode"):
+        raise SegmentsError(
+            f"{name} is not an image of grey values or colours but a {volume.GetNodeTagName()}; choose "
+            "another volume."
+        )
     if volume.IsA("vtkMRMLDiffusionWeightedVolumeNode"):
         raise SegmentsError(f"{name} is a diffusion series; segment its baseline or a scalar map of it.")
     if volume.IsA("vtkMRMLLabelMapVolumeNode"):
         raise SegmentsError(f"{name} is a label map; choose the image that it belongs to.")
     image = volume.GetImageData()
     if image is None or min(image.GetDimensions()) < 1 or image.GetPointData().GetScalars() is None:
-        raise SegmentsError(f"{name} holds no image; load it again.")
+        raise SegmentsError(f"{name} does not contain an image; load it again.")
     components = image.GetNumberOfScalarComponents()
     if components != 1 and not is_picture(volume):
-        raise SegmentsError(f"{name} has {components} values per voxel and is no 2-D picture; save one of them as a volume of its own.")
+        raise SegmentsError(
+            f"{name} has {components} values per voxel and is not a 2-D picture; save one of them as a "
+            "separate volume."
+        )
     if not grid_of(volume).is_straight:
-        raise GeometryError(f"{name} has a sheared grid (a tilted gantry); resample it to a straight one (Resample Scalar Volume) first.")
+        raise GeometryError(
+            f"{name} has a sheared grid (a tilted gantry); resample it to a straight one (Resample Scalar "
+            "Volume) first."
+        )
 
 
-def export_volume(volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compress: bool = False) -> ExportedVolume:
-    """Write a volume for the server: PNG for pictures, else NRRD with the node's own grid and voxels, whichever hand it has.
+def export_volume(
+    volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compress: bool = False
+) -> ExportedVolume:
+    """Write a volume for the server: PNG for pictures, else NRRD with the node's own grid and voxels,
+    whichever hand it has.
 
-    compress: worth it on a slow network only; three seconds in place of none for a large CT. The file's name says nothing of the patient.
-    SegmentsError: `check_volume`, or the folder cannot be written to; then nothing is left there.
+    compress: worth it on a slow network only; three seconds in place of none for a large CT. The file's name
+    says nothing of the patient. SegmentsError: `check_volume`, or the folder cannot be written to; then
+    nothing is left there.
     """
     check_volume(volume)
     picture = is_picture(volume)
@@ -94,13 +125,17 @@ def export_volume(volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compr
     image = volume.GetImageData()
     needed = 64 if picture or compress else image.GetNumberOfPoints() * image.GetScalarSize()
     try:
-        written = path.parent.is_dir() and (_write_picture(image, path) if picture else _write_volume(volume, path, compress))
+        written = path.parent.is_dir() and (
+            _write_picture(image, path) if picture else _write_volume(volume, path, compress)
+        )
         size = path.stat().st_size if path.is_file() else 0
     except OSError:
         written, size = False, 0
     if not written or size < needed:
         _remove(path)
-        raise SegmentsError(f"{volume.GetName()!r} cannot be written to the temporary folder; is the disk full?")
+        raise SegmentsError(
+            f"{volume.GetName()!r} cannot be written to the temporary folder; is the disk full?"
+        )
     return ExportedVolume(path, picture, size)
 
 
@@ -114,15 +149,22 @@ def export_labels(
     overlaps: str = "refuse",
     like: str | Path | None = None,
 ) -> ExportedLabels:
-    """Write segments as a label map for training: values 1..N in the order of ``segment_ids``, then the ``absent`` words.
+    """Write segments as a label map for training: values 1..N in the order of ``segment_ids``, then the
+    ``absent`` words.
 
-    A result that still has the name it was given counts as its word, any other segment as its name. absent: words that are not in this
-    image at all; they get a value and no voxel, from which training learns that they are absent (a word that is not named is unknown).
-    overlaps: "refuse", or "smaller": a shared voxel goes to the segment with fewer voxels (a lesion within an organ; between equals to
-    the earlier one). like: the server's own file of the image, when the volume was loaded from it: the label map then lies on the
-    file's grid also where Slicer stores the slices the other way round.
+    A result that still has the name it was given counts as its word, any other segment as its name.
 
-    OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and absent, no room; GeometryError.
+    Args:
+        absent: words that are not in this image at all; they get a value and no voxel, from which training
+            learns that they are absent (a word that is not named is unknown)
+        overlaps: "refuse", or "smaller": a shared voxel goes to the segment with fewer voxels (a lesion
+            within an organ; between equals to the earlier one)
+        like: the server's own file of the image, when the volume was loaded from it: the label map then lies
+            on the file's grid also where Slicer stores the slices the other way round
+
+    Raises:
+        OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and
+            absent, no room; GeometryError
     """
     if overlaps not in OVERLAP_RULES:
         raise ValueError(f"overlaps is one of {', '.join(OVERLAP_RULES)}, not {overlaps!r}.")
@@ -132,12 +174,19 @@ def export_labels(
     masks = [mask_of(segmentation, segment_id, volume) for segment_id in segment_ids]
     empty = [word for word, mask in zip(words, masks) if not mask.any()]
     if empty:
-        raise SegmentsError(f"{empty[0]!r} has no voxel on {volume.GetName()!r}; mark it, leave it out, or say that it is absent.")
-    labels = _merged(masks, words, overlaps, grid_of(volume))
+        raise SegmentsError(
+            f"{empty[0]!r} has no voxel on {volume.GetName()!r}; mark it, leave it out, or say that it is "
+            "absent."
+        )
+    labels = _merge(masks, words, overlaps, grid_of(volume))
     _write_labels(labels, volume, Path(path), None if like is None else file_grid(like, volume))
     names = [*words, *absent]
     info = [_row(segmentation, segment_ids, value, name) for value, name in enumerate(names, start=1)]
-    return ExportedLabels(Path(path), info, {name: int(np.count_nonzero(labels == value)) for value, name in enumerate(names, start=1)})
+    return ExportedLabels(
+        Path(path),
+        info,
+        {name: int(np.count_nonzero(labels == value)) for value, name in enumerate(names, start=1)},
+    )
 
 
 def _is_time_point(volume: slicer.vtkMRMLVolumeNode) -> bool:
@@ -155,7 +204,10 @@ def _write_volume(volume: slicer.vtkMRMLVolumeNode, path: Path, compress: bool) 
 
 
 def _write_picture(image: vtk.vtkImageData, path: Path) -> bool:
-    """Row 0 at the top, as in the node. Not with a storage node: that needs ITK's PNG, which slicer-core does not have."""
+    """Row 0 at the top, as in the node.
+
+    Not with a storage node: that needs ITK's PNG, which slicer-core does not have.
+    """
     flip = vtk.vtkImageFlip()  # VTK's pictures begin at the bottom
     flip.SetFilteredAxis(1)
     flip.SetInputData(image)
@@ -170,7 +222,8 @@ def _write_labels(labels: np.ndarray, volume: Any, path: Path, grid: Grid | None
     own = grid_of(volume)
     if grid is not None:
         way = own.way_to(grid)
-        if way is None:  # a picture's file may have another spacing than its node; rows and columns are the same
+        # A picture's file may have another spacing than its node; rows and columns are the same.
+        if way is None:
             grid = own
         else:
             labels = way(labels)
@@ -182,10 +235,13 @@ def _write_labels(labels: np.ndarray, volume: Any, path: Path, grid: Grid | None
     node.SetAndObserveImageData(image)
     if not path.parent.is_dir() or not _write_volume(node, path, compress=True):
         _remove(path)
-        raise SegmentsError("The label map cannot be written to the temporary folder, so nothing was submitted; is the disk full?")
+        raise SegmentsError(
+            "The label map cannot be written to the temporary folder, so nothing was submitted; is the disk "
+            "full?"
+        )
 
 
-def _merged(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, grid: Grid) -> np.ndarray:
+def _merge(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, grid: Grid) -> np.ndarray:
     """[k, j, i], values 1..N in the order of the masks."""
     shared = [
         (words[first], words[second], count)
@@ -196,18 +252,24 @@ def _merged(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, gr
         raise OverlapError(shared)
     labels = np.zeros(grid.shape, dtype=np.uint8 if len(words) < 256 else np.uint16)
     sizes = [int(np.count_nonzero(mask)) for mask in masks]
-    for position in sorted(range(len(masks)), key=lambda index: (-sizes[index], -index)):  # the last one drawn is on top
+    # The last one drawn is on top.
+    for position in sorted(range(len(masks)), key=lambda index: (-sizes[index], -index)):
         labels[masks[position]] = position + 1
     lost = [word for position, word in enumerate(words) if shared and not (labels == position + 1).any()]
     if lost:
-        raise SegmentsError(f"{lost[0]!r} lies wholly within smaller segments and would have no voxel; leave it out, or erase the others.")
+        raise SegmentsError(
+            f"{lost[0]!r} lies entirely within smaller segments and would have no voxels; leave it out, or "
+            "erase the others."
+        )
     return labels
 
 
 def _word(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> str:
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
-        raise SegmentsError(f"A segment is no longer in {segmentation.GetName()!r}; choose again what to submit.")
+        raise SegmentsError(
+            f"A segment is no longer in {segmentation.GetName()!r}; choose again what to submit."
+        )
     own = tag(segment, OWNER) == segment_id and keeps_given_name(segment)
     return tag(segment, QUERY) if own else str(segment.GetName()).strip()
 
@@ -217,7 +279,7 @@ def _check_words(words: Sequence[str]) -> None:
         raise SegmentsError("There is nothing to submit: choose segments, or say which words are absent.")
     if len(words) > LARGEST_VALUE:
         raise SegmentsError(f"A label map holds at most {LARGEST_VALUE} labels, not {len(words)}.")
-    keys = [text_key(word) for word in words]
+    keys = [same_text(word) for word in words]
     for word, key in zip(words, keys):
         if not key:
             raise SegmentsError("A segment has no name; name it and submit again.")
@@ -225,8 +287,12 @@ def _check_words(words: Sequence[str]) -> None:
             raise SegmentsError(f"The word {word!r} was chosen twice; merge or rename one, or leave one out.")
 
 
-def _row(segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str], value: int, name: str) -> dict[str, Any]:
-    """As the server's `LabelTable.to_label_info`: name, idx, and where known color (0..255), code and modifier."""
+def _row(
+    segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str], value: int, name: str
+) -> dict[str, Any]:
+    """As the server's `LabelTable.to_label_info`: name, idx, and where known color (0..255), code and
+    modifier.
+    """
     row: dict[str, Any] = {"name": name, "idx": value}
     if value > len(segment_ids):
         return row
@@ -238,7 +304,11 @@ def _row(segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str
         found = {"code": entry.GetTypeObject(), "modifier": entry.GetTypeModifierObject()}
         for key, code in found.items():
             if code is not None and code.GetCodeValue():
-                row[key] = {"scheme": code.GetCodingSchemeDesignator(), "value": code.GetCodeValue(), "meaning": code.GetCodeMeaning()}
+                row[key] = {
+                    "scheme": code.GetCodingSchemeDesignator(),
+                    "value": code.GetCodeValue(),
+                    "meaning": code.GetCodeMeaning(),
+                }
     return row
 
 

@@ -1,7 +1,8 @@
 """Voxel grids: where a voxel lies, whether two grids are the same one, and along which axis a plane cuts.
 
-Frames. A voxel is (i, j, k), counted from 0, whole numbers at voxel centres; arrays are [k, j, i]. *Local* is RAS in millimetres of a
-node itself, before its parent transform: what a file of the node holds. *World* is RAS after the parent transform: what views show.
+Frames. A voxel is (i, j, k), counted from 0, whole numbers at voxel centres; arrays are [k, j, i]. *Local* is
+RAS in millimetres of a node itself, before its parent transform: what a file of the node holds. *World* is
+RAS after the parent transform: what views show.
 
 Knows slicer, vtk and numpy. Does not know: segments, files, words, servers, Qt.
 """
@@ -19,13 +20,16 @@ import vtk
 
 from ..client.errors import GeometryError, SegmentsError
 
-TOLERANCE = 0.01  # of a voxel: NIfTI keeps 32 bits of each number, which is far below that, and half a voxel is far above
+# Of a voxel: NIfTI keeps 32 bits of each number, which is far below that, and half a voxel is far above.
+TOLERANCE = 0.01
 STRAIGHT = 1e-3  # direction cosines: beyond this a grid is sheared, which no label map format keeps
-TIE = 1e-6  # axes closer to a tie than this (45 degrees) are told apart by their order, so that rounding cannot decide
+# Axes closer to a tie than this (45 degrees) are told apart by their order, so that rounding cannot decide.
+TIE = 1e-6
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-PLANES = {  # patient axes (LPS: 0 left, 1 posterior, 2 superior) across the slices and within them, and where slice 0 is; as the server
+# Patient axis across the slices (LPS: 0 left, 1 posterior, 2 superior), and where slice 0 is; as the server.
+PLANES = {
     "axial": 2,  # inferior to superior
     "coronal": 1,  # anterior to posterior
     "sagittal": 0,  # right to left
@@ -34,19 +38,26 @@ PLANES = {  # patient axes (LPS: 0 left, 1 posterior, 2 superior) across the sli
 
 @dataclass(frozen=True)
 class Reordering:
-    """How an array on one grid becomes the same array on another: axes of [k, j, i] in a new order, some of them reversed."""
+    """How an array on one grid becomes the same array on another: axes of [k, j, i] in a new order, some of
+    them reversed.
+    """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """[k, j, i] -> [k, j, i] of the other grid; a view, nothing is copied."""
-        return array.transpose(self.axes)[tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)]
+        return array.transpose(self.axes)[
+            tuple(slice(None, None, -1) if flip else slice(None) for flip in self.flips)
+        ]
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """Which axis of [k, j, i] goes from slice to slice, and whether slice 0 is its last entry. count: slices."""
+    """Which axis of [k, j, i] goes from slice to slice, and whether slice 0 is its last entry.
+
+    count: slices.
+    """
 
     axis: int
     reversed: bool
@@ -64,14 +75,21 @@ class Slicing:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """shape: of arrays, (k, j, i); matrix: [4, 4] float64, voxel (i, j, k, 1) -> local RAS in mm. GeometryError when it is singular."""
+    """GeometryError when it is singular.
+
+    Attributes:
+        shape: of arrays, (k, j, i)
+        matrix: [4, 4] float64, voxel (i, j, k, 1) -> local RAS in mm
+    """
 
     shape: tuple[int, int, int]
     matrix: np.ndarray
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.matrix).all() or abs(np.linalg.det(self.matrix[:3, :3])) < 1e-12:
-            raise GeometryError("The voxel grid has a spacing of 0, or axes that coincide; export the image again.")
+            raise GeometryError(
+                "The voxel grid has a spacing of 0, or axes that coincide; export the image again."
+            )
 
     @property
     def spacing(self) -> np.ndarray:
@@ -80,7 +98,9 @@ class Grid:
 
     @property
     def is_left_handed(self) -> bool:
-        """Whether (i, j, k) are a left hand's fingers; Slicer makes such grids right-handed when it reads a file."""
+        """Whether (i, j, k) are a left hand's fingers; Slicer makes such grids right-handed when it reads a
+        file.
+        """
         return bool(np.linalg.det(self.matrix[:3, :3]) < 0)
 
     @property
@@ -106,7 +126,9 @@ class Grid:
         return np.hstack([choices * last, np.ones((8, 1))])
 
     def way_to(self, other: Grid) -> Reordering | None:
-        """How an array on this grid is stored on the other one; None when the two are not the same voxels in the same place."""
+        """How an array on this grid is stored on the other one; None when the two are not the same voxels in
+        the same place.
+        """
         exact = np.linalg.inv(other.matrix) @ self.matrix
         whole = np.round(exact)
         turn = np.abs(whole[:3, :3])
@@ -127,15 +149,16 @@ class Grid:
     def difference(self, other: Grid) -> str:
         """What is wrong with this grid when it should be the other one, as the end of a sentence."""
         if sorted(self.shape) != sorted(other.shape):
-            return f"it has {_size(self)} voxels in place of {_size(other)}"
+            return f"it has {_size(self)} voxels instead of {_size(other)}"
         apart = np.abs((self.matrix @ self.corners().T - other.matrix @ self.corners().T)[:3]).max()
-        return f"its voxels lie up to {apart:.3g} mm elsewhere"
+        return f"its voxels are off by up to {apart:.3g} mm"
 
     def slicing(self, plane: str, *, picture: bool = False) -> Slicing:
-        """Along which axis a plane cuts this grid, and which end is slice 0; SegmentsError for an unknown plane.
+        """Along which axis a plane cuts this grid, and which end is slice 0; SegmentsError for an unknown
+        plane.
 
-        The voxel axis nearest to the plane's normal, as in the library's `slicing_for`: oblique volumes are not resampled. A picture
-        has one slice, whatever was asked for.
+        The voxel axis nearest to the plane's normal, as in the library's `slicing_for`: oblique volumes are
+        not resampled. A picture has one slice, whatever was asked for.
         """
         if picture:
             return Slicing(0, False, self.shape[0])
@@ -144,26 +167,33 @@ class Grid:
         direction = (LPS @ self.matrix)[:3, :3] / self.spacing
         patient_axis = PLANES[plane]
         voxel_axis = _nearest_axes(direction)[patient_axis]
-        return Slicing(2 - voxel_axis, bool(direction[patient_axis, voxel_axis] < 0), self.shape[2 - voxel_axis])
+        return Slicing(
+            2 - voxel_axis, bool(direction[patient_axis, voxel_axis] < 0), self.shape[2 - voxel_axis]
+        )
 
 
 def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
     """The grid of a volume node in local RAS; SegmentsError when it has no image."""
     image = volume.GetImageData()
     if image is None:
-        raise SegmentsError(f"{volume.GetName()!r} holds no image; load it again.")
+        raise SegmentsError(f"{volume.GetName()!r} does not contain an image; load it again.")
     matrix = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(matrix)
     return Grid(tuple(image.GetDimensions()[::-1]), as_array(matrix))
 
 
 def is_picture(volume: slicer.vtkMRMLVolumeNode) -> bool:
-    """Whether this is a 2-D picture: one slice of colours, or one grey slice that was loaded from a picture file.
+    """Whether this is a 2-D picture: one slice of colours, or one grey slice that was loaded from a picture
+    file.
 
     Pictures travel as PNG, which has no origin and no axes: only rows and columns count.
     """
     image = volume.GetImageData()
-    if image is None or image.GetDimensions()[2] != 1 or image.GetScalarType() not in (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT):
+    if (
+        image is None
+        or image.GetDimensions()[2] != 1
+        or image.GetScalarType() not in (vtk.VTK_UNSIGNED_CHAR, vtk.VTK_UNSIGNED_SHORT)
+    ):
         return False
     if image.GetNumberOfScalarComponents() in (3, 4):
         return True
@@ -174,13 +204,20 @@ def is_picture(volume: slicer.vtkMRMLVolumeNode) -> bool:
 
 def to_world(volume: slicer.vtkMRMLVolumeNode, voxels: Any) -> np.ndarray:
     """[n, 3] (i, j, k) -> [n, 3] world RAS in mm, through the volume's parent transform, of any kind."""
-    local = np.c_[np.asarray(voxels, dtype=float).reshape(-1, 3), np.ones(np.size(voxels) // 3)] @ grid_of(volume).matrix.T
-    return _through(volume.GetParentTransformNode(), None, local[:, :3])
+    local = (
+        np.c_[np.asarray(voxels, dtype=float).reshape(-1, 3), np.ones(np.size(voxels) // 3)]
+        @ grid_of(volume).matrix.T
+    )
+    return _transform_points(volume.GetParentTransformNode(), None, local[:, :3])
 
 
 def to_voxels(volume: slicer.vtkMRMLVolumeNode, world: Any) -> np.ndarray:
-    """[n, 3] world RAS in mm -> [n, 3] (i, j, k), not rounded and not limited to the volume; the inverse of `to_world`."""
-    local = _through(None, volume.GetParentTransformNode(), np.asarray(world, dtype=float).reshape(-1, 3))
+    """[n, 3] world RAS in mm -> [n, 3] (i, j, k), not rounded and not limited to the volume; the inverse of
+    `to_world`.
+    """
+    local = _transform_points(
+        None, volume.GetParentTransformNode(), np.asarray(world, dtype=float).reshape(-1, 3)
+    )
     return (np.c_[local, np.ones(len(local))] @ np.linalg.inv(grid_of(volume).matrix).T)[:, :3]
 
 
@@ -198,7 +235,9 @@ def as_matrix(array: np.ndarray) -> vtk.vtkMatrix4x4:
     return matrix
 
 
-def _through(source: slicer.vtkMRMLTransformNode | None, target: slicer.vtkMRMLTransformNode | None, points: np.ndarray) -> np.ndarray:
+def _transform_points(
+    source: slicer.vtkMRMLTransformNode | None, target: slicer.vtkMRMLTransformNode | None, points: np.ndarray
+) -> np.ndarray:
     if source is target:
         return points
     transform = vtk.vtkGeneralTransform()
@@ -211,7 +250,9 @@ def _nearest_axes(direction: np.ndarray) -> Sequence[int]:
     best: Sequence[int] = (0, 1, 2)
     best_product = -np.inf
     for axes in permutations(range(3)):
-        product = float(np.prod([abs(direction[patient_axis, axis]) for patient_axis, axis in enumerate(axes)]))
+        product = float(
+            np.prod([abs(direction[patient_axis, axis]) for patient_axis, axis in enumerate(axes)])
+        )
         if product > best_product + TIE:
             best, best_product = axes, product
     return best

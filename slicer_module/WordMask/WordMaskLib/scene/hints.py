@@ -1,7 +1,8 @@
-"""Hints that a person places in the views, as voxels of the exported file: points and a box out of Markups nodes.
+"""Hints that a person places in the views, as voxels of the exported file: points and a box out of Markups
+nodes.
 
-Voxels are (i, j, k) of the file that `export_volume` writes, whole numbers at voxel centres. Knows Markups nodes and volumes. Does not
-know: servers, Qt.
+Voxels are (i, j, k) of the file that `export_volume` writes, whole numbers at voxel centres. Knows Markups
+nodes and volumes. Does not know: servers, Qt.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ class VoxelBox:
     last: tuple[int, int, int]
 
 
-def hint_options(markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode, taken: Sequence[str]) -> dict[str, Any]:
-    """What a request says of a hint: ``points`` [[i, j, k], ...] or ``box`` [[i, j, k], [i, j, k]], first and last voxel.
+def hint_options(
+    markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode, taken: Sequence[str]
+) -> dict[str, Any]:
+    """What a request says of a hint: ``points`` [[i, j, k], ...] or ``box`` [[i, j, k], [i, j, k]], first and
+    last voxel.
 
     taken: the kinds that the model takes. SegmentsError: not this one; GeometryError.
     """
@@ -36,14 +40,18 @@ def hint_options(markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolum
     kind = "box" if markups.IsA("vtkMRMLMarkupsROINode") else "points"
     if kind not in taken:
         allowed = " and ".join(name for name in ("points", "box") if name in taken) or "words only"
-        raise SegmentsError(f"{markups.GetName()!r} cannot be used: this model takes {allowed}; choose another one, or none.")
+        raise SegmentsError(
+            f"{markups.GetName()!r} cannot be used: this model takes {allowed}; choose another one, or none."
+        )
     if kind == "points":
         return {"points": [list(point) for point in points_in_voxels(markups, volume)]}
     box = box_in_voxels(markups, volume)
     return {"box": [list(box.first), list(box.last)]}
 
 
-def points_in_voxels(markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode) -> list[tuple[float, float, float]]:
+def points_in_voxels(
+    markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode
+) -> list[tuple[float, float, float]]:
     """The placed control points as (i, j, k), in their order; points that were not placed are left out.
 
     SegmentsError: none is placed; GeometryError names a point that lies outside of the volume.
@@ -54,31 +62,42 @@ def points_in_voxels(markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLV
         if markups.GetNthControlPointPositionStatus(number) == slicer.vtkMRMLMarkupsNode.PositionDefined
     ]
     if not placed:
-        raise SegmentsError(f"{markups.GetName()!r} has no point that is placed; place one in a slice view.")
+        raise SegmentsError(f"{markups.GetName()!r} has no placed point; place one in a slice view.")
     voxels = to_voxels(volume, [markups.GetNthControlPointPositionWorld(number) for number in placed])
     last = np.array(grid_of(volume).shape[::-1]) - 0.5
     for number, voxel in zip(placed, voxels):
         if (voxel < -0.5).any() or (voxel > last).any():
-            raise GeometryError(f"The point {markups.GetNthControlPointLabel(number)!r} lies outside of {volume.GetName()!r}; move it.")
+            raise GeometryError(
+                f"The point {markups.GetNthControlPointLabel(number)!r} lies outside of "
+                f"{volume.GetName()!r}; move it."
+            )
     return [(float(i), float(j), float(k)) for i, j, k in voxels]
 
 
 def box_in_voxels(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLVolumeNode) -> VoxelBox:
-    """The voxels whose centres lie in the smallest box along the volume's axes around a region of interest, cut to the volume.
+    """The voxels whose centres lie in the smallest box along the volume's axes around a region of interest,
+    cut to the volume.
 
-    SegmentsError: the region has no size yet; GeometryError: it holds no voxel of the volume.
+    Raises:
+        SegmentsError: the region has no size yet
+        GeometryError: it holds no voxel of the volume
     """
     size = _read(roi.GetSizeWorld)
     if not (size > 0).all():
         raise SegmentsError(f"{roi.GetName()!r} has no size; draw the box in a slice view.")
     center = _read(roi.GetCenterWorld)
     axes = np.array([_read(axis) for axis in (roi.GetXAxisWorld, roi.GetYAxisWorld, roi.GetZAxisWorld)])
-    corners = to_voxels(volume, [center + np.array(signs) * size / 2 @ axes for signs in product((-1, 1), repeat=3)])
+    corners = to_voxels(
+        volume, [center + np.array(signs) * size / 2 @ axes for signs in product((-1, 1), repeat=3)]
+    )
     limit = np.array(grid_of(volume).shape[::-1]) - 1
     first = np.maximum(np.ceil(corners.min(axis=0) - 1e-6), 0).astype(int)
     last = np.minimum(np.floor(corners.max(axis=0) + 1e-6), limit).astype(int)
     if (first > last).any():
-        raise GeometryError(f"The box {roi.GetName()!r} holds no voxel of {volume.GetName()!r}; move it onto the image.")
+        raise GeometryError(
+            f"The box {roi.GetName()!r} does not contain a voxel of {volume.GetName()!r}; move it onto the "
+            "image."
+        )
     return VoxelBox((int(first[0]), int(first[1]), int(first[2])), (int(last[0]), int(last[1]), int(last[2])))
 
 

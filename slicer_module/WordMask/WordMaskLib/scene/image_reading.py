@@ -1,4 +1,6 @@
-"""Image files that a server sent: whole or refused, on the grid of a volume of the scene. No node is added to the scene.
+"""Image files that a server sent: whole or refused, on the grid of a volume of the scene.
+
+No node is added to the scene.
 
 Knows files, grids and Slicer's storage nodes. Does not know: segments, words, servers, Qt.
 """
@@ -24,23 +26,29 @@ _SPACE_SIGNS = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superio
 
 
 def check_whole(path: str | Path) -> Iterator[None]:
-    """SegmentsError: the file is missing, empty, truncated or damaged, as far as its format lets one know without reading the image.
+    """SegmentsError: the file is missing, empty, truncated or damaged, as far as its format lets one know
+    without reading the image.
 
     Yields between pieces of work, so that a window can stay alive.
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size == 0:
-        raise SegmentsError("The result is missing or empty, so nothing was changed; ask for it again.")
+        raise SegmentsError("The result is missing or empty, so nothing was changed; request it again.")
     if _is_nifti(path):
         yield from _check_nifti(path)
 
 
 def read_on_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """Voxels [k, j, i] of a file that was computed for a volume, in the order in which the volume stores them; a view where possible.
+    """Voxels [k, j, i] of a file that was computed for a volume, in the order in which the volume stores
+    them; a view where possible.
 
-    The file may be stored in another order of axes (Slicer reverses the slices of left-handed files when it reads them), but must hold
-    the same voxels in the same place. Of a picture only rows and columns are compared. `check_whole` comes before this.
-    SegmentsError: no such image; GeometryError: it lies elsewhere.
+    The file may be stored in another order of axes (Slicer reverses the slices of left-handed files when it
+    reads them), but must hold the same voxels in the same place. Of a picture only rows and columns are
+    compared. `check_whole` comes before this.
+
+    Raises:
+        SegmentsError: no such image
+        GeometryError: it lies elsewhere
     """
     array, found = _read(Path(path))
     grid = grid_of(volume)
@@ -48,14 +56,19 @@ def read_on_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> np.ndarr
         return array
     way = found.way_to(grid)
     if way is None:
-        raise GeometryError(f"The result does not lie on {volume.GetName()!r}, so nothing was changed: {found.difference(grid)}.")
+        raise GeometryError(
+            f"The result does not lie on {volume.GetName()!r}, so nothing was changed: "
+            f"{found.difference(grid)}."
+        )
     return way(array)
 
 
 def file_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> Grid:
-    """The grid that a file stores of which ``volume`` was loaded; GeometryError when the volume is not that of the file.
+    """The grid that a file stores of which ``volume`` was loaded; GeometryError when the volume is not that
+    of the file.
 
-    Slicer makes left-handed grids right-handed when it reads a file, so the array of the node and that of the file may differ.
+    Slicer makes left-handed grids right-handed when it reads a file, so the array of the node and that of the
+    file may differ.
     """
     path, grid = Path(path), grid_of(volume)
     stored = grid.k_reversed() if stored_left_handed(path) != grid.is_left_handed else grid
@@ -65,16 +78,22 @@ def file_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> Grid:
         _, read = _read(path)
         if read.way_to(grid) is None:
             difference = read.difference(grid)
-            raise GeometryError(f"{volume.GetName()!r} does not lie on the server's image: {difference}; load that image and try again.")
+            raise GeometryError(
+                f"{volume.GetName()!r} does not lie on the server's image: {difference}; load that image and "
+                "try again."
+            )
     return stored
 
 
 def stored_left_handed(path: Path) -> bool:
-    """Whether a NIfTI or NRRD file stores a left-handed grid, by its header; False for other files. SegmentsError: unreadable."""
+    """Whether a NIfTI or NRRD file stores a left-handed grid, by its header; False for other files.
+
+    SegmentsError: unreadable.
+    """
     start = _header(path)
     if _is_nifti(path):
         if len(start) < _NIFTI_HEADER:
-            raise _damaged()
+            raise _damaged_error()
         order = "<" if struct.unpack("<i", start[:4])[0] == _NIFTI_HEADER else ">"
         qform, sform = struct.unpack(f"{order}2h", start[252:256])
         if sform > 0:
@@ -94,16 +113,23 @@ def _nrrd_left_handed(header: str) -> bool:
         sign *= _SPACE_SIGNS.get(name, 1)
     if len(vectors) != 3:
         return False
-    return bool(np.linalg.det([[float(number) for number in vector.split(",")] for vector in vectors]) * sign < 0)
+    return bool(
+        np.linalg.det([[float(number) for number in vector.split(",")] for vector in vectors]) * sign < 0
+    )
 
 
 def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    node = slicer.vtkMRMLLabelMapVolumeNode()  # stays out of the scene: nothing has to be removed when something goes wrong
+    # Stays out of the scene: nothing has to be removed when something goes wrong.
+    node = slicer.vtkMRMLLabelMapVolumeNode()
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
     storage.SetSingleFile(1)  # not what lies beside it under a similar name
-    if not storage.ReadData(node) or node.GetImageData() is None or node.GetImageData().GetNumberOfScalarComponents() != 1:
-        raise _damaged()
+    if (
+        not storage.ReadData(node)
+        or node.GetImageData() is None
+        or node.GetImageData().GetNumberOfScalarComponents() != 1
+    ):
+        raise _damaged_error()
     return np.asarray(slicer.util.arrayFromVolume(node)), grid_of(node)
 
 
@@ -118,11 +144,13 @@ def _header(path: Path) -> bytes:
         with gzip.open(path) if compressed else open(path, "rb") as file:
             return file.read(1 << 14)
     except (OSError, EOFError, zlib.error):
-        raise _damaged() from None
+        raise _damaged_error() from None
 
 
 def _check_nifti(path: Path) -> Iterator[None]:
-    """ITK fills what a truncated NIfTI lacks with zeros and compares no checksum: half of an organ would be gone without a word."""
+    """ITK fills what a truncated NIfTI lacks with zeros and compares no checksum: half of an organ would be
+    gone without a word.
+    """
     try:
         with open(path, "rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
@@ -135,23 +163,26 @@ def _check_nifti(path: Path) -> Iterator[None]:
                     told = found
                     yield
     except (OSError, EOFError, zlib.error, struct.error):
-        raise _damaged() from None
+        raise _damaged_error() from None
     if found < needed:
-        raise _damaged()
+        raise _damaged_error()
 
 
 def _nifti_bytes(header: bytes) -> int:
     """How long the uncompressed file has to be."""
     order = next((order for order in "<>" if struct.unpack(f"{order}i", header[:4])[0] == _NIFTI_HEADER), "")
     if not order:
-        raise _damaged()
+        raise _damaged_error()
     dimensions = struct.unpack(f"{order}8h", header[40:56])
     (bits,) = struct.unpack(f"{order}h", header[72:74])
     (offset,) = struct.unpack(f"{order}f", header[108:112])
     if not 1 <= dimensions[0] <= 7 or min(dimensions[1 : dimensions[0] + 1]) < 1 or bits < 8:
-        raise _damaged()
+        raise _damaged_error()
     return int(offset) + int(np.prod(dimensions[1 : dimensions[0] + 1], dtype=np.int64)) * bits // 8
 
 
-def _damaged() -> SegmentsError:
-    return SegmentsError("The result cannot be read (it is damaged, truncated or no image), so nothing was changed; ask for it again.")
+def _damaged_error() -> SegmentsError:
+    return SegmentsError(
+        "The result cannot be read (it is damaged, truncated or not an image), so nothing was changed; "
+        "request it again."
+    )

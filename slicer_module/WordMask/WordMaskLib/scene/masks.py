@@ -1,4 +1,5 @@
-"""Binary masks of segments: out of a segmentation onto the grid of a volume, and from arrays into images for a segment.
+"""Binary masks of segments: out of a segmentation onto the grid of a volume, and from arrays into images for
+a segment.
 
 Knows vtkSegmentation, grids and numpy. Does not know: words, files, servers, Qt; changes no segmentation.
 """
@@ -22,35 +23,49 @@ SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresenta
 Box = tuple  # of three slices: where a mask lies in [k, j, i]
 
 
-def mask_of(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """Boolean [k, j, i] of a segment on the grid of a volume, whatever layer, grid or transform it has; resampled only if it must be.
+def mask_of(
+    segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode
+) -> np.ndarray:
+    """Boolean [k, j, i] of a segment on the grid of a volume, whatever layer, grid or transform it has;
+    resampled only if it must be.
 
     SegmentsError: there is no such segment, or it has no label map (a surface).
     """
     return uncrop(cropped_mask(segmentation, segment_id, volume), grid_of(volume).shape)
 
 
-def cropped_mask(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode) -> Cropped | None:
-    """`mask_of` cut to its box, None when it is empty; costs what the segment's own image costs, however large the volume is."""
+def cropped_mask(
+    segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode
+) -> Cropped | None:
+    """`mask_of` cut to its box, None when it is empty; costs what the segment's own image costs, however
+    large the volume is.
+    """
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
         raise SegmentsError(f"The segment is no longer in {segmentation.GetName()!r}; choose another one.")
     image = segment.GetRepresentation(BINARY)
     if image is None:
-        raise SegmentsError(f"{segment.GetName()!r} is a surface; convert it to a binary label map in the Segmentations module first.")
+        raise SegmentsError(
+            f"{segment.GetName()!r} is a surface; convert it to a binary label map in the Segmentations "
+            "module first."
+        )
     grid = grid_of(volume)
     layer = layer_array(image)
     if layer is None:
         return None
     mask = layer == segment.GetLabelValue()
-    offset = _whole_offset(image, grid) if segmentation.GetParentTransformNode() is volume.GetParentTransformNode() else None
+    offset = (
+        _whole_offset(image, grid)
+        if segmentation.GetParentTransformNode() is volume.GetParentTransformNode()
+        else None
+    )
     if offset is not None:
-        return _inside(mask, offset, grid.shape)
-    return _resampled(mask, image, segmentation, volume)
+        return _crop_to_grid(mask, offset, grid.shape)
+    return _resample(mask, image, segmentation, volume)
 
 
 def layer_array(image: vtk.vtkImageData) -> np.ndarray | None:
-    """[k, j, i], the label values of a layer in place (shared by its segments); None when it has no voxels."""
+    """[k, j, i], label values of a layer in place (its segments share it); None when it has no voxels."""
     scalars = image.GetPointData().GetScalars()
     if scalars is None or min(image.GetDimensions()) < 1:
         return None
@@ -96,24 +111,28 @@ def place_of(cropped: Cropped) -> Box:
 
 def image_of(cropped: Cropped, grid: Grid) -> slicer.vtkOrientedImageData:
     """A layer of its own for one segment, label value 1, no larger than the mask."""
-    return _oriented(cropped.mask, grid.matrix, cropped.first)
+    return _orient(cropped.mask, grid.matrix, cropped.first)
 
 
 def digest(cropped: Cropped | None) -> str:
-    """Equal for equal masks on one grid, wherever they are kept; to tell whether a person changed a segment."""
+    """Equal for equal masks on one grid, wherever they are kept; tells whether a person changed a segment."""
     if cropped is None:
         return "empty"
     place = repr((cropped.first, cropped.mask.shape)).encode()
     return hashlib.sha256(place + np.packbits(cropped.mask).tobytes()).hexdigest()[:16]
 
 
-def _oriented(mask: np.ndarray, matrix: np.ndarray, first: tuple[int, ...]) -> slicer.vtkOrientedImageData:
-    """mask: [k, j, i]; matrix: voxel -> local RAS of the whole grid; first: (i, j, k) of the mask's first voxel in it."""
+def _orient(mask: np.ndarray, matrix: np.ndarray, first: tuple[int, ...]) -> slicer.vtkOrientedImageData:
+    """mask: [k, j, i]; matrix: voxel -> local RAS of the whole grid; first: (i, j, k) of the mask's first
+    voxel in it.
+    """
     image = slicer.vtkOrientedImageData()
     last = [start + count - 1 for start, count in zip(first, mask.shape[::-1])]
     image.SetExtent(first[0], last[0], first[1], last[1], first[2], last[2])
     image.SetImageToWorldMatrix(as_matrix(matrix))
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(mask, dtype=np.uint8).ravel(), deep=True))
+    image.GetPointData().SetScalars(
+        numpy_to_vtk(np.ascontiguousarray(mask, dtype=np.uint8).ravel(), deep=True)
+    )
     return image
 
 
@@ -128,7 +147,10 @@ def _whole_offset(image: slicer.vtkOrientedImageData, grid: Grid) -> tuple[int, 
     first = np.array(image.GetExtent()[::2], dtype=float)
     last = np.array(image.GetExtent()[1::2], dtype=float)
     step = np.linalg.inv(grid.matrix) @ _image_matrix(image)
-    ends = [(step @ np.append(corner, 1))[:3] - corner for corner in (first, last, np.array([first[0], last[1], first[2]]))]
+    ends = [
+        (step @ np.append(corner, 1))[:3] - corner
+        for corner in (first, last, np.array([first[0], last[1], first[2]]))
+    ]
     offset = np.round(ends[0])
     if any(np.abs(end - offset).max() > TOLERANCE for end in ends):
         return None
@@ -136,8 +158,12 @@ def _whole_offset(image: slicer.vtkOrientedImageData, grid: Grid) -> tuple[int, 
     return int(start[0]), int(start[1]), int(start[2])
 
 
-def _inside(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]) -> Cropped | None:
-    """The part of a mask that lies in an array of ``shape``; first: (i, j, k) of its first voxel there, which may lie outside."""
+def _crop_to_grid(
+    mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]
+) -> Cropped | None:
+    """The part of a mask that lies in an array of ``shape``; first: (i, j, k) of its first voxel there, which
+    may lie outside.
+    """
     kept = tuple(slice(max(0, -start), max(0, room - start)) for start, room in zip(first[::-1], shape))
     part = crop(mask[kept])
     if part is None:
@@ -146,7 +172,7 @@ def _inside(mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int
     return Cropped(part.mask, (i, j, k))
 
 
-def _resampled(
+def _resample(
     mask: np.ndarray,
     image: slicer.vtkOrientedImageData,
     segmentation: slicer.vtkMRMLSegmentationNode,
@@ -154,13 +180,17 @@ def _resampled(
 ) -> Cropped | None:
     """Nearest neighbour, through the transforms of both, as Slicer's own export does it."""
     grid = grid_of(volume)
-    source = _oriented(mask, _image_matrix(image), image.GetExtent()[::2])
-    reference = _oriented(np.zeros(grid.shape, dtype=np.uint8), grid.matrix, (0, 0, 0))
+    source = _orient(mask, _image_matrix(image), image.GetExtent()[::2])
+    reference = _orient(np.zeros(grid.shape, dtype=np.uint8), grid.matrix, (0, 0, 0))
     transform = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(segmentation.GetParentTransformNode(), volume.GetParentTransformNode(), transform)
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        segmentation.GetParentTransformNode(), volume.GetParentTransformNode(), transform
+    )
     target = slicer.vtkOrientedImageData()
     resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
     if not resample(source, reference, target, False, False, transform):
-        raise SegmentsError(f"{segmentation.GetName()!r} cannot be brought onto the grid of {volume.GetName()!r}.")
+        raise SegmentsError(
+            f"{segmentation.GetName()!r} cannot be resampled to the grid of {volume.GetName()!r}."
+        )
     found = layer_array(target)
-    return None if found is None else _inside(found > 0, target.GetExtent()[::2], grid.shape)
+    return None if found is None else _crop_to_grid(found > 0, target.GetExtent()[::2], grid.shape)

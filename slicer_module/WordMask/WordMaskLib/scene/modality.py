@@ -29,7 +29,8 @@ def modality_of(volume: Any | None) -> str:
 
 def _from_hierarchy(volume: Any) -> str:
     """What the DICOM module keeps with the series, above the volume."""
-    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")  # GetSubjectHierarchyNode would make one
+    # GetSubjectHierarchyNode would make one.
+    hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     if hierarchy is None:
         return ""
     item = hierarchy.GetItemByDataNode(volume)

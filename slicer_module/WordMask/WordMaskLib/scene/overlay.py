@@ -1,4 +1,5 @@
-"""What the model thought, in colour over the image: probability, uncertainty or attribution as a volume of its own.
+"""What the model thought, in colour over the image: probability, uncertainty or attribution as a volume of
+its own.
 
 Knows slicer, vtk, numpy and files of numbers. Does not know: words' meaning, segments, servers, Qt.
 """
@@ -33,18 +34,24 @@ LEAST_SHOWN = 0.02  # of the range; below it the image shows through
 
 @dataclass(frozen=True)
 class SlicePosition:
-    """A slice to jump to. index: as the server counts along the plane; position: a point in it, world RAS in mm."""
+    """A slice to jump to.
+
+    Attributes:
+        index: as the server counts along the plane
+        position: a point in it, world RAS in mm
+    """
 
     index: int
     position: tuple[float, float, float]
 
 
 def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, word: str) -> Any:
-    """Load a result of numbers over a volume: the same grid, the same parent transform, colours and a fixed range.
+    """Load a result of numbers over a volume: the same grid, the same parent transform, colours and a fixed
+    range.
 
-    kind: "probability" or "attribution" (0..1), "uncertainty" (nats; 0 to ln 2, more only where a model says more). The overlay that
-    was there for the same volume, kind and word is replaced. Returns the scalar volume node.
-    SegmentsError, GeometryError: the file cannot be used, and the scene is as it was.
+    kind: "probability" or "attribution" (0..1), "uncertainty" (nats; 0 to ln 2, more only where a model says
+    more). The overlay that was there for the same volume, kind and word is replaced. Returns the scalar
+    volume node. SegmentsError, GeometryError: the file cannot be used, and the scene is as it was.
     """
     if kind not in COLORS:
         raise ValueError(f"kind is one of {', '.join(COLORS)}, not {kind!r}.")
@@ -53,11 +60,16 @@ def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, 
         pass
     values = np.array(read_on_grid(path, volume), dtype=np.float32)
     if not np.isfinite(values).all():
-        raise SegmentsError(f"The {kind} of {word!r} holds values that are no numbers, so nothing was changed; ask for it again.")
+        raise SegmentsError(
+            f"The {kind} of {word!r} contains values that are not numbers, so nothing was changed; request "
+            "it again."
+        )
     earlier = find_overlay(volume, kind, word)
     node = earlier
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{volume.GetName()} {kind} of {word}")
+        node = slicer.mrmlScene.AddNewNodeByClass(
+            "vtkMRMLScalarVolumeNode", f"{volume.GetName()} {kind} of {word}"
+        )
     try:
         _fill(node, values, volume)
         if earlier is None:
@@ -75,7 +87,11 @@ def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, 
 def find_overlay(volume: slicer.vtkMRMLVolumeNode, kind: str, word: str) -> Any | None:
     """The overlay of this kind and word for a volume; None without one."""
     for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-        if node.GetAttribute(KIND) == kind and node.GetAttribute(WORD) == word and node.GetNodeReference(VOLUME) is volume:
+        if (
+            node.GetAttribute(KIND) == kind
+            and node.GetAttribute(WORD) == word
+            and node.GetNodeReference(VOLUME) is volume
+        ):
             return node
     return None
 
@@ -104,7 +120,8 @@ def remove_overlay(overlay: slicer.vtkMRMLScalarVolumeNode) -> None:
 
 
 def most_uncertain_slice(overlay: slicer.vtkMRMLScalarVolumeNode, plane: str) -> SlicePosition:
-    """The slice with the largest sum of an overlay's values, and the voxel with the largest value in it; of equals the first.
+    """The slice with the largest sum of an overlay's values, and the voxel with the largest value in it; of
+    equals the first.
 
     SegmentsError: an unknown plane, or the overlay is 0 everywhere.
     """

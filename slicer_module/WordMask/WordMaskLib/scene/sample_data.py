@@ -1,4 +1,5 @@
-"""The tutorial's images in Slicer's module *Sample Data*: from the clone when the module lies in one, else from its public address.
+"""The tutorial's images in Slicer's module *Sample Data*: from the clone when the module lies in one, else
+from its public address.
 
 Drawings of bodies, not patients. Knows Slicer's module SampleData; no server.
 """
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CATEGORY = "WordMask"
-ADDRESS = "https://example.org/SlicerWordMask"  # of the repository; see docs/slicer.md, "What only a public address can complete"
+# Of the repository; see docs/slicer.md, "What only a public address can complete".
+ADDRESS = "https://example.org/SlicerWordMask"
 STUDIES = "sample_data/studies"
 MODULE = Path(__file__).resolve().parents[2]
 REPOSITORY = MODULE.parents[1]
@@ -17,7 +19,13 @@ REPOSITORY = MODULE.parents[1]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. name: on its button; file: in the folder of sample studies; sha256: of the file."""
+    """One image.
+
+    Attributes:
+        name: on its button
+        file: in the folder of sample studies
+        sha256: of the file
+    """
 
     name: str
     file: str
@@ -40,7 +48,11 @@ SAMPLES = (
         "ct_chest_abdomen.nii.gz",
         "5f5ea578f86b19c9ff92c439418905651e148fa6708941d2eca4b0417a2a4119",
     ),
-    Sample("Endoscopy with a polyp (drawing)", "endoscopy_1.png", "3d6dc821292bcb22539c00792836ee8b3e7b8bd067e184d5f9ee4f43ff48f9e6"),
+    Sample(
+        "Endoscopy with a polyp (drawing)",
+        "endoscopy_1.png",
+        "3d6dc821292bcb22539c00792836ee8b3e7b8bd067e184d5f9ee4f43ff48f9e6",
+    ),
 )
 
 
@@ -57,5 +69,7 @@ def register() -> None:
             nodeNames=sample.stem,
             checksums=f"SHA256:{sample.sha256}",
             thumbnailFileName=str(MODULE / "Resources" / "SampleData" / f"{sample.stem}.png"),
-            loadFileProperties={"singleFile": True},  # else Slicer may take endoscopy_1.png, endoscopy_2.png for one volume
+            loadFileProperties={
+                "singleFile": True
+            },  # else Slicer may take endoscopy_1.png, endoscopy_2.png for one volume
         )

@@ -1,10 +1,12 @@
-"""Results of the server as segments: one per word that was found, beside the segments that are there, which never change.
+"""Results of the server as segments: one per word that was found, beside the segments that are there, which
+never change.
 
-All or nothing: whatever goes wrong, the scene is as it was, and the error is one sentence. Every new segment gets an image (a layer) of
-its own, cut to its box; shared images are left alone, because there Slicer's own import can touch other segments.
+All or nothing: whatever goes wrong, the scene is as it was, and the error is one sentence. Every new segment
+gets an image (a layer) of its own, cut to its box; shared images are left alone, because there Slicer's own
+import can touch other segments.
 
-Transforms. Files hold the volume in its own frame, before its parent transform, and so do segments: a segmentation under the same
-transform, linear or not, shows the mask in the right place without resampling.
+Transforms. Files hold the volume in its own frame, before its parent transform, and so do segments: a
+segmentation under the same transform, linear or not, shows the mask in the right place without resampling.
 
 Knows slicer, vtk and numpy. Does not know: servers, Qt.
 """
@@ -20,16 +22,25 @@ import numpy as np
 import slicer
 
 from ..client.errors import GeometryError, SegmentsError
+from ..client.prompts import same_text
 from .export import check_volume
 from .geometry import grid_of
 from .masks import BINARY, Cropped, crop, cropped_mask, digest, image_of, place_of, uncrop
-from .result_reading import Found, SliceRange, check_words, found_words
-from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag, text_key
+from .result_reading import FoundWord, SliceRange, check_words, found_words
+from .terminology import DIGEST, MODEL, OWNER, QUERY, VERSION, Word, describe, set_tag, tag
 from .unchanged_check import UnchangedCheck
 from .undo import UndoHistory, UndoStep, leave_layer, remove_node, shares_layer
 
 __all__ = ["GeometryError", "Imported", "SegmentsError", "SliceRange", "UndoHistory", "UndoStep", "Word"]
-__all__ += ["edited_segments", "import_in_steps", "import_labels", "own_segment", "segmentation_of", "show_3d", "word_of"]
+__all__ += [
+    "edited_segments",
+    "import_in_steps",
+    "import_labels",
+    "own_segment",
+    "segmentation_of",
+    "show_3d",
+    "word_of",
+]
 
 EDITED = "edited"  # in place of a digest: no mask has this one
 MADE_HERE = "WordMask.result"  # attribute of segmentation nodes that were made here
@@ -37,10 +48,15 @@ MADE_HERE = "WordMask.result"  # attribute of segmentation nodes that were made 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did. segmentation: None when no word was found and no segmentation was given; ids: word -> id of its segment.
+    """What an import did.
 
-    replaced: words that had a segment before; not_found: words without a voxel; kept: those of them whose earlier segment is still
-    there, as it was. step: for `UndoHistory.add`, None when nothing changed.
+    Attributes:
+        segmentation: None when no word was found and no segmentation was given
+        ids: word -> id of its segment
+        replaced: words that had a segment before
+        not_found: words without a voxel
+        kept: those of them whose earlier segment is still there, as it was
+        step: for `UndoHistory.add`, None when nothing changed
     """
 
     segmentation: Any
@@ -73,14 +89,20 @@ def import_labels(
 ) -> Imported:
     """Show a label map of the server's: one segment per word that has a voxel.
 
-    path: the label map, on the grid of the exported volume (`export_volume`); words: what its values mean.
-    segmentation: where to; None makes one under the volume's transform. A word that has its segment there already (by the tag
-    ``WordMask.query``; a copy that a person made does not count) replaces only that, which keeps its id and what a person changed of its
-    name, colour and terminology. A word without a voxel gets no segment, and an earlier one of it stays as it is.
-    only: outside of these slices, the earlier segment's voxels stay.
+    In both cases the scene is as it was.
 
-    GeometryError: the file does not lie on the volume, or the segmentation belongs to another one; SegmentsError: anything else that
-    cannot be done. In both cases the scene is as it was.
+    Args:
+        path: the label map, on the grid of the exported volume (`export_volume`)
+        words: what its values mean
+        segmentation: where to; None makes one under the volume's transform. A word that has its segment there
+            already (by the tag ``WordMask.query``; a copy that a person made does not count) replaces only
+            that, which keeps its id and what a person changed of its name, colour and terminology. A word
+            without a voxel gets no segment, and an earlier one of it stays as it is
+        only: outside of these slices, the earlier segment's voxels stay
+
+    Raises:
+        GeometryError: the file does not lie on the volume, or the segmentation belongs to another one
+        SegmentsError: anything else that cannot be done
     """
     steps = import_in_steps(path, words, volume, segmentation, model=model, version=version, only=only)
     while True:
@@ -100,10 +122,11 @@ def import_in_steps(
     version: str = "",
     only: SliceRange | None = None,
 ) -> Generator[None, None, Imported]:
-    """`import_labels` in pieces, for a window that must not freeze: yields before each, and returns what that returns.
+    """`import_labels` in pieces, for a window that must not freeze: yields before each, and returns what that
+    returns.
 
-    The scene changes in the last piece alone. Giving up before it changes nothing; what a person does meanwhile is respected, or refused
-    with a sentence when the volume or the segmentation is gone.
+    The scene changes in the last piece alone. Giving up before it changes nothing; what a person does
+    meanwhile is respected, or refused with a sentence when the volume or the segmentation is gone.
     """
     check_words(words)
     _check_places(volume, segmentation)
@@ -111,10 +134,14 @@ def import_in_steps(
     found = yield from found_words(path, words, volume, only)
     _check_places(volume, segmentation)
     if grid_of(volume).way_to(grid) is None:
-        raise GeometryError(f"{volume.GetName()!r} was moved or resampled meanwhile, so nothing was changed; ask again.")
+        raise GeometryError(
+            f"{volume.GetName()!r} was moved or resampled meanwhile, so nothing was changed; try again."
+        )
     planned = [_plan(entry, volume, segmentation, only) for entry in found]
     missing = tuple(word.text for word in words if word.text not in {plan.word.text for plan in planned})
-    kept = tuple(text for text in missing if segmentation is not None and own_segment(segmentation, text) is not None)
+    kept = tuple(
+        text for text in missing if segmentation is not None and own_segment(segmentation, text) is not None
+    )
     if not planned:
         return Imported(segmentation, {}, (), missing, kept, None)
     target = _new_segmentation(volume) if segmentation is None else segmentation
@@ -125,17 +152,24 @@ def import_in_steps(
         step.undo()
         if isinstance(error, SegmentsError):
             raise
-        sentence = f"The result could not be shown, so nothing was changed ({type(error).__name__}); please report this."
+        sentence = (
+            f"The result could not be shown, so nothing was changed ({type(error).__name__}); please "
+            "report this."
+        )
         raise SegmentsError(sentence) from error
-    return Imported(target, ids, tuple(plan.word.text for plan in planned if plan.segment_id), missing, kept, step)
+    return Imported(
+        target, ids, tuple(plan.word.text for plan in planned if plan.segment_id), missing, kept, step
+    )
 
 
 def own_segment(segmentation: slicer.vtkMRMLSegmentationNode, word: str) -> str | None:
-    """The id of the segment that shows a word's result, None without one; case, hyphens and repeated spaces do not matter."""
+    """The id of the segment that shows a word's result, None without one; case, hyphens and repeated spaces
+    do not matter.
+    """
     contents = segmentation.GetSegmentation()
     for segment_id in contents.GetSegmentIDs():
         segment = contents.GetSegment(segment_id)
-        if text_key(tag(segment, QUERY)) == text_key(word) and tag(segment, OWNER) == segment_id:
+        if same_text(tag(segment, QUERY)) == same_text(word) and tag(segment, OWNER) == segment_id:
             return str(segment_id)
     return None
 
@@ -146,12 +180,19 @@ def word_of(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> st
     return tag(segment, QUERY) if segment is not None and tag(segment, OWNER) == segment_id else ""
 
 
-def edited_segments(segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLVolumeNode) -> dict[str, str]:
-    """Results whose voxels a person changed since they came: word -> segment id. What would be lost when the word is asked for again."""
+def edited_segments(
+    segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLVolumeNode
+) -> dict[str, str]:
+    """Results whose voxels a person changed since they came: word -> segment id.
+
+    What would be lost when the word is asked for again.
+    """
     contents, edited = segmentation.GetSegmentation(), {}
     for segment_id in contents.GetSegmentIDs():
         word = word_of(segmentation, segment_id)
-        if word and digest(cropped_mask(segmentation, segment_id, volume)) != tag(contents.GetSegment(segment_id), DIGEST):
+        if word and digest(cropped_mask(segmentation, segment_id, volume)) != tag(
+            contents.GetSegment(segment_id), DIGEST
+        ):
             edited[word] = str(segment_id)
     return edited
 
@@ -166,26 +207,48 @@ def segmentation_of(volume: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLSegmentat
 
 
 def show_3d(segmentation: slicer.vtkMRMLSegmentationNode, shown: bool = True) -> None:
-    """Show all segments in 3-D, or not. Makes the surfaces that are missing: a call of Slicer's that takes seconds on large volumes."""
+    """Show all segments in 3-D, or not.
+
+    Makes the surfaces that are missing: a call of Slicer's that takes seconds on large volumes.
+    """
     if shown and not segmentation.CreateClosedSurfaceRepresentation():
-        raise SegmentsError(f"No surface could be made of {segmentation.GetName()!r}; are its segments empty?")
+        raise SegmentsError(
+            f"A surface could not be made of {segmentation.GetName()!r}; are its segments empty?"
+        )
     segmentation.CreateDefaultDisplayNodes()
     segmentation.GetDisplayNode().SetVisibility3D(shown)
 
 
-def check_segmentation(segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLVolumeNode) -> None:
-    """SegmentsError, GeometryError when results on a volume cannot be put into a segmentation without harm to what is there."""
+def check_segmentation(
+    segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLVolumeNode
+) -> None:
+    """SegmentsError, GeometryError when results on a volume cannot be put into a segmentation without harm to
+    what is there.
+    """
     name = segmentation.GetName()
     contents = segmentation.GetSegmentation()
     if not slicer.mrmlScene.IsNodePresent(segmentation):
         raise SegmentsError(f"The segmentation {name!r} is no longer in the scene; choose another one.")
     if contents.GetNumberOfSegments() and contents.GetSourceRepresentationName() != BINARY:
-        raise SegmentsError(f"{name!r} is made of surfaces, which a mask cannot be added to; choose another segmentation, or a new one.")
+        raise SegmentsError(
+            f"{name!r} is made of surfaces, which a mask cannot be added to; choose another segmentation, or "
+            "a new one."
+        )
     if segmentation.GetParentTransformNode() is not volume.GetParentTransformNode():
-        raise GeometryError(f"{name!r} and {volume.GetName()!r} are under different transforms; put both under the same one.")
+        raise GeometryError(
+            f"{name!r} and {volume.GetName()!r} are under different transforms; put both under the same one."
+        )
     owner = segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
-    if contents.GetNumberOfSegments() and owner is not None and owner is not volume and not _same_grid(owner, volume):
-        raise GeometryError(f"{name!r} belongs to {owner.GetName()!r}, not to {volume.GetName()!r}; choose another one, or a new one.")
+    if (
+        contents.GetNumberOfSegments()
+        and owner is not None
+        and owner is not volume
+        and not _same_grid(owner, volume)
+    ):
+        raise GeometryError(
+            f"{name!r} belongs to {owner.GetName()!r}, not to {volume.GetName()!r}; choose another one, or a "
+            "new one."
+        )
 
 
 def _same_grid(owner: Any, volume: Any) -> bool:
@@ -201,25 +264,28 @@ def _check_places(volume: Any, segmentation: Any | None) -> None:
         check_segmentation(segmentation, volume)
 
 
-def _plan(found: Found, volume: Any, segmentation: Any | None, only: SliceRange | None) -> _Planned:
+def _plan(found: FoundWord, volume: Any, segmentation: Any | None, only: SliceRange | None) -> _Planned:
     earlier = None if segmentation is None else own_segment(segmentation, found.word.text)
     voxels, mark = found.voxels, digest(found.voxels)
     if only is not None and segmentation is not None and earlier is not None:
         before = cropped_mask(segmentation, earlier, volume)
         was_edited = digest(before) != tag(segmentation.GetSegmentation().GetSegment(earlier), DIGEST)
-        voxels = _merged(uncrop(before, grid_of(volume).shape), voxels, only.part_of(volume))
-        mark = EDITED if was_edited else digest(voxels)  # what a person drew in other slices is still there, and still theirs
+        voxels = _merge(uncrop(before, grid_of(volume).shape), voxels, only.part_of(volume))
+        # What a person drew in other slices is still there, and still theirs.
+        mark = EDITED if was_edited else digest(voxels)
     return _Planned(found.word, image_of(voxels, grid_of(volume)), mark, earlier)
 
 
-def _merged(before: np.ndarray, voxels: Cropped, part: tuple[slice, ...]) -> Cropped:
+def _merge(before: np.ndarray, voxels: Cropped, part: tuple[slice, ...]) -> Cropped:
     before[part] = False
     before[place_of(voxels)] |= voxels.mask
     merged = crop(before)
     return voxels if merged is None else merged
 
 
-def _commit(planned: Sequence[_Planned], segmentation: Any, volume: Any, step: UndoStep, model: str, version: str) -> dict[str, str]:
+def _commit(
+    planned: Sequence[_Planned], segmentation: Any, volume: Any, step: UndoStep, model: str, version: str
+) -> dict[str, str]:
     """The only place that changes a segmentation; whoever calls it undoes the step when it raises."""
     contents = segmentation.GetSegmentation()
     others = UnchangedCheck(segmentation, [plan.segment_id for plan in planned if plan.segment_id])
@@ -240,7 +306,9 @@ def _commit(planned: Sequence[_Planned], segmentation: Any, volume: Any, step: U
     finally:
         segmentation.EndModify(modifying)
     if changed := others.changed():
-        raise SegmentsError(f"Showing the result would have changed {changed[0]!r}, so it was not shown; please report this.")
+        raise SegmentsError(
+            f"Showing the result would have changed {changed[0]!r}, so it was not shown; please report this."
+        )
     return ids
 
 
@@ -254,7 +322,7 @@ def _add(contents: Any, plan: _Planned, step: UndoStep) -> str:
     set_tag(segment, OWNER, segment_id)
     step.added(segment_id)
     if not contents.AddSegment(segment, segment_id):  # makes the surface, too, where the others have one
-        raise SegmentsError(f"Slicer did not take the segment {plan.word.text!r}, so nothing was changed.")
+        raise SegmentsError(f"Slicer did not accept the segment {plan.word.text!r}, so nothing was changed.")
     return segment_id
 
 
@@ -277,8 +345,12 @@ def _replace(contents: Any, plan: _Planned, step: UndoStep) -> str:
 
 
 def _convert(contents: Any, segment_id: str, name: str) -> None:
-    """Make one representation (a surface) of one segment: `CreateRepresentation` would make it of every segment that lacks it."""
-    made = slicer.vtkSlicerSegmentationsModuleLogic.CreateRepresentationForOneSegment(contents, segment_id, name)
+    """Make one representation (a surface) of one segment: `CreateRepresentation` would make it of every
+    segment that lacks it.
+    """
+    made = slicer.vtkSlicerSegmentationsModuleLogic.CreateRepresentationForOneSegment(
+        contents, segment_id, name
+    )
     if made is None:
         raise SegmentsError(f"No {name.lower()} could be made of the result, so nothing was changed.")
     contents.GetSegment(segment_id).AddRepresentation(name, made)
@@ -286,7 +358,11 @@ def _convert(contents: Any, segment_id: str, name: str) -> None:
 
 
 def _free_name(contents: Any, word: str, but: str | None = None) -> str:
-    taken = {contents.GetSegment(segment_id).GetName() for segment_id in contents.GetSegmentIDs() if segment_id != but}
+    taken = {
+        contents.GetSegment(segment_id).GetName()
+        for segment_id in contents.GetSegmentIDs()
+        if segment_id != but
+    }
     name, number = word, 2
     while name in taken:
         name, number = f"{word} ({number})", number + 1
@@ -294,7 +370,9 @@ def _free_name(contents: Any, word: str, but: str | None = None) -> str:
 
 
 def _new_segmentation(volume: Any) -> Any:
-    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{volume.GetName()} segmentation")
+    segmentation = slicer.mrmlScene.AddNewNodeByClass(
+        "vtkMRMLSegmentationNode", f"{volume.GetName()} segmentation"
+    )
     try:
         segmentation.CreateDefaultDisplayNodes()
         segmentation.SetAttribute(MADE_HERE, "1")

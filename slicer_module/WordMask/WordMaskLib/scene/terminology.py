@@ -1,4 +1,5 @@
-"""Words as Slicer keeps them with a segment: name, colour, SNOMED CT terminology, and tags that tell whose segment it is.
+"""Words as Slicer keeps them with a segment: name, colour, SNOMED CT terminology, and tags that tell whose
+segment it is.
 
 Knows one vtkSegment at a time and what the server says about words. Does not know: voxels, scenes, files, Qt.
 """
@@ -6,7 +7,6 @@ Knows one vtkSegment at a time and what the server says about words. Does not kn
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ import vtk
 
 from ..client.answers import Code, Suggestion
 from ..client.errors import SegmentsError
+from ..client.prompts import same_text
 
-CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"  # Slicer's own; the codes need no loaded list
+# Slicer's own; the codes need no loaded list.
+CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 REGION_CONTEXT = "Anatomic codes - DICOM master list"
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
 
@@ -26,12 +28,18 @@ MODEL = "WordMask.model"
 VERSION = "WordMask.version"
 OWNER = "WordMask.segment"  # the segment's own id: in a copy that a person made it is another one's
 DIGEST = "WordMask.digest"  # of the voxels as they came from the server
-GIVEN = {"name": "WordMask.name", "color": "WordMask.color", "terminology": "WordMask.terminology"}  # as given, to see what was edited
+# As given, to see what was edited.
+GIVEN = {"name": "WordMask.name", "color": "WordMask.color", "terminology": "WordMask.terminology"}
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word of a request. value: in the label map, above 0; color: 0..255; the codes as the vocabulary has them, None: not coded."""
+    """One word of a request.
+
+    Attributes:
+        value: in the label map, above 0
+        color: 0..255; the codes as the vocabulary has them, None: not coded
+    """
 
     text: str
     value: int
@@ -42,14 +50,19 @@ class Word:
     region: Code | None = None
 
     def __post_init__(self) -> None:
-        if not text_key(self.text) or self.value < 1:
-            raise SegmentsError(f"The server's answer gives {self.text!r} the value {self.value}, which is no label; ask again.")
+        if not same_text(self.text) or self.value < 1:
+            raise SegmentsError(
+                f"The server's answer gives {self.text!r} the value {self.value}, which is not a label; try "
+                "again."
+            )
 
 
 def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -> list[Word]:
     """The words of an answer, in ascending order of value.
 
-    names: `label_names` of the answer; vocabulary: word as it stands in ``names`` -> its entry; words without one have no code.
+    Args:
+        names: `label_names` of the answer
+        vocabulary: word as it stands in ``names`` -> its entry; words without one have no code
     """
     words = []
     for text, value in sorted(names.items(), key=lambda item: item[1]):
@@ -57,25 +70,35 @@ def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -
         if entry is None:
             words.append(Word(text, value))
         else:
-            words.append(Word(text, value, entry.color, entry.code, entry.modifier, entry.category, entry.region))
+            words.append(
+                Word(text, value, entry.color, entry.code, entry.modifier, entry.category, entry.region)
+            )
     return words
-
-
-def text_key(text: str) -> str:
-    """The form in which two spellings of one word are equal: as the server's `same_text`."""
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace("\u2019", "'")
-    return " ".join(folded.replace("_", " ").replace("-", " ").replace("|", " ").split())
 
 
 def terminology_of(word: Word) -> str:
     """Slicer's serialised terminology entry; empty when the word has no code."""
     if word.code is None:
         return ""
-    category, modifier, region = word.category or ANATOMY, word.modifier or Code("", "", ""), word.region or Code("", "", "")
+    category, modifier, region = (
+        word.category or ANATOMY,
+        word.modifier or Code("", "", ""),
+        word.region or Code("", "", ""),
+    )
     parts = [(code.value, code.scheme, code.meaning) for code in (category, word.code, modifier)]
     return str(
         slicer.vtkSlicerTerminologiesModuleLogic.SerializeTerminologyEntry(
-            CONTEXT, *parts[0], *parts[1], *parts[2], REGION_CONTEXT, region.value, region.scheme, region.meaning, "", "", ""
+            CONTEXT,
+            *parts[0],
+            *parts[1],
+            *parts[2],
+            REGION_CONTEXT,
+            region.value,
+            region.scheme,
+            region.meaning,
+            "",
+            "",
+            "",
         )
     )
 
@@ -84,7 +107,7 @@ def color_of(word: Word) -> tuple[int, int, int]:
     """0..255; for words without a colour of the server's always the same one, by their letters."""
     if word.color is not None:
         return word.color
-    hue = (zlib.crc32(text_key(word.text).encode()) % 360) / 360
+    hue = (zlib.crc32(same_text(word.text).encode()) % 360) / 360
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.6, 0.9))
     return red, green, blue
 
@@ -101,17 +124,19 @@ def set_tag(segment: slicer.vtkSegment, name: str, text: str) -> None:
 
 
 def describe(segment: slicer.vtkSegment, word: Word, name: str) -> None:
-    """Give a segment name, colour and terminology of a word, except those that a person has changed since they were given."""
-    if not _edited(segment, "name"):
+    """Give a segment name, colour and terminology of a word, except those that a person has changed since
+    they were given.
+    """
+    if not _was_edited(segment, "name"):
         segment.SetName(name)
         segment.SetNameAutoGenerated(False)  # else Slicer takes the name for a replaceable one
         set_tag(segment, GIVEN["name"], name)
-    if not _edited(segment, "color"):
+    if not _was_edited(segment, "color"):
         color = color_of(word)
         segment.SetColor(*(channel / 255 for channel in color))
         segment.SetColorAutoGenerated(False)
         set_tag(segment, GIVEN["color"], ",".join(map(str, color)))
-    if not _edited(segment, "terminology"):
+    if not _was_edited(segment, "terminology"):
         if entry := terminology_of(word):
             segment.SetTerminology(entry)
         set_tag(segment, GIVEN["terminology"], segment.GetTerminology() or "")
@@ -119,10 +144,10 @@ def describe(segment: slicer.vtkSegment, word: Word, name: str) -> None:
 
 def keeps_given_name(segment: slicer.vtkSegment) -> bool:
     """Whether the name is the one that was given with the result, and no person changed it."""
-    return bool(tag(segment, GIVEN["name"])) and not _edited(segment, "name")
+    return bool(tag(segment, GIVEN["name"])) and not _was_edited(segment, "name")
 
 
-def _edited(segment: slicer.vtkSegment, what: str) -> bool:
+def _was_edited(segment: slicer.vtkSegment, what: str) -> bool:
     given = tag(segment, GIVEN[what])
     if not given:
         return False

@@ -15,40 +15,58 @@ from .masks import BINARY, layer_array
 
 
 class UnchangedCheck:
-    """All segments of a segmentation except some: voxels, surfaces, names, colours, terminologies, tags, order and visibility.
+    """All segments of a segmentation except some: voxels, surfaces, names, colours, terminologies, tags,
+    order and visibility.
 
-    An image that only the witnessed segments use is the same when it is the same object, not modified since; one that is shared with a
-    segment which may change is compared voxel by voxel.
+    An image that only the witnessed segments use is the same when it is the same object, not modified since;
+    one that is shared with a segment which may change is compared voxel by voxel.
     """
 
     def __init__(self, segmentation: slicer.vtkMRMLSegmentationNode, but: Collection[str] = ()) -> None:
         self._segmentation, self._but = segmentation, frozenset(but)
         contents = segmentation.GetSegmentation()
         touched = [contents.GetSegment(segment_id) for segment_id in self._but]
-        self._shared = [image for image in (segment.GetRepresentation(BINARY) for segment in touched) if image is not None]
-        self._names = {segment_id: contents.GetSegment(segment_id).GetName() for segment_id in self._witnessed()}
-        self._before = {segment_id: self._look(segment_id) for segment_id in self._names}
-        self._order = self._witnessed()
+        self._shared = [
+            image for image in (segment.GetRepresentation(BINARY) for segment in touched) if image is not None
+        ]
+        self._names = {
+            segment_id: contents.GetSegment(segment_id).GetName() for segment_id in self._watched_ids()
+        }
+        self._before = {segment_id: self._describe(segment_id) for segment_id in self._names}
+        self._order = self._watched_ids()
 
     def changed(self) -> list[str]:
-        """The names of segments that are not what they were; when only their order changed, the name of the segmentation."""
-        now = self._witnessed()
+        """The names of segments that are not what they were; when only their order changed, the name of the
+        segmentation.
+        """
+        now = self._watched_ids()
         found = [
-            name for segment_id, name in self._names.items() if segment_id not in now or self._before[segment_id] != self._look(segment_id)
+            name
+            for segment_id, name in self._names.items()
+            if segment_id not in now or self._before[segment_id] != self._describe(segment_id)
         ]
         kept_order = [segment_id for segment_id in now if segment_id in self._names] == self._order
         return found if found or kept_order else [self._segmentation.GetName()]
 
-    def _witnessed(self) -> list[str]:
-        return [segment_id for segment_id in self._segmentation.GetSegmentation().GetSegmentIDs() if segment_id not in self._but]
+    def _watched_ids(self) -> list[str]:
+        return [
+            segment_id
+            for segment_id in self._segmentation.GetSegmentation().GetSegmentIDs()
+            if segment_id not in self._but
+        ]
 
-    def _look(self, segment_id: str) -> tuple[Any, ...]:
+    def _describe(self, segment_id: str) -> tuple[Any, ...]:
         segment = self._segmentation.GetSegmentation().GetSegment(segment_id)
         names: list[str] = []
         segment.GetContainedRepresentationNames(names)
         data = tuple((name, self._data(segment, name)) for name in sorted(names))
-        tags = vtk_tags(segment)
-        described = (segment.GetName(), segment.GetColor(), segment.GetLabelValue(), segment.GetTerminology(), tags)
+        described = (
+            segment.GetName(),
+            segment.GetColor(),
+            segment.GetLabelValue(),
+            segment.GetTerminology(),
+            _tags_of(segment),
+        )
         return (*described, data, self._display(segment_id))
 
     def _data(self, segment: slicer.vtkSegment, name: str) -> Any:
@@ -73,6 +91,8 @@ class UnchangedCheck:
         )
 
 
-def vtk_tags(segment: slicer.vtkSegment) -> str:
+def _tags_of(segment: slicer.vtkSegment) -> str:
     """All tags of a segment as one text, for comparison."""
-    return str(segment)[str(segment).find("Tags:") :]
+    # Python has GetTag for a known name only: vtkSegment.GetTags takes a std::map, which VTK does not wrap.
+    text = str(segment)
+    return text[text.find("Tags:") :]

@@ -1,4 +1,5 @@
-"""Where WordMask is installed on this machine: the Python environment that a person chooses, and what is missing when it is another.
+"""Where WordMask is installed on this machine: the Python environment that a person chooses, and what is
+missing when it is another.
 
 Looks at files and runs nothing. Knows how environments look on disk; not servers.
 """
@@ -15,13 +16,22 @@ from ..client.errors import ServerStartError
 
 _PROGRAMS = ("bin", "Scripts")
 _PYTHONS = ("bin/python", "bin/python3", "Scripts/python.exe", "python.exe")
-_SITE_PACKAGES = ("lib/python3*/site-packages", "lib64/python3*/site-packages", "Lib/site-packages", "local/lib/python3*/dist-packages")
+_SITE_PACKAGES = (
+    "lib/python3*/site-packages",
+    "lib64/python3*/site-packages",
+    "Lib/site-packages",
+    "local/lib/python3*/dist-packages",
+)
 
 
 @dataclass(frozen=True)
 class ServerEnvironment:
-    """A Python environment with MONAI Label and WordMask. python: its interpreter; version: of WordMask, "" when not known;
-    source: the folder of an editable installation, None for another kind.
+    """A Python environment with MONAI Label and WordMask.
+
+    Attributes:
+        python: its interpreter
+        version: of WordMask, "" when not known
+        source: the folder of an editable installation, None for another kind
     """
 
     folder: Path
@@ -31,7 +41,9 @@ class ServerEnvironment:
 
     @property
     def app_folder(self) -> Path | None:
-        """The app folder of an editable installation, with the models that were trained there; None for another kind."""
+        """The app folder of an editable installation, with the models that were trained there; None for
+        another kind.
+        """
         app = None if self.source is None else self.source / "monailabel_app"
         return app if app is not None and (app / "main.py").is_file() else None
 
@@ -39,43 +51,50 @@ class ServerEnvironment:
 def find_environment(chosen: str | Path) -> ServerEnvironment:
     """The environment that somebody means by a folder; ServerStartError says what is missing in it.
 
-    chosen: the environment itself, its ``bin`` or ``Scripts`` folder, its Python, or a folder with ``.venv`` in it (WordMask's own).
+    chosen: the environment itself, its ``bin`` or ``Scripts`` folder, its Python, or a folder with ``.venv``
+    in it (WordMask's own).
     """
     path = Path(chosen).expanduser().absolute()
     if not path.exists():
-        raise ServerStartError(f"There is no folder {path.name!r}; choose the Python environment in which WordMask is installed.")
-    for folder in _meant_by(path):
+        raise ServerStartError(
+            f"There is no folder {path.name!r}; choose the Python environment in which WordMask is installed."
+        )
+    for folder in _candidates(path):
         python = next((folder / name for name in _PYTHONS if (folder / name).is_file()), None)
-        if python is not None:  # as it is: what a link leads to is the Python that the environment was made with, without its packages
-            return _described(folder, python)
+        if python is not None:  # not resolved: a link leads to the base Python, which lacks the packages
+            return _describe(folder, python)
     raise ServerStartError(
-        f"{path.name!r} is not a Python environment, because it has neither bin/python nor Scripts/python.exe; "
+        f"{path.name!r} is not a Python environment, because it has neither bin/python nor "
+        "Scripts/python.exe; "
         "choose the one in which WordMask is installed."
     )
 
 
-def _meant_by(path: Path) -> list[Path]:
+def _candidates(path: Path) -> list[Path]:
     """The folders that may be the environment."""
     if path.is_file():
         return [path.parent.parent if path.parent.name in _PROGRAMS else path.parent]
     return [path.parent] if path.name in _PROGRAMS else [path, path / ".venv", path / "venv", path / "env"]
 
 
-def _described(folder: Path, python: Path) -> ServerEnvironment:
+def _describe(folder: Path, python: Path) -> ServerEnvironment:
     """The environment with what its packages say; ServerStartError when one is missing for certain."""
-    found = {name: _installed(folder, name) for name in ("monailabel", "wordmask")}
-    if not _borrows(folder):  # else the packages may lie elsewhere
+    found = {name: _find_installed(folder, name) for name in ("monailabel", "wordmask")}
+    if not _uses_outside_packages(folder):  # else the packages may lie elsewhere
         for name, title in (("monailabel", "MONAI Label"), ("wordmask", "WordMask")):
             if found[name] is None:
-                raise ServerStartError(f"{title} is not installed in the environment {folder.name!r}; choose the one in which WordMask is.")
+                raise ServerStartError(
+                    f"{title} is not installed in the environment {folder.name!r}; choose the one in which "
+                    "WordMask is."
+                )
     own = found["wordmask"]
     if own is None:
         return ServerEnvironment(folder, python, "", None)
     version = re.fullmatch(r"wordmask-(.+)\.dist-info", own.name)
-    return ServerEnvironment(folder, python, version.group(1) if version else "", _source(own))
+    return ServerEnvironment(folder, python, version.group(1) if version else "", _editable_source(own))
 
 
-def _installed(folder: Path, name: str) -> Path | None:
+def _find_installed(folder: Path, name: str) -> Path | None:
     """What the environment keeps of an installed package."""
     for pattern in _SITE_PACKAGES:
         for packages in sorted(folder.glob(pattern)):
@@ -84,16 +103,19 @@ def _installed(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _borrows(folder: Path) -> bool:
+def _uses_outside_packages(folder: Path) -> bool:
     """Whether the environment also uses packages of another place."""
     try:
         settings = (folder / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return re.search(r"^include-system-site-packages\s*=\s*true", settings, flags=re.MULTILINE | re.IGNORECASE) is not None
+    return (
+        re.search(r"^include-system-site-packages\s*=\s*true", settings, flags=re.MULTILINE | re.IGNORECASE)
+        is not None
+    )
 
 
-def _source(kept: Path) -> Path | None:
+def _editable_source(kept: Path) -> Path | None:
     """The folder of an editable installation."""
     try:
         url = urlsplit(json.loads((kept / "direct_url.json").read_text(encoding="utf-8"))["url"])

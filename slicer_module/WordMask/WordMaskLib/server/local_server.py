@@ -1,4 +1,5 @@
-"""A server on this machine as a child of Slicer: started and stopped by Qt's process class, its log read as it comes.
+"""A server on this machine as a child of Slicer: started and stopped by Qt's process class, its log read as
+it comes.
 
 The command, the port and what a log means come from `server_process`. Knows Qt and processes; not the panel.
 """
@@ -20,17 +21,10 @@ from ..client.addresses import ServerAddress
 from ..client.answers import Health
 from ..client.errors import ClientError
 from .environments import find_environment
-from .server_process import (
-    HOST,
-    STOP_SECONDS,
-    StartState,
-    free_port,
-    judge_start,
-    plain_log,
-    server_command,
-    server_variables,
-)
+from .server_log import plain_log
+from .server_process import HOST, StartState, free_port, judge_start, server_command, server_variables
 
+STOP_SECONDS = 10.0
 LONGEST_LOG = 64 << 10  # characters that are kept
 _HAS_GROUPS = os.name == "posix"
 # A group of its own, so that trainings, which are processes of the server, end with it.
@@ -40,7 +34,12 @@ FAILED_TO_START = 0  # of QProcess.ProcessError, which PythonQt and PySide6 show
 
 
 class LocalServer:
-    """One server process. wrote: gets what it prints; ended: called when it ends by itself or was stopped."""
+    """One server process.
+
+    Args:
+        wrote: gets what it prints
+        ended: called when it ends by itself or was stopped
+    """
 
     def __init__(self, wrote: Callable[[str], None], ended: Callable[[], None]) -> None:
         self._wrote, self._ended = wrote, ended
@@ -62,7 +61,12 @@ class LocalServer:
         command = server_command(found, found.app_folder, Path(studies).expanduser(), port)
         if _HAS_GROUPS:
             command = [command[0], "-c", GROUP, *command]
-        self.address, self.log, self._code, self._began = ServerAddress("http", HOST, port), "", None, time.monotonic()
+        self.address, self.log, self._code, self._began = (
+            ServerAddress("http", HOST, port),
+            "",
+            None,
+            time.monotonic(),
+        )
         process = qt.QProcess(qt.QCoreApplication.instance())
         process.setProcessChannelMode(qt.QProcess.MergedChannels)
         process.setProcessEnvironment(_variables())
@@ -75,14 +79,18 @@ class LocalServer:
     def state(self, answer: Health | ClientError | None) -> StartState:
         """Where the start is, by what the server answered last."""
         seconds = time.monotonic() - self._began
-        return judge_start(is_running=self.is_running, answer=answer, seconds=seconds, log=self.log, exit_code=self._code)
+        return judge_start(
+            is_running=self.is_running, answer=answer, seconds=seconds, log=self.log, exit_code=self._code
+        )
 
     def stop(self) -> None:
         """Ask it to end, and end it if it does not; returns at once."""
         if self._process is not None:
             self._signal("ask")
             stopping = self._process
-            qt.QTimer.singleShot(int(1000 * STOP_SECONDS), lambda: self._signal("end") if self._process is stopping else None)
+            qt.QTimer.singleShot(
+                int(1000 * STOP_SECONDS), lambda: self._signal("end") if self._process is stopping else None
+            )
 
     def end(self) -> None:
         """End it now, and wait until it is gone: Slicer ends."""

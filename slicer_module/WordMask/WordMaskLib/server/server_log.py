@@ -12,29 +12,58 @@ from ..client.errors import as_sentence
 _REFUSED = 2  # how `wordmask` ends after it has said what is wrong
 _SEE_LOG = r"the log .*says why"
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_KNOWN: tuple[tuple[str, str], ...] = (  # the first pattern that is found; what follows is the sentence, {0} the pattern's group
-    (r"address already in use|\[Errno (?:48|98|10048)\]", "Another program uses the port; start the server again, with another port."),
-    (r"APP Directory (?:.*?)([^\s/\\]+) NOT Found", "The app folder {0!r} is not there; choose the folder monailabel_app of WordMask."),
+_KNOWN: tuple[
+    tuple[str, str], ...
+] = (  # the first pattern that is found; what follows is the sentence, {0} the pattern's group
+    (
+        r"address already in use|\[Errno (?:48|98|10048)\]",
+        "Another program uses the port; start the server again, with another port.",
+    ),
+    (
+        r"APP Directory (?:.*?)([^\s/\\]+) NOT Found",
+        "The app folder {0!r} is not there; choose the folder monailabel_app of WordMask.",
+    ),
     (
         r"No module named ['\"]?wordmask",
-        "WordMask is not installed in the chosen environment; choose the one in which it is, or run: pip install -e . in its folder.",
+        (
+            "WordMask is not installed in the chosen environment; choose the one in which it is, or run: pip "
+            "install -e . in its folder."
+        ),
     ),
-    (r"No such command ['\"]?serve", "The WordMask of the chosen environment is too old to be started from here; update it."),
+    (
+        r"No such command ['\"]?serve",
+        "The WordMask of the chosen environment is too old to be started from here; update it.",
+    ),
     (
         r"No module named ['\"]?monailabel",
-        "MONAI Label is not installed in the chosen environment; choose the one in which WordMask was installed.",
+        (
+            "MONAI Label is not installed in the chosen environment; choose the one in which WordMask was "
+            "installed."
+        ),
     ),
-    (r"No module named ['\"]?([\w.]+)", "The chosen environment lacks the package {0!r}; install WordMask anew in it."),
-    (r"No space left on device|Disk quota exceeded", "The disk is full, so the server cannot start; free some space."),
+    (
+        r"No module named ['\"]?([\w.]+)",
+        "The chosen environment lacks the package {0!r}; install WordMask in it again.",
+    ),
+    (
+        r"No space left on device|Disk quota exceeded",
+        "The disk is full, so the server cannot start; free some space.",
+    ),
     (
         r"CUDA out of memory|CUDA error: out of memory",
-        "The graphics card has too little free memory; close what else uses it, or use the CPU.",
+        "The graphics card has too little free memory; close other programs that use it, or use the CPU.",
     ),
     (
         r"MemoryError|DefaultCPUAllocator|Cannot allocate memory",
-        "This machine has too little free memory for the server; close other programs, or use a smaller preset.",
+        (
+            "This machine has too little free memory for the server; close other programs, or use a smaller "
+            "preset."
+        ),
     ),
-    (r"PermissionError: .*?([^/\\'\"]+)['\"]?$", "The server may not use {0!r}; choose folders that you may write to."),
+    (
+        r"PermissionError: .*?([^/\\'\"]+)['\"]?$",
+        "The server may not use {0!r}; choose folders that you may write to.",
+    ),
 )
 
 
@@ -44,16 +73,20 @@ def plain_log(text: str) -> str:
 
 
 def reason_in(log: str, exit_code: int | None = None) -> str:
-    """The sentence that says why a server stopped, by its log; empty when the log does not say. exit_code: None when not known.
+    """The sentence that says why a server stopped, by its log; empty when the log does not say.
 
-    Sentences of WordMask are shown as they are, what is known of MONAI Label and the system is translated; nothing else is.
+    exit_code: None when not known.
+
+    Sentences of WordMask are shown as they are, what is known of MONAI Label and the system is translated;
+    nothing else is.
     """
     text = plain_log(log)
     raised = re.findall(r"^wordmask[\w.]*\.\w+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
     if raised:
         return as_sentence(raised[-1])
     printed = re.findall(r"^wordmask: (.+)$", text, flags=re.MULTILINE)
-    if printed and exit_code in (_REFUSED, None) and not re.search(_SEE_LOG, printed[-1]):  # else it is a warning
+    # Else it is a warning.
+    if printed and exit_code in (_REFUSED, None) and not re.search(_SEE_LOG, printed[-1]):
         return as_sentence(printed[-1])
     for pattern, sentence in _KNOWN:
         found = re.search(pattern, text, flags=re.MULTILINE)
@@ -63,13 +96,19 @@ def reason_in(log: str, exit_code: int | None = None) -> str:
 
 
 def why_it_stopped(log: str, exit_code: int | None = None) -> str:
-    """One sentence for a server that stopped by itself, whatever its log says. exit_code: negative for a signal, None when not known."""
+    """One sentence for a server that stopped by itself, whatever its log says.
+
+    exit_code: negative for a signal, None when not known.
+    """
     known = reason_in(log, exit_code)
     if known:
         return known
     if exit_code in (-9, 137):
-        return "The server was ended by the system, mostly for want of memory; close other programs, or use a smaller preset."
+        return (
+            "The server was ended by the system, probably because memory ran out; close other programs, or "
+            "use a smaller preset."
+        )
     if exit_code in (-15, 143, -2, 130):
-        return "The server was stopped from outside; start it again when it is needed."
+        return "The server was stopped from outside; start it again when you need it."
     code = "" if exit_code is None else f" with the code {exit_code}"
-    return f"The server stopped{code} without a reason that is known here; its log, shown below, has the details."
+    return f"The server stopped{code} for an unknown reason; its log, shown below, has the details."
