@@ -181,7 +181,7 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
         LabelError: the names of an entry cannot be used.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise VolumeError(f"There is no file {path.name}.") from error
     except (OSError, ValueError) as error:
