@@ -176,7 +176,7 @@ def tune_clip(results: Results, pictures: Path) -> str:
 
 
 def weak_supervision(results: Results, pictures: Path) -> str:
-    """Rows are words on one kind of test images, columns the masks that taught and what came of them."""
+    """Rows are words on one kind of test images, columns the teaching masks and their results."""
     rows = []
     for task, name, word in dict.fromkeys(
         (record["task"], record["set"], record["word"]) for record in results.records

@@ -86,7 +86,7 @@ class UNetSegmenter(Segmenter):
         pairs: Tensor | None = None,
         hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """See `Segmenter.forward`."""
+        """The net's logits; hints are not supported."""
         pairs = all_pairs(len(slices), len(prompts)) if pairs is None else pairs
         return SegmenterOutput(
             self.net(slices.tensors["pixels"][pairs[:, 0]].float())[:, 0], slices.frames["net"]

@@ -1,4 +1,4 @@
-"""MedCLIP-SAMv2 without any training of its own, against Simple-ViLMedSAM, on the sample studies.
+"""MedCLIP-SAMv2 without any training, against Simple-ViLMedSAM, on the sample studies.
 
 Dice per kind of image and word.
 

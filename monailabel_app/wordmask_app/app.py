@@ -74,7 +74,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
             return super().init_datastore()
         for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
             logger.warning(
-                "%s have one id, so only one of them can be used; rename the others.", " and ".join(names)
+                "%s share one id, so only one of them can be used; rename the others.", " and ".join(names)
             )
         return GuardedDatastore(
             self.studies,
@@ -181,6 +181,6 @@ def _refuse_workers() -> None:
         return
     os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again
     raise RequestError(
-        "WordMask runs in one server process, which holds its jobs, cache and models; start it without "
-        "--workers."
+        "WordMask runs in one server process, which holds its "
+        "jobs, cache and models; start it without --workers."
     )

@@ -72,8 +72,7 @@ class Case:
         if values.shape != volume.array.shape[:3]:
             raise VolumeError(
                 f"The label map of {self.name} has {_size(values.shape)} voxels and its image "
-                f"{_size(volume.array.shape[:3])}; "
-                "save the label map on the grid of the image."
+                f"{_size(volume.array.shape[:3])}; save the label map on the grid of the image."
             )
         if not volume.is_picture and not drawn.is_picture:
             _check_same_place(drawn, volume, self.name)
@@ -167,14 +166,15 @@ def label_values(drawn: Volume) -> NDArray[np.integer[Any]]:
     if drawn.is_picture:
         if (array != array[..., :1]).any() and suffix_of(Path(drawn.name)) not in LOSSY:
             raise LabelError(
-                f"The label map {drawn.name} has colours; save it as one grey channel whose values are "
-                "labels."
+                f"The label map {drawn.name} has colours; save "
+                "it as one grey channel whose values are labels."
             )
         array = array[..., 0]
     if array.dtype.kind not in "iub":
         if not np.array_equal(array, np.round(array)):
             raise LabelError(
-                f"A label map holds whole numbers, but {drawn.name} holds fractions; save it as integers."
+                "A label map consists of whole numbers, but "
+                f"{drawn.name} contains fractions; save it as integers."
             )
         array = array.astype(np.int64)
     return array
@@ -199,7 +199,7 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
     except FileNotFoundError as error:
         raise VolumeError(f"There is no file {path.name}.") from error
     except (OSError, ValueError) as error:
-        raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
+        raise VolumeError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(
             f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
@@ -223,13 +223,13 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
     images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
     if not images:
         raise VolumeError(
-            f"{folder.name} has no images/ with files in it; put images into images/ and their label maps "
-            "into labels/."
+            f"{folder.name} has no images/ with files in it; put "
+            "images into images/ and their label maps into labels/."
         )
     if missing := sorted(images.keys() - labels.keys()):
         raise VolumeError(
-            f"{len(missing)} images of {folder.name} have no label map of the same name in labels/, first "
-            f"{missing[0]!r}."
+            f"{len(missing)} images of {folder.name} have no label "
+            f"map of the same name in labels/, first {missing[0]!r}."
         )
     return [Case(stem, images[stem], labels[stem], {canonical_word(word): ()}) for stem in sorted(images)]
 
@@ -252,7 +252,7 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
         word = canonical_word(str(name))
         words[word] = tuple(sorted({*words.get(word, ()), *own}))
     if not words:
-        raise LabelError(f"{owner} names no label, so nothing can be learned from it; give names.")
+        raise LabelError(f"{owner} does not name a label, so nothing can be learned from it; add names.")
     return words
 
 
@@ -292,7 +292,8 @@ def _check_same_place(drawn: Volume, volume: Volume, name: str) -> None:
     ours, theirs = volume.geometry, drawn.geometry
     if not np.allclose(ours.affine_ras, theirs.affine_ras, atol=GRID_TOLERANCE * max(1.0, *ours.spacing)):
         raise VolumeError(
-            f"The label map of {name} lies elsewhere than its image; resample it onto the grid of the image."
+            f"The label map of {name} and its image lie at different "
+            "places; resample the label map onto the grid of the image."
         )
 
 
@@ -333,7 +334,9 @@ def studies_in(folder: Path) -> list[Study]:
         else []
     )
     if not files:
-        raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
+        raise VolumeError(
+            f"The folder {folder.name} does not contain an image, so there is nothing to learn from."
+        )
     images = {path.name.removesuffix(suffix_of(path)): path for path in files}
     if len(images) < len(files):
         other = next(path for path in files if path not in images.values())

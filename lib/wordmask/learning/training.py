@@ -59,7 +59,7 @@ class TrainingOptions:
         settings: numbers of the recipe that differ, by name.
         words: what to learn, where the data do not say it.
         device: ``auto``, ``cpu`` or ``cuda:0``.
-        start: version to go on from, 0 for the preset's own weights; None: the version in use.
+        start: version to start from, 0 for the preset's own weights; None: the version in use.
         force: publish even if validation shows no improvement or there is nothing to validate on.
     """
 
@@ -162,8 +162,8 @@ class Training(abc.ABC, Generic[R]):
         recipe: class of its recipes.
         takes_words: whether words have to be given.
         takes_labels: whether the command line may add labels to unlabelled images.
-        takes_start: whether it can go on from a version.
-        resumes: whether an interrupted run goes on in the run folder that it left.
+        takes_start: whether it can start from a version.
+        resumes: whether an interrupted run continues in the run folder that it left.
         uses_devices: whether several processes may train together, each with a device of its own.
     """
 

@@ -255,8 +255,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             LocalDatastoreModel.model_validate_json(text)
         except (ValueError, RecursionError):
             raise RequestError(
-                "What is said of an image or label is nested too deeply, or has characters that cannot be "
-                "kept."
+                "The information about an image or label is nested "
+                "too deeply, or has characters that cannot be stored."
             ) from None
         record = Path(self._datastore_config_path)
         with _stage(record, text.encode()):
@@ -275,8 +275,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def _inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
             raise UnknownImageError(
-                "The file of this image or label lies outside the folder of studies and is not served; copy "
-                "it there."
+                "The file of this image or label lies outside the "
+                "folder of studies and is not served; copy it there."
             )
         return uri
 
@@ -308,8 +308,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
                 record.rename(aside)
                 logger.warning(
-                    "The record of images and labels was damaged; it is %s now, and is made again from the "
-                    "files.",
+                    "The record of images and labels was damaged; it was "
+                    "renamed to %s, and is made again from the files.",
                     aside.name,
                 )
             self._datastore.base_path = self._datastore_path
@@ -344,7 +344,8 @@ def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
         size = len(json.dumps(info, default=str, allow_nan=False))
     except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is not JSON
         raise RequestError(
-            "params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth."
+            "params and info may contain numbers, texts, lists and "
+            "objects, but not NaN, Infinity or very deep nesting."
         ) from None
     if size > MOST_INFO:
         raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")

@@ -124,8 +124,8 @@ def _task(kind: str, method: str) -> Check:
         _check_name(kind)(incoming)
         if _asks_for(incoming, "run_sync"):
             raise RequestError(
-                "run_sync is not offered, because it would keep all others waiting; ask for the state of the "
-                "task."
+                "run_sync is not offered, because it would block "
+                "all other requests; ask for the state of the task."
             )
         _object_without_paths(incoming.body)
         if incoming.path and not _asks_for(incoming, "enqueue"):  # the routes without a name queue always
@@ -158,7 +158,7 @@ def _object_without_paths(body: bytes) -> None:
         raise RequestError('The body of the request is a JSON object, such as {"max_epochs": 10}.')
     _refuse_paths(found)
     if reserved := sorted(_RESERVED & found.keys()):
-        raise RequestError(f"{reserved[0]} is not for clients to set; leave it out.")
+        raise RequestError(f"{reserved[0]} cannot be set by clients; leave it out.")
     if any(not isinstance(found.get(name, ""), str) for name in ("model", "method", "strategy")):
         raise RequestError("model, method and strategy are names.")
     safe_tag(found.get("label_tag") or "original")
@@ -184,15 +184,15 @@ def _refuse_paths(value: Any, depth: int = 0) -> None:
 def _signed_in(incoming: Incoming) -> None:
     if not settings.MONAI_LABEL_AUTH_ENABLE:
         raise RequestError(
-            "The log names studies, so it is shown to administrators only: turn authentication on, or read "
-            "logs/app.log."
+            "The log names studies, so it is shown to administrators "
+            "only: turn authentication on, or read logs/app.log."
         )
 
 
 def _downward(incoming: Incoming) -> None:
     path = incoming.path.get("path", "")
     if re.search(r"(^|/|:|\\|%2f|%5c)\.{1,2}($|/|:|\\|%2f|%5c)|\x00", path, flags=re.IGNORECASE):
-        raise RequestError("A path without . and .. is needed here.")
+        raise RequestError("The path must not contain . or .. as a folder name.")
 
 
 def _proxied(incoming: Incoming) -> None:
@@ -211,7 +211,7 @@ _DATASTORE = Policy(
     _ids,
 )
 _UPLOAD = Policy(
-    "replaced", "blocked the event loop and failed on JSON that is no object; ids and tags as above", _ids
+    "replaced", "blocked the event loop and failed on JSON that is not an object; ids and tags as above", _ids
 )
 _PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _proxied)
 _PAGE = Policy("left", "a page or file of MONAI Label; takes nothing")

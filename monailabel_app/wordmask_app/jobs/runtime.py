@@ -59,7 +59,7 @@ class Runtime:
     """The configured models, the queue of their one worker, and the folder of requests' files."""
 
     def __init__(self, app_dir: Path, chosen: AppSettings) -> None:
-        """UnknownModelError: a model or preset is not known. Neither loads weights nor starts a thread."""
+        """Neither loads weights nor starts a thread; raises UnknownModelError."""
         self.chosen = chosen
         self.began = time.time()
         self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)

@@ -97,8 +97,8 @@ def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None
     for name in _ADDRESS:
         if name in params and (name not in same or params[name] != same[name]):
             raise RequestError(
-                f"{name} stands in the address or the form of a request, not in params; image is the id of "
-                "an image."
+                f"{name} belongs in the address or the form of a "
+                "request, not in params; image is the id of an image."
             )
 
 
@@ -120,8 +120,8 @@ def _find_image(
         suffix = suffix_of(Path(name or "volume.nii.gz"))
         if suffix not in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"):
             raise RequestError(
-                "An upload is a NIfTI, NRRD, MetaImage, DICOM or picture file by its name, not "
-                f"{suffix[:20]!r}."
+                "An upload is a NIfTI, NRRD, MetaImage, DICOM or "
+                f"picture file by its name, not {suffix[:20]!r}."
             )
         path = runtime.spool.keep(content, suffix)
         return lambda: path, [path]
@@ -129,7 +129,8 @@ def _find_image(
         return lambda: session_image(submission.session_id, source.sessions()), []
     if not submission.image:
         raise RequestError(
-            "The request names no image: give the id of an image of this server, a session, or a file."
+            "The request does not name an image: give the id "
+            "of an image of this server, a session, or a file."
         )
     return lambda: find_image(submission.image, source.datastore()), []
 

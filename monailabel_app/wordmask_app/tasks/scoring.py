@@ -3,7 +3,7 @@
 Made in a process of their own, kept beside a model's versions, made again when they are stale.
 
 One file per model holds the last score of every case with all that it depends on: the image's file, the
-version and the words. It is replaced whole after every case, so a scoring that is killed goes on where it
+version and the words. It is replaced whole after every case, so a scoring that is killed continues where it
 was. Knows MONAI Label's tasks and datastore, and models; not HTTP. What a score is, is the library's
 business; which case comes next, strategies.py decides.
 """
@@ -97,7 +97,7 @@ class ScoreBook:
         return self._read[1].words, dict(self._read[1].cases)
 
     def write(self, words: tuple[str, ...], cases: Mapping[str, Entry]) -> None:
-        """Replace the file whole. OSError: the disk is full."""
+        """Replace the file as a whole; raises OSError when the disk is full."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self._path, _Content(words=words, cases=dict(cases)).model_dump_json())
 
@@ -138,8 +138,8 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
 
     def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
         super().__init__(
-            "How sure the model is of every case without a final label; for the strategies uncertainty, "
-            "diversity and hybrid"
+            "How sure the model is of every case without a final label; "
+            "for the strategies uncertainty, diversity and hybrid"
         )
         self._runtime, self._default_words = runtime, tuple(default_words)
 
@@ -207,7 +207,7 @@ def score_datastore(
 def is_valid(
     entry: Entry | None, stamp: str, version: str, words: tuple[str, ...], *, labelled: bool
 ) -> bool:
-    """Whether an entry says of a case what would be said of it now.
+    """Whether the entry of a case is still valid.
 
     Of a labelled case only the embedding counts, whatever the words.
     """
@@ -281,7 +281,7 @@ class ScoreWatch:
                 try:
                     self.look(name)
                 except Exception:  # the next look may go better: without this thread scores would stay stale
-                    logger.exception("Whether the scores of %s are stale could not be found out", name)
+                    logger.exception("Could not check whether the scores of %s are stale", name)
 
     def look(self, name: str) -> None:
         """Start a refresh of one model's scores if another version made them than the one in use."""

@@ -255,5 +255,5 @@ def _nothing_left(images: Sequence[str], skip: Collection[str]) -> str:
     return (
         "Every case has its final label."
         if not skip
-        else "Every case that is not left out has its final label."
+        else "Every case that is not skipped has its final label."
     )

@@ -102,7 +102,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         for problem in problems:
             logger.warning("Left out: %s", problem)
         if problems and not request.words and not any(study.case for study in studies):
-            raise RequestError(f"No label can be learned from; the first reason: {problems[0]}")
+            raise RequestError(f"None of the labels can be used; the first reason: {problems[0]}")
         data = self.training.choose_data(studies, request)
         if devices == 1:
             return self._run(data, request, problems, self._run_folder(), leads=True)
@@ -118,11 +118,11 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         """
         for name in ("recipe", "device", "gpus"):
             if not isinstance(asked.get(name, ""), str):
-                raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")
+                raise RequestError(f"{name} must be text, not {type(asked[name]).__name__}.")
         start = asked.get("start")
         if start is not None and (type(start) is not int or start < 0):
             raise RequestError(
-                "start is the number of the version to go on from, 0 for the preset's own weights."
+                "start is the number of the version to start from, 0 for the preset's own weights."
             )
         numbers = self.training.recipe.model_fields.keys() - {"name"}
         return TrainingOptions(
@@ -245,6 +245,6 @@ def _describe_stop(state: dict[str, Any], number: int) -> dict[str, Any]:
         number: of the newest version, which may be its own.
     """
     if number > state.get("newest", number):
-        told = f"Version {number} is published and serves; the training was stopped right after that."
+        told = f"Version {number} is published and in use; the training was stopped right after that."
         return {**state, "state": "done", "version": number, "message": told}
     return {**state, "state": "stopped", "message": STOPPED}

@@ -198,7 +198,7 @@ def test_other_values_are_told_in_names_json(cases, tmp_path):
     (folder / "names.json").write_text(json.dumps({WORD: 7}))
     assert judge(cases, LabelMaps(folder), tmp_path / "out").words[0].scores["dice"].mean == 1
     (folder / "names.json").write_text(json.dumps({"liver": 7}))
-    with pytest.raises(RequestError, match=r"names.json gives no value for blob"):
+    with pytest.raises(RequestError, match=r"names.json does not give a value for blob"):
         judge(cases, LabelMaps(folder), tmp_path / "out")
 
 
@@ -210,7 +210,7 @@ def test_a_case_that_cannot_be_judged_is_reported_counted_and_skipped(cases, tmp
     assert (found.judged, found.total) == (3, 5)
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| cases judged | 3 of 5 |" in summary
-    assert "There is no label map called picture_1" in summary
+    assert "has no label map named picture_1" in summary
 
 
 def test_what_was_judged_before_it_was_stopped_is_kept(cases, tmp_path):

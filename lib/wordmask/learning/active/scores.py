@@ -189,7 +189,7 @@ def _score_word(
             f"it is not clear whether {word!r} is in the image (presence {probability:.2f})",
             f"the outline of {word!r} is vague{where}"
             if masks[0].any()
-            else f"{word!r} is almost marked somewhere, but nowhere quite",
+            else f"{word!r} is close to being marked somewhere, but is not",
             f"the mask of {word!r} changes {cause}",
         ),
     )
@@ -215,7 +215,7 @@ def disagreement(masks: Sequence[NDArray[np.bool_]]) -> float:
 def band_of(masks: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     """[n, h, w], pixels within ``width`` steps of the outline, in each slice by itself.
 
-    The edge of the picture is no outline.
+    The edge of the picture is not an outline.
     """
     in_plane = np.ones((1, 3, 3), dtype=bool)
     grown = binary_dilation(masks, in_plane, iterations=width)
@@ -263,7 +263,7 @@ def _bits(probability: Any) -> Any:
 def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
     """The logit at which `presence.is_present` decides.
 
-    That of the threshold where the mask alone does, 0 where there is no limit.
+    Where the mask alone decides, that of the threshold; 0 without a limit.
     """
     preset = segmenter.preset
     if not segmenter.judges_presence(prompt):
@@ -279,7 +279,7 @@ def _other_views(pipeline: VolumeSegmenter) -> list[VolumeSegmenter]:
     others = [other for offset in OTHER_SEEDS if (other := model.with_other_noise(offset)) is not None]
     if others:
         return [VolumeSegmenter(other, cache=pipeline.cache) for other in others]
-    cache = FeatureCache(CACHE_BYTES)  # of this case alone: nobody else asks for them
+    cache = FeatureCache(CACHE_BYTES)  # of this case alone, because others do not use its features
     return [VolumeSegmenter(cast(Segmenter, _Tinted(model, gamma)), cache=cache) for gamma in GAMMAS]
 
 

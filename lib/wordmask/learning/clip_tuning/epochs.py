@@ -105,8 +105,8 @@ def tune(
         batches = epoch_batches(data.said, data.shown, batch=recipe.batch, seed=recipe.seed, epoch=epoch)
         if not batches:
             raise RequestError(
-                "All these captions say the same, so there is nothing to tell apart; add pairs with other "
-                "captions."
+                "All these captions say the same, so there is nothing "
+                "to learn from them; add pairs with other captions."
             )
         losses = []
         for step, rows in enumerate(batches):
@@ -167,7 +167,8 @@ class _Checkpoint:
                 )
         except (OSError, SafetensorError) as error:
             raise DiskFullError(
-                f"The checkpoint of epoch {epoch} cannot be written ({error}); make room and start again."
+                f"The checkpoint of epoch {epoch} cannot be written "
+                f"({error}); free some space and start again."
             ) from error
 
     def resume(self) -> int:
@@ -177,10 +178,10 @@ class _Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 told = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         except (SafetensorError, OSError) as error:
             logger.warning(
-                "The checkpoint of this tuning is damaged (%s); it starts anew.", type(error).__name__
+                "The checkpoint of this tuning is damaged (%s); it starts from scratch.", type(error).__name__
             )
             return 0
         self.clip.load_state_dict(
@@ -193,5 +194,5 @@ class _Checkpoint:
                 state["state"].setdefault(int(number), {})[part] = value
         self.optimizer.load_state_dict(state)
         self.scaler.load_state_dict(json.loads(told["scaler"]))
-        logger.info("The tuning goes on after epoch %s.", told["epoch"])
+        logger.info("The tuning continues after epoch %s.", told["epoch"])
         return int(told["epoch"])

@@ -104,7 +104,7 @@ _FOUND = {
 class ClipTuning(Training[TuneRecipe]):
     """Tuning of MedCLIP-SAMv2's CLIP on pictures with captions."""
 
-    description = "Tune CLIP on captions, which are written of the submitted labels"
+    description = "Tune CLIP on captions written from the submitted labels"
     recipe = TuneRecipe
     resumes = True
 
@@ -168,13 +168,13 @@ class _Tuning:
     def run(self) -> TuneReport:
         if len(self.learned) < 2:
             raise RequestError(
-                f"{len(self.pairs)} pairs of pictures and captions are too few to learn from; give more, of "
-                "several images."
+                f"{len(self.pairs)} pairs of pictures and captions are "
+                "too few to learn from; add more, from several images."
             )
         if not self.held and not self.asked.force:
             raise RequestError(
-                "All pairs are of one group, so none is left to check the result; add others, or force the "
-                "publication."
+                "All pairs belong to one group, so none is left to check the "
+                "result; add pairs of other groups, or force the publication."
             )
         parent = self._find_parent()
         start = None if parent is None else self.store.folder(parent)
@@ -214,7 +214,9 @@ class _Tuning:
             least = self.asked.recipe.least_characters
             skipped.append(f"{self.short} captions of fewer than {least} characters were left out.")
         if cut:
-            skipped.append(f"{cut} captions fill all that the text tower reads; it sees nothing beyond that.")
+            skipped.append(
+                f"{cut} captions reach the limit of the text tower, which may not read their ends."
+            )
         if fit is not None:
             message += f" {_describe_fit(fit)}"
         return TuneReport(
@@ -238,8 +240,8 @@ class _Tuning:
         trained = read_card(self.store.folder(number)).preset
         if trained != self.asked.preset:
             raise RequestError(
-                f"Version {number} was trained from the preset {trained!r}; tune that preset, or start from "
-                "0."
+                f"Version {number} was trained from the preset "
+                f"{trained!r}; tune that preset, or start from 0."
             )
         return number
 
@@ -302,8 +304,8 @@ class _Tuning:
         check = None
         if before is not None and after is not None:
             figures = (
-                f"retrieval, top 1, {after.top1:.3f} against {before.top1:.3f} before, on {after.pairs} "
-                "held-out pairs"
+                f"retrieval, top 1, {after.top1:.3f} against "
+                f"{before.top1:.3f} before, on {after.pairs} held-out pairs"
             )
             check = Check(after.top1, before.top1, figures)
 
@@ -398,11 +400,11 @@ def _describe_fit(fit: PresenceFit) -> str:
     consequence = (
         "so presence is still judged"
         if fit.holds
-        else "which is too little: this version does not judge presence, and marks every word somewhere"
+        else "which is too few: this version does not judge presence, and marks every word somewhere"
     )
     return (
-        f"Presence was fitted again, on {fit.pictures} held-out pictures and all trained words: it agrees "
-        f"with before in {fit.agreement:.1%}, {consequence}."
+        f"Presence was fitted again, on {fit.pictures} held-out pictures and all trained "
+        f"words: {fit.agreement:.1%} of the decisions are as before, {consequence}."
     )
 
 

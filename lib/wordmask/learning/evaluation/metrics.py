@@ -102,7 +102,9 @@ def _crop(prediction: Mask, truth: Mask) -> tuple[Tensor, Tensor] | None:
     None when there is none.
     """
     if prediction.shape != truth.shape:
-        raise ValueError(f"Masks of one shape can be compared, got {prediction.shape} and {truth.shape}.")
+        raise ValueError(
+            f"Only masks of one shape can be compared, got {prediction.shape} and {truth.shape}."
+        )
     boxes = ndimage.find_objects((prediction | truth).view(np.uint8))
     if not boxes:
         return None

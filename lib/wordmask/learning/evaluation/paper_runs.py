@@ -1,7 +1,7 @@
 """Run a protocol: train, test, and a table of our numbers beside the published ones, written after every run.
 
 Knows protocols, trainings and evaluations; not HTTP. A run that is finished is kept, so that the same command
-goes on where it stopped.
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def table_text(asked: ProtocolRequest, results: Sequence[RunResult]) -> str:
     lines = [f"# {protocol.title}", "", f"{protocol.source}. {protocol.description}", ""]
     lines += [
         (
-            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}"
-            f"{_describe_changes(asked)}. All numbers in percent."
+            f"Model {asked.model}, preset {asked.preset}, recipe "
+            f"{protocol.recipe}{_describe_changes(asked)}. All numbers in percent."
         ),
         "",
     ]

@@ -120,8 +120,8 @@ class Protocol(_Settings):
         for label in labels:
             if label.lower() not in known:
                 raise RequestError(
-                    f"The protocol {self.name!r} has no run {label!r}; runs: "
-                    f"{', '.join(run.label for run in self.runs)}."
+                    f"The protocol {self.name!r} has no run {label!r}; "
+                    f"runs: {', '.join(run.label for run in self.runs)}."
                 )
         return [
             run for run in self.runs if not labels or run.label.lower() in {label.lower() for label in labels}
@@ -198,9 +198,8 @@ def require_folders(runs: Sequence[Run], root: Path) -> None:
         if not all((path / kind).is_dir() for kind in ("images", "labels"))
     ]:
         raise RequestError(
-            f"The folder {root.name or root} lacks {', '.join(missing)}, each with images/ and labels/; "
-            "`wordmask protocol list` says what "
-            "belongs there and where it comes from."
+            f"The folder {root.name or root} lacks {', '.join(missing)}, each with images/ and "
+            "labels/; `wordmask protocol list` says what belongs there and where it comes from."
         )
 
 

@@ -35,11 +35,9 @@ COLUMNS = (
     "tolerance_unit",
 )
 LEGEND = (
-    "Dice, IoU and NSD: means over the cases that show the word, in brackets the 95 % bootstrap interval "
-    "over groups of cases. "
-    "Sensitivity: share of these cases in which something was marked. Specificity: share of the cases "
-    "without the thing in which nothing "
-    "was marked."
+    "Dice, IoU and NSD: means over the cases that show the word, in brackets the 95 % bootstrap "
+    "interval over groups of cases. Sensitivity: share of these cases in which something was "
+    "marked. Specificity: share of the cases without the structure in which nothing was marked."
 )
 MOST_FAILED = 20  # that are listed one by one
 

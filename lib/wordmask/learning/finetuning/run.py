@@ -75,7 +75,7 @@ class FineTuning(Training[Recipe]):
         """Load a model that learns ``words``.
 
         Args:
-            weights: folder of the version to go on from; None: the preset's own weights.
+            weights: folder of the version to start from; None: the preset's own weights.
 
         Raises:
             UnknownModelError: there is no such preset.
@@ -216,13 +216,12 @@ class _Run:
             )
         if not judges and not self.asked.force:
             raise RequestError(
-                f"Of {count} labelled case{'s' if count > 1 else ''} none is left to check the result; label "
-                "another one, or force the "
-                f"publication without a check.{reason}"
+                f"There are too few labelled cases ({count}), so none is left to check the "
+                f"result; label another one, or force the publication without a check.{reason}"
             )
 
     def _draw_phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
-        """Of the words that the preset's weights know and nobody has labelled yet."""
+        """Phantoms of the words that the preset's weights know and that are not labelled yet."""
         base = load_preset(self.asked.model, self.asked.preset).weights
         card = Card() if base is None else read_card(bundle_folder(base))
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
@@ -263,8 +262,8 @@ class _Run:
         names = [[case.case.name for case in side] for side in (learned, judges)]
         used = "the weights of the preset" if serving is None else f"version {serving}"
         figures = (
-            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation "
-            "cases"
+            f"mean Dice {after.mean:.3f} against {before.mean:.3f} "
+            f"of {used} on {len(judges)} validation cases"
         )
         check = Check(after.mean, before.mean, figures) if judges else None
 
@@ -277,8 +276,8 @@ class _Run:
         number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
         if self.kept.dice:
             message += (
-                f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before "
-                f"{self.kept_before.mean:.3f}."
+                f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} "
+                f"on phantoms, before {self.kept_before.mean:.3f}."
             )
         return CaseReport(
             version=number,

@@ -33,7 +33,7 @@ from wordmask.words.prompts import parse_prompts
 from wordmask.words.vocabulary import load_vocabulary
 
 ANCHORS = 12  # words per step whose embedding is held
-SMALLEST_PRESENT = 0.0006  # share of the frame below which a thing counts neither as present nor as absent
+SMALLEST_PRESENT = 0.0006  # share of the frame; a smaller structure counts neither as present nor as absent
 
 
 class SimpleViLMedSAMTrainee(Trainee):

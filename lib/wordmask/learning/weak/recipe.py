@@ -35,7 +35,7 @@ class WeakRecipe(AnyRecipe):
     )
     save_last: PositiveInt = Field(description="epochs at the end of a cycle whose networks are kept")
     iterations: PositiveInt = Field(default=250, description="steps per epoch")
-    rate: PositiveFloat = Field(default=0.01, description="learning rate at the begin of a cycle")
+    rate: PositiveFloat = Field(default=0.01, description="learning rate at the beginning of a cycle")
     gamma: float = Field(
         default=0.8, gt=0, le=1, description="share of a cycle after which the learning rate stays"
     )

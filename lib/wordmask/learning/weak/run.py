@@ -65,8 +65,8 @@ class WeakTraining(Training[WeakRecipe]):
             image = case.image.resolve()
             if image not in studies:
                 raise RequestError(
-                    f"The list of labels names {case.image.name}, which is not in the folder {path.name}; "
-                    "add the image to the folder, or remove it from the list."
+                    f"The list of labels names {case.image.name}, which is not in the folder "
+                    f"{path.name}; add the image to the folder, or remove it from the list."
                 )
             studies[image] = replace(studies[image], group=case.group, case=case)
         return list(studies.values())
@@ -129,8 +129,8 @@ class _WeakTraining:
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
             raise RequestError(
-                f"In none of these images is there a mask of {_join_words(words)}, so there is nothing to "
-                f"learn from.{self._explain_skipped()}"
+                f"None of these images has a mask of {_join_words(words)}, "
+                f"so there is nothing to learn from.{self._explain_skipped()}"
             )
         self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
@@ -157,7 +157,7 @@ class _WeakTraining:
         words = list(self.asked.words) or (parse_prompts(sorted(labelled)) if labelled else [])
         if not words:
             raise RequestError(
-                'Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.'
+                'There are no words to learn: name some, such as "liver, spleen", or submit named labels.'
             )
         if len(words) > MOST_WORDS:
             raise RequestError(f"{len(words)} words were given; at most {MOST_WORDS} are learned together.")
@@ -192,9 +192,9 @@ class _WeakTraining:
         ]
         if strange and teacher.preset.unknown_words == "refuse":
             raise RequestError(
-                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of "
-                f"{_join_words(strange)}, which it was not trained "
-                f"on; leave that out, label some cases of it, or use a preset with public weights."
+                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw "
+                f"masks of {_join_words(strange)}, which it was not trained on; leave "
+                "that out, label some cases of it, or use a preset with public weights."
             )
 
     def _label(
