@@ -213,7 +213,7 @@ def _join_words(words: Sequence[str]) -> str:
 def _pair(entry: Mapping[str, Any], source: str, path: Path) -> ImageCaption:
     if not all(isinstance(entry.get(key), str) and entry[key].strip() for key in NEEDED):
         raise VolumeError(
-            f"{_begun(source)} needs image, the name of a file, and caption, what the image shows."
+            f"{_begun(source)} needs image and caption: the name of a file, and what the image shows."
         )
     image = path.parent / entry["image"].strip()
     if not image.exists():

@@ -27,7 +27,7 @@ from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 from wordmask.models.word_scores import ClipWithScores, word_token_input
 from wordmask.phantoms.words import LABELS, WORDS, word_table
-from wordmask.pretraining.loop import Schedule, train
+from wordmask.pretraining.loop import train
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, word_masks
 from wordmask.pretraining.sam_stage import embed
 
@@ -219,9 +219,7 @@ def train_decoder(
         return {"loss": pair_loss(decoder, embeddings[data.pairs[rows, 0]], data, rows)}
 
     groups: list[dict[str, object]] = [{"params": list(decoder.parameters()), "lr": DECODER_RATE}]
-    train(
-        decoder, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4
-    )
+    train(decoder, groups, loss, steps=steps, seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
 
 
 def pair_loss(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, rows: Tensor) -> Tensor:
@@ -280,7 +278,7 @@ def train_jointly(
         {"params": list(model.encoder.parameters()), "lr": JOINT_ENCODER_RATE},
         {"params": list(decoder.parameters()), "lr": JOINT_DECODER_RATE},
     ]
-    train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
+    train(model, groups, loss, steps=steps, seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
 
 
 def rarity(data: PairData) -> Tensor:

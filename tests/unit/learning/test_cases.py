@@ -56,8 +56,8 @@ def test_a_jpeg_mask_is_cut_in_the_middle(tmp_path):
     ("labels", "spacing", "message"),
     [
         (np.zeros((4, 8, 8), np.uint8), 1.0, "8 x 8 x 4 voxels and its image 9 x 8 x 4"),
-        (np.zeros((4, 8, 9), np.uint8), 3.0, "lies elsewhere"),
-        (np.full((4, 8, 9), 0.5, np.float32), 1.0, "holds fractions"),
+        (np.zeros((4, 8, 9), np.uint8), 3.0, "lie at different places"),
+        (np.full((4, 8, 9), 0.5, np.float32), 1.0, "contains fractions"),
     ],
 )
 def test_a_label_map_that_does_not_fit_is_refused_with_the_reason(
@@ -89,11 +89,11 @@ def test_a_list_in_json_takes_values_lists_and_label_info(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no readable JSON"),
+        ("{", "not readable JSON"),
         ("[]", "at least one entry"),
         ('[{"image": "a.png"}]', "needs image and label"),
         ('[{"image": "a.png", "label": "b.png", "names": {"liver": 1}}]', "There is no file a.png"),
-        ('[{"image": "cases.json", "label": "cases.json", "names": {}}]', "names no label"),
+        ('[{"image": "cases.json", "label": "cases.json", "names": {}}]', "does not name a label"),
         ('[{"image": "cases.json", "label": "cases.json", "names": {"liver": 0}}]', "above 0"),
         ('[{"image": "cases.json", "label": "cases.json", "names": {"***": 1}}]', "entry 0"),
     ],

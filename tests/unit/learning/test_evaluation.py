@@ -241,7 +241,7 @@ def test_impossible_evaluations_are_refused_with_a_reason(cases, tmp_path):
     with pytest.raises(RequestError, match="no folder nowhere"):
         LabelMaps(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="holds no label map"):
+    with pytest.raises(RequestError, match="does not contain a label map"):
         LabelMaps(tmp_path / "empty")
 
 

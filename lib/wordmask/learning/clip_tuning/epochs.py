@@ -24,7 +24,9 @@ from wordmask.errors import DiskFullError, RequestError
 from wordmask.files import replace_file
 from wordmask.learning.clip_tuning.batches import Bytes, epoch_batches
 from wordmask.learning.clip_tuning.dhn_nce import dhn_nce, info_nce
+from wordmask.learning.clip_tuning.embedding import image_embeddings, unit_pixels
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
+from wordmask.learning.schedules import decay_in_steps
 from wordmask.learning.seeds import step_seed
 from wordmask.progress import CancelToken
 
@@ -59,16 +61,6 @@ class TuningPairs:
         return unit_pixels(self.pictures, [self.rows[row] for row in batch], device)
 
 
-def unit_pixels(pictures: Bytes, rows: Sequence[int], device: torch.device) -> Tensor:
-    """Some of [N, 3, S, S] uint8 as [B, 3, S, S] in 0..1."""
-    return torch.from_numpy(pictures[list(rows)]).to(device).float() / 255
-
-
-def image_embeddings(clip: ClipEncoder, pixels: Tensor) -> Tensor:
-    """Embeddings [B, E], not of unit length, of pictures [B, 3, S, S] in 0..1."""
-    return clip.tail(clip.head(clip.normalise(pixels), 0), 0)
-
-
 def tune(
     clip: ClipEncoder,
     data: TuningPairs,
@@ -101,7 +93,9 @@ def tune(
     checkpoint = _Checkpoint(folder / CHECKPOINT, clip, optimizer, scaler)
     for epoch in range(checkpoint.resume(), recipe.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_every)
+            group["lr"] = recipe.learning_rate * decay_in_steps(
+                epoch, decay=recipe.decay, every=recipe.decay_every
+            )
         batches = epoch_batches(data.said, data.shown, batch=recipe.batch, seed=recipe.seed, epoch=epoch)
         if not batches:
             raise RequestError(

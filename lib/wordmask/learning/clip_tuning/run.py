@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoders.clip import ClipEncoder, load_clip
-from wordmask.encoders.tiny_tokenizer import token_ids_of
+from wordmask.encoders.clip import ClipEncoder
 from wordmask.errors import RequestError
 from wordmask.inference.memory import explain_out_of_memory
 from wordmask.learning.captions import (
@@ -34,7 +32,8 @@ from wordmask.learning.captions import (
 )
 from wordmask.learning.cases import Study, read_cases
 from wordmask.learning.clip_tuning.batches import Bytes, store_pictures
-from wordmask.learning.clip_tuning.epochs import TuningPairs, image_embeddings, tune, unit_pixels
+from wordmask.learning.clip_tuning.embedding import embed_pictures, embed_texts, start_clip
+from wordmask.learning.clip_tuning.epochs import TuningPairs, tune
 from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.clip_tuning.retrieval import BATCH, ROUNDS, Retrieval, retrieval
@@ -48,19 +47,16 @@ from wordmask.learning.training import (
     TrainingReport,
     TrainingRequest,
 )
-from wordmask.models.clip_sam import with_rows
 from wordmask.models.loading import choose_device
 from wordmask.models.medclip_samv2.preset import MedCLIPSAMv2Preset
 from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import bundle_folder, read_card, save_bundle
 from wordmask.weights.versions import ModelStore, weights_digest
 
-TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and may change
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
-ENCODED = 32  # pictures at a time, where nothing is learned
 MOST_FITTED = 500  # pictures that the presence is fitted on
 
 
@@ -281,14 +277,14 @@ class _Tuning:
             return None, None
         self.report(TrainingProgress("measuring"))
         image = embed_pictures(model.clip, pictures, self.held, self.cancel)
-        text = _embed_texts(model.clip, [self.pairs[row].caption for row in self.held])
+        text = embed_texts(model.clip, [self.pairs[row].caption for row in self.held])
         found = retrieval(
             image, text, [said[row] for row in self.held], [self._pictures[row] for row in self.held]
         )
         words = self._card_of_preset().words
         if self.preset.presence is None or not words:
             return found, None
-        return found, image[:MOST_FITTED] @ _embed_texts(model.clip, words).T
+        return found, image[:MOST_FITTED] @ embed_texts(model.clip, words).T
 
     def _card_of_preset(self) -> Card:
         return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
@@ -352,48 +348,6 @@ class _Tuning:
             learned=(),
             token_ids=tuple(getattr(model.clip.tokenizer, "token_ids", ())),
         )
-
-
-def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:
-    """Load the preset's CLIP, lay the weights of a version over it, and freeze it.
-
-    Args:
-        preset: whose CLIP.
-        start: folder of the version; None: the preset's own weights.
-        captions: tiny's text table gets rows for the new tokens in them, random at first.
-
-    Raises:
-        WeightsError: weights are missing, damaged or of another architecture.
-    """
-    bundles = [
-        load_bundle(location).only(TUNED) for location in (preset.weights, start) if location is not None
-    ]
-    known = bundles[-1].token_ids if bundles else ()
-    wanted = sorted({*known, *token_ids_of(captions)}) if known else []
-    model = ClipWithScores(load_clip(preset.clip, token_ids=wanted))
-    for bundle in bundles:
-        with_rows(bundle, wanted).overlay(model)
-    return model.eval().requires_grad_(False)
-
-
-def embed_pictures(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: CancelToken) -> Tensor:
-    """[N, E], unit length, float32 on the CPU, of pictures [all, 3, S, S] uint8 at ``rows``."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), ENCODED):
-            cancel.check()
-            pixels = unit_pixels(pictures, rows[start : start + ENCODED], clip.logit_scale.device)
-            parts.append(F.normalize(image_embeddings(clip, pixels).float(), dim=1).cpu())
-    return torch.cat(parts)
-
-
-def _embed_texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
-    """[N, E], unit length, on the CPU; equal texts have equal rows, to the last bit."""
-    distinct = list(dict.fromkeys(texts))
-    with torch.inference_mode():
-        embedding = clip.encode_text(distinct).float().cpu()
-    place = {text: row for row, text in enumerate(distinct)}
-    return embedding[[place[text] for text in texts]]
 
 
 def _describe_fit(fit: PresenceFit) -> str:

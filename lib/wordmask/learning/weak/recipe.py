@@ -7,7 +7,6 @@ Knows numbers; not nnU-Net, not images. What is not named here is nnU-Net's own 
 
 from __future__ import annotations
 
-from math import floor
 from typing import Literal, Self
 
 from pydantic import (
@@ -20,6 +19,7 @@ from pydantic import (
 )
 
 from wordmask.learning.recipes import AnyRecipe
+from wordmask.learning.schedules import decay_in_cycles
 
 
 class WeakRecipe(AnyRecipe):
@@ -90,17 +90,9 @@ class WeakRecipe(AnyRecipe):
         return self
 
     def rate_in(self, epoch: int) -> float:
-        """The learning rate of an epoch (0-based).
-
-        With T epochs in cycles of Tc, and tc the epoch within its cycle: ``rate`` where tc is 0, else ``rate
-        * (1 - min(tc, floor(gamma * Tc)) / T) ** 0.9``.
-
-        Source: the formula of the released code. T and not Tc is the denominator, so within one of several
-        cycles the rate falls only a little (to 0.0076 with 600 epochs in 3 cycles).
-        """
-        length = self.epochs // self.cycles
-        within = min(epoch % length, floor(self.gamma * length))
-        return float(self.rate * (1 - within / self.epochs) ** 0.9)
+        """The learning rate of an epoch (0-based)."""
+        factor = decay_in_cycles(epoch, epochs=self.epochs, cycles=self.cycles, gamma=self.gamma)
+        return self.rate * factor
 
     def is_member(self, epoch: int) -> bool:
         """Whether the network after this epoch (0-based) is kept: the last ``save_last`` of a cycle are."""
