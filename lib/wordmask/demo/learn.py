@@ -236,10 +236,10 @@ def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], con
         draw(case, before, after, output)
     console.print(table_of(before, after, undone))
     console.print(f"Pictures are in {output}/")
-    return judged(before, after, undone, console)
+    return judge(before, after, undone, console)
 
 
-def judged(before: VersionScores, after: VersionScores, undone: VersionScores, console: Console) -> bool:
+def judge(before: VersionScores, after: VersionScores, undone: VersionScores, console: Console) -> bool:
     """Print the result."""
     helped = all(after.dice[case, WORD] > before.dice[case, WORD] for case in before.marked)
     back = undone.same(before) and undone.version == before.version

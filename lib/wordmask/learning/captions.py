@@ -156,7 +156,7 @@ def _picture(pair: ImageCaption, volume: Volume, windows: Sequence[str]) -> NDAr
     index = pair.slice or 0
     if not 0 <= index < len(stack):
         raise VolumeError(
-            f"{_begun(pair.source)} names slice {index} of "
+            f"{_capitalise(pair.source)} names slice {index} of "
             f"{volume.name}, which has slices 0 to {len(stack) - 1}."
         )
     name = pair.window or WINDOW
@@ -213,7 +213,7 @@ def _join_words(words: Sequence[str]) -> str:
 def _pair(entry: Mapping[str, Any], source: str, path: Path) -> ImageCaption:
     if not all(isinstance(entry.get(key), str) and entry[key].strip() for key in NEEDED):
         raise VolumeError(
-            f"{_begun(source)} needs image and caption: the name of a file, and what the image shows."
+            f"{_capitalise(source)} needs image and caption: the name of a file, and what the image shows."
         )
     image = path.parent / entry["image"].strip()
     if not image.exists():
@@ -240,7 +240,7 @@ def _json_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, entry in enumerate(_json_entries(path)):
         source = f"entry {number} of {path.name}"
         if not isinstance(entry, dict):
-            raise VolumeError(f"{_begun(source)} must be a table with image and caption.")
+            raise VolumeError(f"{_capitalise(source)} must be a table with image and caption.")
         yield source, entry
 
 
@@ -269,7 +269,7 @@ def _csv_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             source = f"line {reader.line_num} of {path.name}"
             if None in row or None in row.values():
                 raise VolumeError(
-                    f"{_begun(source)} has more or fewer fields than the first "
+                    f"{_capitalise(source)} has more or fewer fields than the first "
                     "line; put quotes around a caption that contains commas."
                 )
             yield source, row
@@ -277,7 +277,7 @@ def _csv_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise VolumeError(f"Line {reader.line_num} of {path.name} is not readable CSV ({error}).") from error
 
 
-def _begun(source: str) -> str:
+def _capitalise(source: str) -> str:
     """With a capital letter, and the file's name as it is."""
     return source[0].upper() + source[1:]
 

@@ -62,7 +62,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             UnknownImageError: the file is outside the folder.
         """
-        return self._inside(super().get_image_uri(_id(image_id)))
+        return self._check_inside(super().get_image_uri(_id(image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
@@ -83,7 +83,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             UnknownImageError: the file is outside the folder.
         """
-        return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
+        return self._check_inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is known of a label; empty when there is no such label."""
@@ -112,7 +112,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         """
         stem, ending = self._to_id(os.path.basename(image_filename))
         image_id = _id(image_id or stem)
-        name = self._filename(image_id, self._served(ending))
+        name = self._filename(image_id, self._check_ending(ending))
         info = {**_check_info(image_info), "ts": int(time.time()), "name": name}
         with self._held:
             self._init_from_datastore_file()
@@ -148,7 +148,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         ImageNotFoundException.
         """
         _, ending = self._to_id(os.path.basename(label_filename))
-        name = self._filename(_id(image_id), self._served(ending))
+        name = self._filename(_id(image_id), self._check_ending(ending))
         info = {**_check_info(label_info), "ts": int(time.time()), "name": name}
         with self._held:
             entry = self._entry(image_id)
@@ -263,7 +263,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             yield
         self._config_ts = record.stat().st_mtime
 
-    def _served(self, ending: str) -> str:
+    def _check_ending(self, ending: str) -> str:
         known = [pattern.removeprefix("*") for pattern in self._extensions]
         if ending not in known:
             raise RequestError(f"Images and labels end in one of {', '.join(known)}, not in {ending[:20]!r}.")
@@ -272,7 +272,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._root)
 
-    def _inside(self, uri: str) -> str:
+    def _check_inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
             raise UnknownImageError(
                 "The file of this image or label lies outside the "

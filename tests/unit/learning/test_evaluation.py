@@ -25,7 +25,7 @@ from wordmask.learning.evaluation.answers import Answer, LabelMaps, ask
 from wordmask.learning.evaluation.contact_sheet import MARKED, TRUTH, draw_case, pick
 from wordmask.learning.evaluation.metrics import Agreement, agreement, dice
 from wordmask.learning.evaluation.run import Evaluation, evaluate
-from wordmask.learning.evaluation.statistics import CaseScore, bootstrap, overall, summarise
+from wordmask.learning.evaluation.statistics import CaseResult, bootstrap, overall, summarise
 from wordmask.learning.evaluation.tables import summary_text
 from wordmask.learning.evaluation.validation import validate
 from wordmask.models.loading import load_segmenter
@@ -120,8 +120,8 @@ def test_one_group_has_a_mean_and_no_interval():
     assert math.isnan(bootstrap([], [], seed=1).mean)
 
 
-def score(case: str, word: str, value: float, *, predicted: int = 5, true: int = 5) -> CaseScore:
-    return CaseScore(case, case, word, Agreement(value, value / 2, value, predicted, true), None, "mm")
+def score(case: str, word: str, value: float, *, predicted: int = 5, true: int = 5) -> CaseResult:
+    return CaseResult(case, case, word, Agreement(value, value / 2, value, predicted, true), None, "mm")
 
 
 def test_a_word_is_averaged_over_the_cases_that_show_it_and_counted_in_the_others():

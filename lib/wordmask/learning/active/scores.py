@@ -109,7 +109,7 @@ def score_case(
     made = as_prompts(prompts)
     pipeline = _pipeline(model, cache)
     embedding = _embedding(pipeline, volume, made[0], cancel)
-    known = [prompt for prompt in made if not _refused(pipeline.segmenter, prompt)]
+    known = [prompt for prompt in made if not _refuses(pipeline.segmenter, prompt)]
     if not known:
         words = ", ".join(repr(prompt.word) for prompt in made)
         return CaseScore(name, 1.0, 1.0, 1.0, 1.0, embedding, f"the model has not learned {words} yet")
@@ -158,7 +158,7 @@ def _embedding(
     return [round(value, 6) for value in (mean / mean.norm().clamp_min(1e-12)).tolist()]
 
 
-def _refused(segmenter: Segmenter, prompt: Prompt) -> bool:
+def _refuses(segmenter: Segmenter, prompt: Prompt) -> bool:
     return segmenter.preset.unknown_words == "refuse" and not bool(
         segmenter.encode_prompts([prompt]).known.all()
     )
@@ -182,7 +182,7 @@ def _score_word(
     tinted = isinstance(others[0].segmenter, _Tinted)
     cause = "when the grey values change a little" if tinted else "with other noise"
     return _WordScore(
-        presence=undecided(probability, _presence_limit(pipeline.segmenter, prompt)),
+        presence=decision_entropy(probability, _presence_limit(pipeline.segmenter, prompt)),
         boundary=boundary,
         disagreement=disagreement(masks),
         reasons=(
@@ -195,7 +195,7 @@ def _score_word(
     )
 
 
-def undecided(probability: float, limit: float) -> float:
+def decision_entropy(probability: float, limit: float) -> float:
     """Entropy, in bits, of a decision: presence (0..1) against a limit (logit).
 
     1 at the limit, towards 0 on either side.

@@ -151,13 +151,13 @@ class _Checkpoint:
         tensors = {f"clip.{name}": value for name, value in self.clip.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        told = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
+        metadata = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
         try:
             with replace_file(self.path) as part:
                 save_file(
                     {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
                     part,
-                    metadata=told,
+                    metadata=metadata,
                 )
         except (OSError, SafetensorError) as error:
             raise DiskFullError(
@@ -171,7 +171,7 @@ class _Checkpoint:
             return 0
         try:
             with safe_open(self.path, framework="pt") as file:
-                told = file.metadata()
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         except (SafetensorError, OSError) as error:
             logger.warning(
@@ -187,6 +187,6 @@ class _Checkpoint:
                 _, number, part = name.split(".", 2)
                 state["state"].setdefault(int(number), {})[part] = value
         self.optimizer.load_state_dict(state)
-        self.scaler.load_state_dict(json.loads(told["scaler"]))
-        logger.info("The tuning continues after epoch %s.", told["epoch"])
-        return int(told["epoch"])
+        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        logger.info("The tuning continues after epoch %s.", metadata["epoch"])
+        return int(metadata["epoch"])

@@ -146,18 +146,18 @@ class _Tuning:
     def __init__(
         self,
         pairs: CaptionList,
-        asked: TrainingRequest[TuneRecipe],
+        request: TrainingRequest[TuneRecipe],
         store: ModelStore,
         run_folder: Path,
         report: Report,
         cancel: CancelToken,
     ) -> None:
-        self.pairs, self.short, self.asked, self.store = pairs.pairs, pairs.short, asked, store
+        self.pairs, self.short, self.request, self.store = pairs.pairs, pairs.short, request, store
         self.runs, self.report, self.cancel = run_folder, report, cancel
-        self.preset = cast(MedCLIPSAMv2Preset, load_preset(asked.model, asked.preset))
-        self.device = choose_device(asked.device)
+        self.preset = cast(MedCLIPSAMv2Preset, load_preset(request.model, request.preset))
+        self.device = choose_device(request.device)
         self.began = time.monotonic()
-        judging = judging_groups({pair.group for pair in self.pairs}, asked.recipe.held_out)
+        judging = judging_groups({pair.group for pair in self.pairs}, request.recipe.held_out)
         self.held = [row for row, pair in enumerate(self.pairs) if pair.group in judging]
         self.learned = [row for row, pair in enumerate(self.pairs) if pair.group not in judging]
 
@@ -167,7 +167,7 @@ class _Tuning:
                 f"{len(self.pairs)} pairs of pictures and captions are "
                 "too few to learn from; add more, from several images."
             )
-        if not self.held and not self.asked.force:
+        if not self.held and not self.request.force:
             raise RequestError(
                 "All pairs belong to one group, so none is left to check the "
                 "result; add pairs of other groups, or force the publication."
@@ -191,9 +191,9 @@ class _Tuning:
             [said[r] for r in self.learned],
             [self._pictures[r] for r in self.learned],
         )
-        epochs = self.asked.recipe.epochs
+        epochs = self.request.recipe.epochs
         tune(
-            model.clip, data, self.asked.recipe, folder,
+            model.clip, data, self.request.recipe, folder,
             lambda epoch, loss: self.report(TrainingProgress("tuning", epoch, epochs, loss)), self.cancel,
         )  # fmt: skip
         after, words_after = self._judge(model, pictures, said)
@@ -207,7 +207,7 @@ class _Tuning:
         seconds = round(time.monotonic() - self.began, 1)
         skipped = []
         if self.short:
-            least = self.asked.recipe.least_characters
+            least = self.request.recipe.least_characters
             skipped.append(f"{self.short} captions of fewer than {least} characters were left out.")
         if cut:
             skipped.append(
@@ -230,11 +230,11 @@ class _Tuning:
         )
 
     def _find_parent(self) -> int | None:
-        number = find_start(self.store, self.asked.start)
+        number = find_start(self.store, self.request.start)
         if number is None:
             return None
         trained = read_card(self.store.folder(number)).preset
-        if trained != self.asked.preset:
+        if trained != self.request.preset:
             raise RequestError(
                 f"Version {number} was trained from the preset "
                 f"{trained!r}; tune that preset, or start from 0."
@@ -249,7 +249,7 @@ class _Tuning:
         base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
         what = [
             self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
-            self.asked.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
+            self.request.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
         ]  # fmt: skip
         folder = self.runs / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
@@ -310,7 +310,7 @@ class _Tuning:
                 folder, self._collect_changes(model), self._make_card(model, parent, before, after, fit)
             )
 
-        return publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
+        return publish_if_better(self.store, check, write, self.cancel, force=self.request.force)
 
     def _collect_changes(self, model: ClipWithScores) -> dict[str, Tensor]:
         """What differs from the preset's own weights, whatever version this tuning started from."""
@@ -333,11 +333,11 @@ class _Tuning:
         sides = {"before": before, "after": after}
         scores = {side: None if found is None else found.summary() for side, found in sides.items()}
         return fill_card(
-            model=self.asked.model,
-            preset=self.asked.preset,
+            model=self.request.model,
+            preset=self.request.preset,
             parent=parent,
-            recipe=self.asked.recipe,
-            forced=self.asked.force,
+            recipe=self.request.recipe,
+            forced=self.request.force,
             libraries=LIBRARIES,
             title=f"{self.preset.title}, CLIP tuned on captions",
             training_pairs=len(self.learned),

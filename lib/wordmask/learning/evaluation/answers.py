@@ -78,7 +78,7 @@ class LabelMaps:
                 f"The folder {folder.name} does not contain a label map; "
                 "each must be named like its case, such as case_1.nii.gz."
             )
-        self._names = _names_in(folder / NAMES)
+        self._names = _read_names(folder / NAMES)
 
     def __call__(self, case: LabelledVolume) -> Iterator[Answer]:
         """What the label map of a case marks.
@@ -101,7 +101,7 @@ class LabelMaps:
         return (Answer(word, mask) for word, mask in made.masks.items())
 
 
-def _names_in(path: Path) -> dict[str, tuple[int, ...]] | None:
+def _read_names(path: Path) -> dict[str, tuple[int, ...]] | None:
     if not path.exists():
         return None
     try:

@@ -109,7 +109,7 @@ TRAINING = WeakTraining()
 
 @dataclass
 class _WeakTraining:
-    asked: TrainingRequest[WeakRecipe]
+    request: TrainingRequest[WeakRecipe]
     store: ModelStore
     run_folder: Path
     report: Report
@@ -118,10 +118,10 @@ class _WeakTraining:
     skipped: list[str] = field(default_factory=list)
 
     def run(self, images: Sequence[Study]) -> CaseReport:
-        recipe, words = self.asked.recipe, self._choose_words(images)
-        preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.asked.model, self.asked.preset))
+        recipe, words = self.request.recipe, self._choose_words(images)
+        preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.request.model, self.request.preset))
         learned, judging = self._split(images)
-        self.device = choose_device(self.asked.device)
+        self.device = choose_device(self.request.device)
         self.teacher_version, weights = self._find_teacher_weights(preset)
         teacher = load_segmenter(preset.teacher, preset=preset.name, device=str(self.device), weights=weights)
         self._check_known(teacher, words, learned)
@@ -135,7 +135,7 @@ class _WeakTraining:
         self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
-        network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
+        network, tensors = run_nnunet(self.run_folder, order, self._tell, self.cancel)
         card = self._make_card(network, tensors, labelled, words)
         save_bundle(self.run_folder / "candidate", tensors, card)
         return self._decide(teacher, tensors, card, self._read_judges(judging))
@@ -152,9 +152,9 @@ class _WeakTraining:
         return number, store.folder(number)
 
     def _choose_words(self, images: Sequence[Study]) -> list[Prompt]:
-        """What to learn: as asked, else the words of the labels."""
+        """What to learn: those of the request, else the words of the labels."""
         labelled = {word for image in images if image.case for word in image.case.words}
-        words = list(self.asked.words) or (parse_prompts(sorted(labelled)) if labelled else [])
+        words = list(self.request.words) or (parse_prompts(sorted(labelled)) if labelled else [])
         if not words:
             raise RequestError(
                 'There are no words to learn: name some, such as "liver, spleen", or submit named labels.'
@@ -174,7 +174,7 @@ class _WeakTraining:
         card = Card() if serving is None else read_card(self.store.folder(serving))
         cases = [replace(image.case, name=image.name, group=image.patient) for image in images if image.case]
         _, judging = split_cases(
-            cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases
+            cases, self.request.recipe.validation, learned=card.training_cases, judging=card.validation_cases
         )
         held = {case.group for case in judging}
         return [image for image in images if image.patient not in held], judging
@@ -223,7 +223,7 @@ class _WeakTraining:
         values: Sequence[int],
         preset: MedCLIPSAMv2WeakPreset,
     ) -> None:
-        recipe = self.asked.recipe
+        recipe = self.request.recipe
         chosen = choose_slices(labelled, recipe.negatives, recipe.seed)
         write_raw_dataset(
             self.run_folder / RAW / DATASET, labelled, chosen, words, values, side=recipe.side, preset=preset,
@@ -234,7 +234,7 @@ class _WeakTraining:
         """Where up and down, left and right mean nothing."""
         sided = any(opposite_word(word) for word in self.words)
         return (
-            self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
+            self.request.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
         )
 
     def _read_judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
@@ -273,7 +273,7 @@ class _WeakTraining:
             save_bundle(folder, tensors, card.model_copy(update=measured))
 
         number, message = publish_if_better(
-            self.store, check, write, self.cancel, force=self.asked.force or not judges
+            self.store, check, write, self.cancel, force=self.request.force or not judges
         )
         if not judges:
             message += " No labelled case was held out: look at its masks before you rely on them."
@@ -285,7 +285,7 @@ class _WeakTraining:
             mean_before=before.mean if judges else None,
             dice=after.words(),
             dice_before=before.words(),
-            epochs=self.asked.recipe.epochs,
+            epochs=self.request.recipe.epochs,
             seconds=round(time.monotonic() - self.began, 1),
             training_cases=list(card.training_cases),
             validation_cases=names,
@@ -308,7 +308,7 @@ class _WeakTraining:
 
     def _load(self, folder: Path) -> Segmenter:
         return load_segmenter(
-            self.asked.model, preset=self.asked.preset, device=str(self.device), weights=folder
+            self.request.model, preset=self.request.preset, device=str(self.device), weights=folder
         )
 
     def _make_card(
@@ -318,13 +318,13 @@ class _WeakTraining:
         labelled: Sequence[SliceLabels],
         words: Sequence[Prompt],
     ) -> Card:
-        recipe = self.asked.recipe
+        recipe = self.request.recipe
         return fill_card(
-            model=self.asked.model,
-            preset=self.asked.preset,
+            model=self.request.model,
+            preset=self.request.preset,
             parent=None,
             recipe=recipe,
-            forced=self.asked.force,
+            forced=self.request.force,
             libraries=LIBRARIES,
             title="nnU-Net on zero-shot masks",
             teacher_version=self.teacher_version,
