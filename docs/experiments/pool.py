@@ -92,7 +92,7 @@ def load_pool(name: str, *, development: bool = False) -> Pool:
 
 
 def _second_split(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-    """By another digest than the first: that of the reversed group."""
+    """Divide by another digest than the first split, that of the reversed group."""
     reversed_groups = [replace(case, group=case.group[::-1]) for case in cases]
     learn, test = split_cases(reversed_groups, TEST_SHARE)
     return learn, test

@@ -139,7 +139,7 @@ def train_unet(
 ) -> tuple[Segmenter, int]:
     """Train from scratch for ``seconds`` of processor time on the same slices, views and judges.
 
-    The net and how many epochs it ran.
+    Returns the net and how many epochs it ran.
     """
     torch.manual_seed(recipe.seed)
     trainee = UNetTrainee(

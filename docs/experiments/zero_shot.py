@@ -117,7 +117,7 @@ def report(results: Results, names: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """From the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

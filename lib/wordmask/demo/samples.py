@@ -41,7 +41,7 @@ class SampleCase:
         return self.image.name.split(".")[0]
 
     def true_labels(self) -> NDArray[np.integer]:
-        """[k, j, i], a picture as [1, h, w]."""
+        """Labels of the truth, [k, j, i]; those of a picture as [1, h, w]."""
         labels = sitk.GetArrayFromImage(sitk.ReadImage(self.truth))
         return labels if labels.ndim == 3 else labels[None]
 

@@ -62,9 +62,9 @@ class CaptionList:
 
 
 def names_cases(path: Path) -> bool:
-    """Whether ``path`` is what `wordmask train` takes.
+    """Whether ``path`` is what `wordmask train` takes: a folder, or a JSON list of cases with label maps.
 
-    A folder, or a JSON list whose first entry has a label map.
+    The first entry of a list decides.
     """
     if path.is_dir() or path.suffix.lower() != ".json":
         return path.is_dir()

@@ -1,9 +1,8 @@
-"""Labelled cases: an image, its label map, and which values stand for which word.
+"""Labelled cases, which models learn from and are judged by.
 
-What models learn from and are judged by.
-
-Knows files, words and masks; not models, not torch, not a server. A word that a case names and no voxel has
-is *absent* from that case; a word that it does not name is *unknown* there and is neither learned nor judged.
+A case is an image, its label map, and which values stand for which word. Knows files, words and masks; not
+models, not torch, not a server. A word that a case names and no voxel has is *absent* from that case; a word
+that it does not name is *unknown* there and is neither learned nor judged.
 """
 
 from __future__ import annotations

@@ -95,12 +95,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What came of a training.
+    """The result of a training.
 
     Attributes:
         version: its number when it was published.
         parent: the version that it started from; None: the preset's own weights.
         message: for people.
+        epochs: how many were run.
+        seconds: that it took.
         skipped: a sentence for each part of the data that was left out.
     """
 
@@ -112,7 +114,7 @@ class TrainingReport:
     skipped: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """All fields by name, ready for JSON."""
         return asdict(self)
 
     def comparison(self) -> Comparison | None:
@@ -122,7 +124,7 @@ class TrainingReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseReport(TrainingReport):
-    """What came of a training that labelled cases judge.
+    """The result of a training that labelled cases judge.
 
     Attributes:
         mean: Dice on the validation cases; None without any.

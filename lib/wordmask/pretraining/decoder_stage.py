@@ -194,7 +194,7 @@ def new_decoder(preset: DecoderPreset, text_width: int) -> PositionPromptDecoder
 
 @torch.no_grad()
 def sam_embeddings(sam: Sam, images: Tensor) -> Tensor:
-    """[N, C, g, g] of pictures [N, 3, S, S] uint8."""
+    """SAM's embeddings [N, C, g, g] of pictures [N, 3, S, S] uint8."""
     return torch.cat(
         [
             embed(sam, images[i : i + ENCODE_BATCH].float() / 255)[0]
@@ -256,7 +256,7 @@ class EncoderAndDecoder(nn.Module):
 def train_jointly(
     sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, steps: int, seed: int, checkpoint: Path
 ) -> None:
-    """Encoder and decoder together on whole slices, each with some of its words.
+    """Train encoder and decoder together on whole slices, each with some of its words.
 
     Slices with rare words are drawn more often.
     """
@@ -282,7 +282,7 @@ def train_jointly(
 
 
 def rarity(data: PairData) -> Tensor:
-    """[N], how often to draw each slice.
+    """How often to draw each slice, [N].
 
     One over the root of how often its rarest present word comes in the pairs.
     """
@@ -309,9 +309,9 @@ class Score:
 
 @torch.no_grad()
 def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, *, batch: int = 64) -> Score:
-    """On pairs of slices that trained nothing.
+    """Measure a decoder on pairs of slices that trained nothing.
 
-    Threshold 0.5 at the decoder's resolution, no presence gate.
+    The threshold is 0.5 at the decoder's resolution; presence does not hide a mask.
     """
     dices, areas = [], []
     for rows in torch.arange(len(data.pairs)).split(batch):
@@ -342,6 +342,6 @@ def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData,
 
 
 def log_scores(name: str, score: Score, names: Sequence[str] = WORDS) -> None:
-    """One line for people who watch."""
+    """Write one line of scores to the log."""
     text = " ".join(f"{word} {score.words[word]:.2f}" for word in names if word in score.words)
     logger.info("%s: Dice %.3f, false alarms %.4f; %s", name, score.dice, score.false_alarms, text)

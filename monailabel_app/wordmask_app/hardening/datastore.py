@@ -143,9 +143,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any] | None
     ) -> str:
-        """Copy a file in as a label of an image: a label that was there stays whole until the new one is.
+        """Copy a file in as a label of an image; an earlier label stays whole until the new one is.
 
-        ImageNotFoundException.
+        Raises:
+            ImageNotFoundException: there is no such image.
         """
         _, ending = self._to_id(os.path.basename(label_filename))
         name = self._filename(_id(image_id), self._check_ending(ending))
@@ -245,9 +246,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     @contextmanager
     def _stage_record(self) -> Iterator[None]:
-        """The record is on the disk beside its place while the body runs, and in its place after it.
+        """Write the record beside its place before the body runs, and move it there after it.
 
-        A full disk shows before.
+        A full disk is therefore noticed before anything changes.
         """
         try:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)

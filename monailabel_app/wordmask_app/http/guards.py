@@ -99,7 +99,8 @@ class Guard:
     def _policy(self, method: str, path: str) -> tuple[Policy, Mapping[str, str]]:
         """The policy of a request, and the parameters of its path.
 
-        HTTPException 404 or 405 for a route that is not in the table.
+        Raises:
+            HTTPException: 404 or 405 for a route that is not in the table.
         """
         known = False
         for candidate in (path, f"{path}/", path.rstrip("/")):  # routers redirect from the one to the other

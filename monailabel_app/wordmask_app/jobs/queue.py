@@ -203,7 +203,7 @@ class JobQueue:
     def cancel(self, job_id: str) -> Job:
         """Take a waiting job out, or ask the running one to stop between two batches.
 
-        A final one stays as it is.
+        A job that has ended stays as it is.
         """
         job = self.get(job_id)
         with self._changed:

@@ -1,8 +1,7 @@
 """What exists once per server process, however often MONAI Label builds the app again.
 
-models, job queue, files of requests.
-
-Knows models, jobs and files; not HTTP, not MONAI Label's app or datastore.
+It is the models, the job queue and the files of requests. Knows models, jobs and files; not HTTP, not MONAI
+Label's app or datastore.
 """
 
 from __future__ import annotations

@@ -77,10 +77,7 @@ class ScoreBook:
         self._read: tuple[int, _Content] | None = None
 
     def read(self) -> tuple[tuple[str, ...], dict[str, Entry]]:
-        """The words of the last scoring, and the entries by image.
-
-        Nothing when there is no file, or a damaged one.
-        """
+        """The words of the last scoring, and the entries by image; empty without a readable file."""
         try:
             changed = self._path.stat().st_mtime_ns
             if self._read is None or self._read[0] != changed:
@@ -131,10 +128,7 @@ def words_for(given: object, datastore: Datastore, default: Sequence[Prompt]) ->
 
 
 class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no types
-    """`POST /scoring/active_learning`.
-
-    Scores of all images without a final label, and embeddings of the others.
-    """
+    """`POST /scoring/active_learning`: scores the images without a final label, and embeds the others."""
 
     def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
         super().__init__(

@@ -261,9 +261,9 @@ def _bits(probability: Any) -> Any:
 
 
 def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
-    """The logit at which `presence.is_present` decides.
+    """The logit at which `presence.is_present` decides; 0 without a limit.
 
-    Where the mask alone decides, that of the threshold; 0 without a limit.
+    Where the mask alone decides, the logit of its threshold.
     """
     preset = segmenter.preset
     if not segmenter.judges_presence(prompt):

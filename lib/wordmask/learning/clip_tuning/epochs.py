@@ -57,7 +57,7 @@ class TuningPairs:
     shown: Sequence[Hashable]
 
     def pixels(self, batch: Sequence[int], device: torch.device) -> Tensor:
-        """[B, 3, S, S] in 0..1."""
+        """Pictures of some rows, [B, 3, S, S] in 0..1."""
         return unit_pixels(self.pictures, [self.rows[row] for row in batch], device)
 
 

@@ -15,7 +15,7 @@ from wordmask.learning.recipes import AnyRecipe
 
 
 class TuneRecipe(AnyRecipe):
-    """Everything about a tuning but its pairs."""
+    """The numbers of a tuning of CLIP; only its pairs are not here."""
 
     kind = "clip_tuning"
     default = "paper"

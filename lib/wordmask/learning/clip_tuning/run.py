@@ -62,11 +62,11 @@ MOST_FITTED = 500  # pictures that the presence is fitted on
 
 @dataclass(frozen=True, kw_only=True)
 class TuneReport(TrainingReport):
-    """What came of a tuning.
+    """The result of a tuning.
 
     Attributes:
         before: retrieval on the held-out pairs; None without any.
-        after: the same of the result.
+        after: the same after the tuning.
         training_pairs: how many were learned from.
         cut: captions that fill all the places of the text tower, whose ends it may not have seen.
         presence: how scores of presence were fitted again; None where the preset judges none.

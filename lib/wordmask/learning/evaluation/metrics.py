@@ -99,7 +99,7 @@ def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolera
 def _crop(prediction: Mask, truth: Mask) -> tuple[Tensor, Tensor] | None:
     """Both as [1, 1, ...], cut to the box that holds every voxel of either, which changes no metric.
 
-    None when there is none.
+    None when both are empty.
     """
     if prediction.shape != truth.shape:
         raise ValueError(

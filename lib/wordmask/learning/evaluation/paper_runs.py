@@ -34,7 +34,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of one run.
+    """The result of one run.
 
     Attributes:
         scores: metric -> mean over words in percent, NaN where there is none.
@@ -135,7 +135,7 @@ def table_text(request: ProtocolRequest, results: Sequence[RunResult]) -> str:
 
 
 def headings() -> list[str]:
-    """Of the table."""
+    """Headings of the table."""
     return [
         "run",
         "trained on",

@@ -1,8 +1,6 @@
 """Judge all cases one after the other, and write what is known after each.
 
-Nothing is lost when it is stopped.
-
-Knows cases, answers and reports; not which model answers.
+Stopping early loses nothing. Knows cases, answers and reports; not which model answers.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ TOLERANCE = 2.0  # mm of volumes, pixels of pictures: what the papers use for pi
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
         scores: of every case and word.

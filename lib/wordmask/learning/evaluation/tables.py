@@ -68,7 +68,7 @@ class CaseTable:
         self._file.close()
 
     def add(self, scores: Sequence[CaseResult]) -> None:
-        """All words of one case."""
+        """Add a row for each word of a case."""
         self._writer.writerows(_row(score) for score in scores)
         self._file.flush()
 

@@ -233,9 +233,9 @@ class _Run:
         held: Sequence[LabelledVolume],
         cache: FeatureCache,
     ) -> tuple[ValidationScore, ValidationScore]:
-        """Of the version in use, on the same cases and on phantoms of old words.
+        """Scores of the version in use, on the same cases and on phantoms of old words.
 
-        0 when a preset has no weights of its own yet.
+        They are 0 when the preset does not have weights of its own yet.
         """
         if serving is None and load_preset(self.request.model, self.request.preset).weights is None:
             return ValidationScore(

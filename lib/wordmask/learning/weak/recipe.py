@@ -23,7 +23,7 @@ from wordmask.learning.schedules import decay_in_cycles
 
 
 class WeakRecipe(AnyRecipe):
-    """Everything about a training but its images and words."""
+    """The numbers of a weakly supervised training; only its images and words are not here."""
 
     kind = "weak"
     default = "small"

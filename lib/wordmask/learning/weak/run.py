@@ -164,9 +164,9 @@ class _WeakTraining:
         return words
 
     def _split(self, images: Sequence[Study]) -> tuple[list[Study], list[Case]]:
-        """What is learned from, and the labelled cases that judge.
+        """The images to learn from, and the labelled cases that judge.
 
-        Nothing of a judge's patient is learned from.
+        Images of a judging case's patient are not learned from.
         """
         if not images:
             raise RequestError("There is no image to learn from; add some first.")
