@@ -164,7 +164,12 @@ def train_unet(
     longer = recipe.model_copy(update={"epochs": epochs, "validate_every": every, "patience": epochs})
     own = FeatureCache(1 << 30)
     outcome = run_epochs(
-        trainee, data, longer, device=torch.device("cpu"), tell=lambda epoch: None, cancel=CancelToken(),
+        trainee,
+        data,
+        longer,
+        device=torch.device("cpu"),
+        tell=lambda epoch: None,
+        cancel=CancelToken(),
         validate=(lambda: validate(trainee.ready(), judges, own).mean) if judges else None,
-    )  # fmt: skip
+    )
     return trainee.ready(), outcome.epochs

@@ -133,9 +133,14 @@ class Pretraining:
             logger.info("preparing %s pairs", "test" if test else "training")
             architecture = self.preset.sam.architecture
             made = prepare_pairs(
-                clip, architecture.image_size, architecture.grid, cached_slices(count, seed, self.folder),
-                bottleneck=self.preset.bottleneck, seed=seed, every_word=test,
-            )  # fmt: skip
+                clip,
+                architecture.image_size,
+                architecture.grid,
+                cached_slices(count, seed, self.folder),
+                bottleneck=self.preset.bottleneck,
+                seed=seed,
+                every_word=test,
+            )
             made.save(path)
         return PairData.load(path)
 

@@ -35,9 +35,14 @@ class SamWithHead(nn.Module):
         super().__init__()
         self.sam = sam
         self.head = nn.Sequential(
-            nn.ConvTranspose2d(channels, 48, 2, 2), nn.GELU(), nn.Conv2d(48, 48, 3, padding=1), nn.GELU(),
-            nn.ConvTranspose2d(48, 32, 2, 2), nn.GELU(), nn.Conv2d(32, len(LABELS), 1),
-        )  # fmt: skip
+            nn.ConvTranspose2d(channels, 48, 2, 2),
+            nn.GELU(),
+            nn.Conv2d(48, 48, 3, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(48, 32, 2, 2),
+            nn.GELU(),
+            nn.Conv2d(32, len(LABELS), 1),
+        )
         shares = (
             torch.bincount(data.labels[:800, 1::2, 1::2].flatten().long(), minlength=len(LABELS))
             .float()

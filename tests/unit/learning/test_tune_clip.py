@@ -252,10 +252,12 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
         update={"clip": ClipConfig(source=f"local-dir:{public.path}"), "weights": None, "presence": None}
     )
     monkeypatch.setattr(module, "load_preset", lambda *_: preset)
-    few = CaptionList(tuple(
-        ImageCaption(pair.image, caption, pair.source, pair.group)
-        for pair, caption in zip(pairs.pairs, captions * 3, strict=False)
-    ))  # fmt: skip
+    few = CaptionList(
+        tuple(
+            ImageCaption(pair.image, caption, pair.source, pair.group)
+            for pair, caption in zip(pairs.pairs, captions * 3, strict=False)
+        )
+    )
     tensors = []
     for name in ("once", "again"):
         store, cancel = ModelStore(tmp_path / name), CancelToken()

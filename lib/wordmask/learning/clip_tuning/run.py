@@ -178,9 +178,13 @@ class _Tuning:
         served, model = start_clip(self.preset, start, ()), start_clip(self.preset, start, captions)
         folder = self._make_folder(start)
         pictures = store_pictures(
-            folder / "pictures.npy", self.pairs, model.clip.image_size, self.preset.windows,
-            lambda done, total: self.report(TrainingProgress("reading pictures", done, total)), self.cancel,
-        )  # fmt: skip
+            folder / "pictures.npy",
+            self.pairs,
+            model.clip.image_size,
+            self.preset.windows,
+            lambda done, total: self.report(TrainingProgress("reading pictures", done, total)),
+            self.cancel,
+        )
         said = self._tokenize_captions(model.clip)
         before, words_before = self._judge(served.to(self.device), pictures, said)
         model.to(self.device)
@@ -193,9 +197,13 @@ class _Tuning:
         )
         epochs = self.request.recipe.epochs
         tune(
-            model.clip, data, self.request.recipe, folder,
-            lambda epoch, loss: self.report(TrainingProgress("tuning", epoch, epochs, loss)), self.cancel,
-        )  # fmt: skip
+            model.clip,
+            data,
+            self.request.recipe,
+            folder,
+            lambda epoch, loss: self.report(TrainingProgress("tuning", epoch, epochs, loss)),
+            self.cancel,
+        )
         after, words_after = self._judge(model, pictures, said)
         fit = None
         if words_before is not None and words_after is not None and self.preset.presence is not None:
@@ -248,9 +256,12 @@ class _Tuning:
         """
         base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
         what = [
-            self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
-            self.request.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
-        ]  # fmt: skip
+            self.preset.model_dump(mode="json"),
+            base,
+            None if start is None else weights_digest(start),
+            self.request.recipe.model_dump(mode="json"),
+            [_identify(pair) for pair in self.pairs],
+        ]
         folder = self.runs / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -226,9 +226,15 @@ class _WeakTraining:
         recipe = self.request.recipe
         chosen = choose_slices(labelled, recipe.negatives, recipe.seed)
         write_raw_dataset(
-            self.run_folder / RAW / DATASET, labelled, chosen, words, values, side=recipe.side, preset=preset,
+            self.run_folder / RAW / DATASET,
+            labelled,
+            chosen,
+            words,
+            values,
+            side=recipe.side,
+            preset=preset,
             report=lambda done, total: self._tell("writing slices", done, total),
-        )  # fmt: skip
+        )
 
     def _may_mirror(self, labelled: Sequence[SliceLabels]) -> bool:
         """Where up and down, left and right mean nothing."""
