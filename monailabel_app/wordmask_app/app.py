@@ -27,7 +27,7 @@ from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
 from wordmask.learning.active.strategies import STRATEGIES
 from wordmask.words.labels import LabelTable
-from wordmask_app.hardening.authentication import believe_signed_tokens
+from wordmask_app.hardening.authentication import accept_signed_tokens
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
 from wordmask_app.http import guards, routes
@@ -74,7 +74,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
             return super().init_datastore()
         for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
             logger.warning(
-                "%s have one id, so only one of them can be used; rename the others.", " and ".join(names)
+                "%s share one id, so only one of them can be used; rename the others.", " and ".join(names)
             )
         return GuardedDatastore(
             self.studies,
@@ -116,7 +116,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
         ScoreWatch(self.runtime.models).start()
-        believe_signed_tokens()
+        accept_signed_tokens()
         routes.install(http)
         guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)
         super().on_init_complete()
@@ -181,6 +181,6 @@ def _refuse_workers() -> None:
         return
     os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again
     raise RequestError(
-        "WordMask runs in one server process, which holds its jobs, cache and models; start it without "
-        "--workers."
+        "WordMask runs in one server process, which holds its "
+        "jobs, cache and models; start it without --workers."
     )

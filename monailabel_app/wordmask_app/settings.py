@@ -86,8 +86,8 @@ class AppSettings:
         words = tuple(parse_prompts(text["words"]))
         if len(words) > MOST_DEFAULT_WORDS:
             raise RequestError(
-                f"--conf words has {len(words)} words, at most {MOST_DEFAULT_WORDS} are allowed; requests "
-                "may ask for others."
+                f"--conf words has {len(words)} words, at most "
+                f"{MOST_DEFAULT_WORDS} are allowed; requests may ask for others."
             )
         return cls(
             models=models,

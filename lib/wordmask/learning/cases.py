@@ -1,9 +1,8 @@
-"""Labelled cases: an image, its label map, and which values stand for which word.
+"""Labelled cases, which models learn from and are judged by.
 
-What models learn from and are judged by.
-
-Knows files, words and masks; not models, not torch, not a server. A word that a case names and no voxel has
-is *absent* from that case; a word that it does not name is *unknown* there and is neither learned nor judged.
+A case is an image, its label map, and which values stand for which word. Knows files, words and masks; not
+models, not torch, not a server. A word that a case names and no voxel has is *absent* from that case; a word
+that it does not name is *unknown* there and is neither learned nor judged.
 """
 
 from __future__ import annotations
@@ -185,7 +184,7 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
     except FileNotFoundError as error:
         raise VolumeError(f"There is no file {path.name}.") from error
     except (OSError, ValueError) as error:
-        raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
+        raise VolumeError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(
             f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
@@ -209,13 +208,13 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
     images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
     if not images:
         raise VolumeError(
-            f"{folder.name} has no images/ with files in it; put images into images/ and their label maps "
-            "into labels/."
+            f"{folder.name} has no images/ with files in it; put "
+            "images into images/ and their label maps into labels/."
         )
     if missing := sorted(images.keys() - labels.keys()):
         raise VolumeError(
-            f"{len(missing)} images of {folder.name} have no label map of the same name in labels/, first "
-            f"{missing[0]!r}."
+            f"{len(missing)} images of {folder.name} have no label "
+            f"map of the same name in labels/, first {missing[0]!r}."
         )
     return [Case(stem, images[stem], labels[stem], {canonical_word(word): ()}) for stem in sorted(images)]
 
@@ -238,7 +237,7 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
         word = canonical_word(str(name))
         words[word] = tuple(sorted({*words.get(word, ()), *own}))
     if not words:
-        raise LabelError(f"{owner} names no label, so nothing can be learned from it; give names.")
+        raise LabelError(f"{owner} does not name a label, so nothing can be learned from it; add names.")
     return words
 
 
@@ -309,7 +308,9 @@ def studies_in(folder: Path) -> list[Study]:
         else []
     )
     if not files:
-        raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
+        raise VolumeError(
+            f"The folder {folder.name} does not contain an image, so there is nothing to learn from."
+        )
     images = {path.name.removesuffix(suffix_of(path)): path for path in files}
     if len(images) < len(files):
         other = next(path for path in files if path not in images.values())

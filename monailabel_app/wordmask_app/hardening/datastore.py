@@ -62,7 +62,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             UnknownImageError: the file is outside the folder.
         """
-        return self._inside(super().get_image_uri(_id(image_id)))
+        return self._check_inside(super().get_image_uri(_id(image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
@@ -83,7 +83,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             UnknownImageError: the file is outside the folder.
         """
-        return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
+        return self._check_inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is known of a label; empty when there is no such label."""
@@ -112,7 +112,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         """
         stem, ending = self._to_id(os.path.basename(image_filename))
         image_id = _id(image_id or stem)
-        name = self._filename(image_id, self._served(ending))
+        name = self._filename(image_id, self._check_ending(ending))
         info = {**_check_info(image_info), "ts": int(time.time()), "name": name}
         with self._held:
             self._init_from_datastore_file()
@@ -143,12 +143,13 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any] | None
     ) -> str:
-        """Copy a file in as a label of an image: a label that was there stays whole until the new one is.
+        """Copy a file in as a label of an image; an earlier label stays whole until the new one is.
 
-        ImageNotFoundException.
+        Raises:
+            ImageNotFoundException: there is no such image.
         """
         _, ending = self._to_id(os.path.basename(label_filename))
-        name = self._filename(_id(image_id), self._served(ending))
+        name = self._filename(_id(image_id), self._check_ending(ending))
         info = {**_check_info(label_info), "ts": int(time.time()), "name": name}
         with self._held:
             entry = self._entry(image_id)
@@ -245,9 +246,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     @contextmanager
     def _stage_record(self) -> Iterator[None]:
-        """The record is on the disk beside its place while the body runs, and in its place after it.
+        """Write the record beside its place before the body runs, and move it there after it.
 
-        A full disk shows before.
+        A full disk is therefore noticed before anything changes.
         """
         try:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
@@ -255,15 +256,15 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             LocalDatastoreModel.model_validate_json(text)
         except (ValueError, RecursionError):
             raise RequestError(
-                "What is said of an image or label is nested too deeply, or has characters that cannot be "
-                "kept."
+                "The information about an image or label is nested "
+                "too deeply, or has characters that cannot be stored."
             ) from None
         record = Path(self._datastore_config_path)
         with _stage(record, text.encode()):
             yield
         self._config_ts = record.stat().st_mtime
 
-    def _served(self, ending: str) -> str:
+    def _check_ending(self, ending: str) -> str:
         known = [pattern.removeprefix("*") for pattern in self._extensions]
         if ending not in known:
             raise RequestError(f"Images and labels end in one of {', '.join(known)}, not in {ending[:20]!r}.")
@@ -272,11 +273,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._root)
 
-    def _inside(self, uri: str) -> str:
+    def _check_inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
             raise UnknownImageError(
-                "The file of this image or label lies outside the folder of studies and is not served; copy "
-                "it there."
+                "The file of this image or label lies outside the "
+                "folder of studies and is not served; copy it there."
             )
         return uri
 
@@ -308,8 +309,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
                 record.rename(aside)
                 logger.warning(
-                    "The record of images and labels was damaged; it is %s now, and is made again from the "
-                    "files.",
+                    "The record of images and labels was damaged; it was "
+                    "renamed to %s, and is made again from the files.",
                     aside.name,
                 )
             self._datastore.base_path = self._datastore_path
@@ -344,7 +345,8 @@ def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
         size = len(json.dumps(info, default=str, allow_nan=False))
     except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is not JSON
         raise RequestError(
-            "params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth."
+            "params and info may contain numbers, texts, lists and "
+            "objects, but not NaN, Infinity or very deep nesting."
         ) from None
     if size > MOST_INFO:
         raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")

@@ -48,7 +48,7 @@ def answer_next(
     )
     preview, problem = None, ""
     if found.case is not None:
-        _take_note(found.case, request, source.datastore())
+        _record_offer(found.case, request, source.datastore())
         try:
             submission = Submission(found.model, found.case, params=json.dumps({"words": list(found.words)}))
             preview = job_status(runtime.queue.submit(make_job(submission, source, runtime)), runtime.queue)
@@ -74,8 +74,8 @@ def answer_next(
     }
 
 
-def _take_note(case: str, request: NextRequest, datastore: Datastore) -> None:
-    """That the case was offered, where MONAI Label's own route notes it."""
+def _record_offer(case: str, request: NextRequest, datastore: Datastore) -> None:
+    """Record that the case was offered, where MONAI Label's own route does."""
     shown = datastore.get_image_info(case).get("strategy", {})
     datastore.update_image_info(
         case, {"strategy": {**shown, request.strategy: {"ts": int(time.time()), "client_id": request.user}}}

@@ -155,7 +155,7 @@ async def get_models(user: AsUser) -> dict[str, Any]:
     return await run_in_threadpool(lambda: catalogue.models(_runtime()))
 
 
-@router.post("/models/{name}/rollback", summary=f"{RBAC_ADMIN}Let an earlier version serve")
+@router.post("/models/{name}/rollback", summary=f"{RBAC_ADMIN}Use an earlier version again")
 async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=0)] = None) -> dict[str, Any]:
     """to: a version's number, 0 the preset's own weights, else the version before.
 
@@ -256,6 +256,6 @@ async def reload(user: AsAdmin) -> dict[str, Any]:
 def _refuse_dicom_seg(output: ResultType | None) -> None:
     if output == ResultType.dicom_seg:
         raise RequestError(
-            "This server answers with label maps, not with DICOM SEG; leave output out, or use image, json "
-            "or all."
+            "This server answers with label maps, not with DICOM "
+            "SEG; leave output out, or use image, json or all."
         )

@@ -46,9 +46,9 @@ class Spool:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RequestError(
-                "Another server runs from this app folder already, and there must be one only: its jobs, "
-                "cache and models belong to one "
-                "process. Stop it, or give the second server a copy of the app folder."
+                "Another server runs from this app folder already, and only one "
+                "may, because jobs, cache and models belong to one process. "
+                "Stop it, or give the second server a copy of the app folder."
             ) from None
         for path in self.folder.iterdir():
             if path.name != LOCK:

@@ -128,7 +128,7 @@ class CaseChooser:
             model=served.name,
             version=served.version,
             words=names,
-            reason=_nothing_left(images, skip) if choice is None else choice.reason,
+            reason=_explain_end(images, skip) if choice is None else choice.reason,
             score=score,
             skipped=dict(sorted(cases.problems.items())),
             unlabelled=len(images),
@@ -151,7 +151,7 @@ class CaseChooser:
             if entry is None or entry.stamp != stamp:
                 cases.unread[image] = stamp
             else:
-                _sort_in(image, entry, cases)
+                _add_entry(image, entry, cases)
         return cases
 
     def _choose(
@@ -215,7 +215,7 @@ class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no typ
         return {"id": found.case, "weight": found.weight, "reason": found.reason, "skipped": found.skipped}
 
 
-def _sort_in(image: str, entry: Entry, cases: _Cases) -> None:
+def _add_entry(image: str, entry: Entry, cases: _Cases) -> None:
     if entry.problem:
         cases.problems[image] = entry.problem
     elif entry.score is not None and not entry.embedded:
@@ -224,20 +224,18 @@ def _sort_in(image: str, entry: Entry, cases: _Cases) -> None:
 
 def _pick(strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore) -> Choice:
     if strategy == "random":
-        return Choice(_rather_not_offered(images, datastore), "Chosen by chance.")
+        return Choice(_draw_case(images, datastore), "Chosen by chance.")
     if strategy in WITHOUT_SCORES:
         return choose(strategy, [CaseScore.unscored(image) for image in images], [])
     scored = [cases.scores[image] for image in images if image in cases.scores]
     if not scored:
-        return Choice(
-            _rather_not_offered(images, datastore), "Chosen by chance, because no case has been scored yet."
-        )
+        return Choice(_draw_case(images, datastore), "Chosen by chance, because no case has been scored yet.")
     choice = choose(strategy, scored, cases.labelled)
     return Choice(choice.case, f"{choice.reason} The scores are not up to date.") if cases.stale else choice
 
 
-def _rather_not_offered(images: Sequence[str], datastore: Datastore) -> str:
-    """One by chance, rather one that was not offered lately."""
+def _draw_case(images: Sequence[str], datastore: Datastore) -> str:
+    """Draw a case by chance; one that was offered lately is less likely."""
     now = int(time.time())
     weights = [max(1, now - _last_offer(datastore.get_image_info(image))) for image in images]
     (chosen,) = random.choices(images, weights=weights)
@@ -250,11 +248,11 @@ def _last_offer(info: Mapping[str, Any]) -> int:
     return max((shown for shown in times if type(shown) is int), default=0)
 
 
-def _nothing_left(images: Sequence[str], skip: Collection[str]) -> str:
+def _explain_end(images: Sequence[str], skip: Collection[str]) -> str:
     if images:
         return "None of the cases without a final label can be read."
     return (
         "Every case has its final label."
         if not skip
-        else "Every case that is not left out has its final label."
+        else "Every case that is not skipped has its final label."
     )
