@@ -1,10 +1,8 @@
-"""What a server says of itself, checked and with types: models, words and cases.
+"""What a server says about itself, checked and typed: models, words and cases.
 
-Of work that takes time: `job_answers`.
-
-Fields that are not known here are left out of account, so a newer server can say more. A field that is
-missing, or of another type, makes a ValueError; whoever reads the answer turns it into a sentence. Knows
-JSON; not HTTP, not files.
+Answers about jobs and trainings are in `job_answers`. Unknown fields are ignored, so a newer server can say
+more. A missing field or one of another type raises a ValueError, which the reader of the answer turns into a
+sentence. Knows JSON; not HTTP, not files.
 """
 
 from __future__ import annotations
@@ -30,9 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What any MONAI Label server says of itself.
+    """What any MONAI Label server says about itself.
 
-    images, labelled: how many cases there are, and how many have a final label.
+    Attributes:
+        images: number of cases
+        labelled: number of cases with a final label
     """
 
     name: str
@@ -46,7 +46,7 @@ class ServerInfo:
 
     @classmethod
     def from_json(cls, found: Any) -> ServerInfo:
-        """ValueError: it is not what MONAI Label answers."""
+        """Read it from JSON; ValueError if a MONAI Label server does not answer like this."""
         cases = object_in(found, "datastore")
         return cls(
             text_in(found, "name"),
@@ -62,12 +62,12 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class Health:
-    """What a WordMask server says of itself.
+    """What a WordMask server says about itself.
 
     Attributes:
         version: of WordMask
-        waiting, running: jobs
-        uptime: seconds
+        uptime: seconds since the start
+        waiting, running: numbers of jobs
         models: name -> version
     """
 
@@ -79,7 +79,7 @@ class Health:
 
     @classmethod
     def from_json(cls, found: Any) -> Health:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         queue = object_in(found, "queue")
         models = {text_in(model, "name"): str(model.get("version", "")) for model in rows_in(found, "models")}
         jobs = (int_in(queue, "waiting", 0), int_in(queue, "running", 0))
@@ -88,12 +88,14 @@ class Health:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One published version.
+    """One published version of a model.
 
     Attributes:
-        words: what it learned from labels
-        dice, dice_before: word -> on its validation cases
-        card: all of it
+        number: counted from 1
+        served: whether the server uses it
+        words: words that it learned from labels
+        dice, dice_before: word -> Dice on its validation cases, after and before the training
+        card: everything that was written down about it
     """
 
     number: int
@@ -106,7 +108,7 @@ class ModelVersion:
 
     @classmethod
     def from_json(cls, found: Any) -> ModelVersion:
-        """A card that cannot be read is an empty one, as it is on the server."""
+        """Read it from JSON. A card that cannot be read becomes an empty one, as on the server."""
         card = object_in(found, "card")
         return cls(
             number=int_in(found, "number"),
@@ -121,16 +123,16 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model.
+    """A model and what it can do.
 
     Attributes:
-        hints: points, box, as far as it takes them
-        output_volumes: labels, probability, uncertainty, attribution
-        trained_words: empty when it is not limited to a list
-        refuses_unknown: whether it marks nothing for other words
-        version: that serves
-        recipes: of its trainings, the usual one first, empty when the server does not train it
-        learns_words: whether a training needs words
+        hints: "points" and "box", as far as the model takes them
+        output_volumes: which of labels, probability, uncertainty and attribution it can return
+        trained_words: empty if the model is not limited to a list
+        refuses_unknown: whether it marks nothing for words outside that list
+        version: the version in use
+        recipes: of its trainings with the default first; empty if the server does not train it
+        learns_words: whether a training must be told its words
     """
 
     name: str
@@ -150,7 +152,7 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, found: Any) -> ModelInfo:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         training = object_in(found, "training")
         return cls(
             name=text_in(found, "name"),
@@ -172,7 +174,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Code:
-    """One coded concept; scheme SCT is SNOMED CT."""
+    """A coded concept; scheme "SCT" is SNOMED CT."""
 
     scheme: str
     value: str
@@ -190,14 +192,15 @@ class Code:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One thing of the vocabulary.
+    """An entry of the vocabulary that fits what was typed.
 
     Attributes:
-        matched: the text that fits what was typed
-        kind: prefix, synonym, misspelling
-        trained: None when the model is not limited to a list of words
-        color: 0..255
+        word: the vocabulary's own word
+        matched: the text of the entry that fits
+        kind: prefix, synonym or misspelling
+        trained: whether the model was trained on it, None if the model is not limited to a list
         modalities: as the vocabulary names them ("CT", "MR")
+        color: 0..255
     """
 
     word: str
@@ -215,7 +218,7 @@ class Suggestion:
 
     @classmethod
     def from_json(cls, found: Any) -> Suggestion:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         word, trained, window = text_in(found, "word"), found.get("trained"), found.get("window")
         channels = [
             channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255
@@ -240,11 +243,11 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class DatastoreImage:
-    """One case.
+    """One case of the server's datastore.
 
     Attributes:
         extension: of its file, such as ".nii.gz"
-        labels: tag ("final", "original") -> what was kept with the label
+        labels: tag ("final", "original") -> what was stored with the label
     """
 
     id: str
@@ -254,12 +257,12 @@ class DatastoreImage:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether it has a final label."""
+        """Whether the case has a final label."""
         return "final" in self.labels
 
 
 def images_from_json(found: Any) -> tuple[DatastoreImage, ...]:
-    """Every case of ``GET /datastore/?output=all``, by id; ValueError."""
+    """Read every case from the answer to ``GET /datastore/?output=all``, sorted by id; ValueError."""
     images = []
     for image_id, entry in sorted(object_in(found, "objects", required=True).items()):
         image, labels = object_in(entry, "image"), object_in(entry, "labels")
@@ -269,12 +272,12 @@ def images_from_json(found: Any) -> tuple[DatastoreImage, ...]:
 
 
 def rows_of(name: str, row: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
-    """A reader of an object whose list ``name`` holds rows."""
+    """Make a reader of an object whose list ``name`` has rows."""
     return lambda found: tuple(row(entry) for entry in rows_in(found, name, required=True))
 
 
 def text_of(name: str) -> Callable[[Any], str]:
-    """A reader of an object that holds a text or a number ``name``."""
+    """Make a reader of an object with a text or a number ``name``."""
 
     def read(found: Any) -> str:
         value = mapping_in(found).get(name)
@@ -286,4 +289,4 @@ def text_of(name: str) -> Callable[[Any], str]:
 
 
 def ignore_answer(found: Any) -> None:
-    """A reader of an answer that says only that it was done."""
+    """Read an answer that says only that the request was carried out."""

@@ -1,8 +1,7 @@
-"""What a server says of work that takes time: jobs and their results, trainings, and the case that comes
-next.
+"""What a server says about work that takes time: jobs and their results, trainings, and the next case.
 
-As in `answers`: fields that are not known here are left out of account, a missing or wrong one makes a
-ValueError. Knows JSON; not HTTP.
+As in `answers`, unknown fields are ignored, and a missing or wrong one raises a ValueError. Knows JSON; not
+HTTP.
 """
 
 from __future__ import annotations
@@ -35,11 +34,13 @@ class JobStatus:
     """How far a job is.
 
     Attributes:
-        state: one of `STATES`; done of total: slices
-        seconds: of computing
-        waiting: jobs before it, None unless queued
+        state: one of `STATES`
+        words: what the server understood of the typed words
+        done, total: slices
+        seconds: computing time so far
+        waiting: number of jobs before it, None unless it is queued
         message: a sentence
-        status_code: of HTTP, of what a failed one died of
+        status_code: HTTP's code for why it failed, None unless it did
     """
 
     id: str
@@ -57,7 +58,7 @@ class JobStatus:
 
     @classmethod
     def from_json(cls, found: Any) -> JobStatus:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         waiting, code = mapping_in(found).get("waiting"), found.get("status_code")
         return cls(
             id=text_in(found, "id"),
@@ -76,21 +77,20 @@ class JobStatus:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the job has ended."""
         return self.state in FINAL_STATES
 
     @property
     def fraction(self) -> float | None:
-        """0..1, None while it is not known."""
+        """The part that is done, 0..1; None while it is not known."""
         if self.state == "done":
             return 1.0
         return min(1.0, self.done / self.total) if self.total > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far, None while that is not known.
-
-        Rough: the first slices carry what is done once.
+        """Estimate by the pace so far, None while that is not known. Rough, because the first slices include
+        one-time work.
         """
         if self.state != "running" or self.done <= 0 or self.total <= 0:
             return None
@@ -99,8 +99,13 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class WordStatistics:
-    """presence, mean_probability: 0..1; millilitres: None for pictures; mean_uncertainty: nats;
-    largest_slice: along the slicing plane.
+    """What the server measured for one word.
+
+    Attributes:
+        presence, mean_probability: 0..1
+        millilitres: None for pictures
+        mean_uncertainty: nats
+        largest_slice: index along the slicing plane
     """
 
     presence: float | None
@@ -112,7 +117,7 @@ class WordStatistics:
 
     @classmethod
     def from_json(cls, found: Any) -> WordStatistics:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         slice_index = mapping_in(found).get("largest_slice")
         names = ("presence", "millilitres", "mean_probability", "mean_uncertainty")
         presence, millilitres, probability, uncertainty = (number_or_none(found.get(name)) for name in names)
@@ -122,16 +127,16 @@ class WordStatistics:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job made.
+    """The result of a job.
 
     Attributes:
-        path: the file, None when only JSON was asked for
-        label_names: word -> value in the file, 1..N in the order asked
+        path: the file, None if only JSON was requested
+        label_names: word -> value in the file, 1..N in the order of the request
         not_found: words without a voxel
         warnings: sentences
-        window: word -> name
-        plane: along which slices were cut
-        fields: all of it
+        plane: along which the server cut the volume
+        window: word -> name of the intensity window
+        fields: the whole answer
     """
 
     path: Path | None
@@ -147,7 +152,9 @@ class JobResult:
 
     @classmethod
     def from_json(cls, found: Any, path: Path | None = None) -> JobResult:
-        """ValueError: it is not what WordMask answers, or two words have one value."""
+        """Read it from JSON; ValueError if WordMask does not answer like this, or if two words have one
+        value.
+        """
         names = {
             word: int_in(object_in(found, "label_names"), word) for word in object_in(found, "label_names")
         }
@@ -176,9 +183,10 @@ class TrainingState:
     Attributes:
         state: one of `TRAINING_STATES`
         dice, dice_before: means over the words
-        dice_by_word: at the end
-        message: a sentence at the end
-        version: number that was published, None without one
+        dice_by_word, dice_by_word_before: filled when the training has ended
+        message: a sentence when the training has ended
+        version: number of the published version, None without one
+        skipped: cases that could not be read
     """
 
     state: str
@@ -198,8 +206,10 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, found: Any) -> TrainingState:
-        """While it runs the server gives means, at its end a table of words beside ``mean``; both become both
-        here. ValueError.
+        """Read it from JSON; ValueError.
+
+        A running training reports means; one that has ended reports a table of words and the means as
+        ``mean``.
         """
         dice, before, version = mapping_in(found).get("dice"), found.get("dice_before"), found.get("version")
         return cls(
@@ -225,10 +235,10 @@ class NextCase:
     """The case to label next.
 
     Attributes:
-        case: None when none is left, and ``reason`` says so
+        case: its id; None if none is left, and ``reason`` says so
         uncertainty: 0..1, None without a score
         skipped: id -> why it cannot be read
-        preview: the job that makes a label map to start from, None with ``preview_message``
+        preview: the job that makes a label map to start from; None with ``preview_message``
     """
 
     case: str | None
@@ -245,7 +255,7 @@ class NextCase:
 
     @classmethod
     def from_json(cls, found: Any) -> NextCase:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         case, preview = mapping_in(found).get("case"), found.get("preview")
         if not (case is None or (isinstance(case, str) and case)):
             raise ValueError("case")
