@@ -81,7 +81,7 @@ class ServerAddress:
 
 
 def repair_address(text: str) -> ServerAddress:
-    """The address that somebody means by ``text``; AddressError, a sentence, when it cannot be one.
+    """Return the address that a person means by ``text``; AddressError if it cannot be one.
 
     ``localhost:8000``, ``0.0.0.0:8000`` (127.0.0.1), ``server`` (http, port 8000), ``server:443`` (https), a
     trailing slash, spaces around it and around its colons, and a pasted ``/docs``, ``/info/`` or

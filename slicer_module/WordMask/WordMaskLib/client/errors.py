@@ -3,24 +3,24 @@
 Each message is one sentence that a clinician can act on.
 
     ClientError
-    ├── AddressError                what was typed is no address
-    ├── ServerUnreachableError      nobody answers: server down, name unknown
-    │   ├── ServerTimeoutError      it is there, and says nothing for too long
-    │   └── EncryptionError         certificate not trusted, or no TLS where it was asked for
+    ├── AddressError                what was typed is not an address
+    ├── ServerUnreachableError      no answer: server down, or name unknown
+    │   ├── ServerTimeoutError      it exists, but says nothing for too long
+    │   └── EncryptionError         certificate not trusted, or no TLS
     ├── ConnectionLostError         the connection broke in the middle
     ├── ServerAnswerError           the server refused; ``status`` of HTTP, ``sentence``
     │   ├── AccessDeniedError       401, 403
     │   └── ServerBusyError         429; ``retry_after`` in seconds
-    ├── BadAnswerError              something answers, but not what WordMask answers
-    ├── NotAWordMaskServerError     it is another server
+    ├── BadAnswerError              the answer is not one of WordMask
+    ├── NotAWordMaskServerError     it is another kind of server
     │   └── IncompatibleServerError it is WordMask, too old or too new for this module
-    ├── TransferCancelledError      the person asked to stop
-    ├── LocalFileError              a file or folder of this machine cannot be read or written
-    ├── ServerStartError            a server on this machine cannot be started, or died
-    └── SegmentsError               something cannot be done with what is in the scene, which is as it was
+    ├── TransferCancelledError      a person cancelled
+    ├── LocalFileError              a file or folder of this computer cannot be read or written
+    ├── ServerStartError            a server on this computer cannot start, or stopped
+    └── SegmentsError               something cannot be done with the scene, which is as it was
         └── GeometryError           two images do not lie on one grid, or a grid cannot be used
 
-Knows nothing else of the package. No message holds a token or the name of a Python exception.
+Knows nothing else of the package. No message contains a token or the name of a Python exception.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Protocol
 
 START_COMMAND = "wordmask serve --studies FOLDER"
-LONGEST_QUOTE = 40  # characters of what somebody typed that are repeated
+LONGEST_QUOTE = 40  # characters of typed text that a message repeats
 LONGEST_SENTENCE = 500  # characters of what a server says that are shown
 
 

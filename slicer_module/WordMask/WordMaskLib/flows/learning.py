@@ -28,7 +28,7 @@ from .session import ServerState, Session, present
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
 SPECIAL_RECIPES = frozenset({"zero_shot", "smoke"})  # for experiments and tests
 WATCH_SECONDS = 1.0
-MOST_SILENCES = 5  # questions without an answer before a training is no longer watched
+MOST_SILENCES = 5  # failed requests after which a training is no longer watched
 
 
 @dataclass(frozen=True)

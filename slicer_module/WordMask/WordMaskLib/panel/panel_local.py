@@ -14,7 +14,6 @@ from ..client import calls
 from ..client.addresses import ServerAddress, repair_address
 from ..client.answers import Health
 from ..client.errors import AddressError, ClientError
-from ..client.handshake import Handshake
 from ..flows.flows import Flow
 from ..flows.segmenting import shake_hands
 from ..flows.tasks import FlowOutcome, FlowTask
@@ -25,7 +24,7 @@ from .panel_server import ServerSection
 
 POLL_MS = 500
 MOST_LINES = 2000
-LOOK_SECONDS = 10.0  # a server that runs here answers at once, where nobody listens it is refused at once
+LOOK_SECONDS = 10.0  # a server on this computer answers, or is refused, at once
 
 
 class LocalSection(Section):
@@ -116,7 +115,7 @@ class LocalSection(Section):
             self._use(address)
 
         self._looking = self.panel.run_in_background(
-            _hands(address), finish, address=address, timeout=LOOK_SECONDS
+            shake_hands(address), finish, address=address, timeout=LOOK_SECONDS
         )
 
     def _start(self) -> None:
@@ -189,10 +188,6 @@ class LocalSection(Section):
         self.ui.localLabel.setStyleSheet(FAULT_STYLE if fault else "")
         self.ui.localLabel.setText(text)
         self.ui.localLabel.setVisible(bool(text))
-
-
-def _hands(address: ServerAddress) -> Flow[Handshake]:
-    return (yield from shake_hands(address))
 
 
 def _health() -> Flow[Health | ClientError]:

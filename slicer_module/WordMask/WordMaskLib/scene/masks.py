@@ -94,13 +94,13 @@ class Cropped(NamedTuple):
 
 
 def crop(mask: np.ndarray) -> Cropped | None:
-    """Copy the part of an array that its mask covers; None if it is empty."""
+    """Cut a mask to its box, as a copy; None if it is empty."""
     box = box_of(mask)
     return None if box is None else Cropped(mask[box].copy(), (box[2].start, box[1].start, box[0].start))
 
 
 def uncrop(cropped: Cropped | None, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the whole array [k, j, i] that a mask was cut from."""
+    """Return the whole mask [k, j, i] that a part was cut from."""
     whole = np.zeros(shape, dtype=bool)
     if cropped is not None:
         whole[place_of(cropped)] = cropped.mask
