@@ -15,7 +15,6 @@ from .json_fields import (
     int_in,
     list_in,
     mapping_in,
-    number_in,
     numbers_in,
     object_in,
     rows_in,
@@ -31,32 +30,25 @@ class ServerInfo:
     """What any MONAI Label server says about itself.
 
     Attributes:
+        name: of the app
+        version: of the app
+        models: names
         images: number of cases
-        labelled: number of cases with a final label
     """
 
     name: str
-    description: str
     version: str
     models: tuple[str, ...]
-    trainers: tuple[str, ...]
-    strategies: tuple[str, ...]
     images: int
-    labelled: int
 
     @classmethod
     def from_json(cls, found: Any) -> ServerInfo:
         """Read it from JSON; ValueError if a MONAI Label server does not answer like this."""
-        cases = object_in(found, "datastore")
         return cls(
             text_in(found, "name"),
-            text_in(found, "description", ""),
             str(found.get("version", "")),
             tuple(object_in(found, "models")),
-            tuple(object_in(found, "trainers")),
-            tuple(object_in(found, "strategies")),
-            int_in(cases, "total", 0),
-            int_in(cases, "completed", 0),
+            int_in(object_in(found, "datastore"), "total", 0),
         )
 
 
@@ -66,13 +58,11 @@ class Health:
 
     Attributes:
         version: of WordMask
-        uptime: seconds since the start
         waiting, running: numbers of jobs
         models: name -> version
     """
 
     version: str
-    uptime: float
     waiting: int
     running: int
     models: Mapping[str, str]
@@ -83,7 +73,7 @@ class Health:
         queue = object_in(found, "queue")
         models = {text_in(model, "name"): str(model.get("version", "")) for model in rows_in(found, "models")}
         jobs = (int_in(queue, "waiting", 0), int_in(queue, "running", 0))
-        return cls(text_in(found, "wordmask"), number_in(found, "uptime", 0.0), *jobs, models)
+        return cls(text_in(found, "wordmask"), *jobs, models)
 
 
 @dataclass(frozen=True)
@@ -95,7 +85,6 @@ class ModelVersion:
         served: whether the server uses it
         words: words that it learned from labels
         dice, dice_before: word -> Dice on its validation cases, after and before the training
-        card: everything that was written down about it
     """
 
     number: int
@@ -104,7 +93,6 @@ class ModelVersion:
     words: tuple[str, ...]
     dice: Mapping[str, float]
     dice_before: Mapping[str, float]
-    card: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, found: Any) -> ModelVersion:
@@ -117,7 +105,6 @@ class ModelVersion:
             words=texts_in(card, "learned"),
             dice=numbers_in(card.get("validation_dice")),
             dice_before=numbers_in(card.get("validation_dice_before")),
-            card=card,
         )
 
 
@@ -136,13 +123,11 @@ class ModelInfo:
     """
 
     name: str
-    preset: str
     title: str
     description: str
     device: str
     hints: tuple[str, ...]
     output_volumes: tuple[str, ...]
-    windows: tuple[str, ...]
     trained_words: frozenset[str]
     refuses_unknown: bool
     version: str
@@ -156,13 +141,11 @@ class ModelInfo:
         training = object_in(found, "training")
         return cls(
             name=text_in(found, "name"),
-            preset=text_in(found, "preset", ""),
             title=text_in(found, "title", "") or text_in(found, "name"),
             description=text_in(found, "description", ""),
             device=text_in(found, "device", ""),
             hints=texts_in(found, "hints"),
             output_volumes=texts_in(found, "output_volumes") or ("labels",),
-            windows=texts_in(found, "windows"),
             trained_words=frozenset(texts_in(found, "trained_words")),
             refuses_unknown=found.get("unknown_words") == "refuse",
             version=str(found.get("version", "")),
@@ -210,7 +193,6 @@ class Suggestion:
     trained: bool | None
     modalities: tuple[str, ...]
     color: tuple[int, int, int]
-    window: str | None
     category: Code | None
     code: Code | None
     modifier: Code | None
@@ -219,7 +201,7 @@ class Suggestion:
     @classmethod
     def from_json(cls, found: Any) -> Suggestion:
         """Read it from JSON; ValueError if WordMask does not answer like this."""
-        word, trained, window = text_in(found, "word"), found.get("trained"), found.get("window")
+        word, trained = text_in(found, "word"), found.get("trained")
         channels = [
             channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255
         ]
@@ -233,7 +215,6 @@ class Suggestion:
             trained=trained,
             modalities=texts_in(found, "modalities"),
             color=(channels[0], channels[1], channels[2]),
-            window=window if isinstance(window, str) else None,
             category=Code.from_json(found.get("category")),
             code=Code.from_json(found.get("code")),
             modifier=Code.from_json(found.get("modifier")),
@@ -246,12 +227,10 @@ class DatastoreImage:
     """One case of the server's datastore.
 
     Attributes:
-        extension: of its file, such as ".nii.gz"
         labels: tag ("final", "original") -> what was stored with the label
     """
 
     id: str
-    extension: str
     info: Mapping[str, Any]
     labels: Mapping[str, Mapping[str, Any]]
 
@@ -267,7 +246,7 @@ def images_from_json(found: Any) -> tuple[DatastoreImage, ...]:
     for image_id, entry in sorted(object_in(found, "objects", required=True).items()):
         image, labels = object_in(entry, "image"), object_in(entry, "labels")
         kept = {tag: object_in(label, "info") for tag, label in labels.items()}
-        images.append(DatastoreImage(image_id, text_in(image, "ext", ""), object_in(image, "info"), kept))
+        images.append(DatastoreImage(image_id, object_in(image, "info"), kept))
     return tuple(images)
 
 

@@ -7,7 +7,7 @@ HTTP.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ from .json_fields import (
     mapping_in,
     number_in,
     number_or_none,
-    numbers_in,
     object_in,
-    rows_in,
     text_in,
     texts_in,
 )
@@ -81,13 +79,6 @@ class JobStatus:
         return self.state in FINAL_STATES
 
     @property
-    def fraction(self) -> float | None:
-        """The part that is done, 0..1; None while it is not known."""
-        if self.state == "done":
-            return 1.0
-        return min(1.0, self.done / self.total) if self.total > 0 else None
-
-    @property
     def seconds_left(self) -> float | None:
         """Estimate by the pace so far, None while that is not known. Rough, because the first slices include
         one-time work.
@@ -105,7 +96,6 @@ class WordStatistics:
         presence, mean_probability: 0..1
         millilitres: None for pictures
         mean_uncertainty: nats
-        largest_slice: index along the slicing plane
     """
 
     presence: float | None
@@ -113,16 +103,15 @@ class WordStatistics:
     millilitres: float | None
     mean_probability: float | None
     mean_uncertainty: float | None
-    largest_slice: int | None
 
     @classmethod
     def from_json(cls, found: Any) -> WordStatistics:
         """Read it from JSON; ValueError if WordMask does not answer like this."""
-        slice_index = mapping_in(found).get("largest_slice")
         names = ("presence", "millilitres", "mean_probability", "mean_uncertainty")
-        presence, millilitres, probability, uncertainty = (number_or_none(found.get(name)) for name in names)
-        index = slice_index if type(slice_index) is int else None
-        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty, index)
+        presence, millilitres, probability, uncertainty = (
+            number_or_none(mapping_in(found).get(name)) for name in names
+        )
+        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty)
 
 
 @dataclass(frozen=True)
@@ -135,8 +124,6 @@ class JobResult:
         not_found: words without a voxel
         warnings: sentences
         plane: along which the server cut the volume
-        window: word -> name of the intensity window
-        fields: the whole answer
     """
 
     path: Path | None
@@ -147,8 +134,6 @@ class JobResult:
     model: str
     version: str
     plane: str
-    window: Mapping[str, str]
-    fields: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, found: Any, path: Path | None = None) -> JobResult:
@@ -171,8 +156,6 @@ class JobResult:
             model=text_in(found, "model", ""),
             version=str(found.get("version", "")),
             plane=text_in(found, "plane", ""),
-            window={word: str(name) for word, name in object_in(found, "window").items()},
-            fields=found,
         )
 
 
@@ -183,10 +166,8 @@ class TrainingState:
     Attributes:
         state: one of `TRAINING_STATES`
         dice, dice_before: means over the words
-        dice_by_word, dice_by_word_before: filled when the training has ended
         message: a sentence when the training has ended
         version: number of the published version, None without one
-        skipped: cases that could not be read
     """
 
     state: str
@@ -197,19 +178,15 @@ class TrainingState:
     loss: float | None = None
     dice: float | None = None
     dice_before: float | None = None
-    dice_by_word: Mapping[str, float] = field(default_factory=dict)
-    dice_by_word_before: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
     version: int | None = None
     seconds: float = 0.0
-    skipped: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, found: Any) -> TrainingState:
         """Read it from JSON; ValueError.
 
-        A running training reports means; one that has ended reports a table of words and the means as
-        ``mean``.
+        A running training reports means, one that has ended a table of words and the means as ``mean``.
         """
         dice, before, version = mapping_in(found).get("dice"), found.get("dice_before"), found.get("version")
         return cls(
@@ -221,12 +198,9 @@ class TrainingState:
             loss=number_or_none(found.get("loss")),
             dice=number_or_none(found.get("mean") if isinstance(dice, Mapping) else dice),
             dice_before=number_or_none(found.get("mean_before") if isinstance(before, Mapping) else before),
-            dice_by_word=numbers_in(dice),
-            dice_by_word_before=numbers_in(before),
             message=text_in(found, "message", ""),
             version=version if type(version) is int else None,
             seconds=number_in(found, "seconds", 0.0),
-            skipped=texts_in(found, "skipped"),
         )
 
 
@@ -235,21 +209,13 @@ class NextCase:
     """The case to label next.
 
     Attributes:
-        case: its id; None if none is left, and ``reason`` says so
-        uncertainty: 0..1, None without a score
-        skipped: id -> why it cannot be read
+        case: its id, None if none is left
+        reason: why this case, or why none
         preview: the job that makes a label map to start from; None with ``preview_message``
     """
 
     case: str | None
-    strategy: str
-    model: str
-    version: str
-    words: tuple[str, ...]
     reason: str
-    uncertainty: float | None
-    unlabelled: int
-    skipped: Mapping[str, str]
     preview: JobStatus | None
     preview_message: str
 
@@ -261,14 +227,7 @@ class NextCase:
             raise ValueError("case")
         return cls(
             case=case,
-            strategy=text_in(found, "strategy", ""),
-            model=text_in(found, "model", ""),
-            version=str(found.get("version", "")),
-            words=texts_in(found, "words"),
             reason=text_in(found, "reason"),
-            uncertainty=number_or_none(object_in(found, "score").get("uncertainty")),
-            unlabelled=int_in(object_in(found, "scores"), "unlabelled", 0),
-            skipped={text_in(row, "case"): text_in(row, "reason", "") for row in rows_in(found, "skipped")},
             preview=None if preview is None else JobStatus.from_json(preview),
             preview_message=text_in(found, "preview_message", ""),
         )
