@@ -56,7 +56,7 @@ class WordHint:
 
 
 def same_text(text: str) -> str:
-    """A form in which the spellings of one text are equal: "Left_Kidney", "left  kidney", "LEFT-KIDNEY".
+    """Return a form in which the spellings of a text are equal: "Left_Kidney", "left  kidney", "LEFT-KIDNEY".
 
     Finds a typed word among the vocabulary and the trained words, which the server folds in this way, and the
     earlier segment of a word. It never decides what is segmented.
