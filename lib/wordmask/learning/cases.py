@@ -23,7 +23,7 @@ from wordmask.data.label_maps import LabelMap, check_same_grid, read_label_map
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import RequestError, VolumeError, WordMaskError
 from wordmask.words.labels import LabelError, LabelTable, check_values
-from wordmask.words.prompts import Prompt, parse_prompts
+from wordmask.words.prompts import Prompt, parse_name, parse_prompts
 
 Mask = NDArray[np.bool_]
 Unnamed = Literal["refuse", "background"]
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_word(word: str) -> str:
-    """`Prompt.key` of a typed word.
+    """`Prompt.key` of the name of a label.
 
     Raises:
-        PromptError: the text is not a word.
+        PromptError: the text does not name a structure.
     """
-    return parse_prompts([word])[0].key
+    return parse_name(word).key
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wordmask.errors import PromptError
+from wordmask.words.sides import is_side
 from wordmask.words.vocabulary import Code, Vocabulary, VocabularyEntry, load_vocabulary, same_text
 
 LONGEST_TEXT = 256  # characters of one string
@@ -68,7 +69,9 @@ class Prompt:
         """
         typed = same_text(self.word)
         entry = load_vocabulary().lookup(typed)
-        return typed if entry is None else next(text for text in entry.texts if same_text(text) == typed)
+        if entry is None:
+            return typed
+        return next((text for text in entry.texts if same_text(text) == typed), entry.word)
 
 
 def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
@@ -103,6 +106,23 @@ def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
     return list(prompts.values())
 
 
+def parse_name(name: str) -> Prompt:
+    """The structure that the name of a label stands for.
+
+    A name is one structure, unlike what people type to ask for several: "kidney, left" is the left kidney,
+    "Neoplasm, Primary" (as Slicer calls it) is the primary neoplasm, and "tumor; rim" is one word.
+
+    Raises:
+        PromptError: the name is empty, only a side, too long, or has characters that cannot be read.
+    """
+    pieces = [piece for piece in (part.strip() for part in SEPARATORS.split(name)) if piece]
+    sides = [piece for piece in pieces if is_side(piece)]
+    others = [piece for piece in pieces if not is_side(piece)]
+    joined = [" ".join([*sides, *reversed(others)]), " ".join([*sides, *others])]
+    known = [word for word in joined if load_vocabulary().lookup(word) is not None]
+    return parse_prompts([(known or joined)[0 if known else -1]])[0]
+
+
 def _words(text: str | Sequence[str]) -> Iterator[str]:
     parts = [text] if isinstance(text, str) else text
     if not isinstance(parts, Sequence) or isinstance(parts, bytes | bytearray):
@@ -115,10 +135,30 @@ def _words(text: str | Sequence[str]) -> Iterator[str]:
                 f"The words have {len(part)} characters together; at most {LONGEST_TEXT} are allowed."
             )
         lines = part.replace("\r\n", "\n").replace("\r", "\n")
-        for typed in SEPARATORS.split(unicodedata.normalize("NFC", lines)):
-            word = _check_word(typed)
-            if word:
-                yield word
+        pieces = [_check_word(typed) for typed in SEPARATORS.split(unicodedata.normalize("NFC", lines))]
+        yield from _attach_sides([piece for piece in pieces if piece])
+
+
+def _attach_sides(pieces: Sequence[str]) -> list[str]:
+    """["kidney", "left", "right"] -> ["left kidney", "right kidney"]: a side belongs to the word before."""
+    words: list[str] = []
+    base = None
+    for piece in pieces:
+        if not is_side(piece):
+            base = piece
+            words.append(piece)
+        elif base is None:
+            raise PromptError(
+                f"{_shorten_for_message(piece)} is a side without a structure; add it, for example "
+                '"left kidney".'
+            )
+        else:
+            sided = f"{piece} {base}"
+            if words[-1] == base:
+                words[-1] = sided
+            else:
+                words.append(sided)
+    return words
 
 
 def _check_word(typed: str) -> str:

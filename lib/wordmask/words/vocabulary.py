@@ -18,6 +18,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
 from wordmask.resources import read_config
+from wordmask.words.sides import exchange_sides, put_side_first
 
 SHORTEST_MISSPELLING = 3  # letters; below that, every second word is one edit away
 # Of Damerau-Levenshtein, 0..1: one edit in four letters ("lnug"), three in ten ("galblader", "oesofagis").
@@ -40,7 +41,6 @@ class Code:
 
 LEFT = Code("SCT", "7771000", "Left")
 RIGHT = Code("SCT", "24028007", "Right")
-OPPOSITE_SIDES = {"left": "right", "right": "left"}
 
 # The property categories that DICOM segmentations and Slicer's terminologies ask for.
 CATEGORY_CODES: dict[Category, Code] = {
@@ -183,9 +183,12 @@ class Vocabulary(_Strict):
     def lookup(self, word: str) -> VocabularyEntry | None:
         """The entry that has this word, synonym or plural; None when there is none.
 
-        Case, hyphens, underscores and repeated spaces do not matter.
+        Case, hyphens, underscores, repeated spaces and the place of "left" or "right" do not matter.
         """
-        return self._by_text.get(same_text(word))
+        found = self._by_text.get(same_text(word))
+        if found is None and (sided := put_side_first(same_text(word))) is not None:
+            found = self._by_text.get(sided)
+        return found
 
     def texts(self) -> list[str]:
         """Every word, synonym and plural, in the order of the file."""
@@ -258,9 +261,8 @@ def opposite_word(word: str) -> str | None:
     Returns:
         The vocabulary's own word where it has one; None for a word without a side.
     """
-    first, *rest = word.split(" ")
-    if first.lower() not in OPPOSITE_SIDES or not rest:
+    other = exchange_sides(word)
+    if other is None:
         return None
-    other = " ".join([OPPOSITE_SIDES[first.lower()], *rest])
     entry = load_vocabulary().lookup(other)
     return entry.word if entry else other
