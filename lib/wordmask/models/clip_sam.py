@@ -38,7 +38,14 @@ class ClipSamSegmenter(Segmenter):
     def __init__(
         self, preset: ClipSamPreset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
     ) -> None:
-        """trained_words: the words that the weights were trained on; empty without such a list."""
+        """Put the parts together.
+
+        Args:
+            preset: of the model.
+            clip: the encoder of words and slices.
+            sam: its image encoder is used.
+            trained_words: the words that the weights were trained on; empty without such a list.
+        """
         super().__init__(preset)
         self.clip, self.sam = clip, sam
         self.scores = WordScores()

@@ -159,7 +159,7 @@ class ImplicitPositionPrompt(nn.Module):
 
 
 class LinearPositionPrompt(nn.Module):
-    """Makes a prompt vector per cell by one linear layer, instead of `ImplicitPositionPrompt`, for ablations."""
+    """Makes a prompt vector per cell by one linear layer; for ablations."""
 
     def __init__(self, preset: DecoderPreset, maps: int) -> None:
         super().__init__()
@@ -250,7 +250,10 @@ class PositionPromptDecoder(nn.Module):
         return drawn + self.upsample_second(second.transpose(1, 2).reshape(shape))
 
     def _second(self, first: Tensor, prompt: Tensor, image: Tensor) -> Tensor:
-        """Q2 (methods.md 1.4), by the released code or by the paper's equations; both have the same parameters."""
+        """Q2 (methods.md 1.4), by the released code or by the paper's equations.
+
+        Both have the same parameters.
+        """
         if self.preset.bid == "code":
             middle = self.norm_middle(first + self.mlp(first))
             return self.norm_second(middle + self.prompt_to_image(middle, image, image))
