@@ -45,9 +45,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     try:
         content = _read(path)
-    except (
-        Exception
-    ) as error:  # a damaged file fails in a dozen ways: zip, pickle, unicode, key, value errors
+    # A damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them.
+    except Exception as error:
         raise WeightsError(
             f"{path.name} cannot be read as weights: it is damaged, cut short, or another kind of file; "
             "fetch or export it again."
