@@ -175,7 +175,7 @@ def check_values(
 ) -> None:
     """Refuse a label map whose values are not those that its names announce.
 
-    Training, evaluation and uploads go through this check: a value that no name announces would be learned as
+    Training, evaluation and uploads go through this check: a value without a name would be learned as
     absent.
 
     Args:
@@ -184,12 +184,12 @@ def check_values(
         owner: how a sentence begins.
 
     Raises:
-        LabelError: the array is not integer, or holds a value that no name announces; the sentence lists the
+        LabelError: the array is not integer, or contains a value without a name; the sentence lists the
             values and says what is likely wrong.
     """
     if array.dtype.kind not in "iub":
         raise LabelError(
-            f"A label map holds whole numbers, but this one holds {array.dtype}; save it as integers."
+            f"A label map contains integers, but this one contains {array.dtype}; save it as integers."
         )
     if any(not values for values in names.values()):
         return
@@ -201,13 +201,13 @@ def check_values(
         )
         listed = _shorten_for_message([f"{word} = {'/'.join(map(str, own))}" for word, own in names.items()])
         raise LabelError(
-            f"{owner} holds the {values}, which no name announces; announced are {listed or 'no labels'}. "
+            f"{owner} contains the {values} without a name; the named values are {listed or 'none'}. "
             f"{_guess_cause(stray, found, announced)}"
         )
 
 
 def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> str:
-    """Say what is likely wrong with values that no name announces, and what to do."""
+    """Say what is likely wrong with values without a name, and what to do."""
     if found == {255} and len(announced) == 1:
         return f"The mask is 0 and 255: write 255 as the value of its name, not {min(announced)}."
     if set(stray) <= {-1, 255} and announced & found:

@@ -134,7 +134,7 @@ def test_announced_values_and_absent_labels_are_fine(dtype):
 
 def test_unannounced_values_are_named(a_table_with_gaps):
     with pytest.raises(
-        LabelError, match=r"holds the value 3, which no name announces; announced are liver = 2"
+        LabelError, match=r"contains the value 3 without a name; the named values are liver = 2"
     ):
         a_table_with_gaps.check_values(np.array([0, 2, 3], np.uint8))
     with pytest.raises(LabelError, match=r"contains the values -1, 1, 255 without"):
@@ -147,7 +147,7 @@ def test_a_file_saved_with_scribbles_first_is_caught():
     # Slicer's MONAI Label plugin counts scribbles in idx, but not in the values it exports: liver is
     # announced as 2, stored as 1.
     table = LabelTable.from_label_info([{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}])
-    with pytest.raises(LabelError, match="holds the value 1, which no name"):
+    with pytest.raises(LabelError, match="contains the value 1 without"):
         table.check_values(np.array([0, 1, 2], np.uint8))
 
 
