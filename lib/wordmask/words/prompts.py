@@ -118,6 +118,8 @@ def parse_name(name: str) -> Prompt:
     pieces = [piece for piece in (part.strip() for part in SEPARATORS.split(name)) if piece]
     sides = [piece for piece in pieces if is_side(piece)]
     others = [piece for piece in pieces if not is_side(piece)]
+    if not others:
+        return parse_prompts(sides)[0]  # refuses a side alone
     joined = [" ".join([*sides, *reversed(others)]), " ".join([*sides, *others])]
     known = [word for word in joined if load_vocabulary().lookup(word) is not None]
     return parse_prompts([(known or joined)[0 if known else -1]])[0]

@@ -40,7 +40,9 @@ def is_side(text: str) -> bool:
 
 
 def exchange_sides(text: str) -> str | None:
-    """The text with left for right and right for left; None for a text without a side."""
+    """The text with left for right and right for left; None without a side, or with nothing but a side."""
+    if is_side(text):
+        return None
     swapped = _TOKEN.sub(lambda match: _OTHER.get(match[0].casefold(), match[0]), text)
     return None if swapped == text else swapped
 
