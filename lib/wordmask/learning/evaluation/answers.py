@@ -90,13 +90,11 @@ class LabelMaps:
         own = case.case
         if own.name not in self._files:
             raise VolumeError(f"There is no label map called {own.name} among those to judge.")
-        words = own.words
-        if self._names is not None:
-            if missing := sorted(words.keys() - self._names.keys()):
-                raise LabelError(f"{NAMES} gives no value for {', '.join(missing)}.")
-            words = {word: self._names[word] for word in words}
+        words = own.words if self._names is None else self._names
+        if missing := sorted(own.words.keys() - words.keys()):
+            raise LabelError(f"{NAMES} gives no value for {', '.join(missing)}.")
         made = replace(own, label=self._files[own.name], words=words).read()
-        return (Answer(word, mask) for word, mask in made.masks.items())
+        return (Answer(word, made.masks[word]) for word in own.words)
 
 
 def _names_in(path: Path) -> dict[str, tuple[int, ...]] | None:
