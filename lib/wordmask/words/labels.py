@@ -213,8 +213,7 @@ def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> 
     if set(stray) <= {-1, 255} and announced & found:
         return "Such values often mean 'ignore': give them a name of their own, or 0."
     if not announced & found and len(found) == len(announced):
-        values = _shorten_for_message(list(map(str, stray)))
-        return f"Write the values that the label map holds, {values}, with the names."
+        return "Give each name the value that the label map holds for it."
     if len(stray) > MOST_NAMED:
         return "So many values come from interpolation: resample with nearest neighbour, and not to JPEG."
     return "Name every value, or set those without a name to 0."

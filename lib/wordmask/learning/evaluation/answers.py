@@ -92,13 +92,11 @@ class LabelMaps:
             raise VolumeError(
                 f"The folder to judge has no label map named {own.name}; name each label map like its case."
             )
-        words = own.words
-        if self._names is not None:
-            if missing := sorted(words.keys() - self._names.keys()):
-                raise LabelError(f"{NAMES} does not give a value for {', '.join(missing)}.")
-            words = {word: self._names[word] for word in words}
+        words = own.words if self._names is None else self._names
+        if missing := sorted(own.words.keys() - words.keys()):
+            raise LabelError(f"{NAMES} does not give a value for {', '.join(missing)}.")
         made = replace(own, label=self._files[own.name], words=words).read()
-        return (Answer(word, mask) for word, mask in made.masks.items())
+        return (Answer(word, made.masks[word]) for word in own.words)
 
 
 def _read_names(path: Path) -> dict[str, tuple[int, ...]] | None:
