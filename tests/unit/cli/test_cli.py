@@ -317,7 +317,9 @@ def test_a_slice_range_is_read() -> None:
 
 
 def test_a_terminal_without_umlauts_shows_a_sentence_and_not_a_trace(tmp_path: Path) -> None:
-    code = "import sys; from wordmask.cli import main; sys.exit(main(['words', 'Nierenh\u00f6hle']))"
+    code = (
+        "import sys; from wordmask.cli import main; sys.exit(main(['words', 'Nierenh' + chr(246) + 'hle']))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
