@@ -30,6 +30,8 @@ Unnamed = Literal["refuse", "background"]
 
 logger = logging.getLogger(__name__)
 
+_LISTED = 5  # names that one line of the log lists
+
 
 def canonical_word(word: str) -> str:
     """`Prompt.key` of the name of a label.
@@ -205,7 +207,7 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
     Raises:
         VolumeError: a folder is missing or empty, or an image has no label map.
     """
-    images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
+    images, labels = find_images(folder / "images"), find_images(folder / "labels")
     if not images:
         raise VolumeError(
             f"{folder.name} has no images/ with files in it; put "
@@ -261,14 +263,30 @@ def _owner(number: int, path: Path) -> str:
     return f"entry {number} of {path.name}"
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def find_images(folder: Path) -> dict[str, Path]:
+    """Find the image files of a folder, by their name before the ending; what is left out is logged.
+
+    Raises:
+        VolumeError: two images have one name.
+    """
     if not folder.is_dir():
         return {}
-    return {
-        _stem(path): path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".")
-    }
+    found: dict[str, Path] = {}
+    left_out = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or suffix_of(path) not in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES):
+            left_out.append(path.name)
+            continue
+        if (name := _stem(path)) in found:
+            raise VolumeError(
+                f"Two images of {folder.name} are called {name}: {found[name].name} and {path.name}; rename "
+                "one of them."
+            )
+        found[name] = path
+    if left_out:
+        listed = ", ".join(left_out[:_LISTED]) + (", ..." if len(left_out) > _LISTED else "")
+        logger.warning("%d of %s are not images and left out: %s.", len(left_out), folder.name, listed)
+    return found
 
 
 def _stem(path: Path) -> str:
@@ -298,23 +316,9 @@ def studies_in(folder: Path) -> list[Study]:
     Raises:
         VolumeError: the folder has no image, or two images have one name.
     """
-    files = (
-        [
-            path
-            for path in sorted(folder.iterdir())
-            if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
-        ]
-        if folder.is_dir()
-        else []
-    )
-    if not files:
+    images = find_images(folder)
+    if not images:
         raise VolumeError(
             f"The folder {folder.name} does not contain an image, so there is nothing to learn from."
-        )
-    images = {path.name.removesuffix(suffix_of(path)): path for path in files}
-    if len(images) < len(files):
-        other = next(path for path in files if path not in images.values())
-        raise VolumeError(
-            f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one."
         )
     return [Study(name, path) for name, path in images.items()]
