@@ -208,7 +208,7 @@ def read_series_traits(header: Dataset, name: str) -> dict[str, str]:
 
 def is_rescaled(header: Dataset) -> bool:
     """Whether a file with one frame says what its stored values mean."""
-    return "RescaleSlope" in header or "RescaleIntercept" in header or "ModalityLUTSequence" in header
+    return "RescaleSlope" in header or "RescaleIntercept" in header or is_enhanced(header)
 
 
 def copy_pixels(path: Path, copy: Path) -> None:

@@ -35,10 +35,14 @@ _NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILIN
 _UNITS = re.compile(rb"^\s*(?:(?:space )?units\s*:|DistanceUnits\s*=)(.*)$", re.IGNORECASE | re.MULTILINE)
 _UNIT = re.compile(rb"[^\s\"]+")
 _MILLIMETRES = {"mm", "MM", "millimeter", "millimeters", "millimetre", "millimetres", "none", "???", ""}
-_DIRECTIONS = re.compile(
-    rb"^\s*(?:space directions\s*:|(?:TransformMatrix|Rotation|Orientation)\s*=)",
-    re.IGNORECASE | re.MULTILINE,
-)
+# What places an image in a patient; NRRD also knows spaces of a scanner or of nothing in particular.
+_PLACES = [
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        rb"^\s*space\s*:\s*(?:left|right|[LR][AP]S)\b(?:.*\n)*\s*space directions\s*:",
+        rb"^\s*(?:TransformMatrix|Rotation|Orientation)\s*=",
+    )
+]
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
@@ -81,7 +85,7 @@ def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
     head = _check_head(path)
     reader = open_image(path)
     decoded = decode(reader.Execute, reader, path.name, max_voxels)
-    placed = decoded.modality == "picture" or not head or _DIRECTIONS.search(head)
+    placed = decoded.modality == "picture" or not head or any(place.search(head) for place in _PLACES)
     return decoded if placed else replace(decoded, warnings=(_unplaced(path.name),))
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.dicom_writer import SERIES, write_dicom, write_series
 
 from wordmask.data.volumes import read_volume
@@ -135,3 +137,36 @@ def test_a_ct_without_rescale_is_read_with_a_warning(tmp_path, slices):
     write_series(tmp_path / "hu", slices - 1024, positions=UP)
     write_series(tmp_path / "scaled", slices, positions=UP, RescaleIntercept=-1024, RescaleSlope=1)
     assert read_volume(tmp_path / "hu").warnings == read_volume(tmp_path / "scaled").warnings == ()
+
+
+@st.composite
+def series(draw):
+    """Files of a series: (place, type, slope, intercept, time point) of each."""
+    places = draw(
+        st.permutations([*range(draw(st.integers(2, 5))), *draw(st.lists(st.integers(0, 5), max_size=1))])
+    )
+    slopes, intercepts = st.sampled_from([1, 1, 2.5, -1, 0.01]), st.sampled_from([0, 0, -1024, 3.5])
+    kinds, times = st.sampled_from([np.uint8, np.int16, np.uint16]), st.sampled_from([1, 1, 1, 1, 1, 1, 2])
+    return [(place, draw(kinds), draw(slopes), draw(intercepts), draw(times)) for place in places]
+
+
+@settings(max_examples=100, deadline=None)
+@given(series(), st.integers(0, 2**32 - 1))
+def test_any_series_is_read_as_its_files_say_or_refused(tmp_path_factory, files, seed):
+    folder = tmp_path_factory.mktemp("series")
+    random, truth = np.random.default_rng(seed), {}
+    for number, (place, kind, slope, intercept, time) in enumerate(files):
+        pixels = random.integers(0, min(4000, np.iinfo(kind).max), (3, 4)).astype(kind)
+        tags = {"RescaleSlope": slope, "RescaleIntercept": intercept, "TemporalPositionIdentifier": time}
+        write_dicom(folder / f"{number}.dcm", pixels, modality="MR", position=(0, 0, 2.5 * place), **tags)
+        truth[place] = pixels * float(slope) + intercept
+    places = sorted(place for place, *_ in files)
+    whole = places == list(range(places[0], places[0] + len(files))) and len({file[4] for file in files}) == 1
+    try:
+        volume = read_volume(folder)
+    except VolumeError:
+        assert not whole
+        return
+    assert whole
+    np.testing.assert_allclose(volume.array, [truth[place] for place in places], rtol=1e-6, atol=1e-3)
+    assert volume.geometry.origin[2] == 2.5 * places[0]
