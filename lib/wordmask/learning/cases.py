@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +229,8 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
         LabelError: the names or values cannot be used.
     """
     if not isinstance(names, Mapping):
-        names = LabelTable.from_label_info(names).names()
+        with _explain(owner):
+            names = LabelTable.from_label_info(names).names()
     words: dict[str, tuple[int, ...]] = {}
     for name, values in names.items():
         own = tuple(values) if isinstance(values, list | tuple) else (values,)
@@ -236,7 +238,8 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
             raise LabelError(
                 f"The values of {name!r} in {owner} must be whole numbers above 0, got {values}."
             )
-        word = canonical_word(str(name))
+        with _explain(owner):
+            word = canonical_word(str(name))
         words[word] = tuple(sorted({*words.get(word, ()), *own}))
     if not words:
         raise LabelError(f"{owner} does not name a label, so nothing can be learned from it; add names.")
@@ -248,15 +251,21 @@ def _entry(entry: Any, number: int, path: Path) -> Case:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
         raise VolumeError(f"{owner} needs image and label, each the name of a file.".capitalize())
     files = [path.parent / entry[key] for key in ("image", "label")]
-    try:
-        words = words_of(entry.get("names", {}), owner)
-    except WordMaskError as error:
-        raise LabelError(f"{owner}: {error}") from error
+    words = words_of(entry.get("names", {}), owner)
     unnamed = entry.get("unnamed", "refuse")
     if unnamed not in get_args(Unnamed):
         raise LabelError(f'{owner}: unnamed is "refuse" or "background", not {unnamed!r}.')
     name, group = str(entry.get("name") or _stem(files[0])), str(entry.get("group", ""))
     return Case(name, files[0], files[1], words, group, unnamed)
+
+
+@contextmanager
+def _explain(owner: str) -> Iterator[None]:
+    """Errors as LabelError that says what they are about."""
+    try:
+        yield
+    except WordMaskError as error:
+        raise LabelError(f"{owner}: {error}") from error
 
 
 def _owner(number: int, path: Path) -> str:
