@@ -73,7 +73,10 @@ class Case:
         volume = read_volume(self.image)
         labels = read_label_map(self.label)
         check_same_grid(labels, self.label, volume, self.image)
-        return LabelledVolume(self, volume, make_masks(labels, self.words, unnamed=self.unnamed))
+        masks = make_masks(labels, self.words, unnamed=self.unnamed)
+        for warning in labels.warnings:
+            logger.warning("%s", warning)
+        return LabelledVolume(self, volume, masks, (*volume.warnings, *labels.warnings))
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,13 @@ class LabelledVolume:
 
     Attributes:
         masks: word -> [k, j, i].
+        warnings: sentences about what the files leave open.
     """
 
     case: Case
     volume: Volume
     masks: Mapping[str, Mask]
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def prompts(self) -> dict[str, Prompt]:
@@ -158,7 +163,6 @@ def make_masks(
                 f"The label map {labels.name} is a JPEG, whose compression changes values, and it has "
                 "several labels; save it as PNG."
             )
-        logger.warning("%s is a JPEG: its mask was cut in the middle of grey; PNG keeps it.", labels.name)
         return dict.fromkeys(words, labels.array > 0)
     if unnamed == "refuse":
         check_values(labels.array, words, f"The label map {labels.name}")
