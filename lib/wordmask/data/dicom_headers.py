@@ -211,6 +211,12 @@ def is_rescaled(header: Dataset) -> bool:
     return "RescaleSlope" in header or "RescaleIntercept" in header or is_enhanced(header)
 
 
+def is_spaced(header: Dataset) -> bool:
+    """Whether a file with one frame says how large its pixels are."""
+    names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+    return any(name in header for name in names) or is_enhanced(header)
+
+
 def copy_pixels(path: Path, copy: Path) -> None:
     """Write the stored values of a file, and nothing else of it, as frames without order or meaning.
 

@@ -139,6 +139,38 @@ def test_a_ct_without_rescale_is_read_with_a_warning(tmp_path, slices):
     assert read_volume(tmp_path / "hu").warnings == read_volume(tmp_path / "scaled").warnings == ()
 
 
+def test_pixels_without_a_size_are_read_with_a_warning(tmp_path, slices):
+    write_series(tmp_path / "mr", slices, positions=UP, modality="MR")
+    for path in (tmp_path / "mr").iterdir():
+        change(path, PixelSpacing=None)
+    [warning] = read_volume(tmp_path / "mr").warnings
+    assert "does not say how large its pixels are" in warning
+
+
+def test_slices_without_an_orientation_are_refused(tmp_path, slices):
+    write_series(tmp_path / "mr", slices, positions=UP, modality="MR")
+    for path in (tmp_path / "mr").iterdir():
+        change(path, ImageOrientationPatient=None)
+    assert "does not say where its 4 images lie" in refusal(tmp_path / "mr")
+
+
+def test_files_of_a_series_that_cannot_be_read_are_named(tmp_path, slices):
+    write_series(tmp_path / "mr", slices, positions=UP, modality="MR")
+    (tmp_path / "mr" / "slice001.dcm").write_bytes(b"")
+    (tmp_path / "mr" / "._slice001.dcm").write_bytes(b"x")
+    volume = read_volume(tmp_path / "mr")
+    assert len(volume.array) == 3
+    [warning] = volume.warnings
+    assert "may lack slices, because files cannot be read: slice001.dcm." in warning
+
+
+def test_frames_with_a_header_that_pydicom_does_not_read_are_refused(tmp_path, slices):
+    path = tmp_path / "frames.dcm"
+    write_dicom(path, slices, frames=4)
+    path.write_bytes(path.read_bytes()[132:])
+    assert "frames.dcm" in refusal(path)
+
+
 @st.composite
 def series(draw):
     """Files of a series: (place, type, slope, intercept, time point) of each."""
