@@ -266,14 +266,12 @@ def _warn(
         )
     if decoded.modality in ("CT", "MR") and not spaced:
         warnings.append(
-            f"{name} does not say how large its pixels are, so 1 mm was assumed; millilitres and shapes may be "
-            "wrong. Export it again with its pixel spacing."
+            f"{name} does not say how large its pixels are, so 1 mm was assumed; volumes and shapes may "
+            "be wrong. Export it again with its pixel spacing."
         )
     if left_out:
         listed = ", ".join(left_out[:_MOST_LISTED]) + (", ..." if len(left_out) > _MOST_LISTED else "")
-        warnings.append(
-            f"{name} may lack slices, because files could not be read: {listed}. Copy them again."
-        )
+        warnings.append(f"{name} may lack slices, because files cannot be read: {listed}. Copy them again.")
     return replace(decoded, warnings=tuple(warnings))
 
 
