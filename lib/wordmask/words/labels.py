@@ -20,6 +20,7 @@ from wordmask.words.vocabulary import Code, load_vocabulary, same_text
 
 BACKGROUND = 0
 LARGEST_VALUE = 65535  # label maps are uint8 or uint16
+FEWEST_INTERPOLATED = 64  # values without a name: label maps that were not interpolated seldom have more
 MOST_NAMED = 8  # labels or values that one sentence lists
 
 
@@ -213,9 +214,12 @@ def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> 
         return "Such values often mean 'ignore': give them a name of their own, or 0."
     if not announced & found and len(found) == len(announced):
         return "Give each name the value that the label map holds for it."
-    if len(stray) > MOST_NAMED:
+    if len(stray) > FEWEST_INTERPOLATED:
         return "So many values come from interpolation: resample with nearest neighbour, and not to JPEG."
-    return "Name every value, or set those without a name to 0."
+    return (
+        'Name every value, set those without a name to 0, or write "unnamed": "background" into the list of '
+        "cases."
+    )
 
 
 def _shorten_for_message(items: Sequence[str]) -> str:
