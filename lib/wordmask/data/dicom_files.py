@@ -210,7 +210,7 @@ def _read_enhanced(path: Path, table: FrameTable) -> Decoded:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "stored.dcm"
         copy_pixels(path, copy)
-        reader = open_image(copy, _GDCM)
+        reader = open_image(copy, _GDCM, path.name)
         stored = decode(reader.Execute, reader, path.name).array
     if stored.shape != geometry.shape:
         raise VolumeError(f"{path.name} is truncated or damaged; copy or export it again.")

@@ -87,7 +87,10 @@ class FrameTable:
 def read_header(path: Path) -> Dataset | None:
     """Read a DICOM file but for its pixels; None when it is not one that pydicom understands."""
     try:
-        return pydicom.dcmread(path, defer_size=_DEFERRED)
+        header = pydicom.dcmread(path, defer_size=_DEFERRED)
+        for keyword in ("Modality", "NumberOfFrames", "FrameIncrementPointer"):
+            header.get(keyword)  # pydicom decodes a value when it is asked for
+        return header
     except _BROKEN:
         return None
 

@@ -142,12 +142,13 @@ def _check_head(path: Path) -> bytes:
     return head
 
 
-def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
+def open_image(path: Path, image_io: str = "", name: str = "") -> sitk.ImageFileReader:
     """Read the header of a file.
 
     Args:
         path: of the file.
         image_io: name of an ITK reader; chosen by the content when empty.
+        name: of the file in sentences, where it is a copy of another one.
 
     Raises:
         VolumeError: the file is not an image that ITK reads.
@@ -158,7 +159,7 @@ def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise _explain(path.name, error) from error
+        raise _explain(name or path.name, error) from error
     return reader
 
 
