@@ -25,13 +25,14 @@ from wordmask.data.dicom_headers import (
     copy_pixels,
     is_enhanced,
     is_rescaled,
+    is_spaced,
     read_frame_count,
     read_frames,
     read_header,
     read_series_traits,
 )
 from wordmask.data.dicom_stack import Frame, Source, stack_frames
-from wordmask.data.image_files import Decoded, ImageKind, decode, geometry_of, open_image
+from wordmask.data.image_files import Decoded, ImageKind, decode, geometry_of, open_image, suffix_of
 from wordmask.data.limits import refuse_too_large
 from wordmask.errors import OutOfMemoryError, VolumeError
 
@@ -40,7 +41,8 @@ _MODALITY, _DESCRIPTION, _NUMBER = "0008|0060", "0008|103e", "0020|0011"
 _MODALITIES: dict[str, ImageKind] = {"CT": "CT", "MR": "MR", "US": "US"}
 # Where the frames of one file are slices; elsewhere (US, XA, ES) they are a film.
 _FRAMES_IN_SPACE = ("CT", "MR", "PT", "NM")
-_MOST_SERIES = 5  # that one sentence names
+_MOST_LISTED = 5  # series or files that one sentence names
+_SUFFIXES = (".dcm", ".dicom", ".ima")
 _DARKEST_HU = -200  # a CT whose smallest value is above has not been converted to Hounsfield units
 
 
@@ -69,6 +71,11 @@ def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
     header = read_header(path)
     if header is None:  # pydicom is stricter than ITK, which has the last word
         reader = open_image(path, _GDCM)
+        if math.prod(reader.GetSize()[2:]) > 1:
+            raise VolumeError(
+                f"{path.name} has a header that breaks the rules of DICOM, so the order of its frames is not "
+                "known; export it again."
+            )
         return _tell_modality(decode(reader.Execute, reader, path.name, max_voxels), _tag(reader, _MODALITY))
     check_object(header, path.name)
     modality, count = str(header.get("Modality", "")), read_frame_count(header)
@@ -76,7 +83,8 @@ def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
         table = read_frames(header, path.name)
         if modality in _FRAMES_IN_SPACE or any(frame.position is not None for frame in table.frames):
             refuse_too_large(count * math.prod(table.frames[0].size), max_voxels, path.name)
-            return _warn_of_units(_tell_modality(_read_enhanced(path, table), modality), table.rescaled)
+            decoded = _tell_modality(_read_enhanced(path, table), modality)
+            return _warn(decoded, path.name, rescaled=table.rescaled, spaced=True)
     if count > 1 and modality not in _FRAMES_IN_SPACE:
         raise VolumeError(
             f"{path.name} is a film of {count} frames; one picture is segmented at a time. Save one frame "
@@ -89,7 +97,8 @@ def read_dicom_file(path: Path, max_voxels: int | None = None) -> Decoded:
         )
     reader = open_image(path, _GDCM)
     decoded = decode(reader.Execute, reader, path.name, max_voxels)
-    return _warn_of_units(_tell_modality(decoded, modality), is_rescaled(header))
+    decoded = _tell_modality(decoded, modality)
+    return _warn(decoded, path.name, rescaled=is_rescaled(header), spaced=is_spaced(header))
 
 
 def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
@@ -108,8 +117,8 @@ def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
             f"The folder {folder.name} holds no DICOM images; choose the folder with the files of one series."
         )
     if len(found) > 1:
-        names = "; ".join(map(str, found[:_MOST_SERIES])) + ("; ..." if len(found) > _MOST_SERIES else "")
-        if len(found) > _MOST_SERIES and all(len(series.files) == 1 for series in found):
+        names = "; ".join(map(str, found[:_MOST_LISTED])) + ("; ..." if len(found) > _MOST_LISTED else "")
+        if len(found) > _MOST_LISTED and all(len(series.files) == 1 for series in found):
             names = "each of one image"
         raise VolumeError(
             f"The folder {folder.name} holds {len(found)} series: {names}. Put the one to segment into a "
@@ -126,8 +135,13 @@ def read_dicom_folder(folder: Path, max_voxels: int | None = None) -> Decoded:
     source = Source(name, "images", "put those of one volume into a folder of their own")
     order, geometry = stack_frames(frames, source)
     array = _read_slices([files[index] for index in order], name)
-    rescaled = all(is_rescaled(header) for header in headers)
-    return _warn_of_units(_tell_modality(Decoded(array, geometry), _tag(series.header, _MODALITY)), rescaled)
+    return _warn(
+        _tell_modality(Decoded(array, geometry), _tag(series.header, _MODALITY)),
+        name,
+        rescaled=all(map(is_rescaled, headers)),
+        spaced=all(map(is_spaced, headers)),
+        left_out=_find_damaged(folder),
+    )
 
 
 def _find_series(folder: Path) -> list[_Series]:
@@ -158,7 +172,7 @@ def _read_series_frame(file: Path, header: Dataset, name: str) -> Frame:
         raise VolumeError(f"{name} consists of several volumes or films; choose one file of it.")
     if reader.GetNumberOfComponents() > 1:
         raise VolumeError(f"{name} consists of colour pictures; choose one file of it.")
-    placed = "ImagePositionPatient" in header or is_enhanced(header)
+    placed = is_enhanced(header) or ("ImagePositionPatient" in header and "ImageOrientationPatient" in header)
     return Frame(
         (grid.size[0], grid.size[1]),
         np.array(grid.origin) if placed else None,
@@ -196,7 +210,7 @@ def _read_enhanced(path: Path, table: FrameTable) -> Decoded:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "stored.dcm"
         copy_pixels(path, copy)
-        reader = open_image(copy, _GDCM)
+        reader = open_image(copy, _GDCM, path.name)
         stored = decode(reader.Execute, reader, path.name).array
     if stored.shape != geometry.shape:
         raise VolumeError(f"{path.name} is truncated or damaged; copy or export it again.")
@@ -224,17 +238,41 @@ def _tell_modality(decoded: Decoded, tag: str) -> Decoded:
     return Decoded(array, geometry, _MODALITIES.get(tag, "unknown"))
 
 
-def _warn_of_units(decoded: Decoded, rescaled: bool) -> Decoded:
-    """Warn of a CT that says nothing about Hounsfield units and whose values do not look like them."""
-    if decoded.modality != "CT" or rescaled or decoded.array.min() < _DARKEST_HU:
-        return decoded
-    low, high = float(decoded.array.min()), float(decoded.array.max())
-    warning = (
-        "This CT does not say how its values become Hounsfield units (it has no rescale intercept), "
-        f"and its values, {low:g} to {high:g}, do not look like them; masks may be wrong or empty. Export it "
-        "again with its rescale intercept."
-    )
-    return replace(decoded, warnings=(warning,))
+def _find_damaged(folder: Path) -> list[str]:
+    """List files that are called DICOM and cannot be read as such, which ITK passes over in silence."""
+    called = (path for path in sorted(folder.iterdir()) if suffix_of(path) in _SUFFIXES and path.is_file())
+    return [path.name for path in called if not path.name.startswith(".") and read_header(path) is None]
+
+
+def _warn(
+    decoded: Decoded, name: str, *, rescaled: bool, spaced: bool, left_out: Sequence[str] = ()
+) -> Decoded:
+    """Add sentences about what the files leave open.
+
+    Args:
+        decoded: the image.
+        name: of the file or series.
+        rescaled: whether they say how stored values become those of the modality.
+        spaced: whether they say how large pixels are.
+        left_out: names of files that were passed over.
+    """
+    warnings = list(decoded.warnings)
+    if decoded.modality == "CT" and not rescaled and decoded.array.min() >= _DARKEST_HU:
+        low, high = float(decoded.array.min()), float(decoded.array.max())
+        warnings.append(
+            f"{name} does not say how its values become Hounsfield units (it has no rescale intercept), and "
+            f"its values, {low:g} to {high:g}, do not look like them; masks may be wrong or empty. Export it "
+            "again with its rescale intercept."
+        )
+    if decoded.modality in ("CT", "MR") and not spaced:
+        warnings.append(
+            f"{name} does not say how large its pixels are, so 1 mm was assumed; volumes and shapes may "
+            "be wrong. Export it again with its pixel spacing."
+        )
+    if left_out:
+        listed = ", ".join(left_out[:_MOST_LISTED]) + (", ..." if len(left_out) > _MOST_LISTED else "")
+        warnings.append(f"{name} may lack slices, because files cannot be read: {listed}. Copy them again.")
+    return replace(decoded, warnings=tuple(warnings))
 
 
 def _out_of_memory(name: str) -> OutOfMemoryError:

@@ -87,7 +87,10 @@ class FrameTable:
 def read_header(path: Path) -> Dataset | None:
     """Read a DICOM file but for its pixels; None when it is not one that pydicom understands."""
     try:
-        return pydicom.dcmread(path, defer_size=_DEFERRED)
+        header = pydicom.dcmread(path, defer_size=_DEFERRED)
+        for keyword in ("Modality", "NumberOfFrames", "FrameIncrementPointer"):
+            header.get(keyword)  # pydicom decodes a value when it is asked for
+        return header
     except _BROKEN:
         return None
 
@@ -208,7 +211,13 @@ def read_series_traits(header: Dataset, name: str) -> dict[str, str]:
 
 def is_rescaled(header: Dataset) -> bool:
     """Whether a file with one frame says what its stored values mean."""
-    return "RescaleSlope" in header or "RescaleIntercept" in header or "ModalityLUTSequence" in header
+    return "RescaleSlope" in header or "RescaleIntercept" in header or is_enhanced(header)
+
+
+def is_spaced(header: Dataset) -> bool:
+    """Whether a file with one frame says how large its pixels are."""
+    names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+    return any(name in header for name in names) or is_enhanced(header)
 
 
 def copy_pixels(path: Path, copy: Path) -> None:

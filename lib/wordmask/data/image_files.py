@@ -35,10 +35,14 @@ _NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILIN
 _UNITS = re.compile(rb"^\s*(?:(?:space )?units\s*:|DistanceUnits\s*=)(.*)$", re.IGNORECASE | re.MULTILINE)
 _UNIT = re.compile(rb"[^\s\"]+")
 _MILLIMETRES = {"mm", "MM", "millimeter", "millimeters", "millimetre", "millimetres", "none", "???", ""}
-_DIRECTIONS = re.compile(
-    rb"^\s*(?:space directions\s*:|(?:TransformMatrix|Rotation|Orientation)\s*=)",
-    re.IGNORECASE | re.MULTILINE,
-)
+# What places an image in a patient; NRRD also knows spaces of a scanner or of nothing in particular.
+_PLACES = [
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+    for pattern in (
+        rb"^\s*space\s*:\s*(?:left|right|[LR][AP]S)\b(?:.*\n)*\s*space directions\s*:",
+        rb"^\s*(?:TransformMatrix|Rotation|Orientation)\s*=",
+    )
+]
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
@@ -81,7 +85,7 @@ def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
     head = _check_head(path)
     reader = open_image(path)
     decoded = decode(reader.Execute, reader, path.name, max_voxels)
-    placed = decoded.modality == "picture" or not head or _DIRECTIONS.search(head)
+    placed = decoded.modality == "picture" or not head or any(place.search(head) for place in _PLACES)
     return decoded if placed else replace(decoded, warnings=(_unplaced(path.name),))
 
 
@@ -138,12 +142,13 @@ def _check_head(path: Path) -> bytes:
     return head
 
 
-def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
+def open_image(path: Path, image_io: str = "", name: str = "") -> sitk.ImageFileReader:
     """Read the header of a file.
 
     Args:
         path: of the file.
         image_io: name of an ITK reader; chosen by the content when empty.
+        name: of the file in sentences, where it is a copy of another one.
 
     Raises:
         VolumeError: the file is not an image that ITK reads.
@@ -154,7 +159,7 @@ def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise _explain(path.name, error) from error
+        raise _explain(name or path.name, error) from error
     return reader
 
 

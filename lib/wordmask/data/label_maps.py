@@ -41,6 +41,7 @@ class LabelMap:
         name: of the file, without its folder.
         is_picture: whether its grid has no place in a patient.
         is_lossy: whether compression changed the values; the array is then 0 or 255, cut in the middle.
+        warnings: sentences about what the file leaves open.
     """
 
     array: NDArray[np.integer[Any]]
@@ -48,6 +49,7 @@ class LabelMap:
     name: str
     is_picture: bool = False
     is_lossy: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def read_label_map(path: Path, max_voxels: int | None = None) -> LabelMap:
@@ -66,7 +68,8 @@ def read_label_map(path: Path, max_voxels: int | None = None) -> LabelMap:
         array, is_lossy = _read_picture(path, max_voxels), suffix_of(path) in LOSSY_SUFFIXES
         grid = read_picture_grid(path, array.shape[1], array.shape[0])
         values = _cut_lossy(array, path.name) if is_lossy else _round(array, path.name)
-        return LabelMap(values[None], grid, path.name, is_picture=True, is_lossy=is_lossy)
+        warning = f"{path.name} is a JPEG, so its mask was cut in the middle of grey; PNG keeps it exactly."
+        return LabelMap(values[None], grid, path.name, True, is_lossy, (warning,) if is_lossy else ())
     volume = read_volume(path, max_voxels=max_voxels)
     array = _take_grey(volume.array, path.name) if volume.is_picture else volume.array
     return LabelMap(_round(array, path.name), volume.geometry, path.name, is_picture=volume.is_picture)

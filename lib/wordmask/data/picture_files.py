@@ -5,6 +5,7 @@ Knows files and geometry; not volumes or the meaning of colours.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from wordmask.data.image_files import Decoded, geometry_of, grey_range, open_ima
 from wordmask.data.limits import check_finite, reason_of, refuse_too_large
 from wordmask.errors import TooLargeError, VolumeError
 
+# What Pillow raises on files that are damaged.
+_BROKEN = (OSError, SyntaxError, TypeError, KeyError, ValueError, EOFError, zlib.error, struct.error)
 UPRIGHT = 1  # the orientation of a picture that is stored as it is to be seen
 _ORIENTATION = 274  # the tag, in EXIF and TIFF
 # Pillow turns a TIFF by its orientation tag while loading it, and no other format; ITK (Slicer) turns none:
@@ -83,7 +86,7 @@ def open_picture(path: Path, max_voxels: int | None = None) -> Iterator[Image.Im
         ) from error
     except UnidentifiedImageError as error:
         raise VolumeError(f"{path.name} is not a picture, or it is truncated; export it again.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error) as error:
+    except _BROKEN as error:
         raise VolumeError(
             f"{path.name} cannot be read as a picture ({reason_of(error)}); export it again."
         ) from error
@@ -94,7 +97,7 @@ def read_orientation(path: Path) -> int:
     try:
         with Image.open(path) as image:
             return _orientation(image)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError):
+    except (*_BROKEN, Image.DecompressionBombError):
         return UPRIGHT
 
 

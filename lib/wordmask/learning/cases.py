@@ -19,8 +19,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
+from wordmask.data.image_files import suffix_of
 from wordmask.data.label_maps import LabelMap, check_same_grid, read_label_map
+from wordmask.data.studies import id_of, list_studies
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import RequestError, VolumeError, WordMaskError
 from wordmask.words.labels import LabelError, LabelTable, check_values
@@ -30,8 +31,6 @@ Mask = NDArray[np.bool_]
 Unnamed = Literal["refuse", "background"]
 
 logger = logging.getLogger(__name__)
-
-_LISTED = 5  # names that one line of the log lists
 
 
 def canonical_word(word: str) -> str:
@@ -74,7 +73,10 @@ class Case:
         volume = read_volume(self.image)
         labels = read_label_map(self.label)
         check_same_grid(labels, self.label, volume, self.image)
-        return LabelledVolume(self, volume, make_masks(labels, self.words, unnamed=self.unnamed))
+        masks = make_masks(labels, self.words, unnamed=self.unnamed)
+        for warning in labels.warnings:
+            logger.warning("%s", warning)
+        return LabelledVolume(self, volume, masks, (*volume.warnings, *labels.warnings))
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,13 @@ class LabelledVolume:
 
     Attributes:
         masks: word -> [k, j, i].
+        warnings: sentences about what the files leave open.
     """
 
     case: Case
     volume: Volume
     masks: Mapping[str, Mask]
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def prompts(self) -> dict[str, Prompt]:
@@ -159,7 +163,6 @@ def make_masks(
                 f"The label map {labels.name} is a JPEG, whose compression changes values, and it has "
                 "several labels; save it as PNG."
             )
-        logger.warning("%s is a JPEG: its mask was cut in the middle of grey; PNG keeps it.", labels.name)
         return dict.fromkeys(words, labels.array > 0)
     if unnamed == "refuse":
         check_values(labels.array, words, f"The label map {labels.name}")
@@ -273,29 +276,22 @@ def _owner(number: int, path: Path) -> str:
 
 
 def find_images(folder: Path) -> dict[str, Path]:
-    """Find the image files of a folder, by their name before the ending; what is left out is logged.
+    """Find the images of a folder, by their name before the ending; what is left out is logged, with why.
 
     Raises:
         VolumeError: two images have one name.
     """
     if not folder.is_dir():
         return {}
-    found: dict[str, Path] = {}
-    left_out = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or suffix_of(path) not in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES):
-            left_out.append(path.name)
-            continue
-        if (name := _stem(path)) in found:
+    found = list_studies(folder)
+    for name, reason in found.left_out.items():
+        if (image := id_of(folder / name)) in found.images:
             raise VolumeError(
-                f"Two images of {folder.name} are called {name}: {found[name].name} and {path.name}; rename "
-                "one of them."
+                f"Two images of {folder.name} are called {image}: {found.images[image].name} and {name}; "
+                "rename one of them."
             )
-        found[name] = path
-    if left_out:
-        listed = ", ".join(left_out[:_LISTED]) + (", ..." if len(left_out) > _LISTED else "")
-        logger.warning("%d of %s are not images and left out: %s.", len(left_out), folder.name, listed)
-    return found
+        logger.warning("%s of %s is left out: %s.", name, folder.name, reason)
+    return found.images
 
 
 def _stem(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 from wordmask.data.studies import is_dicom_file, list_studies
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import VolumeError, WordMaskError
-from wordmask.learning.cases import Case, read_cases
+from wordmask.learning.cases import Case, LabelledVolume, read_cases
 
 State = Literal["read", "warned", "refused", "left out"]
 OWN_FILES = (".lock", "datastore_v2.json", "labels")  # of a server in its folder of studies
@@ -84,10 +84,10 @@ def _inspect_image(name: str, path: Path, max_voxels: int | None) -> Finding:
 
 def _inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
     for case in cases:
-        yield _inspect(case.name, lambda case=case: case.read().volume)  # type: ignore[misc]
+        yield _inspect(case.name, case.read)
 
 
-def _inspect(name: str, read: Callable[[], Volume]) -> Finding:
+def _inspect(name: str, read: Callable[[], Volume | LabelledVolume]) -> Finding:
     try:
         warnings = read().warnings
     except WordMaskError as error:

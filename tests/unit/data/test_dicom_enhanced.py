@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
 from tests.support.dicom_writer import write_dicom
 from tests.support.enhanced_writer import AXIAL, group, write_enhanced
 
@@ -128,8 +130,6 @@ def test_a_turned_frame_is_refused(tmp_path, frames):
 
 def test_a_frame_without_groups_is_refused(tmp_path, frames):
     path = write_enhanced(tmp_path / "ct.dcm", frames, UP)
-    import pydicom
-
     data = pydicom.dcmread(path)
     del data.PerFrameFunctionalGroupsSequence[-1]
     data.save_as(path)
@@ -178,6 +178,36 @@ def test_a_file_that_ends_early_is_refused(tmp_path, frames):
     path = write_enhanced(tmp_path / "ct.dcm", frames, UP)
     path.write_bytes(path.read_bytes()[:-40])
     refusal(path)
+
+
+def test_a_series_of_enhanced_files_with_a_frame_each_is_one_volume(tmp_path, frames):
+    (tmp_path / "ct").mkdir()
+    for index, position in enumerate(UP):
+        write_enhanced(
+            tmp_path / "ct" / f"{5 - index}.dcm",
+            frames[index : index + 1],
+            [position],
+            rescale=(1, index),
+            SeriesInstanceUID="1.2.3.4",
+        )
+    volume = read_volume(tmp_path / "ct")
+    np.testing.assert_array_equal(volume.array, frames.astype(int) + np.arange(5)[:, None, None])
+    assert (volume.geometry.spacing, volume.warnings) == ((0.75, 0.5, 2.5), ())
+
+
+def test_compressed_and_big_endian_frames_are_read(tmp_path, frames):
+    path = write_enhanced(tmp_path / "ct.dcm", frames, UP)
+    expected = read_volume(path).digest
+    data = pydicom.dcmread(path)
+    data.compress(RLELossless)
+    data.save_as(path)
+    assert read_volume(path).digest == expected
+    data = pydicom.dcmread(write_enhanced(path, frames, UP))
+    data.PixelData = frames.astype(">u2").tobytes()
+    data.is_little_endian, data.is_implicit_VR = False, False
+    data.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    data.save_as(path)
+    assert read_volume(path).digest == expected
 
 
 @st.composite
@@ -269,8 +299,6 @@ def assert_lies(volume, frames, positions, orientations) -> None:
 
 
 def strip_groups(path: Path) -> None:
-    import pydicom
-
     data = pydicom.dcmread(path)
     del data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence
     data.save_as(path)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support.dicom_writer import SERIES, write_dicom, write_series
 
 from wordmask.data.volumes import read_volume
@@ -135,3 +137,68 @@ def test_a_ct_without_rescale_is_read_with_a_warning(tmp_path, slices):
     write_series(tmp_path / "hu", slices - 1024, positions=UP)
     write_series(tmp_path / "scaled", slices, positions=UP, RescaleIntercept=-1024, RescaleSlope=1)
     assert read_volume(tmp_path / "hu").warnings == read_volume(tmp_path / "scaled").warnings == ()
+
+
+def test_pixels_without_a_size_are_read_with_a_warning(tmp_path, slices):
+    write_series(tmp_path / "mr", slices, positions=UP, modality="MR")
+    for path in (tmp_path / "mr").iterdir():
+        change(path, PixelSpacing=None)
+    [warning] = read_volume(tmp_path / "mr").warnings
+    assert "does not say how large its pixels are" in warning
+
+
+def test_slices_without_an_orientation_are_refused(tmp_path, slices):
+    write_series(tmp_path / "mr", slices, positions=UP, modality="MR")
+    for path in (tmp_path / "mr").iterdir():
+        change(path, ImageOrientationPatient=None)
+    assert "does not say where its 4 images lie" in refusal(tmp_path / "mr")
+
+
+def test_files_of_a_series_that_cannot_be_read_are_named(tmp_path, slices):
+    write_series(tmp_path / "mr", slices, positions=UP, modality="MR")
+    (tmp_path / "mr" / "slice001.dcm").write_bytes(b"")
+    (tmp_path / "mr" / "._slice001.dcm").write_bytes(b"x")
+    volume = read_volume(tmp_path / "mr")
+    assert len(volume.array) == 3
+    [warning] = volume.warnings
+    assert "may lack slices, because files cannot be read: slice001.dcm." in warning
+
+
+def test_frames_with_a_header_that_pydicom_does_not_read_are_refused(tmp_path, slices):
+    path = tmp_path / "frames.dcm"
+    write_dicom(path, slices, frames=4)
+    path.write_bytes(path.read_bytes()[132:])
+    assert "frames.dcm" in refusal(path)
+
+
+@st.composite
+def series(draw):
+    """Files of a series: (place, type, slope, intercept, time point) of each."""
+    places = draw(
+        st.permutations([*range(draw(st.integers(2, 5))), *draw(st.lists(st.integers(0, 5), max_size=1))])
+    )
+    slopes, intercepts = st.sampled_from([1, 1, 2.5, -1, 0.01]), st.sampled_from([0, 0, -1024, 3.5])
+    kinds, times = st.sampled_from([np.uint8, np.int16, np.uint16]), st.sampled_from([1, 1, 1, 1, 1, 1, 2])
+    return [(place, draw(kinds), draw(slopes), draw(intercepts), draw(times)) for place in places]
+
+
+@settings(max_examples=100, deadline=None)
+@given(series(), st.integers(0, 2**32 - 1))
+def test_any_series_is_read_as_its_files_say_or_refused(tmp_path_factory, files, seed):
+    folder = tmp_path_factory.mktemp("series")
+    random, truth = np.random.default_rng(seed), {}
+    for number, (place, kind, slope, intercept, time) in enumerate(files):
+        pixels = random.integers(0, min(4000, np.iinfo(kind).max), (3, 4)).astype(kind)
+        tags = {"RescaleSlope": slope, "RescaleIntercept": intercept, "TemporalPositionIdentifier": time}
+        write_dicom(folder / f"{number}.dcm", pixels, modality="MR", position=(0, 0, 2.5 * place), **tags)
+        truth[place] = pixels * float(slope) + intercept
+    places = sorted(place for place, *_ in files)
+    whole = places == list(range(places[0], places[0] + len(files))) and len({file[4] for file in files}) == 1
+    try:
+        volume = read_volume(folder)
+    except VolumeError:
+        assert not whole
+        return
+    assert whole
+    np.testing.assert_allclose(volume.array, [truth[place] for place in places], rtol=1e-6, atol=1e-3)
+    assert volume.geometry.origin[2] == 2.5 * places[0]

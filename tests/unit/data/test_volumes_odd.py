@@ -69,14 +69,51 @@ def test_millimetres_are_read(tmp_path, name, line):
     assert volume.warnings == ()
 
 
-def test_nrrd_without_directions_is_read_with_a_warning(tmp_path):
-    header = ["NRRD0004", "type: short", "dimension: 3", "sizes: 6 5 4", "spacings: 1 1 2", "endian: little"]
-    text = "\n".join([*header, "encoding: raw", "", ""])
-    (tmp_path / "a.nrrd").write_bytes(text.encode() + ARRAY.tobytes())
-    volume = read_volume(tmp_path / "a.nrrd")
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["spacings: 1 1 2"],
+        ["space: scanner-xyz", "space directions: (1,0,0) (0,1,0) (0,0,2)"],
+        ["space dimension: 3", "space directions: (1,0,0) (0,1,0) (0,0,2)"],
+    ],
+)
+def test_nrrd_outside_of_a_patient_is_read_with_a_warning(tmp_path, lines):
+    volume = read_volume(write_nrrd(tmp_path / "a.nrrd", lines))
     np.testing.assert_array_equal(volume.array, ARRAY)
     [warning] = volume.warnings
     assert "left and right are a guess" in warning
+
+
+@pytest.mark.parametrize(
+    ("space", "signs"),
+    [
+        ("RAS", (1, 1, 1)),
+        ("right-anterior-superior", (1, 1, 1)),
+        ("LPS", (-1, -1, 1)),
+        ("left-anterior-superior", (-1, 1, 1)),
+    ],
+)
+def test_spaces_of_nrrd_are_followed(tmp_path, space, signs):
+    lines = [f"space: {space}", "space directions: (2,0,0) (0,3,0) (0,0,4)", "space origin: (10,20,30)"]
+    volume = read_volume(write_nrrd(tmp_path / "a.nrrd", lines))
+    expected = np.diag([2.0, 3, 4, 1])
+    expected[:3, 3] = (10, 20, 30)
+    np.testing.assert_allclose(volume.geometry.affine_ras, np.diag([*signs, 1]) @ expected)
+    assert volume.warnings == ()
+
+
+def write_nrrd(path: Path, lines: list[str]) -> Path:
+    header = [
+        "NRRD0004",
+        "type: short",
+        "dimension: 3",
+        "sizes: 6 5 4",
+        *lines,
+        "endian: little",
+        "encoding: raw",
+    ]
+    path.write_bytes("\n".join([*header, "", ""]).encode() + ARRAY.tobytes())
+    return path
 
 
 def test_a_photo_with_an_orientation_tag_is_read_as_stored_with_a_warning(tmp_path):

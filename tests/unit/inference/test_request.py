@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,12 @@ def test_a_window_for_an_image_that_is_no_ct_is_answered_with_a_warning(a_volume
 
 # --- warnings
 # --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_file_leaves_open_is_said_with_the_result(a_volume_with_organs):
+    volume = replace(a_volume_with_organs, warnings=("scan.nii does not say how it lies in the patient.",))
+    assert volume.warnings[0] in segment(PromptFreeStub, volume, ["liver"]).warnings
+    assert not segment(PromptFreeStub, a_volume_with_organs, ["liver"]).warnings
 
 
 def test_a_word_outside_the_vocabulary_is_marked_with_a_warning(a_volume_with_organs):

@@ -74,6 +74,7 @@ def test_a_jpeg_of_one_word_is_read_with_a_warning(tmp_path, caplog):
             read = a_case(tmp_path, MASK * 255, {"polyp": (value,)}, "label.jpg").read()
         assert (read.masks["polyp"][0] != MASK).mean() < 0.05
         assert "label.jpg is a JPEG" in caplog.text
+        assert "PNG keeps it exactly" in read.warnings[0]
 
 
 def test_a_jpeg_of_several_words_is_refused(tmp_path):
