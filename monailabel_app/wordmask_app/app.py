@@ -27,6 +27,7 @@ from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
 from wordmask.learning.active.strategies import STRATEGIES
 from wordmask.words.labels import LabelTable
+from wordmask_app.hardening import background
 from wordmask_app.hardening.authentication import believe_signed_tokens
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
@@ -48,6 +49,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None) -> None:
         require_sound_environment()
+        background.end_with_server()
         self.chosen = AppSettings.from_conf(conf or {})
         self.runtime = runtime_for(Path(app_dir), self.chosen)
         self.next_case = CaseChooser(self.runtime, self.chosen.default_words)
@@ -112,6 +114,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         from monailabel.app import app as http  # here: it is this module that is being started
 
         _refuse_workers()
+        background.become_server()
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
         ScoreWatch(self.runtime.models).start()
