@@ -1,8 +1,7 @@
-"""What MONAI Label loads: it runs this file as a loose module and looks for one subclass of MONAILabelApp in
-it.
+"""What MONAI Label loads: a loose module with one subclass of MONAILabelApp.
 
-Everything else is in the installed package wordmask_app, imported absolutely: relative imports fail in a
-loose module.
+Everything else is in the installed package wordmask_app, imported absolutely, because relative imports fail
+in a loose module.
 """
 
 from wordmask_app.app import WordMaskApp

@@ -1,10 +1,9 @@
-"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give, at
-tiny size.
+"""What LoRA of SAM's encoder, the implicit position prompt (IPP) and the interaction decoder (BID) give.
 
     python -m docs.experiments.ablation breast --seeds 1 2 3
 
-Every variant starts with a random decoder on the encoders that ship, and learns from the same cases for the
-same number of steps.
+At tiny size. Every variant starts with a random decoder on the encoders that ship, and learns from the same
+cases for the same number of steps.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Simulated active learning: a person labels what a strategy chooses, and the model is trained anew after
-every round.
+"""Simulated active learning: a person labels what a strategy chooses, then the model is trained again.
 
 python -m docs.experiments.active_learning breast --strategies random uncertainty hybrid --seeds 1 2 3
 """
@@ -17,7 +16,8 @@ from docs.experiments.few_shot import MODEL, PRESET
 from docs.experiments.pool import TASKS, Pool, load_pool, read_all
 from docs.experiments.results import Results, scores_of
 from wordmask.inference.cache import FeatureCache
-from wordmask.learning.active.strategies import CaseScore, choose, embed_case, score_case
+from wordmask.learning.active.scores import CaseScore, embed_case, score_case
+from wordmask.learning.active.strategies import choose
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.recipes import Recipe
@@ -44,7 +44,12 @@ class Simulation:
     def run(self, results: Results, first: Segmenter | None) -> Segmenter:
         """Train, judge, choose, label, and again.
 
-        first: what was trained on the cases to start with, which is returned.
+        Args:
+            results: where to write.
+            first: the model that was trained on the cases to start with; None: train it.
+
+        Returns:
+            That model.
         """
         first = first or self.train()
         for number in range(ROUNDS + 1):
@@ -108,7 +113,7 @@ class Simulation:
 
 
 def main() -> None:
-    """Run what the results file lacks; a simulation that was interrupted begins anew."""
+    """Run what the results file lacks; an interrupted simulation starts again from its first round."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--strategies", nargs="+", default=["random", "uncertainty", "hybrid"])

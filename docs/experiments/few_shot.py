@@ -1,7 +1,8 @@
-"""Few-shot curves: what so many labelled cases give, against MONAI's BasicUNet trained from scratch for the
-same processor time.
+"""Few-shot curves: Dice after training on a few labelled cases, against MONAI's BasicUNet from scratch.
 
-python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
+    python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
+
+Both get the same processor time.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ CHANGES = {"epochs": 4, "validate_every": 1, "patience": 100}
 
 
 def learn(pool: Pool, count: int, seed: int, **changes: object) -> tuple[Segmenter, float, int]:
-    """The model after a training on ``count`` cases, the processor seconds that it took, and how many cases
-    only judged.
+    """Train on ``count`` cases.
+
+    Returns:
+        The model, the processor seconds that it took, and how many cases only judged.
     """
     recipe = Recipe.load("few_shot", seed=seed, **changes)
     began = time.process_time()

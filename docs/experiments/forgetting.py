@@ -1,7 +1,8 @@
-"""What a training on a new word does to the old ones, with and without repeating them, and what a second
-training does to the first word.
+"""What a training on a new word does to the old ones, with and without repeating them.
 
-python -m docs.experiments.forgetting --seeds 1 2 3
+    python -m docs.experiments.forgetting --seeds 1 2 3
+
+Also what a second training does to the first word.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ def main() -> None:
 
 
 def old_words() -> list[LabelledVolume]:
-    """The sample studies without the word that the breast task teaches anew."""
+    """The sample studies without the word that the breast task teaches again."""
     cases = [
         Case(
             case.name,
             case.image,
             case.truth,
             {word: tuple(values) for word, values in case.words.items() if word != "breast tumor"},
+            unnamed="background",
         )
         for case in load_samples(SAMPLES)
     ]
@@ -76,7 +78,7 @@ def old_words() -> list[LabelledVolume]:
 
 
 def train(store: ModelStore, cases: list[Case], seed: int, replay: float, run_folder: Path) -> Segmenter:
-    """Go on from what serves."""
+    """Train from the version in use."""
     recipe = Recipe.load("few_shot", seed=seed, replay=replay, **CHANGES)
     report = find_training(MODEL).run(
         cases,

@@ -1,5 +1,4 @@
-"""The pool of real images as labelled cases, divided once into cases to learn from and test cases that
-nothing is chosen by.
+"""The pool of real images as labelled cases, divided once into training cases and untouched test cases.
 
 ``WORDMASK_REAL_DATA`` names a folder with ``pool/index.json``; the images are not part of this repository.
 """
@@ -24,7 +23,8 @@ TEST_SHARE = 0.25
 class Task:
     """One word in one kind of image.
 
-    unet_side: pixels of the square that the U-Net sees, near the images' own resolution.
+    Attributes:
+        unet_side: pixels of the square that the U-Net sees, near the images' own resolution.
     """
 
     name: str
@@ -65,10 +65,14 @@ ABSENT = (255,)  # a value that no label map of the pool has
 
 
 def load_pool(name: str, *, development: bool = False) -> Pool:
-    """development: the cases to learn from, divided once more, so that choices can be made without the test
-    cases.
+    """The cases of a task.
 
-    RequestError: the data are not there, or there is no such task.
+    Args:
+        name: of the task.
+        development: divide the training cases once more, so that choices can be made without the test cases.
+
+    Raises:
+        RequestError: the data are not there, or there is no such task.
     """
     root = os.environ.get("WORDMASK_REAL_DATA")
     if not root or not (Path(root) / "pool" / "index.json").is_file():
@@ -106,4 +110,6 @@ def _case(entry: dict, task: Task, pool: Path) -> Case:
     else:
         (label,) = entry["masks"].values()
         values = ABSENT if entry.get("absent") else ()
-    return Case(entry["id"], pool / entry["image"], pool / label, {task.word: values}, entry["group"])
+    return Case(
+        entry["id"], pool / entry["image"], pool / label, {task.word: values}, entry["group"], "background"
+    )

@@ -1,6 +1,4 @@
-"""Results of experiments, a line of JSON each, so that an experiment that was interrupted goes on where it
-was.
-"""
+"""Results of experiments, one line of JSON each, so that an interrupted experiment can continue."""
 
 from __future__ import annotations
 
@@ -45,10 +43,12 @@ class Results:
 
 
 def scores_of(found: ValidationScore, cases: Sequence[LabelledVolume]) -> dict[str, Any]:
-    """dice: mean over cases that show the word.
+    """What is kept of a validation.
 
-    dice_all: over all (an absent word counts 1 when nothing was marked, else 0); specificity: share of the
-    cases without it where nothing was marked, None without such cases.
+    Returns:
+        ``dice``: mean over cases that show the word; ``dice_all``: mean over all (an absent word counts 1
+            when nothing was marked, else 0); ``specificity``: share of the cases without the word where
+            nothing was marked, None without such cases.
     """
     shows = {(case.case.name, word): bool(mask.any()) for case in cases for word, mask in case.masks.items()}
     there = [score for key, score in found.dice.items() if shows[key]]

@@ -1,5 +1,4 @@
-"""DHN-NCE against InfoNCE: what a tuning of the tiny CLIP on captions of drawings gives at equal steps,
-judged by retrieval.
+"""DHN-NCE against InfoNCE: retrieval after tuning the tiny CLIP on captions of drawings, at equal steps.
 
     python -m docs.experiments.tune_clip --seeds 1 2 3
 
@@ -49,7 +48,7 @@ LARGE = 0.08  # of the picture
 def drawn_pairs(folder: Path, seed: int) -> CaptionList:
     """Pictures of all kinds, and captions that name what is drawn.
 
-    The three largest things, or size and place of a lesion.
+    A caption names the three largest structures, or size and place of a lesion.
     """
     drawn = make_slices(PAIRS, seed)
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
@@ -64,7 +63,7 @@ def drawn_pairs(folder: Path, seed: int) -> CaptionList:
 
 
 def described(labels: np.ndarray) -> str:
-    """labels: [S, S]."""
+    """The caption of a drawing with labels [S, S]."""
     shares = np.bincount(labels.ravel(), minlength=len(LABELS)) / labels.size
     things = [value for value in np.argsort(-shares) if value and shares[value] > SMALLEST_PRESENT][:3]
     names = [LABELS[value] for value in things]
@@ -119,6 +118,7 @@ def masks_of(weights: Path | None) -> float:
             case.image,
             case.truth,
             {word: values for word, values in case.words.items() if word in LESIONS},
+            unnamed="background",
         )
         for case in load_samples(SAMPLES)
     ]

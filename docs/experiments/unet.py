@@ -1,5 +1,6 @@
-"""The baseline: MONAI's BasicUNet from scratch, behind the same contracts as our models, so that slices,
-views, validation and test are the very same code.
+"""The baseline: MONAI's BasicUNet from scratch, behind the same contracts as our models.
+
+Slices, views, validation and test are therefore the very same code.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class UNetSegmenter(Segmenter):
         )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        """Nothing: the net has one word."""
+        """Empty features, because the net has one word."""
         return PromptFeatures(
             tuple(prompts), {"text": torch.zeros(len(prompts), 1)}, torch.ones(len(prompts), dtype=torch.bool)
         )
@@ -93,7 +94,7 @@ class UNetSegmenter(Segmenter):
 
 
 class UNetTrainee(Trainee):
-    """All of the net learns."""
+    """A U-Net that learns as a whole."""
 
     def __init__(self, segmenter: UNetSegmenter) -> None:
         super().__init__()
@@ -113,13 +114,12 @@ class UNetTrainee(Trainee):
         return [{"params": list(self.parameters()), "lr": RATE}]
 
     def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
-        """The same loss as ours."""
+        """Our models' mask loss."""
         self.model.train()
         pixels = torch.stack([row.features["pixels"] for row in rows]).float()
         return {"loss": mask_loss(self.model.net(pixels)[:, 0], torch.stack([row.target for row in rows]))}
 
     def ready(self) -> Segmenter:
-        """See `Trainee.ready`."""
         return self.model.eval()
 
     def state(self) -> dict[str, Tensor]:
@@ -127,7 +127,6 @@ class UNetTrainee(Trainee):
         return {name: tensor.clone() for name, tensor in self.state_dict().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """See `Trainee.load_state`."""
         self.load_state_dict(state)
 
     def card(self) -> dict[str, Any]:

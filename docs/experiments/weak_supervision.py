@@ -1,11 +1,9 @@
-"""What nnU-Net makes of the zero-shot masks of MedCLIP-SAMv2 that it is trained on.
-
-Dice of both on untouched drawings and on the samples.
+"""Dice of MedCLIP-SAMv2's zero-shot masks and of nnU-Net trained on them, on drawings and the samples.
 
     python -m docs.experiments.weak_supervision lesions xray --seeds 1
 
-Lesions: pictures with one or none, which tiny draws well. X-rays: it finds the things, and often misses one
-lung, or draws a blocky heart.
+Lesions: pictures with one or none, which tiny draws well. X-rays: tiny finds the structures, but often misses
+one lung, or draws a blocky heart.
 """
 
 from __future__ import annotations
@@ -69,7 +67,8 @@ def draw(task: Task, count: int, seed: int, folder: Path) -> list[Case]:
             image, truth = folder / f"{kind}_{number}.png", folder / f"{kind}_{number}_truth.png"
             sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(image))
             sitk.WriteImage(sitk.GetImageFromArray(labels[0].numpy()), str(truth))
-            cases.append(Case(image.stem, image, truth, {word: label_values(word) for word in task.words}))
+            words = {word: label_values(word) for word in task.words}
+            cases.append(Case(image.stem, image, truth, words, unnamed="background"))
     return cases
 
 
@@ -78,7 +77,8 @@ def samples(task: Task) -> list[LabelledVolume]:
     found = [case for case in load_samples(SAMPLES) if case.modality in task.kinds]
     words = [{word: case.words.get(word, NOWHERE) for word in task.words} for case in found]
     return [
-        Case(case.name, case.image, case.truth, own).read() for case, own in zip(found, words, strict=True)
+        Case(case.name, case.image, case.truth, own, unnamed="background").read()
+        for case, own in zip(found, words, strict=True)
     ]
 
 

@@ -30,7 +30,7 @@ from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.medclip_samv2.preset import ZeroShotPreset
 from wordmask.models.registry import load_preset
-from wordmask.weights.checkpoint import bundle_folder, read_card
+from wordmask.weights.checkpoint import checkpoint_folder, read_card
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 DEVELOPMENT_SEED = 800_001  # of no training, calibration or sample
@@ -64,6 +64,7 @@ def sample_cases() -> list[tuple[str, LabelledVolume]]:
                 sample.image,
                 sample.truth,
                 {**sample.words, **dict.fromkeys(sample.absent, (255,))},
+                unnamed="background",
             ).read(),
         )
         for sample in load_samples(SAMPLES)
@@ -74,7 +75,7 @@ def development_cases() -> list[tuple[str, LabelledVolume]]:
     """(kind of image, case) of phantoms that nothing else uses."""
     weights = load_preset("medclip_samv2", "tiny").weights
     assert weights is not None
-    cases = phantom_cases(read_card(bundle_folder(weights)), (), DEVELOPMENT_SEED, DEVELOPMENT_SHARE)
+    cases = phantom_cases(read_card(checkpoint_folder(weights)), (), DEVELOPMENT_SEED, DEVELOPMENT_SHARE)
     return [(case.case.name.split("_")[1], case) for case in cases]
 
 
@@ -95,8 +96,9 @@ def measure(
 
 
 def report(results: Results, names: Sequence[str]) -> str:
-    """Mean over cases per kind and word, the mean over these rows, and the share of absent words that stayed
-    empty.
+    """Mean over cases per kind and word, the mean over these rows, and the specificity.
+
+    The specificity is the share of absent words that stayed empty.
     """
     rows = sorted({(record["kind"], record["word"]) for record in results.select(shown=True)})
     cells = [

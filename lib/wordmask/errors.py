@@ -1,6 +1,4 @@
-"""Everything that can go wrong because of what a user gave us.
-
-Each message is one sentence that a clinician can act on.
+"""Errors that a user can cause, each with a sentence that a clinician can act on.
 
 Knows nothing else of the package. The command line turns these into exit status 2, the server into a 4xx
 answer.
@@ -32,11 +30,11 @@ class WeightsError(WordMaskError):
 
 
 class UntrainedError(WeightsError):
-    """A model has no weights of its own before somebody trains it."""
+    """A model does not have weights of its own until it is trained."""
 
 
 class TrainingError(WordMaskError):
-    """A training stopped before its end, for a reason that only the log explains; nothing was published."""
+    """A training failed for a reason that only the log explains; nothing was published."""
 
 
 class TooLargeError(WordMaskError):
@@ -44,12 +42,12 @@ class TooLargeError(WordMaskError):
 
 
 class OutOfMemoryError(WordMaskError):
-    """The device or the machine has not enough memory for a request, even with the smallest batches."""
+    """The device or the machine lacks the memory for a request, even with the smallest batches."""
 
 
 class DiskFullError(WordMaskError):
-    """There is no room for what was to be written."""
+    """The disk has no room for a file."""
 
 
 class CancelledError(WordMaskError):
-    """The caller asked to stop; nothing was written."""
+    """The caller cancelled the request; nothing was written."""

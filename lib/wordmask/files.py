@@ -1,6 +1,6 @@
 """Files that are there whole or not at all, also when a process is killed or the disk is full.
 
-The one policy for everything that is written for later: beside its place under a hidden name, then renamed.
+The one policy for everything that is kept: write beside the final place under a hidden name, then rename.
 Knows files only.
 """
 
@@ -19,17 +19,18 @@ _BLOCK = 1 << 22
 
 @contextmanager
 def replace_file(path: Path, *, ending: str = PART, durable: bool = True) -> Iterator[Path]:
-    """A hidden file beside ``path`` to write to.
-
-    It takes the place of ``path`` when the block ends without an error.
+    """Write a hidden file that takes the place of ``path`` when the block ends without an error.
 
     A reader sees the old file or the new one. When the block or the disk fails, ``path`` stays as it was and
-    nothing is left.
+    the hidden file is removed.
 
     Args:
-        path: the file that is to be there at the end; its folder must exist.
+        path: the final file; its folder must exist.
         ending: of the hidden file's name, for writers that choose a format by it.
         durable: wait until the content is on the disk; False for what can be made again.
+
+    Yields:
+        The hidden file.
 
     Raises:
         OSError: the disk is full or fails, or the folder cannot be written to.
@@ -54,8 +55,9 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of `replace_file` in a folder that nobody else writes to at the
-    moment.
+    """Remove what killed processes left of `replace_file` in a folder.
+
+    No other process may write to the folder meanwhile.
     """
     for part in folder.glob(f"{PREFIX}*{PART}"):
         part.unlink(missing_ok=True)
@@ -64,7 +66,7 @@ def remove_leftovers(folder: Path) -> None:
 def sync(path: Path) -> None:
     """Wait until a file's content, or the names in a folder, are on the disk.
 
-    Windows can do so for files only.
+    Does nothing for folders on Windows, which cannot do so.
     """
     if os.name == "nt" and path.is_dir():
         return

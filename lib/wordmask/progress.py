@@ -1,4 +1,4 @@
-"""How a long request tells how far it is, and how it is told to stop. Knows nothing of images or models."""
+"""Progress and cancellation of a long request. Knows nothing of images or models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from wordmask.errors import CancelledError
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is. done, total.
+    """How far a request is.
 
-    slices, each counted once per pass over the volume; stage: what is going on, for people.
+    Attributes:
+        done: slices that are done, each counted once per pass over the volume.
+        total: slices of all passes.
+        stage: the current step, for people.
+        words: how many words were asked for.
     """
 
     done: int
@@ -23,30 +27,32 @@ class Progress:
 
 
 class CancelToken:
-    """Ask a running request to stop: it does so between two batches. May be used from any thread."""
+    """Asks a running request to stop between two batches; may be used from any thread."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def cancel(self) -> None:
-        """Ask to stop; more than once does no harm."""
+        """Ask the request to stop; repeated calls have no effect."""
         self._event.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody asked."""
+        """Whether `cancel` was called."""
         return self._event.is_set()
 
     def check(self) -> None:
-        """CancelledError when somebody asked."""
+        """Stop here if `cancel` was called.
+
+        Raises:
+            CancelledError: it was.
+        """
         if self.cancelled:
             raise CancelledError("Stopped, as was asked for.")
 
 
 class ProgressMeter:
-    """Counts slices over all passes of one request, reports when the count or the stage changes, and stops
-    when asked to.
-    """
+    """Counts the slices of all passes of a request, reports changes, and stops a cancelled request."""
 
     def __init__(
         self, total: int, words: int, report: Callable[[Progress], None] | None, cancel: CancelToken | None
@@ -60,13 +66,17 @@ class ProgressMeter:
         self.stage = ""
 
     def start_chunk(self, slices: int) -> None:
-        """The next ``advance`` counts within this many slices."""
+        """Begin the next chunk, which has this many slices."""
         self._before += self._chunk
         self._chunk = slices
         self.advance(0.0)
 
     def advance(self, fraction: float) -> None:
-        """``fraction`` (0..1) of the chunk is done. Raises CancelledError when somebody asked to stop."""
+        """Note that ``fraction`` (0..1) of the chunk is done.
+
+        Raises:
+            CancelledError: the request was cancelled.
+        """
         if self._cancel is not None and self._cancel.cancelled:
             raise CancelledError("The request was cancelled; nothing was written.")
         # The maximum, because two steps of one chunk both start at 0.
@@ -77,6 +87,6 @@ class ProgressMeter:
         self._last = progress
 
     def skip(self, slices: int) -> None:
-        """These slices need no work."""
+        """Count slices that need no work."""
         self.start_chunk(slices)
         self.advance(1.0)

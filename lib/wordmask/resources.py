@@ -44,7 +44,7 @@ def yaml_names(folder: Traversable) -> list[str]:
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
-    """`` Did you mean 'liver'?`` with a space before it, or nothing when no known name is near."""
+    """`` Did you mean 'liver'?`` with a space before it; empty when there is no similar name."""
     close = get_close_matches(str(name), list(map(str, known)), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -68,9 +68,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         self._auto_update_scoring = False
 
     def init_datastore(self) -> Datastore:
-        """A folder that takes only ids for ids; a warning for images that hide each other.
+        """A folder that accepts only ids, with a warning for images that share an id.
 
-        Remote stores are MONAI Label's own.
+        For a remote store, MONAI Label's own class is used.
         """
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
@@ -86,8 +86,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """One task per configured model; the weights are loaded when the server starts, or by the first
-        request elsewhere.
+        """One task per configured model.
+
+        The weights are loaded when the server starts; in other processes, by the first request.
         """
         return {
             name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models
@@ -110,7 +111,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         return {METHOD: CaseScoring(self.runtime, self.chosen.default_words)}
 
     def on_init_complete(self) -> None:
-        """The server starts: become the only one, load the models, take over the routes."""
+        """Start the server: claim the app folder, load the models, take over the routes."""
         from monailabel.app import app as http  # here: it is this module that is being started
 
         _refuse_workers()
@@ -124,24 +125,33 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         super().on_init_complete()
 
     def task(self, model: object) -> WordMaskInfer:
-        """The task of a model; UnknownModelError names those that there are."""
+        """The task of a model.
+
+        Raises:
+            UnknownModelError: there is no such model; the message lists the models.
+        """
         return cast(WordMaskInfer, self._infers[self.runtime.find_model(model).name])
 
     def check_request(self, model: str, params: Mapping[str, Any]) -> InferRequest:
-        """What was asked of a model, checked against what it can do.
+        """Check the parameters of a request against what the model can do.
 
-        UnknownModelError, PromptError, RequestError.
+        Raises:
+            UnknownModelError: there is no such model.
+            PromptError: the words cannot be used.
+            RequestError: another parameter cannot be used.
         """
         return self.task(model).check_request(params)
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Segment an image of the datastore at once.
+        """Segment an image of the datastore at once, as MONAI Label's batch inference asks for it.
 
-        What MONAI Label's batch inference calls, in a process of its own.
+        Replaces MONAI Label's own method, which reads any path that the request names as image. Batch
+        inference calls it in a process of its own.
 
-        Replaces MONAI Label's own, which reads any path that the request names as image. ``image``: an id of
-        the datastore; ``save_label``: keep the result as a label under ``label_tag``; the rest:
-        `wordmask_app.jobs.requests`.
+        Args:
+            request: ``image``, an id of the datastore; ``save_label``, whether to keep the result as a label
+                under ``label_tag``; the rest as in `wordmask_app.jobs.requests`.
+            datastore: None: the server's.
         """
         task = self.task(request.get("model"))
         tag = safe_tag(request.get("label_tag") or DefaultLabelTag.ORIGINAL.value)
@@ -152,10 +162,7 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         return {"label": label, "tag": tag, "file": file, "params": params}
 
     def keep_label(self, image: str, result: JobResult, tag: str) -> str:
-        """Save a result as a label of its image, with the names of its values as MONAI Label keeps them.
-
-        Returns its id.
-        """
+        """Save a result as a label of its image, with its names as MONAI Label keeps them; returns its id."""
         fields = result.fields
         names = LabelTable.from_names(fields["label_names"]).to_label_info()
         info = {"model": fields["model"], "params": fields, "label_info": names}
@@ -168,7 +175,11 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
 
 
 def _refuse_workers() -> None:
-    """RequestError under `--workers 2`: every worker would have a queue, a cache and models of its own."""
+    """Refuse `--workers 2`, because every worker would have a queue, a cache and models of its own.
+
+    Raises:
+        RequestError: this process is a worker.
+    """
     if multiprocessing.parent_process() is None:
         return
     os.kill(os.getppid(), signal.SIGTERM)  # else it starts the worker again and again

@@ -72,9 +72,11 @@ class AppSettings:
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str]) -> AppSettings:
-        """conf: as MONAI Label hands it over.
+        """Read the settings that MONAI Label hands over.
 
-        RequestError, PromptError: a sentence about the setting that is wrong.
+        Raises:
+            RequestError: a setting cannot be used; the message names it.
+            PromptError: the default words cannot be used.
         """
         _refuse_unknown(conf)
         text = {name: str(conf.get(name, default)) for name, default in _TEXTS.items()}

@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import BertConfig
 
 from wordmask.encoders.clip import ClipEncoder
-from wordmask.models.bottleneck import attribution_maps, keyed_noise
-from wordmask.models.noise import Noise
+from wordmask.models.bottleneck import attribution_maps
+from wordmask.models.noise import Noise, keyed_noise
 
 SLICES, WORDS, PAIR_BATCH = 16, ["liver", "left kidney", "polyp", "skin lesion"], 8
 LAYER = 7  # Simple-ViLMedSAM's default; a later one would be to our advantage

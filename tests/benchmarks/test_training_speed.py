@@ -71,7 +71,10 @@ def test_kept_features_make_an_epoch_faster_on_sample_studies(capsys):
     found = [case for case in load_samples(SAMPLES) if case.modality == "CT"][:2]
     compare(
         "sample CT, liver",
-        [Case(case.name, case.image, case.truth, {"liver": case.words["liver"]}) for case in found],
+        [
+            Case(case.name, case.image, case.truth, {"liver": case.words["liver"]}, unnamed="background")
+            for case in found
+        ],
         capsys,
     )
 

@@ -15,7 +15,7 @@ from tests.support.learning import BROKEN, QUICK, WORD, pictures
 from tests.support.servers import MODEL, eventually
 
 from wordmask.learning.active.strategies import STRATEGIES
-from wordmask.weights.checkpoint import bundle_folder
+from wordmask.weights.checkpoint import checkpoint_folder
 from wordmask.words.prompts import parse_prompts
 from wordmask_app.tasks.scoring import SCORES, ScoreBook, ScoreWatch, score_datastore
 
@@ -113,7 +113,7 @@ def test_scores_are_refreshed_once_when_another_version_serves(a_stub_server):
     watch, store = ScoreWatch(engines), engines[MODEL].store
     store.publish(
         lambda folder: shutil.copytree(
-            bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True
+            checkpoint_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True
         )
     )
     watch.look(MODEL)

@@ -38,7 +38,7 @@ from tests.support.servers import (
 )
 
 from wordmask.demo.client import AppClient, ServerAnswer, ServerError
-from wordmask.weights.checkpoint import WEIGHTS, bundle_folder
+from wordmask.weights.checkpoint import WEIGHTS, checkpoint_folder
 from wordmask.weights.versions import ModelStore
 
 pytestmark = pytest.mark.server
@@ -322,7 +322,7 @@ def restarted(doomed: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Itera
     store = ModelStore(server.app / "model" / MODEL)
     number = store.publish(
         lambda folder: shutil.copytree(
-            bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True
+            checkpoint_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True
         )
     )
     weights = store.folder(number) / WEIGHTS

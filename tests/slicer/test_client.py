@@ -23,7 +23,7 @@ from WordMaskLib.flows.flows import run_waiting
 from WordMaskLib.flows.segmenting import shake_hands
 
 from wordmask import __version__
-from wordmask.words.prompts import load_vocabulary
+from wordmask.words.vocabulary import load_vocabulary
 
 ZERO_SHOT = "medclip_samv2"
 pytestmark = pytest.mark.server

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from wordmask.weights.checkpoint import bundle_folder, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs import served_model
 from wordmask_app.jobs.served_model import ServedModel
@@ -19,13 +19,13 @@ MODEL = "simple_vilmedsam"
 
 
 def write_good(folder: Path) -> None:
-    shutil.copytree(bundle_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True)
+    shutil.copytree(checkpoint_folder("bundled/simple_vilmedsam_tiny"), folder, dirs_exist_ok=True)
 
 
 def write_misfit(folder: Path) -> None:
     """Whole and readable, but of another network."""
-    save_bundle(
-        folder, nn.Linear(2, 2).state_dict(), read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
+    save_checkpoint(
+        folder, nn.Linear(2, 2).state_dict(), read_card(checkpoint_folder("bundled/simple_vilmedsam_tiny"))
     )
 
 

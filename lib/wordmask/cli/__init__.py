@@ -1,9 +1,9 @@
 """The ``wordmask`` command.
 
-One file per subcommand; what needs torch is imported when one runs, so that --help is quick.
+One file per subcommand. Each imports what needs torch only when it runs, so that --help is quick.
 
-Answers go to stdout, progress and warnings to stderr. `main` alone turns our errors into one sentence and
-exit status 2.
+Results go to stdout, progress and warnings to stderr. Only `main` turns WordMask's errors into one sentence
+and exit status 2.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from wordmask import __version__
 from wordmask.cli import (
     check,
     evaluate,
+    papers,
     pretrain,
-    protocol,
     segment,
     serve,
     train,
@@ -38,8 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=(
-        "The bundled weights (preset tiny) show the workflow; clinical images need public weights and "
-        "training."
+        "The bundled weights (preset tiny) demonstrate the workflow. Clinical images need public weights "
+        "and training."
     ),
 )
 
@@ -54,12 +54,12 @@ def _print_version(wanted: bool) -> None:
 def _about(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Type a word, get a mask.
 
-    WordMask marks what you name in a CT, MR, ultrasound, x-ray, endoscopy or skin picture.
+    WordMask segments what you name in a CT, MR, ultrasound, x-ray, endoscopy or skin image.
 
     [bold]Try[/]
 
@@ -77,7 +77,7 @@ app.add_typer(weights.app, name="weights")
 app.command("train")(train.train)
 app.add_typer(versions.models, name="models")
 app.command("evaluate")(evaluate.evaluate)
-app.add_typer(protocol.app, name="protocol")
+app.add_typer(papers.app, name="papers")
 app.command("pretrain")(pretrain.pretrain)
 app.command("check")(check.check)
 
@@ -85,8 +85,8 @@ app.command("check")(check.check)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (those of the process when None) and return the exit status.
 
-    0: done, also when a word is not in the image; 2: something in the request is wrong, said in one sentence
-    on stderr.
+    0: done, even if a word is not in the image. 2: the request cannot be carried out, and one sentence on
+    stderr says why.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="wordmask")
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         messages().print(f"[bold red]wordmask:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         return 2
     except KeyboardInterrupt:
-        messages().print("wordmask: stopped; nothing was written.", soft_wrap=True)
+        messages().print("wordmask: stopped. Nothing was written.", soft_wrap=True)
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))

@@ -1,4 +1,4 @@
-"""``wordmask check``: is this installation sound, can this machine serve, and what would it compute with?"""
+"""``wordmask check``: whether the installation is sound, and whether this machine can run a server."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ REPORTED = (
 
 
 def check(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port that the server shall listen on")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port that the server will listen on")] = 8000,
     app: Annotated[
-        Path | None, typer.Option(help="app folder of the server; else monailabel_app here, or your own")
+        Path | None,
+        typer.Option(
+            help="app folder of the server; default: monailabel_app here, or wordmask/app in your data folder"
+        ),
     ] = None,
 ) -> None:
     """Check Python, packages, system libraries, port, folders and GPU.
 
-    Exit status 2 and a sentence with the remedy for each problem.
+    If there are problems, it prints one sentence for each, with the remedy, and exits with status 2.
     """
     app_folder = app or default_app()
     python = machine_check.find_python_problem()
@@ -48,7 +51,7 @@ def check(
     table = Table("what", "found", title=f"WordMask {__version__}", title_justify="left")
     for name, version in versions(REPORTED).items():
         table.add_row(name, version)
-    if not problems:  # else an import would fail, slowly and loudly
+    if not problems:  # otherwise an import would fail, slowly and with a long trace
         problems += machine_check.find_library_problems()
     if not problems:
         table.add_row("computes on", _device())
@@ -56,14 +59,14 @@ def check(
     listening = machine_check.probe_port(port)
     if listening == "taken":
         problems.append(
-            f"Port {port} is taken by another program; stop that one, or start the server with another "
-            "--port."
+            f"Port {port} is taken by another program. Stop that program, or start the server with a "
+            "different --port."
         )
     problems += machine_check.find_folder_problems(
         {
-            "trained models and logs": (app_folder, "choose another one with --app"),
-            "downloaded weights": (cache_folder(), "choose another one with the variable WORDMASK_WEIGHTS"),
-            "temporary files": (Path(tempfile.gettempdir()), "choose another one with the variable TMPDIR"),
+            "trained models and logs": (app_folder, "choose another folder with --app"),
+            "downloaded weights": (cache_folder(), "choose another folder with WORDMASK_WEIGHTS"),
+            "temporary files": (Path(tempfile.gettempdir()), "choose another folder with TMPDIR"),
         }
     )
     table.add_row("app folder", escape(str(app_folder)))
@@ -74,7 +77,7 @@ def check(
         messages().print(f"[bold red]wordmask:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     if problems:
         raise typer.Exit(2)
-    answers().print("Everything that was checked is as it should be.")
+    answers().print("All checks passed.")
 
 
 def _device() -> str:
@@ -82,4 +85,4 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return "CPU (the Mac's GPU is not used yet)" if torch.backends.mps.is_available() else "CPU"
+    return "CPU (Apple GPUs are not supported yet)" if torch.backends.mps.is_available() else "CPU"

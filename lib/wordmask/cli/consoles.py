@@ -1,4 +1,4 @@
-"""Where the command line writes: answers to stdout, everything else to stderr."""
+"""The consoles of the command line: results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from rich.progress import (
 
 
 def answers() -> Console:
-    """For what was asked for. Tables keep their width in a pipe, so that a script sees whole lines."""
+    """The console for results. Tables keep their width in a pipe, so that a script sees whole lines."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def messages() -> Console:
-    """For progress, warnings and errors."""
+    """The console for progress, warnings and errors."""
     return Console(stderr=True)
 
 
 @contextmanager
 def progress_bar(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Shows (stage, done, total) on stderr while it is a terminal; gone when finished.
+    """Show (stage, done, total) on stderr if it is a terminal, and clear the bar at the end.
 
-    unit: of what is counted.
+    Args:
+        unit: name of what is counted, such as slices.
     """
     console = messages()
     columns = (

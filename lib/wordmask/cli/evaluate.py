@@ -1,4 +1,4 @@
-"""``wordmask evaluate``: how good a model, or anybody's label maps, are on labelled cases."""
+"""``wordmask evaluate``: how well a model, or the label maps of another tool, do on labelled cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wordmask.learning.evaluation.answers import Answers
     from wordmask.learning.evaluation.run import Evaluation
 
-Data, Judged, Computation = "What to judge with", "Who is judged", "How to compute"
+Data, Judged, Computation = "What to evaluate on", "What to evaluate", "How to compute"
 SHOWN_FAILED = 5
 STOPPED = 130  # exit status after Ctrl-C
 
@@ -38,51 +38,55 @@ def evaluate(
         typer.Option(
             "-o",
             "--output",
-            help="folder for cases.csv, summary.md and contact_sheet.png",
+            help="folder to write cases.csv, summary.md and contact_sheet.png to",
             show_default=False,
         ),
     ],
     word: Annotated[
         str | None,
-        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+        typer.Option(help="word that the label maps of a folder show, such as polyp", rich_help_panel=Data),
     ] = None,
     tolerance: Annotated[
         float,
         typer.Option(
-            help="of the surface (NSD): millimetres for volumes, pixels for pictures",
+            help="tolerance of the surface distance (NSD): millimetres for volumes, pixels for pictures",
             min=0,
             rich_help_panel=Data,
         ),
     ] = 2.0,
-    seed: Annotated[int, typer.Option(help="of the bootstrap intervals", min=0, rich_help_panel=Data)] = 1,
+    seed: Annotated[
+        int, typer.Option(help="seed of the bootstrap intervals", min=0, rich_help_panel=Data)
+    ] = 1,
     predictions: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="judge these label maps, called like the cases, instead of a model",
+            help="evaluate these label maps, named like the cases, instead of a model",
             rich_help_panel=Judged,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="which model", rich_help_panel=Judged)] = "simple_vilmedsam",
+    model: Annotated[
+        str, typer.Option(help="model to evaluate", rich_help_panel=Judged)
+    ] = "simple_vilmedsam",
     preset: Annotated[
-        str, typer.Option(help="which size and weights of it", rich_help_panel=Judged)
+        str, typer.Option(help="preset of the model: its size and weights", rich_help_panel=Judged)
     ] = "tiny",
     app: AnApp = None,
     version: AVersion = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="0..1: mark pixels that are at least this probable; else the preset's",
+            help="mark pixels with at least this probability, 0..1; default: the preset's",
             rich_help_panel=Computation,
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
-    """Measure masks against labelled cases: Dice, IoU, surface distance, and whether a thing is there at all.
+    """Compare masks with labelled cases: Dice, IoU, surface distance, sensitivity and specificity.
 
-    The cases are those of `wordmask train`, whole volumes through the whole pipeline. Never judge with cases
-    that were learned from.
-    Stop it when you like: what was judged until then is kept.
+    Cases have the same form as for `wordmask train`. Whole volumes go through the whole pipeline. Do not
+    evaluate a model on cases that it was trained on. You can stop the command at any time: it keeps the
+    results so far.
 
     [bold]Examples[/]
 
@@ -102,8 +106,7 @@ def evaluate(
         else:
             if threshold is not None or version is not None or app is not None:
                 raise RequestError(
-                    "--predictions judges label maps that exist, so --app, --version and --threshold do not "
-                    "go with it."
+                    "--predictions evaluates existing label maps; leave out --app, --version and --threshold."
                 )
             judged, how, notes = _label_maps(predictions)
     with progress_bar() as progress:
@@ -129,7 +132,7 @@ def _model(
     device: str,
     threshold: float | None,
 ) -> tuple[Answers, dict[str, str], list[str]]:
-    """Who answers, how the summary describes it, and what is to be known of it."""
+    """The source of the masks, its description for the summary, and notes for the reader."""
     from wordmask.inference.pipeline import VolumeSegmenter
     from wordmask.inference.request import check_threshold
     from wordmask.learning.evaluation.answers import ask
@@ -154,7 +157,7 @@ def _model(
 
 
 def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
-    """A warning when the version has learned from what is to judge it, or was chosen by it."""
+    """A warning if the version was trained or validated on some of the cases."""
     from wordmask.weights.card import Card
     from wordmask.weights.checkpoint import read_card
 
@@ -162,7 +165,8 @@ def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
     known = {*card.training_cases, *card.validation_cases}
     if not (seen := sorted({case.name for case in cases} & known)):
         return []
-    return [f"{len(seen)} of these cases trained this version, first {seen[0]!r}: the numbers flatter it."]
+    used = f"Used to train or validate this version: {len(seen)} of these cases, first {seen[0]!r}"
+    return [f"{used}; the results are too optimistic."]
 
 
 def _label_maps(folder: Path) -> tuple[Answers, dict[str, str], list[str]]:
@@ -179,12 +183,12 @@ def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
     for problem in evaluation.failed[:SHOWN_FAILED]:
         messages().print(f"[yellow]Left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     if len(evaluation.failed) > SHOWN_FAILED:
-        messages().print(f"and {len(evaluation.failed) - SHOWN_FAILED} more; summary.md lists them.")
+        messages().print(f"and {len(evaluation.failed) - SHOWN_FAILED} more, listed in summary.md.")
     if evaluation.words:
         answers().print(summary_table(evaluation.words, f"{evaluation.judged} of {evaluation.total} cases"))
     if evaluation.stopped:
         messages().print(
-            f"wordmask: stopped; what was judged until then is in {escape(str(output))}.", soft_wrap=True
+            f"wordmask: stopped. The results so far are in {escape(str(output))}.", soft_wrap=True
         )
         raise typer.Exit(STOPPED)
     typer.echo(

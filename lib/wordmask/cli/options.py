@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text is read."""
+"""Options that several commands share, and the functions that parse them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="a number of the recipe, such as epochs=20; may be given several times",
+        help="change a number of the recipe, such as epochs=20; may be repeated",
         rich_help_panel=Computation,
     ),
 ]
@@ -28,6 +28,6 @@ def read_settings(texts: Sequence[str] | None) -> dict[str, str]:
     for text in texts or ():
         name, separator, value = text.partition("=")
         if not separator or not name or not value:
-            raise RequestError(f"--set takes NAME=VALUE, such as epochs=20, got {text!r}.")
+            raise RequestError(f"--set takes NAME=VALUE, such as epochs=20, not {text!r}.")
         settings[name.strip()] = value.strip()
     return settings

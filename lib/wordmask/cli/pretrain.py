@@ -1,4 +1,4 @@
-"""``wordmask pretrain``: make the bundled tiny weights again, from nothing."""
+"""``wordmask pretrain``: train the bundled tiny weights from scratch."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from wordmask.environment.packages import require_sound_environment
 
 def pretrain(
     run: Annotated[
-        Path, typer.Option("--run", help="folder of this run: training slices and checkpoints")
+        Path, typer.Option("--run", help="folder to keep training slices and checkpoints in")
     ] = Path("runs/tiny"),
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="folder for the weights and their card; RUN/bundle when left out"
+            "-o", "--output", help="folder to write the weights and their card to; default: RUN/bundle"
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="of the phantoms, the first weights and the order of training")
+        int, typer.Option(help="seed of the phantoms, the initial weights and the order of training")
     ] = 1,
 ) -> None:
     """Train the tiny weights on synthetic phantoms: about two hours on 2 cores.
 
-    Interrupt it when you like: the same command goes on where it stopped. The defaults are those of the
-    weights that ship.
+    You can interrupt it at any time: the same command continues where it stopped. With the default options
+    it trains the weights that are bundled.
 
     [bold]Example[/]
 

@@ -1,4 +1,4 @@
-"""``wordmask segment``: an image and words in, a label map (and a picture) out."""
+"""``wordmask segment``: takes an image and words, and writes a label map and, on request, a picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wordmask.inference.result import Segmentation
 
 PICTURES = (".png", ".jpg", ".jpeg")
-Request, Computation, Pictures = "What to look for", "How to compute", "What to write"
+Request, Computation, Pictures = "What to segment", "How to compute", "What to write"
 
 
 def segment(
@@ -37,7 +37,8 @@ def segment(
         ),
     ],
     words: Annotated[
-        str, typer.Argument(metavar="WORDS", help='what to mark, such as "liver, spleen"', show_default=False)
+        str,
+        typer.Argument(metavar="WORDS", help='what to segment, such as "liver, spleen"', show_default=False),
     ],
     output: Annotated[
         Path,
@@ -52,20 +53,24 @@ def segment(
     overlay: Annotated[
         Path | None,
         typer.Option(
-            help="PNG or JPEG to draw: contours, legend, slices where things are largest",
+            help="also draw a PNG or JPEG: contours and legend, on the slice where each structure is largest",
             rich_help_panel=Pictures,
         ),
     ] = None,
     attribution: Annotated[
         bool,
         typer.Option(
-            "--attribution", help="add to the picture where the text encoder looked", rich_help_panel=Pictures
+            "--attribution",
+            help="show in the picture which regions the model related to each word",
+            rich_help_panel=Pictures,
         ),
     ] = False,
     uncertainty: Annotated[
         bool,
         typer.Option(
-            "--uncertainty", help="add to the picture how unsure each pixel is", rich_help_panel=Pictures
+            "--uncertainty",
+            help="show in the picture how uncertain the model is at each pixel",
+            rich_help_panel=Pictures,
         ),
     ] = False,
     as_json: Annotated[
@@ -81,20 +86,21 @@ def segment(
         str | None,
         typer.Option(
             metavar="A:B",
-            help="only these slices along the plane, both included, counted from 0",
+            help="segment only slices A to B along the plane, both included, counted from 0",
             rich_help_panel=Request,
         ),
     ] = None,
     window: Annotated[
         str | None,
         typer.Option(
-            help="CT window for all words, such as lung; else each word's own", rich_help_panel=Request
+            help="CT window for all words, such as lung; default: the window of each word",
+            rich_help_panel=Request,
         ),
     ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="0..1: mark pixels that are at least this probable; else the preset's",
+            help="mark pixels with at least this probability, 0..1; default: the preset's",
             rich_help_panel=Request,
         ),
     ] = None,
@@ -102,7 +108,7 @@ def segment(
         list[str] | None,
         typer.Option(
             metavar="I,J,K",
-            help="a voxel on the thing, for models that take points; may come several times",
+            help="a voxel on the structure, for models that take points; may be repeated",
             rich_help_panel=Request,
         ),
     ] = None,
@@ -110,30 +116,31 @@ def segment(
         str | None,
         typer.Option(
             metavar="I,J,K:I,J,K",
-            help="first and last voxel around the thing, likewise",
+            help="first and last voxel of a box around the structure, for models that take a box",
             rich_help_panel=Request,
         ),
     ] = None,
     prompt_set: Annotated[
         str | None,
         typer.Option(
-            help="P0 to P5: what the text encoder is told of a word, for models that have a choice",
+            help="P0 to P5: how to describe a word to the text encoder, for models with prompt sets",
             rich_help_panel=Request,
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
+    model: Annotated[
+        str, typer.Option(help="model to use", rich_help_panel=Computation)
+    ] = "simple_vilmedsam",
     preset: Annotated[
-        str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)
+        str, typer.Option(help="preset of the model: its size and weights", rich_help_panel=Computation)
     ] = "tiny",
     app: AnApp = None,
     version: AVersion = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
-    """Mark what the words name in an image; writes a label map in the image's own geometry.
+    """Segment what the words name, and write a label map on the voxel grid of the image.
 
-    Words are separated by commas or semicolons; the first gets label 1, the second 2, and so on. A word that
-    is not in the
-    image is an answer, not a failure: its label stays empty and the table says so.
+    Separate words with commas or semicolons. The first word gets label 1, the second label 2, and so on. If
+    a word is not found in the image, its label stays empty and the table says so. This is not an error.
 
     [bold]Examples[/]
 
@@ -188,7 +195,7 @@ def parse_slices(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", text)
     if match is None:
-        raise RequestError(f"--slices takes the first and the last slice as in 40:52, got {text!r}.")
+        raise RequestError(f"--slices takes the first and the last slice, such as 40:52, not {text!r}.")
     return int(match[1]), int(match[2])
 
 
@@ -199,28 +206,28 @@ def parse_hints(points: list[str], box: str | None) -> VoxelHints:
     corners = (
         []
         if box is None
-        else [_voxel(text, "--box takes two voxels as in 10,20,5:40,50,9") for text in box.split(":")]
+        else [_voxel(text, "--box takes two voxels, such as 10,20,5:40,50,9") for text in box.split(":")]
     )
     if box is not None and len(corners) != 2:
-        raise RequestError(f"--box takes two voxels as in 10,20,5:40,50,9, got {box!r}.")
-    marked = tuple((*_voxel(text, "--point takes a voxel as in 10,20,5"), True) for text in points)
+        raise RequestError(f"--box takes two voxels, such as 10,20,5:40,50,9, not {box!r}.")
+    marked = tuple((*_voxel(text, "--point takes a voxel, such as 10,20,5"), True) for text in points)
     return VoxelHints(marked, (corners[0], corners[1]) if corners else None)
 
 
 def _voxel(text: str, rule: str) -> tuple[float, float, float]:
     if re.fullmatch(r"\s*\d+(\.\d+)?(\s*,\s*\d+(\.\d+)?){2}\s*", text) is None:
-        raise RequestError(f"{rule}, got {text!r}.")
+        raise RequestError(f"{rule}, not {text!r}.")
     i, j, k = map(float, text.split(","))
     return i, j, k
 
 
 def _check_outputs(image: Path, output: Path, overlay: Path | None, panels: list[str]) -> None:
-    """Refuse before the computation what could not be written after it."""
+    """Refuse output files that cannot be written, before anything is computed."""
     if panels and overlay is None:
-        raise RequestError(f"--{panels[0]} adds to the picture, so it needs one; add --overlay overlay.png.")
+        raise RequestError(f"--{panels[0]} needs a picture to draw in; add --overlay overlay.png.")
     if overlay is not None and overlay.suffix.lower() not in PICTURES:
         raise RequestError(
-            f"The picture {overlay.name!r} must be a PNG or JPEG file; call it {overlay.stem}.png."
+            f"The picture {overlay.name!r} is not a PNG or JPEG file; name it {overlay.stem}.png."
         )
     for path in (output, overlay):
         if path is None:
@@ -228,30 +235,31 @@ def _check_outputs(image: Path, output: Path, overlay: Path | None, panels: list
         folder = path.absolute().parent
         if not folder.is_dir():
             raise VolumeError(
-                f"{path.name} cannot be written: there is no folder {path.parent}; make it first."
+                f"{path.name} cannot be written, because there is no folder {path.parent}; create it first."
             )
         if path.is_dir() or not os.access(folder, os.W_OK):
             raise VolumeError(
-                f"{path.name} cannot be written to {path.parent}: choose a file in a folder that you may "
-                "write to."
+                f"{path.name} cannot be written to {path.parent}; choose a file name in a folder that you "
+                "can write to."
             )
         if path.exists() and image.exists() and path.samefile(image):
-            raise VolumeError(f"{path.name} is the image itself; choose another name for what is written.")
+            raise VolumeError(f"{path.name} is the input image; choose another name for the output file.")
     if overlay is not None and overlay.absolute() == output.absolute():
         raise RequestError(
-            f"The label map and the picture are both to be called {output.name}; choose two names."
+            f"The label map and the picture have the same name, {output.name}; choose two names."
         )
 
 
 def _check_format(output: Path, volume: Volume) -> None:
-    """Refuse, before minutes of computation, a name that the label map could not be written under."""
+    """Refuse, before minutes of computation, a file format that cannot hold the label map."""
     from wordmask.data.image_files import suffix_of
     from wordmask.data.volumes import LABEL_SUFFIXES
 
     allowed = (*LABEL_SUFFIXES, ".png") if volume.geometry.size[2] == 1 else LABEL_SUFFIXES
     if suffix_of(output) not in allowed:
         raise VolumeError(
-            f"{output.name} cannot be written; the label map of this image can be {', '.join(allowed)}."
+            f"{output.name} has a format that cannot hold the label map of this image; use "
+            f"{', '.join(allowed)}."
         )
 
 

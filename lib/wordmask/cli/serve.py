@@ -1,4 +1,4 @@
-"""``wordmask serve``: the MONAI Label server, in this interpreter."""
+"""``wordmask serve``: runs the MONAI Label server in this process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def serve(
         Path | None,
         typer.Option(
             help=(
-                "folder for trained models and logs, made when it is missing; else monailabel_app here, or "
-                "your own"
+                "folder for trained models and logs, created if missing; default: monailabel_app here, or "
+                "wordmask/app in your data folder"
             )
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
     host: Annotated[
-        str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines in")
+        str, typer.Option(help="address to listen on; 0.0.0.0 lets other machines connect")
     ] = "127.0.0.1",
     conf: Annotated[
         list[str] | None,
@@ -40,18 +40,18 @@ def serve(
     ssl_keyfile: Annotated[Path | None, typer.Option(help="private key, for https")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="certificate, for https")] = None,
 ) -> None:
-    """Start the MONAI Label server and say its address when it is ready.
+    """Start the MONAI Label server, and print its address when it is ready.
 
-    Ctrl-C ends it and everything it started.
+    Ctrl-C stops it and every training that it started.
     """
     from wordmask_app.serving import ServerOptions, serve
 
     settings = dict(split_setting(text) for text in conf or ())
     options = ServerOptions(app or default_app(), studies, host, port, settings, ssl_keyfile, ssl_certfile)
-    messages().print("The server is starting; its first start takes longest.")
+    messages().print("The server is starting. The first start takes longest.")
     with contextlib.suppress(
         KeyboardInterrupt
-    ):  # which does not come where SIGINT is ignored, as in the background of a script
+    ):  # not raised where SIGINT is ignored, as in the background of a script
         serve(
             options,
             ready=lambda: typer.echo(f"WordMask is ready at {options.url} (Ctrl-C ends it)."),

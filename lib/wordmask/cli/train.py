@@ -1,4 +1,4 @@
-"""``wordmask train``: a model learns, and the better version is published."""
+"""``wordmask train``: trains a model and publishes the result if it is better."""
 
 from __future__ import annotations
 
@@ -27,42 +27,47 @@ def train(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="labelled cases; for medclip_samv2 also captions; for medclip_samv2_weak a folder of images",
+            help="labelled cases; medclip_samv2 also takes captions, medclip_samv2_weak a folder of images",
             show_default=False,
         ),
     ],
-    model: Annotated[str, typer.Option(help="which model", rich_help_panel=Computation)] = "simple_vilmedsam",
+    model: Annotated[
+        str, typer.Option(help="model to train", rich_help_panel=Computation)
+    ] = "simple_vilmedsam",
     preset: Annotated[
-        str, typer.Option(help="which size and weights of it", rich_help_panel=Computation)
+        str, typer.Option(help="preset of the model: its size and weights", rich_help_panel=Computation)
     ] = "tiny",
     word: Annotated[
         str | None,
-        typer.Option(help="what the label maps of a folder show, such as polyp", rich_help_panel=Data),
+        typer.Option(help="word that the label maps of a folder show, such as polyp", rich_help_panel=Data),
     ] = None,
     words: Annotated[
         str,
         typer.Option(
-            help='what to learn from unlabelled images, such as "liver, spleen"', rich_help_panel=Data
+            help='words to learn from unlabelled images, such as "liver, spleen"', rich_help_panel=Data
         ),
     ] = "",
     labels: Annotated[
         Path | None,
-        typer.Option(help="labelled cases among unlabelled images; some are held out", rich_help_panel=Data),
+        typer.Option(
+            help="labelled cases among the unlabelled images; some are kept for validation",
+            rich_help_panel=Data,
+        ),
     ] = None,
     app: Annotated[Path | None, typer.Option(help=APP_HELP, rich_help_panel=Data)] = None,
     start: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="version to go on from; 0: the preset's own weights; by default the version in use",
+            help="version to start from, 0 for the preset's own weights; default: the version in use",
             rich_help_panel=Data,
         ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="few_shot, quick or zero_shot; for medclip_samv2 paper or tiny; for medclip_samv2_weak "
-            "small, paper or smoke",
+            help="few_shot, quick or zero_shot; medclip_samv2: paper or tiny; medclip_samv2_weak: small, "
+            "paper or smoke; default: chosen by preset",
             rich_help_panel=Computation,
         ),
     ] = None,
@@ -70,7 +75,7 @@ def train(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="folder where an interrupted training of medclip_samv2 goes on; by default runs/MODEL",
+            help="folder where medclip_samv2 continues an interrupted training; default: runs/MODEL",
             rich_help_panel=Computation,
         ),
     ] = None,
@@ -83,16 +88,19 @@ def train(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
-    """Train a model; a better version is published and used at once, also by a running server.
+    """Train a model and publish the result if it is better.
 
-    Labelled cases are a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/ and
-    [bold]--word[/]. They are divided into those that are learned from and those that check the result, and a
-    case keeps its side for good. Nothing is published before the end: stop it when you like.
+    A new version is used at once, even by a running server. The model in use stays unchanged until training
+    has finished, so you can stop the training at any time.
 
-    simple_vilmedsam learns from labelled cases. medclip_samv2 tunes its CLIP on captions: a CSV with the
-    columns image and caption, a JSON list of {"image", "caption"}, or labelled cases, of which captions are
-    written. medclip_samv2_weak learns [bold]--words[/] from a folder of images: medclip_samv2 draws masks of
-    them, and nnU-Net learns from these ([bold]pip install "wordmask\\[nnunet]"[/]).
+    Labelled cases are a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/
+    together with [bold]--word[/]. Some are used for training and the others for validation. A case never
+    changes sides.
+
+    simple_vilmedsam learns from labelled cases. medclip_samv2 tunes its CLIP on captions: a CSV file with the
+    columns image and caption, a JSON list of {"image", "caption"}, or labelled cases, for which captions are
+    written. medclip_samv2_weak learns [bold]--words[/] from a folder of images: medclip_samv2 makes masks of
+    them, and nnU-Net is trained on these masks ([bold]pip install "wordmask\\[nnunet]"[/]).
 
     [bold]Examples[/]
 
@@ -107,9 +115,9 @@ def train(
 
     training = find_training(model)
     if labels is not None and not training.takes_labels:
-        raise RequestError(f"The training of {model} has its labels in DATA; leave --labels out.")
+        raise RequestError(f"The training of {model} takes its labels from DATA; leave --labels out.")
     if run is not None and not training.resumes:
-        raise RequestError(f"An interrupted training of {model} cannot go on; leave --run out.")
+        raise RequestError(f"An interrupted training of {model} cannot be continued; leave --run out.")
     options = TrainingOptions(
         recipe=recipe,
         settings=read_settings(change),
@@ -134,7 +142,7 @@ def train(
 
 @contextmanager
 def _run_folder(kept: Path | None) -> Iterator[Path]:
-    """The folder that is kept, else an empty one that is gone afterwards, however the training ends."""
+    """The folder to keep, or an empty one that is removed however the training ends."""
     if kept is not None:
         yield kept
         return
@@ -143,7 +151,7 @@ def _run_folder(kept: Path | None) -> Iterator[Path]:
 
 
 def _print_report(report: TrainingReport) -> None:
-    """What was left out, the figures before and after, and what became of it."""
+    """Print what was left out, the figures before and after, and the result."""
     for problem in report.skipped:
         messages().print(f"[yellow]Left out:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     if comparison := report.comparison():
@@ -157,7 +165,7 @@ def _print_report(report: TrainingReport) -> None:
 
 
 def _describe(progress: TrainingProgress) -> str:
-    """How far a training is, in a few words."""
+    """The progress of a training in a few words."""
     if progress.dice is not None:
         return f"{progress.stage}, Dice {progress.dice:.3f}"
     return progress.stage if progress.loss is None else f"{progress.stage}, loss {progress.loss:.4f}"

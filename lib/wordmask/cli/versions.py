@@ -1,4 +1,4 @@
-"""``wordmask models``, and which version of a model a command means."""
+"""``wordmask models``, and the choice of a version for other commands."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ if TYPE_CHECKING:
     from wordmask.weights.card import Card, Scores
     from wordmask.weights.versions import ModelStore
 
-APP_HELP = "the app folder, with the model's versions in APP/model; else monailabel_app here, or your own"
+APP_HELP = (
+    "app folder with the model's versions in APP/model; default: monailabel_app here, or wordmask/app in "
+    "your data folder"
+)
 
 models = typer.Typer(
-    name="models", no_args_is_help=True, help="Versions of trained models: list them, go back."
+    name="models",
+    no_args_is_help=True,
+    help="List the versions of trained models, or go back to an earlier one.",
 )
 
 AnApp = Annotated[
     Path | None,
     typer.Option(
         "--app",
-        help="the app whose trained versions are meant; else monailabel_app here, or your own",
+        help="app folder with the trained versions; default: monailabel_app here, or wordmask/app in your "
+        "data folder",
         rich_help_panel="Which weights",
     ),
 ]
@@ -35,7 +41,7 @@ AVersion = Annotated[
     typer.Option(
         "--version",
         min=0,
-        help="version of the app, 0: the preset's own; else the one that serves",
+        help="trained version, 0 for the preset's own weights; default: the version in use",
         rich_help_panel="Which weights",
     ),
 ]
@@ -44,12 +50,12 @@ AVersion = Annotated[
 @models.command("list")
 def list_models(
     app: Annotated[Path | None, typer.Option(help=APP_HELP)] = None,
-    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
+    model: Annotated[str, typer.Option(help="model whose versions to list")] = "simple_vilmedsam",
 ) -> None:
-    """The versions of a model; the one that serves is marked."""
+    """List the versions of a model and mark the version in use."""
     store = store_of(app, model)
     table = Table(title=f"{model}: versions", title_justify="left")
-    for heading in ("version", "serves", "made", "from", "cases", "words", "check, before -> after"):
+    for heading in ("version", "in use", "made", "from", "cases", "words", "validation, before -> after"):
         table.add_column(heading)
     table.add_row("0", "yes" if store.served() is None else "", "", "", "", "those of the preset", "")
     for info in store.versions():
@@ -64,20 +70,23 @@ def list_models(
 @models.command("rollback")
 def rollback(
     to: Annotated[
-        int | None, typer.Argument(min=0, help="version; 0: the preset's own; else the one before")
+        int | None,
+        typer.Argument(min=0, help="version, 0 for the preset's own weights; default: the previous version"),
     ] = None,
     app: Annotated[Path | None, typer.Option(help=APP_HELP)] = None,
-    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
+    model: Annotated[str, typer.Option(help="model to roll back")] = "simple_vilmedsam",
 ) -> None:
-    """Let an earlier version serve; a server that runs answers its next request with it."""
+    """Go back to an earlier version. A running server uses it from the next request on."""
     now = store_of(app, model).rollback(to)
-    typer.echo(f"{model} serves {'the weights of its preset' if now is None else f'version {now}'} now.")
+    typer.echo(f"{model} now uses {'the weights of its preset' if now is None else f'version {now}'}.")
 
 
 def store_of(app: Path | None, model: str) -> ModelStore:
-    """The versions of a model in an app's folder, as `find_app` finds it.
+    """The version store of a model in the app folder that `find_app` finds.
 
-    RequestError when there is none, UnknownModelError.
+    Raises:
+        RequestError: there is no app folder.
+        UnknownModelError: there is no such model.
     """
     from wordmask.models.loading import segmenter_class
     from wordmask.weights.versions import ModelStore
@@ -87,10 +96,17 @@ def store_of(app: Path | None, model: str) -> ModelStore:
 
 
 def chosen_version(app: Path | None, model: str, version: int | None, preset: str) -> tuple[int, Path | None]:
-    """Number and folder of the version that is meant, (0, None) for the preset's own weights.
+    """Number and folder of a version, (0, None) for the preset's own weights.
 
-    app: None means `default_app`, where there is one; version: None means the one that serves. RequestError,
-    WeightsError.
+    Args:
+        app: the app folder; None: `default_app`, if it exists.
+        model: name of the model.
+        version: number of the version; None: the version in use.
+        preset: preset that the version must have been trained from.
+
+    Raises:
+        RequestError: there is no such version or app, or the version belongs to another preset.
+        WeightsError: the card of the version cannot be read.
     """
     from wordmask.weights.checkpoint import read_card
 
@@ -100,25 +116,25 @@ def chosen_version(app: Path | None, model: str, version: int | None, preset: st
         return 0, None
     if store is None:
         raise RequestError(
-            f"Version {number} is looked for in an app, and there is none here; name its folder with --app."
+            f"Version {number} cannot be found, because there is no app folder here; name one with --app."
         )
     if not store.folder(number).is_dir():
         there = ", ".join(str(info.number) for info in store.versions()) or "none"
         raise RequestError(
-            f"There is no version {number} of {store.path.name}; there are {there}, and 0 for the weights of "
+            f"There is no version {number} of {store.path.name}; versions: {there}, and 0 for the weights of "
             "the preset."
         )
     trained = read_card(store.folder(number)).preset or preset
     if trained != preset:
         raise RequestError(
-            f"Version {number} was trained from the preset {trained!r}; add --preset {trained}, or --version "
-            "0."
+            f"Version {number} was trained from the preset {trained!r}, not {preset!r}; add --preset "
+            f"{trained}, or --version 0."
         )
     return number, store.folder(number)
 
 
 def _check(card: Card) -> str:
-    """Mean Dice of a version that was trained, retrieval of one whose CLIP was tuned."""
+    """Validation before and after: retrieval if the training tuned CLIP, mean Dice otherwise."""
     if card.retrieval:
         sides = (card.retrieval.before, card.retrieval.after)
         return f"retrieval {' -> '.join('none' if side is None else f'{side.top1:.3f}' for side in sides)}"

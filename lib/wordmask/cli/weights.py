@@ -29,10 +29,11 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help=(
-        "Public pretrained weights for clinical images: get them, check them, carry them to a machine "
-        "without internet.\n\n"
+        "Download and verify public pretrained weights for clinical images, or bring them to a machine "
+        "without internet access.\n\n"
         "[bold]With internet[/]\n\n  wordmask weights fetch sam_vit_b\n\n"
-        "[bold]Without[/] (the first two lines where there is internet, the last in the hospital)\n\n"
+        "[bold]Without internet[/] (the first two commands on a machine with internet, the last on the one "
+        "without)\n\n"
         "  wordmask weights fetch biomedclip\n"
         "  wordmask weights pack biomedclip -o biomedclip.zip\n"
         "  wordmask weights import biomedclip biomedclip.zip"
@@ -40,19 +41,19 @@ app = typer.Typer(
 )
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="as in `wordmask weights list`", show_default=False)
+    str, typer.Argument(metavar="NAME", help="a name of `wordmask weights list`", show_default=False)
 ]
 Digests = Annotated[
     list[str] | None,
     typer.Option(
-        "--accept-digest", help="a sha256 that you have compared, for files that have none in the catalogue"
+        "--accept-digest", help="a sha256 that you have verified, for files without one in the catalogue"
     ),
 ]
 
 
 @app.command("list")
 def list_weights() -> None:
-    """Show what there is, under which licence, and what is on this machine already."""
+    """List the weights, their licences, and which of them are already on this machine."""
     table = Table("name", "size", "licence", "here", "what it is", "published at")
     for name, entry in catalogue().items():
         size = "" if entry.size is None else f"{entry.size / 1e6:,.0f} MB"
@@ -61,7 +62,7 @@ def list_weights() -> None:
         )
     answers().print(table)
     messages().print(
-        f"They are kept in {cache_folder()} (WORDMASK_WEIGHTS chooses another folder).",
+        f"Weights are kept in {cache_folder()}. Set WORDMASK_WEIGHTS to choose another folder.",
         soft_wrap=True,
         highlight=False,
     )
@@ -71,9 +72,9 @@ def list_weights() -> None:
 def fetch_weights(
     name: Name,
     accept_digest: Digests = None,
-    anew: Annotated[bool, typer.Option("--anew", help="forget what was downloaded before")] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="download again from the beginning")] = False,
 ) -> None:
-    """Download weights into the cache, continuing where an earlier attempt stopped, and verify them."""
+    """Download weights and verify them. An interrupted download continues where it stopped."""
     with _progress_bar() as report:
         path = fetch(name, accept=accept_digest or (), anew=anew, report=report)
     typer.echo(path)
@@ -84,11 +85,13 @@ def import_file(
     name: Name,
     source: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="the file, a folder of the files, or a pack", show_default=False),
+        typer.Argument(
+            metavar="FILE", help="a file, a folder with the files, or a packed zip file", show_default=False
+        ),
     ],
     accept_digest: Digests = None,
 ) -> None:
-    """Take weights from a file that came another way; they are verified like a download."""
+    """Import weights from a file. They are verified like a download."""
     with _progress_bar() as report:
         path = import_weights(name, source, accept=accept_digest or (), report=report)
     typer.echo(path)
@@ -98,10 +101,10 @@ def import_file(
 def pack(
     name: Name,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="zip file to write; NAME.zip when left out")
+        Path | None, typer.Option("-o", "--output", help="zip file to write; default: NAME.zip")
     ] = None,
 ) -> None:
-    """Put fetched weights into one file, to be imported on a machine without internet."""
+    """Pack downloaded weights into one file, to import them on a machine without internet access."""
     path = output or Path(f"{name}.zip")
     digest = pack_weights(name, path)
     typer.echo(f"{path}  sha256 {digest}")
@@ -109,7 +112,7 @@ def pack(
 
 @contextmanager
 def _progress_bar() -> Iterator[Report]:
-    """Bytes done of all, one line per file, on stderr while it is a terminal."""
+    """Show the bytes downloaded of each file, if stderr is a terminal."""
     console = messages()
     columns = (
         TextColumn("{task.description}"),

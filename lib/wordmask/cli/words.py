@@ -1,4 +1,4 @@
-"""``wordmask words``: which words the vocabulary knows, and what one may have meant."""
+"""``wordmask words``: lists the vocabulary, or suggests words."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def words(
         str,
         typer.Argument(
             metavar="PREFIX",
-            help="beginning of a word, or a misspelt one; all words when left out",
+            help="beginning of a word, or a misspelt word; default: all words",
             show_default=False,
         ),
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=500, help="how many suggestions at most")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="maximum number of suggestions")] = 10,
 ) -> None:
-    """List the words of the vocabulary, or suggest some for the beginning of one.
+    """List the words of the vocabulary, or suggest words that match PREFIX.
 
-    A word outside the vocabulary may be asked for all the same: that is the point of text prompts.
+    You can also segment words that are not in the vocabulary.
 
     [bold]Examples[/]
 
@@ -32,7 +32,7 @@ def words(
       wordmask words sple
       wordmask words "lefft kidny"
     """
-    from wordmask.words.prompts import load_vocabulary
+    from wordmask.words.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary()
     if not prefix.strip():
@@ -47,10 +47,10 @@ def words(
     suggestions = vocabulary.suggest(prefix, limit=limit)
     if not suggestions:
         messages().print(
-            f"The vocabulary has nothing like {prefix!r}; it may be asked for all the same.", soft_wrap=True
+            f"The vocabulary has no word like {prefix!r}. You can still segment it.", soft_wrap=True
         )
         return
-    table = Table("word", "because of", "kind")
+    table = Table("word", "matches", "kind")
     for suggestion in suggestions:
         table.add_row(escape(suggestion.word), escape(suggestion.matched), suggestion.kind)
     answers().print(table)

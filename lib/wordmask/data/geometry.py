@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any, cast
 
 import numpy as np
@@ -245,6 +245,19 @@ def slicing_for(geometry: Geometry, plane: Plane) -> Slicing:
         cast(Any, tuple(flips)),
         cast(Any, tuple(spacing[axis] for axis in permutation)),
     )
+
+
+def measure_distance(one: ArrayLike, other: ArrayLike, size: Sequence[int]) -> float:
+    """Return how far apart two affines put a corner of the image, at most, in mm.
+
+    Args:
+        one: [4, 4], voxel (i, j, k, 1) -> mm.
+        other: the same.
+        size: voxels along (i, j, k).
+    """
+    corners = np.array([[*corner, 1] for corner in product(*[(0, count - 1) for count in size])], np.float64)
+    moved = corners @ (np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)).T
+    return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
 
 def _nearest_axes(direction: NDArray[np.float64]) -> tuple[int, ...]:

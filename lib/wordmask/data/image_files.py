@@ -1,4 +1,4 @@
-"""Reads image files as arrays on a grid: NIfTI, NRRD and MetaImage with SimpleITK, pictures with Pillow.
+"""Reads image files as arrays on a grid: NIfTI, NRRD and MetaImage, with SimpleITK.
 
 An image that cannot be segmented is refused here, in one sentence that names the file (never its folder) and
 the reason. Knows files and geometry; not DICOM series, the meaning of grey values, or torch.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from wordmask.data.geometry import Geometry
-from wordmask.data.limits import check_finite, reason_of, refuse_too_large
+from wordmask.data.limits import refuse_too_large
 from wordmask.data.nifti_check import check_nifti
 from wordmask.errors import OutOfMemoryError, VolumeError, WordMaskError
 
@@ -36,18 +34,6 @@ _MHA_VOXELS = re.compile(rb"^\s*ElementDataFile\s*=\s*(\S+)", re.IGNORECASE | re
 _NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILINE)
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
-_TIFF_ORIENTATION = 274
-# Pillow turns a TIFF by its orientation tag while loading it, and no other format; ITK (Slicer) turns none:
-# this turns it back.
-_UNDO_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,42 +203,6 @@ def geometry_of(header: Any, name: str) -> Geometry:
         raise VolumeError(f"{name} cannot be used: {reason[0].lower()}{reason[1:]}") from error
 
 
-def read_picture(path: Path, max_voxels: int | None = None) -> Decoded:
-    """Read PNG, JPEG, TIFF or BMP as [1, h, w, 3] uint8, exactly as its pixels are stored.
-
-    Grey is repeated to three channels, transparency is dropped, 16-bit colour keeps its upper 8 bits, and
-    grey of more than 8 bits is stretched between its percentiles 0.5 and 99.5. An orientation tag (EXIF,
-    TIFF) is not followed, as in Slicer: the label map has to lie on the pixels as they are stored. The pixel
-    spacing is what SimpleITK reads, 1 mm where the file has none.
-
-    Raises:
-        VolumeError: the picture cannot be read.
-        TooLargeError: it has more than ``max_voxels`` pixels.
-    """
-    try:
-        with Image.open(path) as image:
-            refuse_too_large(image.width * image.height, max_voxels, path.name)
-            if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
-                raise VolumeError(
-                    f"{path.name} has {pages} pages; one picture is segmented at a time. Save one page and "
-                    "try again."
-                )
-            turned = image.getexif().get(_TIFF_ORIENTATION) if image.format == "TIFF" else None
-            image.load()
-            stored = image.transpose(_UNDO_ORIENTATION[turned]) if turned in _UNDO_ORIENTATION else image
-            pixels = _rgb(stored, path.name)
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        if isinstance(error, UnidentifiedImageError):
-            raise VolumeError(
-                f"{path.name} is not a picture, or it is truncated; export it again."
-            ) from error
-        raise VolumeError(
-            f"{path.name} cannot be read as a picture ({reason_of(error)}); export it again."
-        ) from error
-    height, width = pixels.shape[:2]
-    return Decoded(pixels[None], _picture_geometry(path, width, height), "picture")
-
-
 def grey_range(array: NDArray[Any]) -> tuple[float, float]:
     """Return the percentiles 0.5 and 99.5 of all voxels, or the extremes when those two are equal.
 
@@ -264,39 +214,6 @@ def grey_range(array: NDArray[Any]) -> tuple[float, float]:
     if not high > low:
         low, high = flat.min(), flat.max()
     return float(low), float(high)
-
-
-def _rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Convert to colours [h, w, 3]."""
-    if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image)
-        check_finite(grey, name)
-        low, high = grey_range(grey)
-        unit = (
-            np.clip((grey.astype(np.float64) - low) / (high - low), 0, 1)
-            if high > low
-            else np.zeros(grey.shape)
-        )
-        return np.repeat(np.round(unit * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    opaque = (
-        image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image
-    )  # a palette may hold transparency
-    return np.array(opaque.convert("RGB"))
-
-
-def _picture_geometry(path: Path, width: int, height: int) -> Geometry:
-    """Read the grid as SimpleITK does, from the resolution that some formats store."""
-    plain = Geometry.of_picture(width, height)
-    try:
-        header = open_image(path)
-        seen = geometry_of(header, path.name)
-    except (
-        VolumeError
-    ):  # a variant that Pillow reads and ITK does not, or a resolution of 0: no spacing to be had
-        return plain
-    if seen.size != plain.size:
-        return plain
-    return Geometry(seen.size, seen.spacing, seen.origin, seen.direction, oriented=False)
 
 
 def _fits(voxels: int) -> bool:

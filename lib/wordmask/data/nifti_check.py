@@ -12,7 +12,6 @@ import gzip
 import math
 import zlib
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import DTypeLike, NDArray
 
+from wordmask.data.geometry import measure_distance
 from wordmask.data.limits import reason_of, refuse_not_finite, refuse_too_large
 from wordmask.errors import VolumeError
 
@@ -53,19 +53,19 @@ class Placement:
 
     Attributes:
         affine_ras: [4, 4], mm; None when the file does not say.
-        corners: [8, 4], voxel coordinates (i, j, k, 1) of the corners of the image.
+        size: voxels along (i, j, k).
         tolerance: mm; corners that are closer are at the same place.
     """
 
     affine_ras: NDArray[np.float64] | None
-    corners: NDArray[np.float64]
+    size: tuple[int, ...]
     tolerance: float
 
     def agrees_with(self, affine_ras: NDArray[np.float64]) -> bool:
         """Whether another transform puts the corners at the same places, or the file does not say where."""
-        return (
-            self.affine_ras is None or _measure(self.affine_ras, affine_ras, self.corners) <= self.tolerance
-        )
+        if self.affine_ras is None:
+            return True
+        return measure_distance(self.affine_ras, affine_ras, self.size) <= self.tolerance
 
 
 def check_nifti(path: Path, max_voxels: int | None = None) -> Placement:
@@ -122,31 +122,25 @@ def _read_placement(header: nib.Nifti1Header, name: str) -> Placement:
         sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise VolumeError(f"{name} has a transform that cannot be read; export it again.") from error
-    size = [max(1, int(count)) for count in header["dim"][1:4]]
-    corners = np.array([[*corner, 1] for corner in product(*[(0, count - 1) for count in size])], np.float64)
+    size = tuple(max(1, int(count)) for count in header["dim"][1:4])
     steps = [float(step) for count, step in zip(size, header["pixdim"][1:4], strict=True) if count > 1]
     unit = np.diag([*[_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
     tolerance = SAME_VOXEL * min(steps, default=1.0) * unit[0, 0]
     forms = [unit @ form for form in (sform, qform) if form is not None]
     if not np.isfinite(forms).all():
         raise VolumeError(f"{name} has a transform that is not finite; export it again.")
-    if len(forms) == 2 and (apart := _measure(forms[0], forms[1], corners)) > tolerance:
+    if len(forms) == 2 and (apart := measure_distance(forms[0], forms[1], size)) > tolerance:
         raise VolumeError(
             f"{name} has two transforms that disagree: its sform puts the image elsewhere than its qform, "
             f"{_compare(forms[0], forms[1], apart)}. Keep the one that is right, for example with fslorient "
             "-copysform2qform or -copyqform2sform."
         )
-    return Placement(forms[0] if forms else None, corners, tolerance)
-
-
-def _measure(one: NDArray[np.float64], other: NDArray[np.float64], corners: NDArray[np.float64]) -> float:
-    """Return how far apart two transforms put a corner of the image, at most, in mm."""
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+    return Placement(forms[0] if forms else None, size, tolerance)
 
 
 def _compare(sform: NDArray[np.float64], qform: NDArray[np.float64], apart: float) -> str:
     """Say how the sform differs from the qform: mirrored, turned, shifted, or sheared or scaled."""
-    change = sform[:3, :3] @ np.linalg.inv(qform[:3, :3])
+    change = sform[:3, :3] @ np.linalg.pinv(qform[:3, :3])  # singular where one slice has no thickness
     if np.linalg.det(change) < 0:
         return f"mirrored (up to {apart:.3g} mm apart)"
     if np.abs(change @ change.T - np.eye(3)).max() > _STRAIGHT:

@@ -27,11 +27,11 @@ from wordmask.data.image_files import (
     ImageKind,
     grey_range,
     read_image_file,
-    read_picture,
     suffix_of,
 )
 from wordmask.data.limits import check_finite
 from wordmask.data.nifti_check import check_nifti
+from wordmask.data.picture_files import read_picture
 from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
 from wordmask.files import replace_file
 

@@ -1,4 +1,4 @@
 """``make demo`` and ``make learn-demo``: a real server, asked as any client asks it.
 
-Needs the sample data of the source tree.
+They need the sample data of the source tree.
 """

@@ -1,9 +1,7 @@
-"""What simple rules reach on the sample studies.
+"""What simple rules reach on the sample studies: a grey-value threshold and a mean mask per word.
 
-A grey-value threshold and a mean mask per word, as fitted with the tiny weights.
-
-Applied to whole volumes and pictures, as the model is. Knows the samples and the file of
-`wordmask.pretraining.baselines`; not the server.
+They were fitted with the tiny weights, and are applied to whole volumes and pictures, as the model is. Knows
+the samples and the file of `wordmask.pretraining.baselines`; not the server.
 """
 
 from __future__ import annotations
@@ -23,14 +21,14 @@ from wordmask.data.windows import find_window
 from wordmask.demo.samples import SampleCase, true_mask
 from wordmask.learning.evaluation.metrics import dice
 from wordmask.pretraining.baselines import FILE
-from wordmask.weights.checkpoint import bundle_folder
+from wordmask.weights.checkpoint import checkpoint_folder
 
 BUNDLE = "bundled/simple_vilmedsam_tiny"
 
 
 def baseline_dice(cases: Sequence[SampleCase]) -> dict[str, dict[str, float]]:
     """Word -> mean Dice of ``threshold`` and ``atlas`` over the cases that show it."""
-    fitted = load_file(bundle_folder(BUNDLE) / FILE)
+    fitted = load_file(checkpoint_folder(BUNDLE) / FILE)
     collected: dict[str, dict[str, list[float]]] = {}
     for case in cases:
         grey, truth = _canonical(case)

@@ -24,6 +24,7 @@ from typing import Any
 import requests
 
 from wordmask.errors import WordMaskError
+from wordmask.words.labels import LabelTable
 
 # the first start of a fresh environment compiles every module of torch and monai: minutes on a slow disk
 START_SECONDS = 300.0
@@ -33,7 +34,9 @@ LOG_LINES = 25
 class ServerError(WordMaskError):
     """The server did not come up, or it answered with an error.
 
-    status: of HTTP, if there was one; retry_after: seconds after which a full queue should have room.
+    Attributes:
+        status: of HTTP; None without an answer.
+        retry_after: seconds after which a full queue should have room.
     """
 
     def __init__(self, message: str, *, status: int | None = None, retry_after: str | None = None) -> None:
@@ -44,7 +47,14 @@ class ServerError(WordMaskError):
 
 @dataclass(frozen=True)
 class ServerAnswer:
-    """What infer answered: its JSON, and the file with its name (``None`` when only JSON was asked for)."""
+    """The answer to a segmentation.
+
+    Attributes:
+        fields: its JSON.
+        file: the result; None when only JSON was asked for.
+        file_name: likewise.
+        seconds: from question to answer.
+    """
 
     fields: dict[str, Any]
     file: bytes | None
@@ -65,10 +75,14 @@ class Server:
 
 
 class AppClient:
-    """Asks one server; every method raises `ServerError` with the sentence that the server gave."""
+    """Asks one server; every method raises `ServerError` with the sentence that the server gave.
+
+    Args:
+        url: of the server.
+        timeout: seconds without an answer after which a request is given up.
+    """
 
     def __init__(self, url: str, *, timeout: float = 600.0) -> None:
-        """timeout: seconds without an answer after which a request is given up."""
         self.url = url.rstrip("/")
         self._timeout = timeout
         self._http = requests.Session()
@@ -87,9 +101,14 @@ class AppClient:
         output: str | None = None,
         upload: tuple[str, bytes] | None = None,
     ) -> ServerAnswer:
-        """image: id on the server, or ``upload``.
+        """Segment an image and wait for the result.
 
-        (file name, bytes) instead; params: see the server's documentation.
+        Args:
+            model: its name.
+            image: id on the server; empty with ``upload``.
+            params: see docs/server.md.
+            output: ``json`` or ``image``; None: both.
+            upload: (file name, bytes), in place of an image on the server.
         """
         started = time.perf_counter()
         query = {"image": image} | ({"output": output} if output else {})
@@ -111,7 +130,7 @@ class AppClient:
         *,
         upload: tuple[str, bytes] | None = None,
     ) -> dict[str, Any]:
-        """Queue a segmentation; the job's status with its ``id``. Arguments as of `infer`."""
+        """Queue a segmentation; returns the job's status with its ``id``. Arguments as for `infer`."""
         return self._json(
             "POST",
             "/wordmask/jobs",
@@ -129,7 +148,11 @@ class AppClient:
         return self._json("DELETE", f"/wordmask/jobs/{job_id}")
 
     def wait(self, job_id: str, *, timeout: float = 600.0) -> dict[str, Any]:
-        """The status of a job once it is final; ServerError after ``timeout`` seconds."""
+        """Wait until a job is final, and return its status.
+
+        Raises:
+            ServerError: it is not final after ``timeout`` seconds.
+        """
         deadline = time.monotonic() + timeout
         while (status := self.job(job_id))["state"] in ("queued", "running"):
             if time.monotonic() > deadline:
@@ -138,15 +161,21 @@ class AppClient:
         return status
 
     def result(self, job_id: str) -> ServerAnswer:
-        """What a job made."""
+        """The result of a job."""
         started = time.perf_counter()
         response = self._send("GET", f"/wordmask/jobs/{job_id}/result")
         fields, file, name = parse_answer(response.headers, response.content)
         return ServerAnswer(fields, file, name, time.perf_counter() - started)
 
     def submit_label(self, image: str, label: Path, names: Mapping[str, int]) -> None:
-        """Keep a corrected label map as the final one of its image; names: word -> value."""
-        info = {"label_info": [{"name": word, "idx": value} for word, value in names.items()]}
+        """Keep a corrected label map as the final one of its image.
+
+        Args:
+            image: id on the server.
+            label: the file.
+            names: word -> value.
+        """
+        info = {"label_info": LabelTable.from_names(names).to_label_info()}
         with label.open("rb") as file:
             self._send(
                 "PUT",
@@ -159,7 +188,9 @@ class AppClient:
     def start_training(self, model: str, params: Mapping[str, Any] | None = None) -> None:
         """Learn from all final labels, in the background.
 
-        params: ``recipe`` and its numbers, ``force``, ``start``.
+        Args:
+            model: its name.
+            params: ``recipe`` and its numbers, ``force``, ``start``.
         """
         self._send("POST", f"/train/{model}", json=dict(params or {}))
 
@@ -168,21 +199,25 @@ class AppClient:
         return self._json("GET", "/wordmask/training", params={"model": model})
 
     def stop_training(self) -> None:
-        """End what trains; what serves stays as it is."""
+        """Stop the training; the model in use stays as it is."""
         self._send("DELETE", "/train/")
 
     def start_scoring(self, model: str, words: str | Sequence[str] = ()) -> None:
-        """Find out in the background how sure the model is of every case without a final label.
+        """Score, in the background, how sure the model is of every case without a final label.
 
-        words: else those of the labels.
+        Args:
+            model: its name.
+            words: to score with; empty: those of the labels.
         """
         self._send("POST", "/scoring/active_learning", json={"model": model, "words": words})
 
     def next_case(
         self, strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """The case to label next: ``case`` (None when all are labelled), ``reason``, ``score``, ``skipped``,
-        and ``preview``, a job.
+        """The case to label next.
+
+        Returns:
+            ``case`` (None when all are labelled), ``reason``, ``score``, ``skipped``, and ``preview``, a job.
         """
         return self._json(
             "POST",
@@ -191,7 +226,7 @@ class AppClient:
         )
 
     def rollback(self, model: str, to: int | None = None) -> dict[str, Any]:
-        """Let an earlier version serve."""
+        """Use an earlier version again."""
         return self._json(
             "POST", f"/wordmask/models/{model}/rollback", params={} if to is None else {"to": to}
         )
@@ -264,9 +299,16 @@ def running_server(
 ) -> Iterator[Server]:
     """A real server on a free port of 127.0.0.1, stopped at the end whatever happens.
 
-    studies: the server writes there, so give it a copy; log: what it prints; environment: variables beside
-    those of this process;
-    timeout: seconds to come up, else `ServerError` with the end of the log.
+    Args:
+        app: folder of the app.
+        studies: folder of the images; the server writes there, so give it a copy.
+        log: file for what the server prints.
+        conf: settings of the app.
+        environment: variables beside those of this process.
+        timeout: seconds to come up.
+
+    Raises:
+        ServerError: the server did not come up; the message has the end of the log.
     """
     port = free_port()
     command = [

@@ -1,7 +1,6 @@
-"""``make learn-demo``: teach a word to a real server by labelling two studies, and measure on studies that
-nobody labelled.
+"""``make learn-demo``: teach a real server a word from two labelled studies, and measure on the others.
 
-Labels, trains, asks and goes back over HTTP, as any client would. Knows HTTP, files and tables; the model
+Labels, trains, asks and rolls back over HTTP, as any client would. Knows HTTP, files and tables; the model
 learns in the server alone, which runs on copies of the app and of the sample studies.
 """
 
@@ -52,9 +51,12 @@ WIDTH, HEADING = 640, 28  # pixels of one picture of three, and of the line abov
 
 @dataclass(frozen=True)
 class VersionScores:
-    """What the server answered before, after, or when it had gone back.
+    """What the server answered before the training, after it, or after the rollback.
 
-    version: who answered; dice: (case, word) -> 0..1; marked: case -> where `WORD` was marked, [k, j, i].
+    Attributes:
+        version: the version that answered.
+        dice: (case, word) -> 0..1.
+        marked: case -> where `WORD` was marked, [k, j, i].
     """
 
     version: str
@@ -77,9 +79,10 @@ class VersionScores:
 
 
 def choose_cases(cases: Sequence[SampleCase]) -> tuple[list[SampleCase], list[SampleCase]]:
-    """(to label, untouched): of the studies that show every part, the first two by name, and the rest.
+    """Divide the studies that show every part into the first two by name, to label, and the rest.
 
-    RequestError: too few.
+    Raises:
+        RequestError: there are too few.
     """
     showing = sorted(
         (case for case in cases if all(part in case.words for part in PARTS)), key=lambda case: case.name
@@ -124,7 +127,11 @@ def ask(client: AppClient, cases: Sequence[SampleCase], scratch: Path) -> Versio
 
 
 def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
-    """Start a training and wait for its end. Returns its report; ServerError when nothing was published."""
+    """Start a training, wait for its end, and return its report.
+
+    Raises:
+        ServerError: nothing was published.
+    """
     client.start_training(MODEL, settings)
     columns = (
         SpinnerColumn(),
@@ -150,8 +157,9 @@ def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> d
 
 
 def draw(case: SampleCase, before: VersionScores, after: VersionScores, output: Path) -> None:
-    """One picture of a case: what was marked before, what after, and the truth, side by side on the slices
-    that show most of it.
+    """Draw one case: what was marked before and after, and the truth, side by side.
+
+    The slices are those that show most of the truth.
     """
     truth = truth_of(case)
     columns = {
@@ -192,9 +200,13 @@ def table_of(before: VersionScores, after: VersionScores, undone: VersionScores)
 
 
 def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], console: Console) -> bool:
-    """The whole demo: whether it helped in every untouched case, and rolling back gave the old answers.
+    """The whole demo.
 
-    WordMaskError: it could not end.
+    Returns:
+        Whether the training helped in every untouched case, and the rollback restored the old answers.
+
+    Raises:
+        WordMaskError: the demo could not finish.
     """
     to_label, untouched = choose_cases(load_samples(samples))
     output.mkdir(parents=True, exist_ok=True)

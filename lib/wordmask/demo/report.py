@@ -31,7 +31,9 @@ class Timing:
 class Findings:
     """What the demo measured.
 
-    dice: (case, word) -> 0..1 where the word is there; false_voxels: (case, word) where it is not.
+    Attributes:
+        dice: (case, word) -> 0..1, where the structure is in the image.
+        false_voxels: (case, word) -> count, where it is not.
     """
 
     dice: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class Findings:
 
 
 def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]], console: Console) -> None:
-    """baselines: word -> {"threshold": Dice, "atlas": Dice} on the same cases."""
+    """Print what was measured beside the baselines: word -> {"threshold": Dice, "atlas": Dice}."""
     console.print(_dice_table(findings, baselines))
     console.print(
         f"Mean Dice over {len(findings.dice)} (case, word) pairs: [bold]{findings.mean_dice():.3f}[/]"

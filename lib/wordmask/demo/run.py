@@ -1,8 +1,7 @@
-"""``make demo``: start a real server on a copy of the sample studies, ask it for words over HTTP, measure,
-draw, stop it.
+"""``make demo``: ask a real server for words on a copy of the sample studies, measure, and draw.
 
-Asks as any client would and judges with the shipped labels. Knows HTTP, files and tables; the model runs in
-the server alone.
+Asks over HTTP as any client would and judges with the shipped labels. Knows HTTP, files and tables; the model
+runs in the server alone.
 """
 
 from __future__ import annotations
@@ -52,9 +51,7 @@ def labels_of(answer: ServerAnswer, folder: Path, stem: str) -> NDArray[np.integ
 
 
 def two_words(case: SampleCase) -> tuple[str, str] | None:
-    """Two words of a case that look through the same CT window, so that the second can use what the first
-    computed.
-    """
+    """Two words of a case with the same CT window, so that the second can use what the first computed."""
     windows = [(word, parse_prompts(word)[0].window) for word in case.groups()[0]]
     pairs = (
         (a, b) for i, (a, first) in enumerate(windows) for b, second in windows[i + 1 :] if first == second
@@ -97,8 +94,9 @@ def ask_absent(client: AppClient, case: SampleCase, scratch: Path, findings: Fin
 def ask_everything(
     client: AppClient, cases: Sequence[SampleCase], output: Path, scratch: Path, console: Console
 ) -> Findings:
-    """All questions of the demo; pictures first, so that the timed volume does not pay for the server's first
-    computation.
+    """Ask all questions of the demo.
+
+    Pictures come first, so that the timed volume does not pay for the server's first computation.
     """
     findings = Findings()
     columns = (
@@ -132,9 +130,10 @@ def examples(cases: Sequence[SampleCase]) -> list[SampleCase]:
 
 
 def run(samples: Path, app: Path, output: Path, conf: dict[str, str], console: Console) -> None:
-    """The whole demo.
+    """The whole demo; the server is stopped in every case.
 
-    WordMaskError when the server does not come up or refuses a question; it is stopped in every case.
+    Raises:
+        WordMaskError: the server does not come up or refuses a question.
     """
     cases = load_samples(samples)
     output.mkdir(parents=True, exist_ok=True)
@@ -182,8 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_status(demo: Callable[[Console], object]) -> int:
-    """Run a demo: 0 when it went through, 1 when it says False or could not end, with the reason, 130 when it
-    was interrupted.
+    """Run a demo and return its exit status.
+
+    0 when it succeeded; 1 when it returns False or fails, with the reason printed; 130 when it was
+    interrupted.
     """
     console = Console(soft_wrap=True)
     # An exception, so that the server is stopped on the way out.

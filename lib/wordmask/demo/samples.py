@@ -22,7 +22,12 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 @dataclass(frozen=True)
 class SampleCase:
-    """One image. words: word -> its values in the truth; absent: words whose thing is not in the image."""
+    """One image.
+
+    Attributes:
+        words: word -> its values in the truth.
+        absent: words whose structure is not in the image.
+    """
 
     image: Path
     truth: Path
@@ -59,7 +64,11 @@ class SampleCase:
 
 
 def source_folder(name: str) -> Path:
-    """A folder of the source tree, which an installed wheel lacks. RequestError: there is no source tree."""
+    """A folder of the source tree, which an installed wheel lacks.
+
+    Raises:
+        RequestError: there is no source tree.
+    """
     if not (REPOSITORY / "sample_data" / "index.json").is_file():
         raise RequestError(
             "The demos use the sample studies of WordMask's source tree, and this WordMask was installed "
@@ -70,7 +79,11 @@ def source_folder(name: str) -> Path:
 
 
 def load_samples(folder: Path) -> list[SampleCase]:
-    """folder: holds index.json, studies/ and truth/. VolumeError when it is not such a folder."""
+    """The sample studies of a folder with index.json, studies/ and truth/.
+
+    Raises:
+        VolumeError: it is not such a folder.
+    """
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

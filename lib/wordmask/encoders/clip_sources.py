@@ -2,7 +2,7 @@
 internet.
 
 Knows: open_clip's configuration files, where they name other things, and weights files. Does not know: how a
-CLIP is cut open. Weights files cannot run code here (checkpoints.py, torchscript.py). Every failure is a
+CLIP is cut open. Weights files cannot run code here (tensors.py, torchscript.py). Every failure is a
 WeightsError.
 """
 
@@ -22,7 +22,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 
-from wordmask.encoders.checkpoints import read_tensors
+from wordmask.encoders.tensors import read_tensors
 from wordmask.encoders.torchscript import is_torchscript, read_torchscript
 from wordmask.errors import WeightsError
 from wordmask.weights.verified_files import weights_path
@@ -82,7 +82,7 @@ def load_openai(name: str, checkpoint: str | None = None) -> ClipParts:
             "here."
         )
     if checkpoint is None:
-        with _explained(f"OpenAI's CLIP {name} could not be had from the internet", OFFLINE):
+        with _explain_errors(f"OpenAI's CLIP {name} could not be had from the internet", OFFLINE):
             model = open_clip.create_model(architecture, pretrained="openai", require_pretrained=True)
     else:
         model = CLIP(**config)
@@ -111,9 +111,9 @@ def load_named_hub(name: str) -> ClipParts:
     From its cache where it was downloaded before.
     """
     source = f"hf-hub:{name}"
-    with _explained(f"{name} could not be had from the Hugging Face hub", OFFLINE):
+    with _explain_errors(f"{name} could not be had from the Hugging Face hub", OFFLINE):
         model = open_clip.create_model(source, require_pretrained=True, pretrained_text=False)
-        tokenizer = _ready(open_clip.get_tokenizer(source))
+        tokenizer = _warm_up(open_clip.get_tokenizer(source))
         preprocess = open_clip.get_model_preprocess_cfg(model)
     return ClipParts(model, tokenizer, tuple(preprocess["mean"]), tuple(preprocess["std"]))
 
@@ -143,7 +143,7 @@ def load_local_directory(name: str) -> ClipParts:
             )
         config["vision_cfg"]["timm_model_pretrained"] = False
         custom = config.pop("custom_text", False) or "hf_model_name" in text
-        with _explained(
+        with _explain_errors(
             f"The CLIP that {CONFIG_FILE} in {folder.name!r} describes cannot be built", COPY_AGAIN
         ):
             model = (CustomTextCLIP if custom else CLIP)(**config)
@@ -213,9 +213,9 @@ def _local_tokenizer(folder: Path, text: dict[str, Any]) -> Callable[[list[str]]
             f"The folder {folder.name!r} has no tokenizer; copy tokenizer.json and tokenizer_config.json "
             "into it."
         )
-    with _explained(f"The tokenizer in {folder.name!r} cannot be read", COPY_AGAIN):
+    with _explain_errors(f"The tokenizer in {folder.name!r} cannot be read", COPY_AGAIN):
         options = {"tokenizer_mode": text.get("tokenizer_mode"), **(text.get("tokenizer_kwargs") or {})}
-        return _ready(HFTokenizer(str(folder), context_length=context, **options))
+        return _warm_up(HFTokenizer(str(folder), context_length=context, **options))
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -243,7 +243,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(tensors)
 
 
-def _ready(tokenizer: Callable[[list[str]], Tensor]) -> Callable[[list[str]], Tensor]:
+def _warm_up(tokenizer: Callable[[list[str]], Tensor]) -> Callable[[list[str]], Tensor]:
     """Used once: the first call sets a fast tokenizer's padding.
 
     Later ones only read it, as two threads may at the same time.
@@ -253,7 +253,7 @@ def _ready(tokenizer: Callable[[list[str]], Tensor]) -> Callable[[list[str]], Te
 
 
 @contextmanager
-def _explained(what: str, hint: str) -> Iterator[None]:
+def _explain_errors(what: str, hint: str) -> Iterator[None]:
     """Turn whatever open_clip, transformers, timm or the hub raise into our words.
 
     Theirs may hold paths of this machine.

@@ -20,7 +20,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
-from wordmask.encoders.checkpoints import read_tensors
+from wordmask.encoders.tensors import read_tensors
 from wordmask.errors import WeightsError
 
 ADAPTER = "default"  # peft's name for the only adapter

@@ -17,8 +17,8 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.configs import SamConfig, TinySamArchitecture
+from wordmask.encoders.tensors import read_tensors
 from wordmask.errors import WeightsError
 from wordmask.weights.verified_files import weights_path
 

@@ -1,8 +1,7 @@
-"""Can this machine run WordMask: its Python, system libraries, port, folders and accelerator.
+"""Can this machine run WordMask: its Python, system libraries, port, folders and accelerator?
 
-One sentence for each thing that cannot.
-
-Knows the machine; packages and their versions are the business of `wordmask.environment.packages`.
+Each problem is one sentence. Knows the machine; packages and their versions are the business of
+`wordmask.environment.packages`.
 """
 
 from __future__ import annotations
@@ -82,9 +81,10 @@ def _why_not_imported(name: str, error: Exception) -> str:
 
 
 def probe_port(port: int) -> Literal["free", "WordMask", "taken"]:
-    """What listens on the port of this machine.
+    """What listens on a port of this machine.
 
-    nothing, a WordMask server (also one that asks for a token), or another program.
+    Returns:
+        "free", "WordMask" (also for a server that asks for a token), or "taken" by another program.
     """
     with socket.socket() as probe:
         probe.settimeout(2.0)

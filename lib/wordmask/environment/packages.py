@@ -1,10 +1,8 @@
-"""Is what is installed what WordMask was built for?
+"""Does what is installed fit what WordMask was built for?
 
-Asked at start-up, answered in one sentence per broken pin.
-
-Knows: the requirements in the installed package's metadata (pyproject.toml is their one home), and the
-symptom of each.
-Does not import the packages that it asks about: a broken one could not be imported.
+Checked at start-up; each broken requirement is one sentence. Knows the requirements in the installed
+package's metadata (pyproject.toml is their only source), and the symptom of each. Does not import the
+packages that it asks about, because a broken one could not be imported.
 """
 
 from __future__ import annotations
@@ -31,10 +29,7 @@ SYMPTOMS = {  # the bounds of pyproject.toml: what one sees when they are not ke
 
 
 class BrokenEnvironmentError(WordMaskError):
-    """A package is missing or has a version that is known to break.
-
-    The message says which and what to type.
-    """
+    """A package is missing or has a version that is known to break; the message says what to type."""
 
 
 def installed_version(name: str) -> str | None:
@@ -60,8 +55,10 @@ def find_problems(
 ) -> list[str]:
     """One sentence per broken requirement; empty when all is well.
 
-    requirements: as in pyproject.toml; None: those of the installed WordMask
-    version_of: name -> version or None; requires_of: name -> that package's own requirements
+    Args:
+        requirements: as in pyproject.toml; None: those of the installed WordMask.
+        version_of: name of a package -> its version, or None.
+        requires_of: name of a package -> its own requirements.
     """
     if requirements is None:
         requirements = requires_of("wordmask")
@@ -80,9 +77,10 @@ def find_problems(
 
 
 def require_sound_environment() -> None:
-    """Raise BrokenEnvironmentError for the first broken requirement.
+    """Check the requirements, to give one sentence at start-up instead of a stack trace later.
 
-    One sentence at start-up, not a stack trace later.
+    Raises:
+        BrokenEnvironmentError: a requirement is broken; the message is about the first one.
     """
     if problems := find_problems():
         more = f" ({len(problems)} problems in all: `wordmask check`)" if len(problems) > 1 else ""
@@ -112,9 +110,9 @@ def _problem(text: str, version_of: Callable[[str], str | None]) -> str | None:
 
 
 def _mismatched_torch(torch: str | None, torchvision: str | None, wants: Sequence[str]) -> str | None:
-    """Whether torchvision was built for another torch.
+    """A sentence if torchvision was built for another torch.
 
-    Another release, or a CPU build beside a CUDA build (x86-64 only).
+    That is another release, or a CPU build beside a CUDA build (x86-64 only).
     """
     if torch is None or torchvision is None:
         return None

@@ -162,7 +162,7 @@ class _Drawing:
             for i, column in enumerate(columns):
                 left = MARGIN + i * (width + MARGIN)
                 pen.text((left, top), self._title(panel, column), INK, font=_font(14))
-                cell = _labelled(column, self.entries) if panel == "labels" else self._heat(panel, column)
+                cell = _draw_labels(column, self.entries) if panel == "labels" else self._heat(panel, column)
                 page.paste(Image.fromarray(cell), (left, top + LINE))
         self._legend(pen, page, page_width - LEGEND + MARGIN, panels)
         return page
@@ -184,12 +184,12 @@ class _Drawing:
         pixels = np.round(np.moveaxis(shown, 0, -1) * 255).astype(np.uint8)
         picture = np.asarray(Image.fromarray(pixels).resize(self.size, Image.Resampling.BICUBIC))
         masks = {
-            entry.value: self._resized((self.labels[index] == entry.value).astype(np.float32)) > 0.5
+            entry.value: self._resize((self.labels[index] == entry.value).astype(np.float32)) > 0.5
             for entry in self.entries
         }
         return _Column(index, word, picture, masks)
 
-    def _resized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _resize(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(
             Image.fromarray(values).resize(self.size, Image.Resampling.BILINEAR), dtype=np.float32
         )
@@ -200,7 +200,7 @@ class _Drawing:
         The higher, the lighter and the less of the slice shows.
         """
         values = self.slicing.cut(self.maps[panel][column.word])[column.index] / PANELS[panel]
-        share = self._resized(np.clip(values, 0, 1).astype(np.float32))[..., None]
+        share = self._resize(np.clip(values, 0, 1).astype(np.float32))[..., None]
         grey = column.picture.mean(axis=2, keepdims=True) * 0.7
         opacity = 0.25 + 0.6 * share
         return np.round(grey * (1 - opacity) + _ramp(share[..., 0]) * opacity).astype(np.uint8)
@@ -252,7 +252,7 @@ def choose_slices(labels: NDArray[np.integer], names: Mapping[str, int]) -> list
     return sorted(chosen) or [(len(labels) // 2, next(iter(names)))]
 
 
-def _labelled(column: _Column, entries: Sequence[_Entry]) -> Bytes:
+def _draw_labels(column: _Column, entries: Sequence[_Entry]) -> Bytes:
     blended = column.picture.astype(np.float64)
     for entry in entries:
         mask = column.masks[entry.value]

@@ -141,7 +141,7 @@ def check_prompt_sets(prompts: Sequence[Prompt], capabilities: Capabilities, mod
             raise RequestError(
                 f"Model {model!r} gives its text encoder the bare word; leave the prompt set out."
             )
-        load_prompt_sets().named(str(name))
+        load_prompt_sets().find(str(name))
 
 
 def choose_window(
@@ -169,7 +169,7 @@ def request_warnings(volume: Volume, window: str | None, preset: Preset, view: C
     found = list(volume.warnings)
     if window is not None and volume.modality != "CT":
         found.append(
-            f"The window {window!r} was not used: windows are for CT, and this image is {_called(volume)}."
+            f"The window {window!r} was not used: windows are for CT, and this image is {_name_kind(volume)}."
         )
     elif window is not None and preset.windows and window not in preset.windows:
         trained = ", ".join(preset.windows)
@@ -210,7 +210,7 @@ def word_warnings(
     if entry is not None and not _may_show(volume, entry):
         found.append(
             f"{prompt.word!r} is usually looked for in {' or '.join(entry.modalities)}; this image is "
-            f"{_called(volume)}."
+            f"{_name_kind(volume)}."
         )
     return found
 
@@ -227,7 +227,7 @@ def _may_show(volume: Volume, entry: VocabularyEntry) -> bool:
     return volume.modality in entry.modalities
 
 
-def _called(volume: Volume) -> str:
+def _name_kind(volume: Volume) -> str:
     if volume.is_picture:
         return "a picture"
     return "of an unknown kind" if volume.modality == "unknown" else volume.modality

@@ -1,4 +1,4 @@
-"""Learning from labelled cases, captions and unlabelled images, and how well it went.
+"""Learning from labelled cases, captions and unlabelled images, and measuring the result.
 
-Never imported by what serves masks.
+Inference never imports it.
 """

@@ -36,9 +36,13 @@ PICTURES = {"US": "ultrasound picture"}
 class ImageCaption:
     """One picture and its caption.
 
-    source: who names it, for errors ("line 3 of pairs.csv"); group: pairs of one group (one patient, one
-    image) are never divided between training and check; slice: index along the slicing plane of a volume, in
-    display order; window: of a CT.
+    Attributes:
+        image: the file.
+        caption: what is said about it.
+        source: the entry that names the image, for errors, such as "line 3 of pairs.csv".
+        group: pairs of one group (one patient, one image) are never divided between training and check.
+        slice: index along the slicing plane of a volume, in display order.
+        window: of a CT.
     """
 
     image: Path
@@ -69,13 +73,17 @@ def names_cases(path: Path) -> bool:
 
 
 def read_caption_list(path: Path, *, least_characters: int) -> CaptionList:
-    """A CSV file with the columns image and caption, or a JSON list of ``{"image".
+    """Read a CSV file with the columns image and caption, or a JSON list of objects with these keys.
 
-    ..., "caption": ...}``; paths are relative to the list.
+    Paths are relative to the list. Optional columns: group (pairs that belong together, for example one
+    patient), slice (of a volume, along its slicing plane, from 0), window (of a CT).
 
-    Optional: group (pairs that belong together, one patient for instance), slice (of a volume, along its
-    slicing plane, from 0), window (of a CT). Captions below ``least_characters`` are left out and counted.
-    VolumeError says what is wrong, in which line or entry.
+    Args:
+        path: the list.
+        least_characters: shorter captions are left out and counted.
+
+    Raises:
+        VolumeError: the list cannot be used; the message names the line or entry.
     """
     entries = _json_pairs(path) if path.suffix.lower() == ".json" else _csv_pairs(path)
     pairs = [_pair(entry, source, path) for source, entry in entries]
@@ -91,11 +99,16 @@ def read_caption_list(path: Path, *, least_characters: int) -> CaptionList:
 
 
 def captions_of_cases(cases: Iterable[Case], *, slices: int, words: int | None) -> CaptionList:
-    """Captions of labelled cases: of at most ``slices`` slices each that show something, evenly spread,
-    always the same ones.
+    """Write captions of labelled cases, of slices that show something, the same ones every time.
 
-    words: how many things a caption names, the largest first; None: all. VolumeError, LabelError: a case
-    cannot be read, or none shows anything.
+    Args:
+        cases: where the label maps are.
+        slices: at most so many of each case, evenly spread.
+        words: how many structures a caption names, the largest first; None: all.
+
+    Raises:
+        VolumeError: a case cannot be read, or no case shows anything.
+        LabelError: a label map cannot be used.
     """
     pairs = [pair for case in cases for pair in _write_captions(case.read(), slices, words)]
     if not pairs:
@@ -108,12 +121,17 @@ def captions_of_cases(cases: Iterable[Case], *, slices: int, words: int | None) 
 def read_pictures(
     pairs: Iterable[ImageCaption], windows: Sequence[str] = ()
 ) -> Iterator[NDArray[np.float32]]:
-    """Each pair's picture, [3, h, w] in 0..1, in display orientation, one after the other.
+    """Read each pair's picture, [3, h, w] in 0..1, in display orientation, one after the other.
 
-    windows: of CT that the weights know; empty: any. An image is read once for all its neighbours in the
-    list.
-    VolumeError: an image is damaged, or has several slices where none is named; the sentence says which entry
-    names it.
+    An image is read once for all its neighbours in the list.
+
+    Args:
+        pairs: the pictures.
+        windows: of CT that the weights know; empty: any.
+
+    Raises:
+        VolumeError: an image is damaged, or has several slices and its entry names none; the message names
+            the entry.
     """
     path, volume = None, None
     for pair in pairs:

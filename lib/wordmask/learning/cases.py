@@ -9,30 +9,35 @@ is *absent* from that case; a word that it does not name is *unknown* there and 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
+from wordmask.data.label_maps import LabelMap, check_same_grid, read_label_map
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import RequestError, VolumeError, WordMaskError
-from wordmask.words.labels import LabelError, LabelTable
+from wordmask.words.labels import LabelError, LabelTable, check_values
 from wordmask.words.prompts import Prompt, parse_prompts
 
-LOSSY = (".jpg", ".jpeg")  # their masks have grey edges: the middle decides
-LOSSY_THRESHOLD = 127
-GRID_TOLERANCE = 1e-2  # mm, and direction cosines: formats round differently
-
 Mask = NDArray[np.bool_]
+Unnamed = Literal["refuse", "background"]
+
+logger = logging.getLogger(__name__)
 
 
 def canonical_word(word: str) -> str:
-    """`Prompt.key` of a typed word; PromptError when it is none."""
+    """`Prompt.key` of a typed word.
+
+    Raises:
+        PromptError: the text is not a word.
+    """
     return parse_prompts([word])[0].key
 
 
@@ -40,9 +45,14 @@ def canonical_word(word: str) -> str:
 class Case:
     """One image with its label map.
 
-    words: word -> its values in the label map; no value at all means every value but 0. group: cases of one
-    group (one patient, two sides of one body) are never divided between training and validation; each case is
-    its own when it is empty.
+    Attributes:
+        name: of the case.
+        image: the image file.
+        label: the label map.
+        words: word -> its values in the label map; without values, every value but 0.
+        group: cases of one group (one patient, two sides of one body) are never divided between training and
+            validation; empty: the case is a group of its own.
+        unnamed: whether values of the label map that no word has are refused or taken as background.
     """
 
     name: str
@@ -50,26 +60,19 @@ class Case:
     label: Path
     words: Mapping[str, tuple[int, ...]]
     group: str = ""
+    unnamed: Unnamed = "refuse"
 
     def read(self) -> LabelledVolume:
-        """VolumeError, LabelError: a file cannot be read, or the two do not fit together."""
+        """Read both files.
+
+        Raises:
+            VolumeError: a file cannot be read, or the two do not fit together.
+            LabelError: the label map contains fractions or colours.
+        """
         volume = read_volume(self.image)
-        drawn = read_label_map(self.label)
-        values = label_values(drawn)
-        if values.shape != volume.array.shape[:3]:
-            raise VolumeError(
-                f"The label map of {self.name} has {_size(values.shape)} voxels and its image "
-                f"{_size(volume.array.shape[:3])}; "
-                "save the label map on the grid of the image."
-            )
-        if not volume.is_picture and not drawn.is_picture:
-            _check_same_place(drawn, volume, self.name)
-        lossy = suffix_of(self.label) in LOSSY
-        masks = {
-            word: values > (LOSSY_THRESHOLD if lossy else 0) if not own else np.isin(values, own)
-            for word, own in self.words.items()
-        }
-        return LabelledVolume(self, volume, masks)
+        labels = read_label_map(self.label)
+        check_same_grid(labels, self.label, volume, self.image)
+        return LabelledVolume(self, volume, make_masks(labels, self.words, unnamed=self.unnamed))
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,21 @@ class Study:
         return self.group or self.name
 
     def read(self) -> Volume:
-        """VolumeError: it cannot be read."""
+        """Read the image.
+
+        Raises:
+            VolumeError: it cannot be read.
+        """
         return read_volume(self.path)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
-    """A case in memory. masks: word -> [k, j, i]."""
+    """A case in memory.
+
+    Attributes:
+        masks: word -> [k, j, i].
+    """
 
     case: Case
     volume: Volume
@@ -127,38 +138,47 @@ class LabelledVolume:
         return groups
 
 
-def read_label_map(path: Path) -> Volume:
-    """A label map as it lies in its file: a picture stays one. VolumeError: it cannot be read."""
-    return read_volume(path, modality=None if suffix_of(path) in PICTURE_SUFFIXES else "unknown")
+def make_masks(
+    labels: LabelMap, words: Mapping[str, tuple[int, ...]], *, unnamed: Unnamed = "refuse"
+) -> dict[str, Mask]:
+    """Make a mask [k, j, i] for each word.
 
+    Args:
+        labels: the label map.
+        words: word -> its values, as of a `Case`.
+        unnamed: what to do about values that no word has.
 
-def label_values(drawn: Volume) -> NDArray[np.integer[Any]]:
-    """[k, j, i] of a label map, a picture as [1, h, w]. LabelError: it holds fractions or colours."""
-    array = drawn.array
-    if drawn.is_picture:
-        if (array != array[..., :1]).any() and suffix_of(Path(drawn.name)) not in LOSSY:
+    Raises:
+        LabelError: the values are not those of the words.
+    """
+    if labels.is_lossy:
+        if len(words) > 1 or any(len(own) > 1 for own in words.values()):
             raise LabelError(
-                f"The label map {drawn.name} has colours; save it as one grey channel whose values are "
-                "labels."
+                f"The label map {labels.name} is a JPEG, whose compression changes values, and it has "
+                "several labels; save it as PNG."
             )
-        array = array[..., 0]
-    if array.dtype.kind not in "iub":
-        if not np.array_equal(array, np.round(array)):
-            raise LabelError(
-                f"A label map holds whole numbers, but {drawn.name} holds fractions; save it as integers."
-            )
-        array = array.astype(np.int64)
-    return array
+        logger.warning("%s is a JPEG: its mask was cut in the middle of grey; PNG keeps it.", labels.name)
+        return dict.fromkeys(words, labels.array > 0)
+    if unnamed == "refuse":
+        check_values(labels.array, words, f"The label map {labels.name}")
+    return {word: np.isin(labels.array, own) if own else labels.array != 0 for word, own in words.items()}
 
 
 def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse") -> list[Case]:
-    """A list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
+    """Read a list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
 
-    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}`` for every value but 0,
-    or be a ``label_info`` list as MONAI Label keeps it. ``name`` and ``group`` are optional. missing: what to
-    do about an entry whose files are not there.
+    ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}``, which means every
+    value but 0, or be a ``label_info`` list as MONAI Label keeps it. ``name`` and ``group`` are optional, and
+    so is ``"unnamed": "background"``, which takes values without a name as background instead of refusing
+    them. missing: what to do about an entry whose files are not there.
 
-    VolumeError, LabelError: what is wrong, and in which entry.
+    Args:
+        path: the list.
+        missing: what to do about an entry whose files do not exist.
+
+    Raises:
+        VolumeError: the list or a file cannot be used; the message names the entry.
+        LabelError: the names of an entry cannot be used.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -179,11 +199,12 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
 
 
 def cases_from_folder(folder: Path, word: str) -> list[Case]:
-    """The papers' layout: ``images/`` and ``labels/`` with equal names before the ending.
+    """Read the papers' layout: ``images/`` and ``labels/`` with equal names before the ending.
 
     Every value but 0 is the word.
 
-    VolumeError: a folder is missing or empty, or an image has no label map.
+    Raises:
+        VolumeError: a folder is missing or empty, or an image has no label map.
     """
     images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
     if not images:
@@ -200,9 +221,10 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
 
 
 def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, tuple[int, ...]]:
-    """Names of a label map as `Case.words`; two names of one thing ("liver", "hepar") share it.
+    """Names of a label map as `Case.words`; two names of one structure ("liver", "hepar") share an entry.
 
-    LabelError.
+    Raises:
+        LabelError: the names or values cannot be used.
     """
     if not isinstance(names, Mapping):
         names = LabelTable.from_label_info(names).names()
@@ -229,9 +251,11 @@ def _entry(entry: Any, number: int, path: Path) -> Case:
         words = words_of(entry.get("names", {}), owner)
     except WordMaskError as error:
         raise LabelError(f"{owner}: {error}") from error
-    return Case(
-        str(entry.get("name") or _stem(files[0])), files[0], files[1], words, str(entry.get("group", ""))
-    )
+    unnamed = entry.get("unnamed", "refuse")
+    if unnamed not in get_args(Unnamed):
+        raise LabelError(f'{owner}: unnamed is "refuse" or "background", not {unnamed!r}.')
+    name, group = str(entry.get("name") or _stem(files[0])), str(entry.get("group", ""))
+    return Case(name, files[0], files[1], words, group, unnamed)
 
 
 def _owner(number: int, path: Path) -> str:
@@ -250,18 +274,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(suffix_of(path)) or path.name
-
-
-def _check_same_place(drawn: Volume, volume: Volume, name: str) -> None:
-    ours, theirs = volume.geometry, drawn.geometry
-    if not np.allclose(ours.affine_ras, theirs.affine_ras, atol=GRID_TOLERANCE * max(1.0, *ours.spacing)):
-        raise VolumeError(
-            f"The label map of {name} lies elsewhere than its image; resample it onto the grid of the image."
-        )
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(count) for count in reversed(shape))
 
 
 def read_cases(path: Path, word: str | None) -> list[Case]:
@@ -284,7 +296,8 @@ def read_cases(path: Path, word: str | None) -> list[Case]:
 def studies_in(folder: Path) -> list[Study]:
     """Every image file of a folder, by its name before the ending.
 
-    VolumeError: there is none, or two have one name.
+    Raises:
+        VolumeError: the folder has no image, or two images have one name.
     """
     files = (
         [

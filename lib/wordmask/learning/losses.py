@@ -14,8 +14,10 @@ _dice = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=1.0, smooth_dr=1.0)
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Binary cross-entropy plus Dice with squared denominators (Simple-ViLMedSAM, methods.md 1.6).
 
-    Smooth 1, so that empty masks count.
+    Both sums of the Dice are smoothed by 1, so that empty masks count.
 
-    logits, masks: [P, h, w]; masks 0 or 1.
+    Args:
+        logits: [P, h, w].
+        masks: [P, h, w], 0 or 1.
     """
     return F.binary_cross_entropy_with_logits(logits, masks) + _dice(logits[:, None], masks[:, None])

@@ -37,10 +37,11 @@ class Check:
 
 
 def find_start(store: ModelStore, start: int | None) -> int | None:
-    """The version that a training goes on from; None: the preset's own weights.
+    """The version that a training starts from; None: the preset's own weights.
 
     Args:
-        start: its number, 0 for the preset's own weights; None: the version in use.
+        store: the published versions.
+        start: a number, 0 for the preset's own weights; None: the version in use.
 
     Raises:
         RequestError: there is no such version.

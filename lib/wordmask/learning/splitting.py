@@ -16,13 +16,19 @@ from wordmask.learning.cases import Case
 def split_cases(
     cases: Sequence[Case], share: float, *, learned: Collection[str] = (), judging: Collection[str] = ()
 ) -> tuple[list[Case], list[Case]]:
-    """(training, validation), never parting a group. share: of new cases that go to validation, 0..1.
+    """Divide cases into (training, validation); a group is never divided.
 
-    learned, judging: names that the version in use was trained on and judged by: they stay where they were.
     Of new groups, those whose name has a digest below ``share`` judge, but never more than twice the share of
-    all; if that is none, the one with the smallest digest. With one group alone, nothing judges.
+    all; if there is none, the one with the smallest digest. A single group is never used for validation.
 
-    RequestError: two cases have one name.
+    Args:
+        cases: all of them.
+        share: of new cases that go to validation, 0..1.
+        learned: names that the version in use was trained on; they stay in the training.
+        judging: names that it was judged by; they stay in the validation.
+
+    Raises:
+        RequestError: two cases have one name.
     """
     names = [case.name for case in cases]
     if len(set(names)) < len(names):
@@ -36,7 +42,13 @@ def split_cases(
 
 
 def judging_groups(names: Collection[str], share: float, known: Mapping[str, bool] | None = None) -> set[str]:
-    """Which groups judge. known: whether a group that was used before did; see `split_cases`."""
+    """Choose the groups that judge.
+
+    Args:
+        names: of all groups.
+        share: of new groups that judge, 0..1.
+        known: group -> whether it judged before; it keeps its part.
+    """
     known = known or {}
     groups = sorted(names, key=_digest)
     chosen = {group for group, judges in known.items() if judges}

@@ -1,7 +1,7 @@
-"""The contract of every training: what it is asked, how it tells how far it is, what it reports.
+"""The contract of every training: its request, its progress and its report.
 
 A model names its training in its `ModelEntry`; `find_training` finds it. The command line and the server's
-train task know this page only, so that a new kind of training needs no change there.
+train task know this file only, so that a new kind of training needs no change there.
 """
 
 from __future__ import annotations
@@ -219,7 +219,11 @@ class Training(abc.ABC, Generic[R]):
 
     @abc.abstractmethod
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[R]) -> Any:
-        """What to learn from among the studies of a server; RequestError: there is nothing."""
+        """Choose what to learn from among the studies of a server.
+
+        Raises:
+            RequestError: there is nothing to learn from.
+        """
 
     @abc.abstractmethod
     def run(

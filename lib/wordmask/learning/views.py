@@ -23,40 +23,35 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from wordmask.words.vocabulary import load_vocabulary
+from wordmask.words.vocabulary import opposite_word
 
 ANGLE, SCALE, SHIFT = 0.2, 0.15, 0.08  # radians; share; share of the picture's size
-SIDES = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
 class View:
-    """image: [3, H, W] float in 0..1; masks.
+    """One view of a slice.
 
-    Word -> [H, W] float in 0..1, as the words are called in this view.
+    Attributes:
+        image: [3, H, W] float in 0..1.
+        masks: word, as it is called in this view -> [H, W] float in 0..1.
     """
 
     image: Tensor
     masks: Mapping[str, Tensor]
 
 
-def opposite_word(word: str) -> str | None:
-    """ "left kidney" -> "right kidney"; None for a word without a side."""
-    first, *rest = word.split(" ")
-    if first.lower() in SIDES and rest:
-        other = " ".join([SIDES[first.lower()], *rest])
-        entry = load_vocabulary().lookup(other)
-        return entry.word if entry else other
-    return None
-
-
 def make_view(image: Tensor, masks: Mapping[str, Tensor], *, key: str, number: int, mirror: bool) -> View:
     """View ``number`` of a slice; 0 is the slice itself.
 
-    image: [3, H, W]; masks: word -> [H, W]; key: what the randomness depends on besides the number. mirror:
-    half of the views are mirrored left to right and a quarter turned each way. What was the left kidney is a
-    right kidney then; a word with a side whose other side has no mask here is left out of such a view, for
-    nobody knows where its thing is.
+    Args:
+        image: [3, H, W] in 0..1.
+        masks: word -> [H, W].
+        key: what the randomness depends on besides the number.
+        number: from 0.
+        mirror: half of the views are mirrored left to right, and turned by a random number of quarters. A
+            left kidney then becomes a right kidney; a word with a side is left out where the other side has
+            no mask, because the place of that structure is unknown.
     """
     if number == 0:
         return View(image, dict(masks))

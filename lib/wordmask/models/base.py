@@ -144,7 +144,7 @@ class Segmenter(nn.Module, abc.ABC):
 
         Args:
             preset: an instance of the model's own preset class.
-            weights: folder with a bundle, of a published version, in place of the preset's own.
+            weights: folder with a checkpoint, of a published version, in place of the preset's own.
 
         Raises:
             WeightsError: weights are missing, with the command to type, or damaged.

@@ -18,18 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wordmask.models.noise import KeyedNoise, Noise, keyed_noise
-
-__all__ = [
-    "KeyedNoise",
-    "Noise",
-    "RestartableClip",
-    "attribution_maps",
-    "capacity",
-    "fit_pairs",
-    "keyed_noise",
-    "normalise_maps",
-]
+from wordmask.models.noise import Noise
 
 ALPHA_START = 5.0  # lambda = 0.9933: nearly everything passes at first
 ADAM_BETAS = (0.9, 0.999)

@@ -24,10 +24,11 @@ from wordmask.encoders.fingerprint import fingerprint
 from wordmask.encoders.sam import preprocess
 from wordmask.encoders.tiny_tokenizer import table_for
 from wordmask.models.base import PromptFeatures, Segmenter, SliceFeatures, SliceKey
-from wordmask.models.bottleneck import fit_pairs, keyed_noise
+from wordmask.models.bottleneck import fit_pairs
+from wordmask.models.noise import keyed_noise
 from wordmask.models.presets import ClipSamPreset
 from wordmask.models.word_scores import WordScores
-from wordmask.weights.checkpoint import Bundle
+from wordmask.weights.checkpoint import Checkpoint
 from wordmask.words.prompts import Prompt
 
 
@@ -144,12 +145,15 @@ class ClipSamSegmenter(Segmenter):
         return trained and self.clip.knows(prompt.text)
 
 
-def with_rows(bundle: Bundle, token_ids: Sequence[int]) -> Bundle:
+def with_rows(checkpoint: Checkpoint, token_ids: Sequence[int]) -> Checkpoint:
     """Tiny's weights with a text table that has a row for each of ``token_ids``; others as they are."""
     table = "clip.model.token_embedding.weight"
-    if not token_ids or table not in bundle.tensors:
-        return bundle
+    if not token_ids or table not in checkpoint.tensors:
+        return checkpoint
     return replace(
-        bundle,
-        tensors={**bundle.tensors, table: table_for(bundle.tensors[table], bundle.token_ids, token_ids)},
+        checkpoint,
+        tensors={
+            **checkpoint.tensors,
+            table: table_for(checkpoint.tensors[table], checkpoint.token_ids, token_ids),
+        },
     )

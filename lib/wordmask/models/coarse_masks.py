@@ -43,7 +43,7 @@ def split_two_classes(maps: Tensor, levels: int = 256) -> Tensor:
     """
     if levels < 2:
         raise ValueError(f"Two classes need at least 2 grey levels, got {levels}.")
-    maps = _checked(maps)
+    maps = _check_maps(maps)
     # Compared with the very thresholds that may be returned: value * 255, rounded, could differ from the mask
     # in its last bit.
     edges = ((torch.arange(levels - 1, dtype=torch.float64, device=maps.device) + 0.5) / (levels - 1)).to(
@@ -78,7 +78,7 @@ def coarse_masks(
         raise ValueError(
             f"There is no method {method!r} to divide a map. Methods: {', '.join(get_args(SplitMethod))}."
         )
-    maps = _checked(maps)
+    maps = _check_maps(maps)
     if method == "two_means":
         return maps > split_two_classes(maps)[:, None, None]
     if not 0 <= threshold <= 1:
@@ -182,7 +182,7 @@ def points(
     return np.stack([x, y], 1).astype(np.int64), labels.astype(np.int64)
 
 
-def _checked(maps: Tensor) -> Tensor:
+def _check_maps(maps: Tensor) -> Tensor:
     """The maps, in float32 at least; ValueError for what is not a saliency map."""
     if maps.ndim != 3 or not maps.is_floating_point():
         raise ValueError(

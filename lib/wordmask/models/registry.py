@@ -47,7 +47,7 @@ class ModelEntry:
 
 def model_names() -> list[str]:
     """WordMask's own models, the default first, then those of other packages in alphabetical order."""
-    return [*OWN, *sorted(_brought())]
+    return [*OWN, *sorted(_external_models())]
 
 
 @cache
@@ -61,7 +61,7 @@ def find_model(name: str) -> ModelEntry:
     if name in OWN:
         own: ModelEntry = pkgutil.resolve_name(OWN[name])
         return own
-    point = _brought()[name]
+    point = _external_models()[name]
     package = point.dist.name if point.dist else point.module
     try:
         entry = point.load()
@@ -105,6 +105,6 @@ def load_preset(model: str, name: str) -> Preset:
 
 
 @cache
-def _brought() -> dict[str, EntryPoint]:
+def _external_models() -> dict[str, EntryPoint]:
     """The models of other packages; WordMask's own names stay its own."""
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in OWN}

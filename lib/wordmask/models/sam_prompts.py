@@ -87,7 +87,7 @@ def _staple(masks: Tensor) -> Tensor:
     return torch.from_numpy(sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0))).to(masks)
 
 
-def hinted(hints: Hints | None, keys: Sequence[SliceKey], frame: Letterbox) -> SamPrompts | None:
+def prompts_of_hints(hints: Hints | None, keys: Sequence[SliceKey], frame: Letterbox) -> SamPrompts | None:
     """What a person marked, for pairs in these slices; None when nothing lies in any of them."""
     if hints is None or not hints.kinds():
         return None

@@ -78,7 +78,7 @@ class Organ:
         )
 
     def repeat(self, count: int) -> Organ:
-        """The same single patient, ``count`` times."""
+        """One patient, ``count`` times."""
         return Organ(*(getattr(self, field.name).expand(count) for field in fields(self)))
 
 

@@ -1,8 +1,7 @@
-"""Brushes of the phantoms: random numbers, smooth noise, and ellipses with soft edges painted into batches of
-slices.
+"""Brushes of the phantoms: random numbers, smooth noise, and ellipses with soft edges.
 
-Coordinates run from -1 to 1 over the slice, x to the right, y down. All tensors of parameters are [B]: one
-value per slice.
+They paint batches of slices. Coordinates run from -1 to 1 over the slice, x to the right, y down. All tensors
+of parameters are [B]: one value per slice.
 """
 
 from __future__ import annotations

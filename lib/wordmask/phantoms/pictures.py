@@ -1,5 +1,4 @@
-"""Pictures that no volume holds: x-ray-like, endoscopy-like, dermoscopy-like and ultrasound-like, each with
-its label.
+"""Pictures that resemble x-rays, endoscopy, dermoscopy and ultrasound, each with its labels.
 
 All functions return pictures [B, 3, S, S] in 0..1 and labels [B, S, S] uint8. About one picture in five shows
 no lesion.
@@ -62,8 +61,9 @@ def xray(count: int, size: int, random: Random) -> tuple[Tensor, Tensor]:
 def _lesion(
     count: int, size: int, random: Random, radius: tuple[float, float], reach: float, bend: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Distance field of a bent ellipse (OUTSIDE everywhere where there is none), its radius, and its vertical
-    centre.
+    """A bent ellipse: its distance field, its radius, and its vertical centre.
+
+    The field is OUTSIDE everywhere in a picture without a lesion.
     """
     y, x = pixel_grid(size)
     field = random.smooth(count, 4, size, 2) * bend + random.smooth(count, 10, size, 2) * bend * 0.35

@@ -1,9 +1,7 @@
-"""What simple rules reach on the samples.
+"""What simple rules reach on the samples: a grey-value threshold and a mean mask per word.
 
-If a grey-value threshold or a mean mask came close to the model, the phantoms would be too easy.
-
-Fitted on the training slices, per word and kind of picture; `wordmask.demo.baselines` applies them to whole
-volumes and pictures.
+If they came close to the model, the phantoms would be too easy. Fitted on the training slices, per word and
+kind of picture; `wordmask.demo.baselines` applies them to whole volumes and pictures.
 """
 
 from __future__ import annotations
@@ -28,8 +26,10 @@ MOST_SLICES = 400  # per word and kind; more changes nothing
 
 
 def fit_baselines(data: PhantomSlices) -> dict[str, Tensor]:
-    """Name -> tensor: ``threshold/KIND/WORD`` [2] (sign, grey value) and ``atlas/KIND/WORD`` [s, s] of 0 and
-    1.
+    """Fit both baselines for every word and kind of picture.
+
+    Returns:
+        ``threshold/KIND/WORD`` -> [2] (sign, grey value), ``atlas/KIND/WORD`` -> [s, s] of 0 and 1.
     """
     table, fitted = word_table(), {}
     for kind, kind_name in enumerate(KIND_NAMES):
@@ -47,11 +47,13 @@ def fit_baselines(data: PhantomSlices) -> dict[str, Tensor]:
 
 
 def best_threshold(grey: Tensor, masks: Tensor) -> Tensor:
-    """grey: [N, S, S] in 0..1; masks: [N, S, S].
+    """The (sign, value) with the best mean Dice of ``sign * grey >= sign * value``.
 
-    The (sign, value) with the best mean Dice of ``sign * grey >= sign * value``.
+    All thresholds are tried at once, on the histograms of each slice and of its mask.
 
-    All thresholds at once, from the histograms of each slice and of its mask.
+    Args:
+        grey: [N, S, S] in 0..1.
+        masks: [N, S, S], 0 or 1.
     """
     count = len(grey)
     index = (
@@ -77,7 +79,7 @@ def best_threshold(grey: Tensor, masks: Tensor) -> Tensor:
 
 
 def best_atlas(masks: Tensor) -> Tensor:
-    """masks: [N, S, S]. Their mean, cut where the mean Dice with them is best: [s, s] of 0 and 1."""
+    """The mean of masks [N, S, S], cut where its mean Dice with them is best: [s, s] of 0 and 1."""
     small = interpolate(masks[:, None], size=(ATLAS_SIZE, ATLAS_SIZE), mode="area")[:, 0]
     mean = small.mean(0)
     candidates = [(mean >= cut * mean.max()).float() for cut in CUTS]

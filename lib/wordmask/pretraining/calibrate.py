@@ -1,8 +1,8 @@
-"""Where to set the limits of presence: measured on phantoms that trained nothing and are not the samples.
+"""Where to set the limits of presence, measured on phantoms of their own.
 
 ``python -m wordmask.pretraining.calibrate --output runs/tiny/calibration`` prints a Markdown table and draws
-the curve. The operating point is then written into the preset's YAML by hand, where people can read and
-change it.
+the curve. Neither the training nor the samples use these phantoms. The operating point is then written into
+the preset's YAML by hand, where people can read and change it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ SMALLEST_TRUE_AREA = 0.0012  # a thing whose largest cut is smaller counts as ne
 class Observation:
     """One word in one case.
 
-    area: share of a slice, of the largest marked cut; true_area likewise, 0 when it is absent.
+    Attributes:
+        case: name of the case.
+        word: what was asked for.
+        presence: 0..1.
+        area: share of a slice that the largest marked cut covers.
+        true_area: the same of the truth; 0 when the structure is absent.
+        dice: 0..1; 0 when the structure is absent.
     """
 
     case: str
@@ -107,9 +113,14 @@ def observe(segmenter: Segmenter, volumes: int, pictures: int) -> list[Observati
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """volume_logit and minimum_area, and what they do.
+    """Two limits of presence, and what they do.
 
-    Sensitivity (present words kept), specificity (absent words left empty), Dice.
+    Attributes:
+        volume_logit: a word whose presence is lower is left empty.
+        minimum_area: share of a slice; a word whose largest cut is smaller is left empty.
+        sensitivity: share of present words that are kept.
+        specificity: share of absent words that are left empty.
+        dice: mean over present words.
     """
 
     volume_logit: float

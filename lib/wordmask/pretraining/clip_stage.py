@@ -1,9 +1,9 @@
-"""Stage 1 of the tiny weights: a CLIP whose image *and* patch embeddings agree with words, also under the
-bottleneck's noise.
+"""Stage 1 of the tiny weights: a CLIP whose image and patch embeddings agree with words.
 
-Source: design measurements of the project (docs/tiny.md). Two sigmoid losses: image against "the word covers
-enough of the slice", and patch against "the share of the patch that the word covers". In half of each batch
-the tokens are mixed with noise as the information bottleneck does, so that its inputs are familiar ones.
+They must agree under the bottleneck's noise, too. Source: design measurements of the project (docs/tiny.md).
+Two sigmoid losses: image against "the word covers enough of the slice", and patch against "the share of the
+patch that the word covers". In half of each batch the tokens are mixed with noise as the information
+bottleneck does, so that its inputs are familiar ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INSIDE_WEIGHT = 6.0
 
 
 def spellings(word: str) -> tuple[str, ...]:
-    """A trained word and everything that the vocabulary knows as the same thing."""
+    """A trained word and everything that the vocabulary treats as the same structure."""
     entry = load_vocabulary().lookup(word)
     if entry is None:
         return (word,)
@@ -55,7 +55,16 @@ def train_clip(
     layers: tuple[int, ...],
     checkpoint: Path,
 ) -> None:
-    """layers: the blocks after which the bottleneck may sit; one is drawn per step."""
+    """Train CLIP and its scores in place.
+
+    Args:
+        model: what learns.
+        data: the slices.
+        steps: of the training.
+        seed: of everything random.
+        layers: the blocks after which the bottleneck may sit; each step uses one of them in turn.
+        checkpoint: file from which an interrupted training continues.
+    """
 
     def loss(generator: torch.Generator, step: int) -> dict[str, Tensor]:
         rows = torch.randint(len(data), (BATCH,), generator=generator)
@@ -70,7 +79,7 @@ def train_clip(
 def clip_losses(
     model: ClipWithScores, images: Tensor, labels: Tensor, layer: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """images: [B, 3, H, W] in 0..1; labels: [B, H, W]."""
+    """Losses of one step, for images [B, 3, H, W] in 0..1 and labels [B, H, W]."""
     clip, size = model.clip, model.clip.image_size
     frame = Letterbox.fit((images.shape[-2], images.shape[-1]), (size, size), "center")
     # Shape [B, words, patches].
@@ -102,11 +111,19 @@ def clip_losses(
 def mix_with_noise(
     hidden: Tensor, fractions: Tensor, present: Tensor, grid: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """What the bottleneck does to tokens: near 1 of the signal inside a random region, near 0 outside.
+    """Mix tokens with noise as the bottleneck does: signal inside a random region, noise outside.
 
-    hidden: [B, 1 + patches, D]; fractions: [B, words, patches]; present: [B, words]. Returns the mixed tokens
-    and which patches were kept [B, patches]. One region in three is exactly one present word's patches, or
-    all but those.
+    One region in three is exactly one present word's patches, or all but those.
+
+    Args:
+        hidden: [B, 1 + patches, D].
+        fractions: [B, words, patches], share of each patch that a word covers.
+        present: [B, words], 0 or 1.
+        grid: patches of a side.
+        generator: of everything random.
+
+    Returns:
+        The mixed tokens, and which patches were kept [B, patches].
     """
     count = len(hidden)
 

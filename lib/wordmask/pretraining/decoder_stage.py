@@ -1,9 +1,8 @@
-"""Stage 3 of the tiny weights: the position-prompt decoder on frozen features, then a joint phase with SAM's
-encoder.
+"""Stage 3 of the tiny weights: the position-prompt decoder on frozen features, then jointly with SAM.
 
 Everything that does not learn is computed once: SAM embeddings, CLIP's scores, and the maps of both priors.
 The variants (which prior, with or without the word token) are trained on the same pairs for the same steps
-and compared on slices of another seed.
+and compared on slices of another seed. In the joint phase SAM's encoder learns, too.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from torch import Tensor, nn
 from wordmask.data.letterbox import Letterbox
 from wordmask.files import replace_file
 from wordmask.learning.losses import mask_loss
-from wordmask.models.bottleneck import fit_pairs, keyed_noise, normalise_maps
+from wordmask.models.bottleneck import fit_pairs, normalise_maps
+from wordmask.models.noise import keyed_noise
 from wordmask.models.presets import BottleneckPreset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import DecoderPreset
@@ -97,7 +97,14 @@ def prepare_pairs(
 ) -> PairData:
     """Scores, maps and chosen pairs of all slices.
 
-    every_word: all pairs (for tests), else present words and hard and random absent ones.
+    Args:
+        clip: trained in stage 1.
+        sam_frame_size: pixels of a side of SAM's square.
+        grid: cells of a side of SAM's embedding.
+        data: the slices.
+        bottleneck: how attribution maps are made.
+        seed: of everything random.
+        every_word: take all pairs (for tests); else present words, and hard and random absent ones.
     """
     size = clip.clip.image_size
     original = (data.images.shape[-2], data.images.shape[-1])
@@ -162,8 +169,9 @@ def word_shares(labels: Tensor) -> Tensor:
 def choose_pairs(
     present: Tensor, presence: Tensor, generator: torch.Generator, *, every_word: bool
 ) -> Tensor:
-    """[P, 2]: up to 4 present words per slice, the absent word that CLIP finds most likely, and a random
-    absent one.
+    """Choose pairs [P, 2] of (slice, word).
+
+    Of each slice up to 4 present words, the absent word that CLIP finds most likely, and a random absent one.
     """
     if every_word:
         return torch.cartesian_prod(torch.arange(len(present)), torch.arange(present.shape[1]))
@@ -291,8 +299,10 @@ def rarity(data: PairData) -> Tensor:
 
 @dataclass(frozen=True)
 class Score:
-    """Dice of present words (area above twice the smallest), its mean over words, and the share of absent
-    words that got a mark.
+    """How well a variant segments.
+
+    Dice of present words (area above twice the smallest), its mean over words, and the share of absent words
+    that got a mark.
     """
 
     dice: float

@@ -1,8 +1,7 @@
 """One resumable training loop for all stages.
 
-Same seed, same steps, same weights, whether interrupted or not.
-
-Knows modules, an optimizer and a loss function; not what is learned.
+The same seed and steps give the same weights, whether the run was interrupted or not. Knows modules, an
+optimizer and a loss function; not what is learned.
 """
 
 from __future__ import annotations
@@ -54,11 +53,16 @@ def train(
     checkpoint: Path,
     weight_decay: float = 0.05,
 ) -> None:
-    """Minimise ``loss_function`` with AdamW.
+    """Minimise ``loss_function`` with AdamW; a finished stage is not repeated.
 
-    The state is kept in ``checkpoint`` every 250 steps and a finished stage is not repeated.
-
-    groups: AdamW parameter groups, each with its own "lr" (the peak).
+    Args:
+        module: what learns.
+        groups: AdamW's parameter groups, each with its own "lr" (the peak).
+        loss_function: makes the losses of a step.
+        schedule: number of steps and learning rate.
+        seed: of everything random.
+        checkpoint: file for the state, written every 250 steps.
+        weight_decay: of AdamW.
     """
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, betas=(0.9, 0.98))
     peaks = [group["lr"] for group in optimizer.param_groups]

@@ -1,8 +1,7 @@
-"""Phantom slices for training: made once per seed, augmented at every use, shown through the models' own
-frames.
+"""Phantom slices for training: made once per seed, and augmented at every use.
 
-Image right is the patient's left in every picture, so nothing here ever mirrors: that would exchange left and
-right words.
+Models see them through their own frames. Image right is the patient's left in every picture, so nothing here
+ever mirrors: that would exchange left and right words.
 """
 
 from __future__ import annotations
@@ -33,9 +32,12 @@ SMALLEST_PRESENT = 0.0006
 
 @dataclass
 class PhantomSlices:
-    """images: [N, 3, S, S] uint8; labels.
+    """Drawn slices.
 
-    [N, S, S] uint8; kinds: [N] uint8 (0 CT, then the pictures in the order of KINDS).
+    Attributes:
+        images: [N, 3, S, S] uint8.
+        labels: [N, S, S] uint8.
+        kinds: [N] uint8 (0 CT, then the pictures in the order of KINDS).
     """
 
     images: Tensor
@@ -94,8 +96,13 @@ def cached_slices(count: int, seed: int, folder: Path) -> PhantomSlices:
 def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Scale, turn, shift, gain, offset, blur, and cut to a rectangle; never mirrored.
 
-    images: [B, 3, S, S] uint8; labels: [B, S, S]. Returns [B, 3, H, W] float in 0..1 and [B, H, W] uint8 of
-    the same size.
+    Args:
+        images: [B, 3, S, S] uint8.
+        labels: [B, S, S].
+        generator: of everything random.
+
+    Returns:
+        Images [B, 3, H, W] float in 0..1, and labels [B, H, W] uint8.
     """
     count = len(images)
 

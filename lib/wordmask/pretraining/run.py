@@ -43,7 +43,7 @@ from wordmask.pretraining.decoder_stage import (
 from wordmask.pretraining.phantom_data import PhantomSlices, cached_slices
 from wordmask.pretraining.sam_stage import SamWithHead, train_sam
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import save_bundle
+from wordmask.weights.checkpoint import save_checkpoint
 from wordmask.words.vocabulary import load_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Plan:
 
 
 class Pretraining:
-    """One run in one folder; every property that is asked for is trained now or taken from an earlier run."""
+    """One run in one folder; each part is trained when it is asked for, or taken from an earlier run."""
 
     def __init__(self, folder: Path, plan: Plan, preset: SimpleViLMedSAMPreset | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,7 @@ class Pretraining:
         self.preset = preset or cast(SimpleViLMedSAMPreset, load_preset("simple_vilmedsam", "tiny"))
 
     def token_ids(self) -> list[int]:
-        """The rows of the text table: whatever the vocabulary needs on the day the run starts, kept with the
-        run.
-        """
+        """The rows of the text table: what the vocabulary needs when the run starts, kept with the run."""
         path = self.folder / "token_ids.json"
         architecture = self.preset.clip.architecture
         if not path.exists() and architecture is not None:
@@ -192,7 +190,7 @@ class Pretraining:
         model = SimpleViLMedSAM(self.preset, clip.clip, sam, trained_words=WORDS)
         model.decoder.load_state_dict(decoder.state_dict())
         model.scores.load_state_dict(clip.scores.state_dict())
-        save_bundle(output, model.state_dict(), self.card(scores))
+        save_checkpoint(output, model.state_dict(), self.card(scores))
         save_baselines(output, fit_baselines(self.slices()))
 
     def card(self, scores: dict[str, Score]) -> Card:
@@ -212,7 +210,7 @@ class Pretraining:
         return Card.model_validate(content)
 
     def run(self, output: Path) -> None:
-        """Everything, in order; a run that was interrupted goes on where it was."""
+        """Everything, in order; a run that was interrupted continues where it was."""
         clip = self.clip()
         sam = self.sam(clip)
         data, test = self.pairs(clip, test=False), self.pairs(clip, test=True)

@@ -98,7 +98,15 @@ def embed(sam: Sam, images: Tensor) -> tuple[Tensor, Letterbox]:
 def prompt_loss(
     sam: Sam, embedding: Tensor, labels: Tensor, *, use_boxes: bool, generator: torch.Generator
 ) -> Tensor:
-    """Boxes or points on one random structure per slice. labels: [B, s, s] over SAM's frame."""
+    """Boxes or points on one random structure per slice.
+
+    Args:
+        sam: the model that learns.
+        embedding: [B, C, g, g].
+        labels: [B, s, s] over SAM's frame.
+        use_boxes: boxes instead of points.
+        generator: of everything random.
+    """
     rows, masks = random_structures(labels, generator)
     if len(rows) == 0:
         return embedding.new_zeros(())

@@ -29,7 +29,7 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Checkpoint:
     """Weights and their card."""
 
     name: str
@@ -51,7 +51,7 @@ class Bundle:
         """Rows of the tiny text table."""
         return self.card.token_ids
 
-    def only(self, prefixes: tuple[str, ...]) -> Bundle:
+    def only(self, prefixes: tuple[str, ...]) -> Checkpoint:
         """The part whose names begin with one of these."""
         return replace(
             self, tensors={name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}
@@ -64,7 +64,7 @@ class Bundle:
         module.load_state_dict(self.tensors)
 
     def overlay(self, module: nn.Module) -> None:
-        """Replace those parts of a module that the bundle has; WeightsError as for `apply`."""
+        """Replace those parts of a module that the checkpoint has; WeightsError as for `apply`."""
         self._refuse(self._misfits(module.state_dict()))
         module.load_state_dict(self.tensors, strict=False)
 
@@ -84,55 +84,57 @@ class Bundle:
             )
 
 
-def load_bundle(location: str | Path) -> Bundle:
+def load_checkpoint(location: str | Path) -> Checkpoint:
     """Read a folder: a path, or ``bundled/NAME`` for one that ships with the package.
 
     WeightsError: missing, damaged, or without its card.
     """
     from safetensors.torch import load_file
 
-    folder = bundle_folder(location)
+    folder = checkpoint_folder(location)
     card = read_card(folder)
     if not (folder / WEIGHTS).is_file():
-        raise _lacking(folder, WEIGHTS)
+        raise _missing_error(folder, WEIGHTS)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise _damaged(folder, error) from error
-    return Bundle(folder.name, tensors, card)
+        raise _damaged_error(folder, error) from error
+    return Checkpoint(folder.name, tensors, card)
 
 
 def read_card(folder: Path) -> Card:
-    """What a bundle says of itself; numbers that are none (NaN, Infinity) are None, as no answer in JSON may
-    hold them.
+    """Read the card of a checkpoint.
 
-    WeightsError: there is no card, or it is damaged.
+    Numbers that JSON does not have (NaN, Infinity) become None, because no answer in JSON may hold them.
+
+    Raises:
+        WeightsError: the card is missing or damaged.
     """
     try:
         return Card.model_validate(
             json.loads((folder / CARD).read_text(encoding="utf-8"), parse_constant=lambda _: None)
         )
     except FileNotFoundError as error:
-        raise _lacking(folder, CARD) from error
+        raise _missing_error(folder, CARD) from error
     except (OSError, ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
-        raise _damaged(folder, error) from error
+        raise _damaged_error(folder, error) from error
 
 
-def _lacking(folder: Path, name: str) -> WeightsError:
+def _missing_error(folder: Path, name: str) -> WeightsError:
     return WeightsError(f"The weights {folder.name!r} lack {name}; reinstall them.")
 
 
-def _damaged(folder: Path, error: Exception) -> WeightsError:
+def _damaged_error(folder: Path, error: Exception) -> WeightsError:
     return WeightsError(f"The weights {folder.name!r} are damaged ({type(error).__name__}); reinstall them.")
 
 
-def bundle_folder(location: str | Path) -> Path:
-    """Where a bundle lies."""
+def checkpoint_folder(location: str | Path) -> Path:
+    """Where a checkpoint lies."""
     text = str(location)
     return Path(str(files("wordmask") / text)) if text.startswith(BUNDLED) else Path(text)
 
 
-def save_bundle(folder: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
     """Write both files to the disk; tensors: a state dict, or the part of it that was trained.
 
     Killed at any moment, a folder that has weights has the card that belongs to them.

@@ -3,7 +3,7 @@
     versions/<n>/weights.safetensors, card.json    what was trained, and on what
     current.json                                   which version serves, and which ones served before it
 
-Knows folders and digests; not what the weights mean. A version is a folder that `bundles.load_bundle` reads.
+Knows folders and digests; not what the weights mean. A version is a folder that `load_checkpoint` reads.
 Several processes may
 use one store: a training publishes, a server serves.
 """
@@ -125,10 +125,10 @@ class ModelStore:
         Killed at any moment, the version before serves on, and the next call removes what was left. Numbers
         are never used again.
 
-        WeightsError: what was written is no bundle, or another process keeps the store busy. OSError: the
+        WeightsError: what was written is no checkpoint, or another process keeps the store busy. OSError: the
         disk is full or fails; nothing is published then.
         """
-        with self._locked():
+        with self._lock_folder():
             now = self._current()
             if not (
                 self.path / CURRENT
@@ -160,7 +160,7 @@ class ModelStore:
         RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process
         keeps the store busy.
         """
-        with self._locked():
+        with self._lock_folder():
             now = self._current()
             wanted = self._before(now.history) if to is None else to or None
             if wanted is not None and not (wanted in self._numbers() and self._is_sound(wanted)):
@@ -195,7 +195,7 @@ class ModelStore:
             self._sound[number] = (self._state(number), False)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _lock_folder(self) -> Iterator[None]:
         """One process and thread at a time."""
         (self.path / "versions").mkdir(parents=True, exist_ok=True)
         try:
@@ -247,10 +247,10 @@ class ModelStore:
             except OSError:
                 content = None
             if self._read is None or self._read[0] != content:
-                self._read = (content, self._parsed(content))
+                self._read = (content, self._parse_current(content))
             return self._read[1]
 
-    def _parsed(self, content: bytes | None) -> _Current:
+    def _parse_current(self, content: bytes | None) -> _Current:
         try:
             return _Current.parse((content or b"").decode())
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -303,7 +303,7 @@ def _cut_after(history: tuple[int | None, ...], number: int | None) -> tuple[int
 
 
 def _seal(folder: Path) -> None:
-    """Check that it is a bundle, write the weights' digest into the card, and sync everything."""
+    """Check that it is a checkpoint, write the weights' digest into the card, and sync everything."""
     card = read_card(folder)
     try:
         with safe_open(
@@ -322,7 +322,7 @@ def _seal(folder: Path) -> None:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """SHA-256 of a bundle's or version's file of weights; None when it cannot be read."""
+    """SHA-256 of a checkpoint's or version's file of weights; None when it cannot be read."""
     try:
         return sha256_of(folder / WEIGHTS)
     except OSError:

@@ -117,33 +117,15 @@ class LabelTable:
         for label in self.labels:
             if same_text(label.word) == same_text(word):
                 return label.value
-        raise LabelError(f"There is no label {word!r} in this label map; it has {self._listed()}.")
+        raise LabelError(f"There is no label {word!r} in this label map; it has {self._list_labels()}.")
 
     def word(self, value: int) -> str:
         """The word of a value; LabelError when it has none."""
         for label in self.labels:
             if label.value == value:
                 return label.word
-        raise LabelError(f"The value {value} stands for no word in this label map; it has {self._listed()}.")
-
-    def value_of_code(self, code: Code, modifier: Code | None = None) -> int:
-        """The value of a coded thing (meanings are not compared).
-
-        LabelError when no label, or more than one, has the code.
-        """
-        wanted = (_identity(code), _identity(modifier))
-        found = [
-            label
-            for label in self.labels
-            if label.code and (_identity(label.code), _identity(label.modifier)) == wanted
-        ]
-        if len(found) == 1:
-            return found[0].value
-        meaning = f"{code.meaning}, {modifier.meaning.lower()}" if modifier else code.meaning
-        owners = " and ".join(repr(label.word) for label in found) or "no label"
         raise LabelError(
-            f"The code {code.scheme} {code.value} ({meaning}) belongs to {owners} here; there are "
-            f"{self._listed()}."
+            f"The value {value} stands for no word in this label map; it has {self._list_labels()}."
         )
 
     def names(self) -> dict[str, int]:
@@ -162,23 +144,63 @@ class LabelTable:
 
         LabelError when it is not integer or holds a value that was not announced.
         """
-        if array.dtype.kind not in "iub":
-            raise LabelError(
-                f"A label map holds whole numbers, but this one holds {array.dtype}; save it as integers."
-            )
-        announced = {BACKGROUND, *(label.value for label in self.labels)}
-        stray = [int(value) for value in np.unique(array) if int(value) not in announced]
-        if stray:
-            values = f"value{'s' if len(stray) > 1 else ''} {_shortened([str(value) for value in stray])}"
-            raise LabelError(
-                f"The label map holds the {values}, which no name announces; announced are {self._listed()}."
-            )
+        check_values(array, {label.word: (label.value,) for label in self.labels})
 
-    def _listed(self) -> str:
-        return _shortened([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
+    def _list_labels(self) -> str:
+        return _shorten_for_message([f"{label.word} = {label.value}" for label in self.labels]) or "no labels"
 
 
-def _shortened(items: Sequence[str]) -> str:
+def check_values(
+    array: npt.NDArray[Any], names: Mapping[str, Sequence[int]], owner: str = "The label map"
+) -> None:
+    """Refuse a label map whose values are not those that its names announce.
+
+    Training, evaluation and uploads go through this check: a value that no name announces would be learned as
+    absent.
+
+    Args:
+        array: a label map of any shape.
+        names: word -> its values; no value at all stands for every value but 0.
+        owner: how a sentence begins.
+
+    Raises:
+        LabelError: the array is not integer, or holds a value that no name announces; the sentence lists the
+            values and says what is likely wrong.
+    """
+    if array.dtype.kind not in "iub":
+        raise LabelError(
+            f"A label map holds whole numbers, but this one holds {array.dtype}; save it as integers."
+        )
+    if any(not values for values in names.values()):
+        return
+    announced = {value for values in names.values() for value in values}
+    found = {int(value) for value in np.unique(array)} - {BACKGROUND}
+    if stray := sorted(found - announced):
+        values = (
+            f"value{'s' if len(stray) > 1 else ''} {_shorten_for_message([str(value) for value in stray])}"
+        )
+        listed = _shorten_for_message([f"{word} = {'/'.join(map(str, own))}" for word, own in names.items()])
+        raise LabelError(
+            f"{owner} holds the {values}, which no name announces; announced are {listed or 'no labels'}. "
+            f"{_guess_cause(stray, found, announced)}"
+        )
+
+
+def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> str:
+    """Say what is likely wrong with values that no name announces, and what to do."""
+    if found == {255} and len(announced) == 1:
+        return f"The mask is 0 and 255: write 255 as the value of its name, not {min(announced)}."
+    if set(stray) <= {-1, 255} and announced & found:
+        return "Such values often mean 'ignore': give them a name of their own, or 0."
+    if not announced & found and len(found) == len(announced):
+        values = _shorten_for_message(list(map(str, stray)))
+        return f"Write the values that the label map holds, {values}, with the names."
+    if len(stray) > MOST_NAMED:
+        return "So many values come from interpolation: resample with nearest neighbour, and not to JPEG."
+    return "Name every value, or set those without a name to 0."
+
+
+def _shorten_for_message(items: Sequence[str]) -> str:
     return ", ".join(items[:MOST_NAMED]) + (", ..." if len(items) > MOST_NAMED else "")
 
 
@@ -211,7 +233,3 @@ def _row(label: Label) -> dict[str, Any]:
             "meaning": label.modifier.meaning,
         }
     return row
-
-
-def _identity(code: Code | None) -> tuple[str, str] | None:
-    return (code.scheme, code.value) if code else None

@@ -63,14 +63,14 @@ class PromptSets(_Strict):
             raise ValueError("There is no name for an image whose modality nobody said; add one as 'any'.")
         return self
 
-    def named(self, name: str) -> PromptSet:
+    def find(self, name: str) -> PromptSet:
         """One of the sets; RequestError lists them."""
         if name not in self.sets:
             listed = ", ".join(f"{key} ({chosen.title})" for key, chosen in self.sets.items())
             raise RequestError(f"There is no prompt set {name!r}. Prompt sets: {listed}.")
         return self.sets[name]
 
-    def described(self, word: str | None, *, kinds: bool) -> tuple[str, ...]:
+    def describe(self, word: str | None, *, kinds: bool) -> tuple[str, ...]:
         """The sentences for a word of the vocabulary, or those of its kinds where it has some and they are
         asked for; () for none.
         """
@@ -95,14 +95,14 @@ def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None
     is returned where a set of descriptions has none for it. Never empty. RequestError: there is no such set.
     """
     known = load_prompt_sets()
-    chosen = known.named(set_name)
+    chosen = known.find(set_name)
     if is_sentence(prompt):
         return (prompt.word,)
     if chosen.text == "word":
         return (prompt.text,)
     if chosen.text == "class_name":
         return (_class_name(prompt, known, modality),)
-    described = known.described(prompt.entry, kinds=chosen.kinds)
+    described = known.describe(prompt.entry, kinds=chosen.kinds)
     return (described if chosen.ensemble else described[:1]) or (prompt.text,)
 
 

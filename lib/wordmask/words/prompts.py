@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from wordmask.errors import PromptError
 from wordmask.words.vocabulary import Code, Vocabulary, VocabularyEntry, load_vocabulary, same_text
 
-__all__ = ["LONGEST_TEXT", "MOST_WORDS", "Code", "Prompt", "load_vocabulary", "parse_prompts"]
-
 LONGEST_TEXT = 256  # characters of one string
 MOST_WORDS = 32
 LONGEST_SHOWN = 40  # characters of a word that an error message repeats
@@ -103,12 +101,12 @@ def _words(text: str | Sequence[str]) -> Iterator[str]:
             )
         lines = part.replace("\r\n", "\n").replace("\r", "\n")
         for typed in SEPARATORS.split(unicodedata.normalize("NFC", lines)):
-            word = _checked(typed)
+            word = _check_word(typed)
             if word:
                 yield word
 
 
-def _checked(typed: str) -> str:
+def _check_word(typed: str) -> str:
     """One word, trimmed; "" when nothing is left of it, PromptError when it cannot be read."""
     for character in typed:
         category = unicodedata.category(character)
@@ -124,13 +122,13 @@ def _checked(typed: str) -> str:
     for character in word:
         if not _is_readable(character):
             raise PromptError(
-                f"{_shown(word)} holds {character!r} (U+{ord(character):04X}), which the text encoders "
-                "cannot read; "
-                "use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
+                f"{_shorten_for_message(word)} holds {character!r} (U+{ord(character):04X}), which the text "
+                "encoders cannot read; use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
             )
     if word and not any(character.isalpha() for character in word):
         raise PromptError(
-            f"{_shown(word)} has no letter, so it names nothing that could be looked for; type a word."
+            f"{_shorten_for_message(word)} has no letter, so it names nothing that could be looked for; type a "
+            "word."
         )
     return word
 
@@ -145,7 +143,7 @@ def _is_readable(character: str) -> bool:
 
 def _prompt(word: str, entry: VocabularyEntry | None, vocabulary: Vocabulary) -> Prompt:
     if entry is None:
-        return Prompt(word=word, synonyms=(), code=None, color=_generated_color(word, vocabulary))
+        return Prompt(word=word, synonyms=(), code=None, color=_generate_color(word, vocabulary))
     return Prompt(
         word=word,
         synonyms=tuple(text for text in (entry.word, *entry.synonyms) if same_text(text) != same_text(word)),
@@ -158,7 +156,7 @@ def _prompt(word: str, entry: VocabularyEntry | None, vocabulary: Vocabulary) ->
     )
 
 
-def _generated_color(word: str, vocabulary: Vocabulary) -> tuple[int, int, int]:
+def _generate_color(word: str, vocabulary: Vocabulary) -> tuple[int, int, int]:
     """A bright colour that depends on the word alone and is none of the vocabulary's."""
     attempt = 0
     while True:
@@ -175,7 +173,7 @@ def _distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
     return float(sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5)
 
 
-def _shown(word: str) -> str:
+def _shorten_for_message(word: str) -> str:
     return repr(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}...")
 
 

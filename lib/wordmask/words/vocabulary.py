@@ -40,6 +40,7 @@ class Code:
 
 LEFT = Code("SCT", "7771000", "Left")
 RIGHT = Code("SCT", "24028007", "Right")
+OPPOSITE_SIDES = {"left": "right", "right": "left"}
 
 # The property categories that DICOM segmentations and Slicer's terminologies ask for.
 CATEGORY_CODES: dict[Category, Code] = {
@@ -227,3 +228,17 @@ def read_vocabulary(text: str) -> Vocabulary:
 def load_vocabulary() -> Vocabulary:
     """The vocabulary that ships with the package, read once."""
     return read_vocabulary(read_config("vocabulary.yaml"))
+
+
+def opposite_word(word: str) -> str | None:
+    """The same structure on the other side of the body: "right kidney" for "left kidney".
+
+    Returns:
+        The vocabulary's own word where it has one; None for a word without a side.
+    """
+    first, *rest = word.split(" ")
+    if first.lower() not in OPPOSITE_SIDES or not rest:
+        return None
+    other = " ".join([OPPOSITE_SIDES[first.lower()], *rest])
+    entry = load_vocabulary().lookup(other)
+    return entry.word if entry else other

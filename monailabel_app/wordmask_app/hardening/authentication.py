@@ -1,7 +1,7 @@
-"""MONAI Label's authentication, made to believe tokens again.
+"""Makes MONAI Label's authentication accept tokens again.
 
-MONAI Label 0.8.5 checks a token without saying which signatures it accepts, and PyJWT 2 refuses every token
-then: with authentication on, nobody gets in. Knows MONAI Label's module; not routes, not roles.
+MONAI Label 0.8.5 checks a token without saying which signatures it accepts, and PyJWT 2 then refuses every
+token, so that users cannot sign in. Knows MONAI Label's module; not routes, not roles.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""MONAI Label's background tasks (training, scoring, batch inference), also in the moment between their
-acceptance and their process.
+"""MONAI Label's background tasks, also between their acceptance and the start of their process.
 
-MONAI Label counts processes alone: a second task that comes before the first has its process is queued in
-silence, and a stop that comes then stops nothing. A task whose server was killed would go on unseen, beside
-those of the next server. Knows MONAI Label's tasks; not what they compute.
+They are training, scoring and batch inference. MONAI Label counts processes alone: a second task that comes
+before the first has its process is queued silently, and a stop that comes then stops nothing. The tasks of a
+server that was killed would go on unseen, beside those of the next one. Knows MONAI Label's tasks; not what
+they compute.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ class TaskRunningError(WordMaskError):
 
 
 def require_free(method: str) -> None:
-    """TaskRunningError: a task of this kind runs or is about to. method: a key of `KINDS`."""
+    """Check that no task of a kind runs or is about to run.
+
+    Args:
+        method: a key of `KINDS`.
+
+    Raises:
+        TaskRunningError: one does.
+    """
     if any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks(method)):
         raise TaskRunningError(
             f"A {KINDS[method]} is already running on this server; wait for its end, or stop it."

@@ -1,8 +1,8 @@
 """MONAI Label's datastore in a folder, where an id is never a path and a crash loses nothing.
 
 MONAI Label makes paths of whatever ids and tags it is given, copies onto the old file, and truncates its
-record before it writes it anew (seen in 0.8.5). Here ids and tags are checked in one place, and every file is
-replaced whole or not at all. Knows files, ids and tags; not HTTP, not images.
+record before it writes it again (seen in 0.8.5). Here ids and tags are checked in one place, and every file
+is replaced whole or not at all. Knows files, ids and tags; not HTTP, not images.
 """
 
 from __future__ import annotations
@@ -31,21 +31,16 @@ MOST_INFO = 1_000_000  # characters of JSON about one image or label
 
 
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
-    """Every method that takes an id or a tag raises RequestError for one that is a path.
+    """MONAI Label's datastore, where an id or a tag that is a path raises RequestError.
 
-    A file that a symbolic link leads out of the folder to is not served (UnknownImageError) and never
-    removed.
-    One lock serves threads and processes: MONAI Label's batch inference writes the same record from a process
-    of its own.
+    A file outside the folder that a symbolic link points to is never read (UnknownImageError) nor removed.
+    One lock is for threads and processes, because MONAI Label's batch inference writes the same record from a
+    process of its own. A damaged record is put aside with a warning and made again from the files.
     """
 
     _datastore: LocalDatastoreModel
 
     def __init__(self, datastore_path: str, **options: Any) -> None:
-        """options: as MONAI Label's.
-
-        A damaged record is put aside with a warning and made again from the files.
-        """
         self._root = Path(datastore_path).resolve()
         self._root.mkdir(parents=True, exist_ok=True)
         # One object, because the thread that holds the lock may take it again.
@@ -62,8 +57,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return super().get_image(_id(image_id), params)
 
     def get_image_uri(self, image_id: str) -> str:
-        """The file of an image; empty when there is no such image, UnknownImageError when it is outside the
-        folder.
+        """The file of an image; empty when there is no such image.
+
+        Raises:
+            UnknownImageError: the file is outside the folder.
         """
         return self._inside(super().get_image_uri(_id(image_id)))
 
@@ -81,8 +78,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         return super().get_label(_id(label_id), safe_tag(label_tag), params)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """The file of a label; empty when there is no such label, UnknownImageError when it is outside the
-        folder.
+        """The file of a label; empty when there is no such label.
+
+        Raises:
+            UnknownImageError: the file is outside the folder.
         """
         return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
 
@@ -106,9 +105,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         ]
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
-        """Copy a file in as an image; RequestError for an id that is a path or an ending that is not served.
+        """Copy a file in as an image; labels of the same id stay.
 
-        Its labels stay.
+        Raises:
+            RequestError: the id is a path, or the file has an ending that is not supported.
         """
         stem, ending = self._to_id(os.path.basename(image_filename))
         image_id = _id(image_id or stem)
@@ -176,7 +176,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
         """Add to what is known of an image.
 
-        ImageNotFoundException, RequestError for what is not a JSON object.
+        Raises:
+            ImageNotFoundException: there is no such image.
+            RequestError: the information is not a JSON object.
         """
         with self._held:
             entry = self._entry(image_id)
@@ -187,7 +189,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
         """Add to what is known of a label.
 
-        ImageNotFoundException, LabelNotFoundException, RequestError for what is not a JSON object.
+        Raises:
+            ImageNotFoundException: there is no such image.
+            LabelNotFoundException: the image has no such label.
+            RequestError: the information is not a JSON object.
         """
         safe_tag(label_tag)
         with self._held:
@@ -199,7 +204,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 pass
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """A ZIP of all images with a final label; UnknownImageError when there is none yet."""
+        """A ZIP of all images with a final label.
+
+        Raises:
+            UnknownImageError: no image has a final label yet.
+        """
         if not self.datalist():
             raise UnknownImageError(
                 "No image of this server has a final label yet, so there is no data set to download."
@@ -317,7 +326,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
 
 def _id(image_id: object) -> str:
-    """An id that is one file name; RequestError."""
+    """An id that is one file name.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     safe = safe_id(image_id)
     if "/" in safe or safe.startswith(".") or len(safe.encode(errors="replace")) > 200:
         raise RequestError("image is the id of an image of this server: one short name, not a path.")
@@ -340,9 +353,11 @@ def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 @contextmanager
 def _stage(path: Path, content: str | bytes) -> Iterator[None]:
-    """Write a file beside its place, and move it there after the body; the old one stays when anything fails.
+    """Write a file beside its place, and move it there after the body; on an error the old one stays.
 
-    content: bytes, or the name of the file to copy.
+    Args:
+        path: the final place.
+        content: bytes, or the name of the file to copy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as part:

@@ -41,8 +41,9 @@ class UnknownImageError(VolumeError):
 def find_image(image: object, datastore: Datastore) -> Path:
     """The file (or DICOM folder) that an id stands for.
 
-    RequestError: the id is not a name; UnknownImageError: nothing of that name is in the datastore, or its
-    file is gone.
+    Raises:
+        RequestError: the id is not a name.
+        UnknownImageError: the datastore has no image of that name, or its file is gone.
     """
     image = safe_id(image)
     # Before any look-up, because some datastores turn the id into a path or a request.
@@ -59,8 +60,11 @@ def find_image(image: object, datastore: Datastore) -> Path:
 
 
 def session_image(session_id: str, sessions: Sessions | None) -> Path:
-    """The image of an open session; RequestError for what is not a session id, UnknownImageError when there
-    is no such session.
+    """The image of an open session.
+
+    Raises:
+        RequestError: the text is not the id of a session.
+        UnknownImageError: there is no such session.
     """
     session = None if sessions is None else sessions.get_session(safe_session(session_id))
     if session is None:
@@ -71,7 +75,11 @@ def session_image(session_id: str, sessions: Sessions | None) -> Path:
 
 
 def safe_id(image: object) -> str:
-    """The id of an image or label that cannot lead out of the folder; RequestError for anything else."""
+    """The id of an image or label that cannot lead out of the folder.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     if not isinstance(image, str) or not image:
         raise RequestError("The request names no image; give the id of an image of this server.")
     if _PATH.search(image) or len(image) > 200:
@@ -82,7 +90,8 @@ def safe_id(image: object) -> str:
 def safe_session(session_id: str) -> str:
     """The id of a session, as MONAI Label makes them.
 
-    RequestError for anything else, which could lead out of the folder of sessions.
+    Raises:
+        RequestError: it is anything else, which could lead out of the folder of sessions.
     """
     if not _SESSION.fullmatch(session_id):
         raise RequestError(
@@ -101,7 +110,11 @@ def same_stem(folder: Path, patterns: Iterable[str]) -> list[list[str]]:
 
 
 def safe_tag(tag: object) -> str:
-    """A label tag that is one folder name and stays inside ``labels/``; RequestError otherwise."""
+    """A label tag that is one folder name and stays inside ``labels/``.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     if not isinstance(tag, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", tag):
         raise RequestError("label_tag is a short name of letters, digits, - and _, such as original.")
     return tag

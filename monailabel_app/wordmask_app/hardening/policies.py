@@ -1,9 +1,7 @@
-"""What becomes of every route of the server.
+"""What becomes of every route of the server: ours, replaced, guarded, refused, or left, and why.
 
-ours, replaced, guarded, refused, or left as MONAI Label made it, and why.
-
-A route that is not in the table is not served. docs/server.md shows the same table. Knows paths and
-parameters; not bytes on the wire.
+"Left" is as MONAI Label made it. A route that is not in the table does not exist. docs/server.md shows the
+same table. Knows paths and parameters; not bytes on the wire.
 """
 
 from __future__ import annotations
@@ -31,7 +29,11 @@ LONGEST_BODY = 1_000_000  # bytes of a JSON body
 class Incoming:
     """What is known of a request before its route sees it.
 
-    body: only where the policy asks for it; names: models etc. that there are.
+    Attributes:
+        path: parameters in the path.
+        query: parameters after the path.
+        body: empty unless the policy asks for it.
+        names: kind (model, trainer, ...) -> the names that there are.
     """
 
     path: Mapping[str, str]
@@ -45,7 +47,14 @@ Check = Callable[[Incoming], None]
 
 @dataclass(frozen=True)
 class Policy:
-    """check: raises WordMaskError for what may not pass; reads_body: whether it looks at the JSON body."""
+    """What becomes of one route.
+
+    Attributes:
+        kind: ours, replaced, guarded, refused or left.
+        why: for people.
+        check: raises WordMaskError for a request that may not pass.
+        reads_body: whether ``check`` looks at the JSON body.
+    """
 
     kind: Kind
     why: str
@@ -108,7 +117,7 @@ def _check_name(kind: str) -> Check:
 def _task(kind: str, method: str) -> Check:
     """A background task of a known name, one at a time.
 
-    Its JSON body can name no path, and it does not run in the event loop.
+    Its JSON body cannot name a path, and it does not run in the event loop.
     """
 
     def check(incoming: Incoming) -> None:

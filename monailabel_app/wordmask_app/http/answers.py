@@ -1,4 +1,4 @@
-"""What clients are answered: states of jobs as JSON, results as MONAI Label's clients expect them.
+"""What clients receive: states of jobs as JSON, results as MONAI Label's clients expect them.
 
 Knows jobs and HTTP responses; not models, not volumes.
 """
@@ -26,8 +26,8 @@ _BLOCK = 1 << 18
 def job_status(job: Job, queue: JobQueue) -> dict[str, Any]:
     """A job as JSON.
 
-    seconds: of computing; waiting: jobs before it, null unless it waits; status_code: of its error, null
-    without one.
+    ``seconds`` counts the computation; ``waiting`` is the number of jobs before it, null unless it waits;
+    ``status_code`` is that of its error, null without an error.
     """
     failure = job.outcome.exception() if job.state is JobState.FAILED else None
     progress = job.progress
@@ -52,10 +52,12 @@ def job_status(job: Job, queue: JobQueue) -> dict[str, Any]:
 def answer(result: JobResult, output: str | None, *, name: str, once: bool) -> Response:
     """The result as MONAI Label's clients expect it, sent in blocks.
 
-    output: ``json``, ``image``, else both as multipart/form-data with the parts params and image; name: of
-    the file, without ending.
-    once: the file is removed now; an open file is still sent to its end, and is gone also when the client
-    goes away in between.
+    Args:
+        result: of a job.
+        output: ``json``, ``image``, else both as multipart/form-data with the parts params and image.
+        name: of the file, without ending.
+        once: remove the file now; it is open and still sent to its end, and it is gone also when the client
+            disconnects.
     """
     file_name = name + suffix_of(result.file)
     file = result.file.open("rb")

@@ -1,4 +1,4 @@
-"""What a client may ask about: words that can be typed, models with their versions, and how the server is.
+"""What a client may ask about: the vocabulary, models with their versions, and the state of the server.
 
 Knows vocabulary, models and jobs; not HTTP.
 """
@@ -15,19 +15,17 @@ from wordmask.models.loading import segmenter_class
 from wordmask.models.presets import Preset
 from wordmask.models.registry import find_model
 from wordmask.words.prompt_sets import load_prompt_sets
-from wordmask.words.prompts import load_vocabulary
-from wordmask.words.vocabulary import Code, VocabularyEntry
+from wordmask.words.vocabulary import Code, VocabularyEntry, load_vocabulary
 from wordmask_app.jobs.queue import JobState
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.served_model import ServedModel
 
 
 def vocabulary(served: ServedModel, query: str, limit: int) -> dict[str, Any]:
-    """Suggestions for the beginning of a word, or a misspelt one.
+    """Suggestions for the beginning of a word or a misspelt one; without a query, the first words.
 
-    The first words of the vocabulary when nothing was typed.
-
-    trained: whether this model's weights were trained on the word; null when they are not limited to a list.
+    ``trained`` tells whether this model's weights were trained on the word; null when they are not limited to
+    a list.
     """
     words = load_vocabulary()
     model = served.load_if_trained()
@@ -69,9 +67,7 @@ def _code(code: Code | None) -> dict[str, str] | None:
 
 
 def models(runtime: Runtime) -> dict[str, Any]:
-    """Every model of the server: what it is, what it can do, which version is in use, and which others there
-    are.
-    """
+    """Every model of the server: its preset, its capabilities, the version in use and the other versions."""
     return {"models": [_model(served) for served in runtime.models.values()]}
 
 
@@ -106,10 +102,7 @@ def _model(served: ServedModel) -> dict[str, Any]:
 
 
 def health(runtime: Runtime) -> dict[str, Any]:
-    """Figures for monitoring: versions, device, queue, caches, room on the disk.
-
-    Sizes in bytes, times in seconds.
-    """
+    """Figures for monitoring: versions, device, queue, caches, room on the disk; in bytes and seconds."""
     jobs = runtime.queue.all()
     return {
         "status": "ok",

@@ -1,4 +1,4 @@
-"""What a client is told of an error: one status and one sentence for each kind.
+"""The answer to an error: one status and one sentence for each kind.
 
 Knows errors; not routes, not models.
 """
@@ -64,9 +64,12 @@ _STATUS: tuple[tuple[type[WordMaskError], int], ...] = (
 
 @dataclass(frozen=True)
 class Fault:
-    """status: of HTTP; sentence: for people, without a trace or a path of the server.
+    """The answer to an error.
 
-    headers: what else the answer carries.
+    Attributes:
+        status: of HTTP.
+        sentence: for people, without a trace or a path of the server.
+        headers: of the answer, besides the usual ones.
     """
 
     status: int
@@ -75,8 +78,9 @@ class Fault:
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What to answer; the trace of an unforeseen error goes to the log, under the reference that the sentence
-    gives.
+    """The answer to an error.
+
+    The trace of an unforeseen error goes to the log, under a reference that the sentence gives.
     """
     if isinstance(error, WordMaskError):
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, QueueFullError) else {}
@@ -104,9 +108,9 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _reference(error: BaseException) -> str:
-    """Under which the log has the trace.
+    """A reference under which the log has the trace.
 
-    Written once, however often a client asks for the state of a job that ended with it.
+    The trace is logged once, however often a client asks for the state of a job that ended with it.
     """
     for note in getattr(error, "__notes__", ()):
         if note.startswith(_REFERENCE):

@@ -1,6 +1,6 @@
-"""Between the wire and every route: the policy of the route, bounds on the body, and errors as sentences.
+"""Between the wire and every route: the policy of the route, bounds on the body, errors as sentences.
 
-Knows ASGI; what may pass is in policies.py, what is told of an error in faults.py.
+Knows ASGI; policies.py decides what may pass, faults.py what an error is answered with.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ def install(app: FastAPI, *, upload_bytes: int) -> None:
 
 
 class Guard:
-    """ASGI middleware. upload_bytes: largest body of a request."""
+    """ASGI middleware that applies the policies.
+
+    Args:
+        app: what it guards.
+        upload_bytes: largest body of a request.
+    """
 
     def __init__(self, app: ASGIApp, *, upload_bytes: int) -> None:
         self._app, self._upload_bytes = app, upload_bytes

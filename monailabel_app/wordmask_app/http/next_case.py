@@ -21,7 +21,12 @@ from wordmask_app.tasks.strategies import CaseChooser
 
 @dataclass(frozen=True)
 class NextRequest:
-    """One question. skip: ids not to be offered; user: who asks, kept beside the case as MONAI Label does."""
+    """A question for the next case.
+
+    Attributes:
+        skip: ids not to offer.
+        user: the name of the person, kept beside the case as MONAI Label does.
+    """
 
     strategy: str
     model: str
@@ -35,7 +40,8 @@ def answer_next(
 ) -> dict[str, Any]:
     """The answer as JSON; ``case`` is None when every case has its label.
 
-    WordMaskError: what is wrong with the question.
+    Raises:
+        WordMaskError: the question cannot be answered; the message says why.
     """
     found = choose(
         request.strategy, source.datastore(), model=request.model, words=request.words, skip=request.skip

@@ -1,8 +1,7 @@
-"""MONAI Label's routes that take files and what is said of them, off the event loop and with a look at the
-JSON.
+"""MONAI Label's routes for files and their JSON, outside the event loop and with the JSON checked.
 
-Theirs copy files while everybody waits, and fail on JSON that is not an object. The work itself stays MONAI
-Label's.
+MONAI Label's own copy files while all other requests wait, and fail on JSON that is not an object. The work
+itself stays MONAI Label's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Jobs: what a client asked for, done one after the other on a thread of their own, and kept until fetched or
-expired.
+"""Jobs: requests that are computed one after the other on a thread of their own.
 
-Knows states, time and order. Does not know: HTTP, volumes, models; what a job does is a function that it is
-given.
+Results are kept until they are fetched or expire. Knows states, time and order; not HTTP, volumes or models,
+because the work of a job is a function that it is given.
 """
 
 from __future__ import annotations
@@ -30,7 +29,11 @@ MOST_FINISHED = 1000  # jobs whose state is remembered
 
 
 class QueueFullError(WordMaskError):
-    """No more jobs can wait; ``retry_after``: seconds until there should be room."""
+    """The queue is full.
+
+    Attributes:
+        retry_after: seconds until there should be room.
+    """
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -83,8 +86,10 @@ class JobResult:
 class Job:
     """One request. Only the queue changes it.
 
-    model, image, words: for people; files: what came with the request, removed when the job ends.
-    outcome: resolves to the result, or to the error, when the state is final.
+    Attributes:
+        model: for people, like image and words.
+        files: what came with the request, removed when the job ends.
+        outcome: resolves to the result or the error when the state is final.
     """
 
     model: str
@@ -105,7 +110,11 @@ class Job:
     deadline: float | None = None
 
     def report(self, progress: Progress) -> None:
-        """Take note of how far the work is; TimeLimitError when the time is up."""
+        """Note how far the work is.
+
+        Raises:
+            TimeLimitError: the time is up.
+        """
         self.progress, self.message = progress, progress.stage
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeLimitError(
@@ -128,8 +137,13 @@ class Job:
 class JobQueue:
     """Runs jobs in the order in which they came, one at a time; every method may be called from any thread.
 
-    limit: jobs that may wait; time_limit: seconds that one may compute; keep_seconds, keep_bytes: how long,
-    and how much in all, of what was computed is kept. The thread starts with the first job.
+    The thread starts with the first job.
+
+    Args:
+        limit: jobs that may wait.
+        time_limit: seconds that one job may compute.
+        keep_seconds: how long a result is kept.
+        keep_bytes: how much all results may take.
     """
 
     def __init__(self, *, limit: int, time_limit: float, keep_seconds: float, keep_bytes: int) -> None:
@@ -143,7 +157,11 @@ class JobQueue:
         self._recent: deque[float] = deque(maxlen=20)  # seconds of the last jobs: how long the next may take
 
     def submit(self, job: Job) -> Job:
-        """Let a job wait for its turn; QueueFullError says how long to wait when too many do."""
+        """Let a job wait for its turn.
+
+        Raises:
+            QueueFullError: too many jobs wait; the error says when to try again.
+        """
         with self._changed:
             if len(self._waiting) >= self.limit or self._closed:
                 seconds = self._seconds_until_room()
@@ -162,7 +180,11 @@ class JobQueue:
         return job
 
     def get(self, job_id: str) -> Job:
-        """The job of an id; UnknownJobError."""
+        """The job of an id.
+
+        Raises:
+            UnknownJobError: there is no such job.
+        """
         self.expire()
         job = self._jobs.get(job_id)
         if job is None:

@@ -30,9 +30,11 @@ MOST_PARAMS = 1_000_000  # characters of a form field with JSON
 
 @dataclass(frozen=True)
 class InferRequest:
-    """One request, checked. ``None`` everywhere means: the library's own choice.
+    """One checked request; None means that the library chooses.
 
-    slices: first and last along the slicing plane, inclusive; dtype: of the label map, by numpy's name.
+    Attributes:
+        slices: first and last along the slicing plane, inclusive.
+        dtype: of the label map, by numpy's name.
     """
 
     prompts: tuple[Prompt, ...]
@@ -48,9 +50,12 @@ class InferRequest:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], *, default_words: Sequence[Prompt]) -> InferRequest:
-        """params: the request's JSON.
+        """Check the JSON of a request.
 
-        PromptError or RequestError names the parameter, what was found and what is allowed.
+        Raises:
+            PromptError: the words cannot be used.
+            RequestError: another parameter cannot be used; the message names it, what was found and what is
+                allowed.
         """
         _refuse_scribbles(params)
         output_volume = cast(
@@ -84,11 +89,12 @@ class InferRequest:
 
 
 def read_words(params: Mapping[str, Any]) -> Any:
-    """The words as they were sent, None when there are none.
+    """The words of a request; None when it has none.
 
-    ``words``, or ``prompt``, its other name on every route with a JSON body.
+    ``words``, or its alias ``prompt``, which every route with a JSON body accepts.
 
-    RequestError: both are given, and differ.
+    Raises:
+        RequestError: both are given, and differ.
     """
     words, prompt = params.get("words"), params.get("prompt")
     if prompt is None or prompt == "":
@@ -102,7 +108,11 @@ def read_words(params: Mapping[str, Any]) -> Any:
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """What a form field with JSON holds; RequestError when it is not an object, or too long."""
+    """The object in a form field with JSON.
+
+    Raises:
+        RequestError: it is not an object, or too long.
+    """
     if len(text) > MOST_PARAMS:
         raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are taken.")
     try:
@@ -115,7 +125,11 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def switch(params: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    """A parameter that is true or false, as JSON or as text; RequestError for anything else."""
+    """A parameter that is true or false, as JSON or as text.
+
+    Raises:
+        RequestError: it is anything else.
+    """
     given = params.get(name)
     if given is None:
         return default

@@ -74,9 +74,11 @@ class Runtime:
         )
 
     def start(self) -> None:
-        """Become the one server of the app folder and load the models, but those that wait to be trained.
+        """Claim the app folder and load the models that have weights.
 
-        RequestError, WeightsError.
+        Raises:
+            RequestError: another server uses the folder.
+            WeightsError: weights cannot be used.
         """
         self.spool.claim()
         for served in self.models.values():
@@ -89,9 +91,10 @@ class Runtime:
         self.spool.release()
 
     def find_model(self, name: object) -> ServedModel:
-        """The model that a request names, the first one when it names none.
+        """The model that a request names; the first one when it names none.
 
-        UnknownModelError: there is no such model.
+        Raises:
+            UnknownModelError: there is no such model.
         """
         name = name or next(iter(self.models))
         if not isinstance(name, str) or name not in self.models:

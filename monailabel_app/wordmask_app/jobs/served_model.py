@@ -30,16 +30,21 @@ BUNDLED = "bundled"  # the version of a model whose own weights serve
 
 
 class ServedModel:
-    """A model of the server. One request computes at a time: others would compete for the same cores.
+    """A model of the server.
 
-    store: its published versions; the one that is published when a request begins answers it.
+    One request computes at a time, because others would compete for the same cores. The version that is
+    published when a request begins answers it. The weights are loaded by `load` or by the first request.
+
+    Args:
+        name: of the model.
+        chosen: settings of the app.
+        store: its published versions.
+
+    Raises:
+        UnknownModelError: there is no such model or preset.
     """
 
     def __init__(self, name: str, chosen: AppSettings, store: ModelStore) -> None:
-        """UnknownModelError: there is no such model or preset.
-
-        The weights are loaded by `load`, or by the first request.
-        """
         segmenter_class(name)
         self.name, self.store = name, store
         self.preset: Preset = load_preset(name, chosen.preset)
@@ -62,11 +67,15 @@ class ServedModel:
         return self._device if self._volumes is None else str(self._volumes.segmenter.device)
 
     def load(self) -> Segmenter:
-        """The model as the published version is now; WeightsError, UnknownModelError."""
+        """The model in its published version.
+
+        Raises:
+            WeightsError: no version can be loaded.
+        """
         return self._current().segmenter
 
     def load_if_trained(self) -> Segmenter | None:
-        """As `load`; None for a model that has no weights before somebody trains it, and nobody did."""
+        """The model in its published version; None if it needs a training first and has not had one."""
         try:
             return self.load()
         except UntrainedError:
@@ -80,7 +89,11 @@ class ServedModel:
         progress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Segmentation:
-        """Segment what was asked for; WordMaskError as the pipeline raises it."""
+        """Do what a request asks for.
+
+        Raises:
+            WordMaskError: as `VolumeSegmenter.segment`.
+        """
         with self._computing:
             return self._current().segment(
                 volume,
@@ -96,9 +109,9 @@ class ServedModel:
             )
 
     def _current(self) -> VolumeSegmenter:
-        """The published version, loaded when it is not yet.
+        """The published version, loaded if it is not yet.
 
-        One that cannot be built is tried once, and the version before it is used.
+        A version that cannot be built is tried once; then the version before it is used.
         """
         with self._loading:
             while self._volumes is None or self.store.served() != self._version:

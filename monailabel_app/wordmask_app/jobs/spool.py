@@ -23,10 +23,11 @@ _BLOCK = 1 << 20
 
 
 class Spool:
-    """Files with names of our own, for the owner's eyes only.
+    """Files with random names that only their owner may read.
 
-    folder: made when missing; upload_bytes: largest upload; what all uploads may take at a time is twice
-    that.
+    Args:
+        folder: made when missing.
+        upload_bytes: largest upload; all uploads together may take twice as much.
     """
 
     def __init__(self, folder: Path, *, upload_bytes: int) -> None:
@@ -35,9 +36,10 @@ class Spool:
         self._space = threading.Lock()
 
     def claim(self) -> None:
-        """Become the one server of this folder and remove what a dead one left.
+        """Claim the folder for this server, and remove what an earlier server left.
 
-        RequestError when another one is alive.
+        Raises:
+            RequestError: another server is using the folder.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -64,9 +66,11 @@ class Spool:
         return Path(name)
 
     def keep(self, content: BinaryIO, suffix: str) -> Path:
-        """Copy an upload; TooLargeError beyond the limits, OSError when the disk is full.
+        """Copy an upload; nothing is left behind on an error.
 
-        Nothing is left behind then.
+        Raises:
+            TooLargeError: the upload exceeds the limits.
+            OSError: the disk is full.
         """
         path = self.new_file(suffix, prefix=UPLOAD)
         try:

@@ -30,10 +30,7 @@ class CaseSource(Protocol):
     """Where a job's image comes from and its label goes to: the app, as far as a job needs it."""
 
     def check_request(self, model: str, params: Mapping[str, Any]) -> InferRequest:
-        """What was asked of a model, checked against what it can do.
-
-        UnknownModelError, PromptError, RequestError.
-        """
+        """Check the parameters of a request against what the model can do; raises WordMaskError."""
 
     def datastore(self) -> Datastore:
         """The images and labels of the server."""
@@ -63,8 +60,12 @@ class Submission:
 def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Job:
     """Check a request and make a job of it.
 
-    UnknownModelError, UnknownImageError, RequestError, PromptError, TooLargeError: a sentence about what is
-    wrong.
+    Raises:
+        UnknownModelError: there is no such model.
+        UnknownImageError: there is no such image.
+        PromptError: the words cannot be used.
+        RequestError: another parameter cannot be used.
+        TooLargeError: the upload exceeds the limits.
     """
     model = runtime.find_model(submission.model).name
     params = json_object(submission.params)

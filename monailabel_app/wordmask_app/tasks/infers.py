@@ -43,11 +43,16 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
         self._default_words = tuple(default_words)
 
     def is_valid(self) -> bool:
-        """True: the model was loaded when the server started."""
+        """True, because the model was loaded when the server started."""
         return True
 
     def check_request(self, params: Mapping[str, Any]) -> InferRequest:
-        """The parameters of a request, checked against what the model can do; PromptError, RequestError."""
+        """Check the parameters of a request against what the model can do.
+
+        Raises:
+            PromptError: the words cannot be used.
+            RequestError: another parameter cannot be used.
+        """
         request = InferRequest.from_params(params, default_words=self._default_words)
         capabilities = segmenter_class(self.name).capabilities
         check_prompt_sets(request.prompts, capabilities, self.name)
@@ -55,9 +60,10 @@ class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
         return request
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """request: its parameters, ``image`` a file.
+        """Segment ``image``, a file, with the other parameters of the request.
 
-        Returns the result file, for the caller to remove, and its JSON.
+        Returns:
+            The result file, which the caller removes, and its JSON.
         """
         result = self._runtime.segment(self.name, Path(request["image"]), self.check_request(request))
         return str(result.file), result.fields

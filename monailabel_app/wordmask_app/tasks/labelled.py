@@ -17,9 +17,7 @@ FINAL = DefaultLabelTag.FINAL.value
 
 
 def labelled_cases(datastore: Datastore) -> tuple[list[Case], list[str]]:
-    """Cases with a final label, by id, and a sentence for each that cannot be used because its labels have no
-    names.
-    """
+    """Cases with a final label, by id, and a sentence for each whose labels have no names."""
     cases, problems = [], []
     for image in sorted(datastore.get_labeled_images()):
         try:
@@ -41,8 +39,9 @@ def labelled_cases(datastore: Datastore) -> tuple[list[Case], list[str]]:
 
 
 def studies_of(datastore: Datastore) -> tuple[list[Study], list[str]]:
-    """Every image of the datastore with its final label where there is one, by id, and the problems that
-    `labelled_cases` found.
+    """Every image of the datastore, by id, with its final label if it has one.
+
+    The problems that `labelled_cases` found come second.
     """
     cases, problems = labelled_cases(datastore)
     labelled = {case.name: case for case in cases}

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from wordmask.data.volumes import read_volume
 from wordmask.errors import TooLargeError, VolumeError, WordMaskError
 from wordmask.files import replace_text
-from wordmask.learning.active.strategies import CaseScore, embed_case, score_case
+from wordmask.learning.active.scores import CaseScore, embed_case, score_case
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import MOST_WORDS, Prompt, parse_prompts
 from wordmask_app.hardening.datastore import GuardedDatastore
@@ -46,11 +46,13 @@ UNREADABLE = (VolumeError, TooLargeError)
 
 
 class Entry(BaseModel):
-    """What is kept of one case, and what it depends on.
+    """The score of one case, and what it depends on.
 
-    stamp: of the image's file; score: None where there is none; embedded: only the embedding counts, because
-    the case had a label.
-    problem: why the image cannot be read, empty otherwise.
+    Attributes:
+        stamp: of the image's file.
+        score: None where there is none.
+        embedded: only the embedding counts, because the case had a label.
+        problem: why the image cannot be read, empty otherwise.
     """
 
     stamp: str
@@ -116,8 +118,10 @@ def stamp_of(image: str, datastore: Datastore) -> str:
 
 
 def words_for(given: object, datastore: Datastore, default: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The words that were asked for (text or a list), else those of the submitted labels, else the configured
-    ones. PromptError.
+    """The words of a request (text or a list), else those of the submitted labels, else the configured ones.
+
+    Raises:
+        PromptError: the words cannot be used.
     """
     if given:
         return tuple(parse_prompts(given))  # type: ignore[arg-type]  # from the wire; it checks the type
@@ -140,12 +144,14 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
         self._runtime, self._default_words = runtime, tuple(default_words)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, int]:
-        """request: ``model``, the first when left out; ``words``, see `words_for`.
+        """Score the cases of the datastore.
 
-        MONAI Label runs this in a process of its own.
+        MONAI Label runs this in a process of its own. An error that a person can fix ends the process with
+        its sentence as the last line, because `GET /scoring/` shows the last lines.
 
-        A failure that a person can mend ends the process with its sentence as the last line, because `GET
-        /scoring/` shows the last lines.
+        Args:
+            request: ``model``, the first one when left out; ``words``, see `words_for`.
+            datastore: the cases.
         """
         os.nice(POLITE)
         try:
@@ -161,11 +167,15 @@ class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no typ
 def score_datastore(
     served: ServedModel, datastore: Datastore, words: Sequence[Prompt], *, max_voxels: int
 ) -> dict[str, int]:
-    """Score with the version in use whatever has no valid score yet.
+    """Score every case that has no valid score yet, with the version in use.
 
-    Returns how many were scored, kept, and unreadable.
+    Scores are written after every case; those of removed cases are dropped.
 
-    Kept after every case; cases that are gone are forgotten. WeightsError: the model cannot be loaded.
+    Returns:
+        How many cases were scored, kept, and unreadable.
+
+    Raises:
+        WeightsError: the model cannot be loaded.
     """
     served.load()
     version, names, book = served.version, tuple(prompt.word for prompt in words), ScoreBook(served.store)
@@ -214,8 +224,9 @@ def _score_case(
     words: Sequence[Prompt],
     max_voxels: int,
 ) -> Entry:
-    """The entry with the case's score, with the reason why it cannot be read, or with neither when the
-    scoring itself fails.
+    """The entry with the case's score, or with the reason why the image cannot be read.
+
+    It has neither when the scoring itself fails.
     """
     try:
         volume = read_volume(find_image(image, datastore), max_voxels=max_voxels)
@@ -249,12 +260,10 @@ def start_refresh(model: str, words: Sequence[str]) -> None:
 
 
 class ScoreWatch:
-    """Refreshes scores by itself when another version is in use than the one that made them.
+    """Refreshes scores when the version in use is not the one that made them.
 
-    After a publish and after a rollback.
-
-    Where nobody has asked for scores yet, nothing is done. One try per version: a scoring that fails is begun
-    again by who asks next.
+    That happens after a publication and after a rollback. Nothing is done while no scores were asked for.
+    Each version is tried once; if the scoring fails, the next request for scores starts it again.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:

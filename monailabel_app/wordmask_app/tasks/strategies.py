@@ -1,8 +1,7 @@
-"""Which case to label next: the library's choice over the scores that are kept, as MONAI Label's clients and
-ours ask for it.
+"""Which case to label next: the library's choice among the scored cases.
 
-Answers at once: scores that are missing or stale are made in the background and never waited for. Knows the
-datastore and the scores; not HTTP.
+Answers at once: missing and stale scores are made in the background and never waited for. Knows the datastore
+and the scores; not HTTP.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from wordmask.data.volumes import read_volume
-from wordmask.learning.active.strategies import STRATEGIES, CaseScore, Choice, choose, look_up_strategy
+from wordmask.learning.active.scores import CaseScore
+from wordmask.learning.active.strategies import STRATEGIES, Choice, choose, look_up_strategy
 from wordmask.words.prompts import Prompt
 from wordmask_app.hardening.images import find_image
 from wordmask_app.jobs.requests import read_words
@@ -40,10 +40,14 @@ WITHOUT_SCORES = ("first", "random")
 class NextCase:
     """What was chosen, and from what.
 
-    case: its id, None when no case is left; score: None where there is none; skipped: id -> why it cannot be
-    read.
-    scored: of the ``unlabelled`` cases; stale: a score is missing, or of another version, other words or
-    another file; refreshing: new ones are being made; weight: what MONAI Label shows beside the case.
+    Attributes:
+        case: its id; None when no case is left.
+        score: None where there is none.
+        skipped: id -> why it cannot be read.
+        scored: how many of the ``unlabelled`` cases have a score.
+        stale: a score is missing, or of another version, other words or another file.
+        refreshing: new scores are being made.
+        weight: what MONAI Label shows beside the case.
     """
 
     case: str | None
@@ -65,7 +69,8 @@ class NextCase:
 class _Cases:
     """The cases of one question, and what is kept of them.
 
-    unread: id -> stamp, of those that nobody has tried to read yet.
+    Attributes:
+        unread: id -> stamp, of the images that were never read.
     """
 
     scores: dict[str, CaseScore]
@@ -93,9 +98,19 @@ class CaseChooser:
         words: object = "",
         skip: Collection[str] = (),
     ) -> NextCase:
-        """model, words: see `Runtime.find_model` and `words_for`; skip: ids not to be offered.
+        """Choose the case to label next.
 
-        RequestError, UnknownModelError, PromptError: a sentence about what is wrong with the question.
+        Args:
+            strategy: its name.
+            datastore: the cases.
+            model: see `Runtime.find_model`.
+            words: see `words_for`.
+            skip: ids not to offer.
+
+        Raises:
+            RequestError: a parameter cannot be used.
+            UnknownModelError: there is no such model.
+            PromptError: the words cannot be used.
         """
         look_up_strategy(strategy)
         served = self._runtime.find_model(model)
@@ -154,9 +169,12 @@ class CaseChooser:
         return None
 
     def _problem(self, image: str, stamp: str | None, datastore: Datastore) -> str:
-        """Why an image cannot be read, empty when it can; stamp: None where a scoring has read it.
+        """Why an image cannot be read, empty when it can; each file is read once.
 
-        Read once per file.
+        Args:
+            image: its id.
+            stamp: of its file; None where a scoring has read it.
+            datastore: the cases.
         """
         if stamp is None:
             return ""
@@ -177,11 +195,15 @@ class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no typ
         self._name, self._chooser = name, chooser
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """``id`` of an image, ``weight`` (its uncertainty, 1 where none is known), ``reason``, ``skipped``.
+        """Choose the case to label next, as MONAI Label asks for it.
 
-        None when none is left.
+        Args:
+            request: ``model``, ``words`` and ``skip`` as of `CaseChooser`.
+            datastore: the cases.
 
-        request: ``model``, ``words`` and ``skip`` as of the chooser.
+        Returns:
+            ``id``, ``weight`` (its uncertainty, 1 where it is unknown), ``reason`` and ``skipped``; None when
+                no case is left.
         """
         skip = request.get("skip")
         skip = [image for image in skip if isinstance(image, str)] if isinstance(skip, list) else []

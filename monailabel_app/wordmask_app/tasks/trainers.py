@@ -1,7 +1,7 @@
 """Train tasks: one per model, as MONAI Label lists and runs them, in a process of their own.
 
-Knows MONAI Label's requests and the datastore; what a training is, is the library's business. How far it is
-stands in a file beside the versions, for the server's process to read.
+Knows MONAI Label's requests and the datastore; the library does the training. Its progress is written to a
+file beside the versions, for the server's process to read.
 """
 
 from __future__ import annotations
@@ -111,7 +111,11 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         return report
 
     def _options(self, asked: Mapping[str, Any]) -> TrainingOptions:
-        """RequestError: a value is of the wrong kind."""
+        """Read the options of a request.
+
+        Raises:
+            RequestError: a value is of the wrong kind.
+        """
         for name in ("recipe", "device", "gpus"):
             if not isinstance(asked.get(name, ""), str):
                 raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")
@@ -209,9 +213,11 @@ def newest(store: ModelStore) -> int:
 
 
 def training_state(store: ModelStore) -> dict[str, Any]:
-    """``state`` (none, running, done, failed, stopped) and what is known.
+    """The state of the last training of a model, as JSON.
 
-    stage, done, total, loss, dice, dice_before, message, version.
+    Returns:
+        ``state`` (none, running, done, failed, stopped) and what is known of stage, done, total, loss, dice,
+            dice_before, message and version.
     """
     try:
         state: dict[str, Any] = json.loads((store.path / STATE).read_text(encoding="utf-8"))
@@ -232,7 +238,12 @@ def training_state(store: ModelStore) -> dict[str, Any]:
 
 
 def _describe_stop(state: dict[str, Any], number: int) -> dict[str, Any]:
-    """Of a training that could not write its end; number: of the newest version, which may be its own."""
+    """The state of a training that could not write its end.
+
+    Args:
+        state: what it wrote last.
+        number: of the newest version, which may be its own.
+    """
     if number > state.get("newest", number):
         told = f"Version {number} is published and serves; the training was stopped right after that."
         return {**state, "state": "done", "version": number, "message": told}

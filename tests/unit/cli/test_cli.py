@@ -196,7 +196,7 @@ def test_slices_outside_the_range_stay_empty(
         ({"-o": "no_such_folder/labels.nii.gz"}, "no folder"),
         ({"-o": "labels.txt"}, "labels.txt"),
         ({"-o": "labels.png"}, ".nii.gz"),
-        ({"-o": "ct.nii.gz"}, "the image itself"),
+        ({"-o": "ct.nii.gz"}, "is the input image"),
         ({"--overlay": "overlay.pdf"}, "PNG"),
     ],
 )

@@ -98,7 +98,7 @@ def test_the_named_windows_are_those_of_the_workstations():
 
 
 def test_every_window_of_the_vocabulary_exists():
-    from wordmask.words.prompts import load_vocabulary
+    from wordmask.words.vocabulary import load_vocabulary
 
     assert {entry.window for entry in load_vocabulary().entries} - {None} <= set(load_windows())
 

@@ -21,15 +21,15 @@ from tests.support.stub_segmenters import (
 from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.cache import FeatureCache
-from wordmask.learning.active.scores import band_of, disagreement, undecided
-from wordmask.learning.active.strategies import (
-    STRATEGIES,
-    UNSURE_SHARE,
+from wordmask.learning.active.scores import (
     CaseScore,
-    choose,
+    band_of,
+    disagreement,
     embed_case,
     score_case,
+    undecided,
 )
+from wordmask.learning.active.strategies import STRATEGIES, UNSURE_SHARE, choose
 from wordmask.models.loading import load_segmenter
 from wordmask.models.presets import PresencePreset
 from wordmask.progress import CancelToken

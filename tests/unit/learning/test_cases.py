@@ -55,7 +55,7 @@ def test_a_jpeg_mask_is_cut_in_the_middle(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "spacing", "message"),
     [
-        (np.zeros((4, 8, 8), np.uint8), 1.0, "8 x 8 x 4 voxels and its image 9 x 8 x 4"),
+        (np.zeros((4, 8, 8), np.uint8), 1.0, "8 x 8 x 4 voxels and its image scan.nii.gz 9 x 8 x 4"),
         (np.zeros((4, 8, 9), np.uint8), 3.0, "lies elsewhere"),
         (np.full((4, 8, 9), 0.5, np.float32), 1.0, "holds fractions"),
     ],

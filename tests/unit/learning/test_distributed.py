@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from wordmask.demo.client import free_port
 from wordmask.learning.finetuning.ranks import Ranks, Share
-from wordmask.weights.checkpoint import load_bundle
+from wordmask.weights.checkpoint import load_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask_app.tasks.trainers import WordMaskTrain
 
@@ -72,7 +72,7 @@ def test_two_processes_learn_what_one_learns_and_publish_once(tmp_path, labelled
     assert of_two["version"] == of_one["version"] == 1
     assert of_two["dice"] == pytest.approx(of_one["dice"], abs=1e-3)
     one, two, before = (
-        load_bundle(place).tensors
+        load_checkpoint(place).tensors
         for place in (alone.folder(1), together.folder(1), "bundled/simple_vilmedsam_tiny")
     )
     assert one.keys() == two.keys()

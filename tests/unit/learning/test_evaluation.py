@@ -29,7 +29,7 @@ from wordmask.learning.evaluation.statistics import CaseScore, bootstrap, overal
 from wordmask.learning.evaluation.tables import summary_text
 from wordmask.learning.evaluation.validation import validate
 from wordmask.models.loading import load_segmenter
-from wordmask.weights.checkpoint import load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import load_checkpoint, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 
@@ -313,10 +313,10 @@ def an_app(tmp_path: Path) -> Path:
     app = tmp_path / "app"
     app.mkdir()
     (app / "main.py").write_text("")
-    bundle = load_bundle("bundled/simple_vilmedsam_tiny")
+    bundle = load_checkpoint("bundled/simple_vilmedsam_tiny")
     card = bundle.card.model_copy(update={"preset": "tiny", "training_cases": ("dermoscopy_1",)})
     ModelStore(app / "model" / "simple_vilmedsam").publish(
-        lambda folder: save_bundle(folder, bundle.tensors, card)
+        lambda folder: save_checkpoint(folder, bundle.tensors, card)
     )
     return app
 
@@ -328,20 +328,20 @@ def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_to
         capsys, "evaluate", a_list, "-o", tmp_path / "out", "--app", an_app, "--device", "cpu"
     )
     assert status == 0
-    assert "1 of these cases trained this version, first 'dermoscopy_1'" in err
+    assert "Used to train or validate this version: 1 of these cases, first 'dermoscopy_1'" in err
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| version | 1, trained |" in summary
-    assert "trained this version" in summary
+    assert "train or validate this version" in summary
     assert read_card(ModelStore(an_app / "model" / "simple_vilmedsam").folder(1)).preset == "tiny"
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--version", "9"], "no version 9 of simple_vilmedsam; there are 1"),
+        (["--version", "9"], "no version 9 of simple_vilmedsam; versions: 1"),
         (["--preset", "openai_vit_b"], "add --preset tiny, or --version 0"),
         (["--threshold", "7"], "between 0 and 1"),
-        (["--predictions", ".", "--threshold", "0.4"], "do not go with it"),
+        (["--predictions", ".", "--threshold", "0.4"], "leave out --app, --version and --threshold"),
         (["--model", "nnunet"], "no model 'nnunet'"),
     ],
 )
@@ -369,6 +369,6 @@ def test_ctrl_c_ends_the_command_with_what_is_known(a_list, tmp_path, capsys, mo
         capsys, "evaluate", a_list, "-o", tmp_path / "out", "--version", 0, "--device", "cpu"
     )
     assert status == 130
-    assert "stopped; what was judged until then is in" in err
+    assert "stopped. The results so far are in" in err
     assert "1 of 2 cases" in out
     assert len({row["case"] for row in rows(tmp_path / "out")}) == 1

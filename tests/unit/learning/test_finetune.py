@@ -20,7 +20,7 @@ from wordmask.learning.recipes import Recipe
 from wordmask.learning.training import TrainingReport, TrainingRequest, find_training
 from wordmask.models.loading import load_segmenter
 from wordmask.progress import CancelToken
-from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card
+from wordmask.weights.checkpoint import checkpoint_folder, load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore, weights_digest
 
 pytestmark = pytest.mark.usefixtures("few_phantoms")
@@ -76,7 +76,7 @@ def test_a_word_that_no_weights_have_met_is_learned_and_published(trained, cases
 
 
 def test_the_file_holds_only_what_was_trained(trained):
-    names = load_bundle(trained[0].folder(1)).tensors
+    names = load_checkpoint(trained[0].folder(1)).tensors
     assert not [name for name in names if "visual" in name or name.startswith("sam.")]
     assert [name for name in names if name.startswith("decoder.")]
 
@@ -125,16 +125,18 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
     assert "did not help" in report.message
     assert store.served() == 1
     assert report.start_sha256 == store.versions()[0].card.weights_sha256
-    served = load_bundle(store.folder(1)).tensors
+    served = load_checkpoint(store.folder(1)).tensors
     assert served.keys() == started[-1].keys()
     assert all(torch.equal(served[name], started[-1][name]) for name in served)
     store.rollback()
     try:
         report = find_training(MODEL).run(cases, hopeless, store, run_folder=tmp_path / "again")
         assert (
-            report.start_sha256 == weights_digest(bundle_folder("bundled/simple_vilmedsam_tiny")) is not None
+            report.start_sha256
+            == weights_digest(checkpoint_folder("bundled/simple_vilmedsam_tiny"))
+            is not None
         )
-        own = load_bundle("bundled/simple_vilmedsam_tiny").tensors
+        own = load_checkpoint("bundled/simple_vilmedsam_tiny").tensors
         assert all(
             torch.equal(own[name], tensor)
             for name, tensor in started[-1].items()
@@ -150,7 +152,7 @@ def test_the_same_seed_gives_the_same_weights(cases, tmp_path):
     for name in ("one", "two"):
         store = ModelStore(tmp_path / name)
         find_training(MODEL).run(cases[:3], ask(**small), store, run_folder=tmp_path / f"run_{name}")
-        states.append(load_bundle(store.folder(1)).tensors)
+        states.append(load_checkpoint(store.folder(1)).tensors)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -162,7 +164,7 @@ def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases,
         store,
         run_folder=tmp_path / "run",
     )
-    tensors = load_bundle(store.folder(1)).tensors
+    tensors = load_checkpoint(store.folder(1)).tensors
     assert tensors["lora.blocks.0.q.B"].abs().max() > 0
     model = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
     assert model.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
@@ -172,12 +174,12 @@ def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases,
     )
     assert report.parent == 1
     assert torch.equal(
-        load_bundle(store.folder(2)).tensors["lora.blocks.0.q.B"], tensors["lora.blocks.0.q.B"]
+        load_checkpoint(store.folder(2)).tensors["lora.blocks.0.q.B"], tensors["lora.blocks.0.q.B"]
     )
 
 
 def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(trained, cases, tmp_path):
-    published = load_bundle(trained[0].folder(1))
+    published = load_checkpoint(trained[0].folder(1))
     own = {name: tensor for name, tensor in published.tensors.items() if name.startswith("refiner.")}
     assert own["refiner.head.weight"].abs().max() > 0
     served = load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1))
@@ -199,7 +201,7 @@ def test_a_training_without_a_refiner_adds_none(cases, tmp_path):
         store,
         run_folder=tmp_path / "run",
     )
-    assert not [name for name in load_bundle(store.folder(1)).tensors if name.startswith("refiner.")]
+    assert not [name for name in load_checkpoint(store.folder(1)).tensors if name.startswith("refiner.")]
     assert (
         load_segmenter(MODEL, device="cpu", weights=store.folder(1)).fingerprint
         == load_segmenter(MODEL, device="cpu").fingerprint

@@ -187,14 +187,14 @@ def test_a_finished_run_is_kept_and_other_settings_are_run_anew(finished):
 
 
 def test_the_commands_list_the_layout_and_refuse_what_is_missing(tmp_path, capsys):
-    assert main(["protocol", "list"]) == 0
+    assert main(["papers", "list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in protocol_names())
     assert "COVID-QU-Ex" in out
     assert "images/ and labels/" in out
     status = main(
         [
-            "protocol",
+            "papers",
             "run",
             "few_shot",
             "--data",

@@ -16,12 +16,12 @@ from wordmask.learning.recipes import Recipe
 from wordmask.learning.training import find_training
 from wordmask.models.loading import load_segmenter
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, read_card
+from wordmask.weights.checkpoint import checkpoint_folder, read_card
 
 
 @pytest.fixture(scope="module")
 def card() -> Card:
-    return read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
+    return read_card(checkpoint_folder("bundled/simple_vilmedsam_tiny"))
 
 
 def test_phantoms_show_every_word_of_the_bundle_but_those_that_are_learned_anew(card):

@@ -38,7 +38,7 @@ from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import WordScores
 from wordmask.progress import CancelToken
-from wordmask.weights.checkpoint import load_bundle, read_card
+from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
 
 MODEL = "medclip_samv2"
@@ -80,7 +80,7 @@ def test_retrieval_rises_and_a_version_of_clip_alone_is_published(tuned, pairs):
     assert report.version == store.served() == 1
     assert report.after.top1 > report.before.top1
     assert report.training_pairs + report.after.pairs == len(pairs.pairs)
-    bundle = load_bundle(store.folder(1))
+    bundle = load_checkpoint(store.folder(1))
     assert {name.split(".")[0] for name in bundle.tensors} == {"clip", "scores"}
     assert "clip.model.logit_scale" not in bundle.tensors  # the temperature is fixed, so this did not change
     assert bundle.card.retrieval.after.model_dump() == report.after.summary()
@@ -94,7 +94,7 @@ def test_a_version_is_laid_over_the_weights_of_the_preset(tuned):
         load_segmenter(MODEL, device="cpu"),
         load_segmenter(MODEL, device="cpu", weights=store.folder(1)),
     )
-    tensors = load_bundle(store.folder(1)).tensors
+    tensors = load_checkpoint(store.folder(1)).tensors
     now = served.state_dict()
     assert all(torch.equal(now[name], value) for name, value in tensors.items())
     assert all(
@@ -133,8 +133,8 @@ def test_a_tuning_that_does_not_help_is_refused_unless_forced_and_can_be_taken_b
         pairs, ask(**HOPELESS, force=True), store, run_folder=tmp_path / "run", report=tell
     )
     assert (forced.version, forced.parent, epochs) == (2, 1, [])  # nothing is trained again to be published
-    inherited = load_bundle(store.folder(2)).tensors  # what differs from the preset, not from version 1
-    assert inherited.keys() == load_bundle(store.folder(1)).tensors.keys()
+    inherited = load_checkpoint(store.folder(2)).tensors  # what differs from the preset, not from version 1
+    assert inherited.keys() == load_checkpoint(store.folder(1)).tensors.keys()
     assert (store.rollback(), store.rollback()) == (1, None)
     with pytest.raises(RequestError, match="no version 7"):
         find_training(MODEL).run(pairs, ask(start=7), store, run_folder=tmp_path / "run")
@@ -147,7 +147,7 @@ def test_the_recipe_chooses_the_loss(pairs, tmp_path):
         find_training(MODEL).run(
             pairs, ask(epochs=1, loss=loss, force=True), store, run_folder=tmp_path / "run"
         )
-        learned.append(load_bundle(store.folder(1)).tensors["clip.model.visual.proj"])
+        learned.append(load_checkpoint(store.folder(1)).tensors["clip.model.visual.proj"])
     assert not torch.equal(*learned)
 
 
@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_one_that_was_not(tune
         report=lambda p: epochs.append(p.done) if p.loss is not None else None,
     )
     assert epochs == [3]
-    once, again = (load_bundle(s.folder(1)).tensors for s in (tuned[0], store))
+    once, again = (load_checkpoint(s.folder(1)).tensors for s in (tuned[0], store))
     assert once.keys() == again.keys()
     assert all(torch.equal(once[name], again[name]) for name in once)
 
@@ -284,7 +284,7 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
                     cancel=cancel,
                 )
         find_training(MODEL).run(few, ask(epochs=2, force=True), store, run_folder=tmp_path / "run")
-        tensors.append(load_bundle(store.folder(1)).tensors)
+        tensors.append(load_checkpoint(store.folder(1)).tensors)
     assert any(name.startswith("clip.model.visual.") for name in tensors[0])
     assert any(name.startswith("clip.model.text.transformer.encoder.") for name in tensors[0])
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])

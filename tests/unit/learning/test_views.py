@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wordmask.learning.views import make_view, opposite_word
+from wordmask.learning.views import make_view
 
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGE = torch.rand(3, 24, 30, generator=GENERATOR)
@@ -36,13 +36,6 @@ def test_image_and_mask_move_together():
         grey, mask = view.image.mean(0), view.masks["liver"]
         assert grey.shape == mask.shape
         assert torch.corrcoef(torch.stack([grey.flatten(), mask.flatten()]))[0, 1] > 0.7
-
-
-def test_words_without_a_side_have_no_opposite():
-    assert opposite_word("left kidney") == "right kidney"
-    assert opposite_word("right lung") == "left lung"
-    assert opposite_word("liver") is None
-    assert opposite_word("left") is None
 
 
 def test_a_mirror_exchanges_left_and_right_and_leaves_out_what_has_no_other_side():

@@ -29,7 +29,7 @@ from wordmask.models.base import SliceKey
 from wordmask.models.loading import load_segmenter
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card, PresenceCheck
-from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, load_checkpoint, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 from wordmask_app.tasks.trainers import WordMaskTrain
@@ -194,7 +194,7 @@ def test_the_servers_task_learns_the_words_of_the_labels_and_gives_the_same_weig
     assert json.loads((store.path / "training.json").read_text())["state"] == "done"
     assert summary["version"] == 1
     assert not any((store.path / "runs").iterdir())
-    here, there = (load_bundle(place.folder(1)).tensors for place in (trained.store, store))
+    here, there = (load_checkpoint(place.folder(1)).tensors for place in (trained.store, store))
     assert here.keys() == there.keys()
     assert all(torch.equal(here[name], there[name]) for name in here)
 
@@ -228,18 +228,18 @@ def test_a_word_that_is_nowhere_is_said(tmp_path):
 
 def test_the_teacher_is_the_version_that_serves(images, tmp_path):
     """One whose presence is never above its limit draws no mask; a version of another preset is not asked."""
-    base = read_card(bundle_folder("bundled/simple_vilmedsam_tiny"))
+    base = read_card(checkpoint_folder("bundled/simple_vilmedsam_tiny"))
     card = Card(words=base.words, token_ids=base.token_ids, presence=PresenceCheck(holds=True))
     teacher, unlabelled = (
         ModelStore(tmp_path / "medclip_samv2"),
         [replace(image, case=None) for image in images],
     )
     never = {"scores.presence_bias": torch.tensor(-1000.0)}
-    teacher.publish(lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "tiny"})))
+    teacher.publish(lambda folder: save_checkpoint(folder, never, card.model_copy(update={"preset": "tiny"})))
     with pytest.raises(RequestError, match="In none of these images is there a mask"):
         find_training(MODEL).run(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
     teacher.publish(
-        lambda folder: save_bundle(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"}))
+        lambda folder: save_checkpoint(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"}))
     )
 
     def stop(progress: TrainingProgress) -> None:

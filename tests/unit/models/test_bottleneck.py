@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from wordmask.encoders.clip import build_tiny_clip
 from wordmask.encoders.configs import TinyClipArchitecture
-from wordmask.models.bottleneck import attribution_maps, capacity, fit_pairs, keyed_noise, normalise_maps
+from wordmask.models.bottleneck import attribution_maps, capacity, fit_pairs, normalise_maps
+from wordmask.models.noise import keyed_noise
 
 GRID, WIDTH, LAYER, STEPS = 3, 16, 1, 10
 FIT = {"layer": LAYER, "beta": 0.1, "steps": STEPS, "learning_rate": 1.0}

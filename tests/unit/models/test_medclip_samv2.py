@@ -21,7 +21,7 @@ from wordmask.models.coarse_masks import components
 from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.preset import ZeroShotPreset
 from wordmask.models.registry import load_preset, preset_names
-from wordmask.models.sam_prompts import NOTHING, fuse, hinted, prompts_of_objects
+from wordmask.models.sam_prompts import NOTHING, fuse, prompts_of_hints, prompts_of_objects
 from wordmask.words.prompt_sets import sentences
 from wordmask.words.prompts import parse_prompts
 
@@ -110,7 +110,7 @@ def test_a_persons_hints_replace_the_models_own_prompts_in_their_slice_alone():
     )
     own, helped = model(slices, prompts), model(slices, prompts, hints=Hints(box=(5, 5, 10, 12, 30, 33)))
     assert torch.equal(own.logits[0], helped.logits[0])
-    asked = hinted(Hints(box=(5, 5, 10, 12, 30, 33)), KEYS, slices.frames["sam"])
+    asked = prompts_of_hints(Hints(box=(5, 5, 10, 12, 30, 33)), KEYS, slices.frames["sam"])
     expected, _ = decode_prompts(model.sam, slices.tensors["sam"], boxes=asked.boxes)
     torch.testing.assert_close(helped.logits[1], expected[1, 0])
     assert not torch.equal(own.logits[1], helped.logits[1])

@@ -19,7 +19,7 @@ from wordmask.models.medclip_samv2_weak import network as nnunet_network
 from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak, entropy
 from wordmask.models.registry import load_preset
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import Bundle, save_bundle
+from wordmask.weights.checkpoint import Checkpoint, save_checkpoint
 from wordmask.words.prompts import parse_prompts
 
 MODEL = "medclip_samv2_weak"
@@ -32,12 +32,12 @@ def a_model() -> MedCLIPSAMv2Weak:
 
 
 @pytest.fixture(scope="module")
-def a_bundle(a_model) -> Bundle:
+def a_checkpoint(a_model) -> Checkpoint:
     card = Card(
         words=tuple(a_model.words), side=a_model.side, members=len(a_model.ensemble.members), threshold=0.2,
         network=WEAK_PLAN.model_dump(mode="json"),
     )  # fmt: skip
-    return Bundle("weak", dict(a_model.ensemble.named_parameters()), card)
+    return Checkpoint("weak", dict(a_model.ensemble.named_parameters()), card)
 
 
 def test_entropy_is_that_of_a_coin_in_nats_and_0_at_both_ends():
@@ -79,8 +79,8 @@ def test_a_word_without_a_channel_is_unknown_nowhere_and_refused_with_the_list(a
     )
 
 
-def test_what_is_saved_is_what_is_loaded(a_model, a_bundle, tmp_path):
-    save_bundle(tmp_path / "version", a_bundle.tensors, a_bundle.card)
+def test_what_is_saved_is_what_is_loaded(a_model, a_checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "version", a_checkpoint.tensors, a_checkpoint.card)
     loaded = load_segmenter(MODEL, device="cpu", weights=tmp_path / "version")
     slices = torch.rand(2, 3, 40, 33)
     for name, tensor in a_model.encode_slices(slices, KEYS).tensors.items():
@@ -106,10 +106,11 @@ def test_before_a_training_it_says_how_to_train(preset):
     ({"members": 2}, "do not fit the network"),
     ({"words": ("liver",)}, "2 channels for 1 words"),
 ])  # fmt: skip
-def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_bundle, change, sentence):
+def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_checkpoint, change, sentence):
     with pytest.raises(WeightsError, match=sentence):
-        MedCLIPSAMv2Weak.from_bundle(
-            load_preset(MODEL, "tiny"), replace(a_bundle, card=a_bundle.card.model_copy(update=change))
+        MedCLIPSAMv2Weak.from_checkpoint(
+            load_preset(MODEL, "tiny"),
+            replace(a_checkpoint, card=a_checkpoint.card.model_copy(update=change)),
         )
 
 
@@ -117,10 +118,10 @@ def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_bundle, change,
     {"network_class": "subprocess.Popen"},
     {"arguments": {**WEAK_PLAN.arguments, "nonlin": "os.system"}},
 ])  # fmt: skip
-def test_a_card_cannot_call_what_is_no_network(a_bundle, change):
-    card = a_bundle.card.model_copy(update={"network": {**a_bundle.card.network, **change}})
+def test_a_card_cannot_call_what_is_no_network(a_checkpoint, change):
+    card = a_checkpoint.card.model_copy(update={"network": {**a_checkpoint.card.network, **change}})
     with pytest.raises(WeightsError, match="not of nnU-Net"):
-        MedCLIPSAMv2Weak.from_bundle(load_preset(MODEL, "tiny"), replace(a_bundle, card=card))
+        MedCLIPSAMv2Weak.from_checkpoint(load_preset(MODEL, "tiny"), replace(a_checkpoint, card=card))
 
 
 def test_hints_are_refused(a_model):
@@ -133,7 +134,7 @@ def test_hints_are_refused(a_model):
         )
 
 
-def test_without_nnunet_it_says_what_to_install(a_bundle, monkeypatch):
+def test_without_nnunet_it_says_what_to_install(a_checkpoint, monkeypatch):
     monkeypatch.setattr(nnunet_network.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BrokenEnvironmentError, match=r'pip install "wordmask\[nnunet\]"'):
-        MedCLIPSAMv2Weak.from_bundle(load_preset(MODEL, "tiny"), a_bundle)
+        MedCLIPSAMv2Weak.from_checkpoint(load_preset(MODEL, "tiny"), a_checkpoint)

@@ -15,7 +15,7 @@ from wordmask.pretraining.loop import Schedule, train
 from wordmask.pretraining.phantom_data import augment, make_slices, word_fractions, word_masks
 from wordmask.pretraining.run import Plan, Pretraining
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import Bundle, load_bundle, save_bundle
+from wordmask.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 class InterruptedRunError(Exception):
@@ -105,7 +105,7 @@ def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
         slices=16, pair_slices=8, test_slices=2, clip_steps=2, sam_steps=2, decoder_steps=1, joint_steps=1
     )
     Pretraining(tmp_path / "run", plan).run(tmp_path / "bundle")
-    bundle = load_bundle(tmp_path / "bundle")
+    bundle = load_checkpoint(tmp_path / "bundle")
     assert bundle.words == WORDS
     assert json.loads((tmp_path / "run" / "variants.json").read_text())
     assert bundle.card.as_json()["plan"]["clip_steps"] == 2
@@ -114,17 +114,17 @@ def test_a_whole_pretraining_of_seconds_gives_weights_that_load(tmp_path):
 
 def test_a_bundle_of_another_architecture_names_what_does_not_fit():
     with pytest.raises(WeightsError, match=r"another architecture.*weight"):
-        Bundle("small", nn.Linear(2, 2).state_dict()).apply(nn.Linear(3, 2))
+        Checkpoint("small", nn.Linear(2, 2).state_dict()).apply(nn.Linear(3, 2))
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 10], ids=["empty", "garbage"])
 def test_a_damaged_bundle_is_refused_with_a_sentence(tmp_path, damage):
-    save_bundle(tmp_path / "weights", nn.Linear(2, 2).state_dict(), Card())
+    save_checkpoint(tmp_path / "weights", nn.Linear(2, 2).state_dict(), Card())
     (tmp_path / "weights" / "weights.safetensors").write_bytes(damage)
     with pytest.raises(WeightsError, match="damaged"):
-        load_bundle(tmp_path / "weights")
+        load_checkpoint(tmp_path / "weights")
 
 
 def test_a_missing_bundle_says_what_is_missing(tmp_path):
     with pytest.raises(WeightsError, match="lack"):
-        load_bundle(tmp_path / "nothing")
+        load_checkpoint(tmp_path / "nothing")

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from wordmask.errors import WeightsError
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import CARD, bundle_folder, read_card
+from wordmask.weights.checkpoint import CARD, checkpoint_folder, read_card
 
 CARDS = sorted((Path(__file__).parent / "cards").glob("*.json"))
-BUNDLED = bundle_folder("bundled/simple_vilmedsam_tiny") / CARD
+BUNDLED = checkpoint_folder("bundled/simple_vilmedsam_tiny") / CARD
 
 
 @pytest.mark.parametrize("path", [*CARDS, BUNDLED], ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -23,14 +23,14 @@ from torch import nn
 from wordmask.errors import RequestError, WeightsError
 from wordmask.models.loading import load_segmenter
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import CARD, WEIGHTS, bundle_folder, load_bundle, save_bundle
+from wordmask.weights.checkpoint import CARD, WEIGHTS, checkpoint_folder, load_checkpoint, save_checkpoint
 from wordmask.weights.versions import CURRENT, ModelStore
 
 
 def write_small(folder: Path, value: float = 1.0) -> None:
     module = nn.Linear(2, 2)
     nn.init.constant_(module.weight, value)
-    save_bundle(folder, module.state_dict(), Card(words=("liver",), value=value))
+    save_checkpoint(folder, module.state_dict(), Card(words=("liver",), value=value))
 
 
 def damage(store: ModelStore, number: int) -> None:
@@ -55,9 +55,9 @@ def test_without_versions_the_presets_own_weights_serve(store):
 def test_a_published_version_serves_and_can_be_read(store):
     assert store.publish(write_small) == 1
     assert store.served() == store.current() == 1
-    bundle = load_bundle(store.folder(1))
-    assert bundle.words == ("liver",)
-    assert torch.equal(bundle.tensors["weight"], torch.ones(2, 2))
+    checkpoint = load_checkpoint(store.folder(1))
+    assert checkpoint.words == ("liver",)
+    assert torch.equal(checkpoint.tensors["weight"], torch.ones(2, 2))
     (version,) = store.versions()
     assert (version.number, version.served, version.card.as_json()["value"]) == (1, True, 1.0)
 
@@ -178,13 +178,13 @@ def test_a_publisher_killed_at_any_moment_leaves_a_sound_version(tmp_path):
 
 
 def test_a_version_of_the_tiny_model_is_loaded_in_place_of_its_own_weights(store):
-    bundled = bundle_folder("bundled/simple_vilmedsam_tiny")
+    bundled = checkpoint_folder("bundled/simple_vilmedsam_tiny")
 
     def write(folder: Path) -> None:
         model = load_segmenter("simple_vilmedsam", device="cpu")
         with torch.no_grad():
             model.get_parameter("scores.presence_bias").add_(1.0)
-        save_bundle(folder, model.state_dict(), load_bundle(bundled).card)
+        save_checkpoint(folder, model.state_dict(), load_checkpoint(bundled).card)
 
     store.publish(write)
     own, published = (

@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wordmask.errors import WordMaskError
-from wordmask.words.labels import Label, LabelError, LabelTable
+from wordmask.words.labels import LabelError, LabelTable
 from wordmask.words.prompts import parse_prompts
-from wordmask.words.vocabulary import LEFT, RIGHT, Code
-
-KIDNEY = Code("SCT", "64033007", "Kidney")
 
 
 @pytest.fixture
@@ -47,21 +44,6 @@ def test_an_absent_word_or_value_is_named_with_what_there_is(a_table_with_gaps):
         a_table_with_gaps.word(1)
     with pytest.raises(LabelError, match=r"it has no labels\.$"):
         LabelTable(()).value("liver")
-
-
-def test_a_code_leads_to_its_value_and_the_side_counts():
-    table = LabelTable.from_prompts(parse_prompts("right kidney, liver, left kidney"))
-    assert table.value_of_code(KIDNEY, LEFT) == 3
-    assert table.value_of_code(KIDNEY, RIGHT) == 1
-    assert table.value_of_code(Code("SCT", "10200004", "called otherwise")) == 2
-    with pytest.raises(LabelError, match="belongs to no label"):
-        table.value_of_code(KIDNEY)
-
-
-def test_a_code_of_two_labels_leads_nowhere():
-    table = LabelTable((Label(1, "one kidney", KIDNEY), Label(2, "other kidney", KIDNEY)))
-    with pytest.raises(LabelError, match="belongs to 'one kidney' and 'other kidney'"):
-        table.value_of_code(KIDNEY)
 
 
 def test_label_info_is_what_monai_label_stores():

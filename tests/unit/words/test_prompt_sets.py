@@ -201,7 +201,7 @@ def test_another_set_is_refused_with_the_list(name):
 
 
 def test_a_small_collection_loads():
-    assert read_prompt_sets(some_sets()).described("skin lesion", kinds=True) == ("A nevus is brown.",)
+    assert read_prompt_sets(some_sets()).describe("skin lesion", kinds=True) == ("A nevus is brown.",)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wordmask.data.windows import load_windows
-from wordmask.words.vocabulary import LEFT, RIGHT, Code, load_vocabulary, read_vocabulary, same_text
+from wordmask.words.vocabulary import (
+    LEFT,
+    RIGHT,
+    Code,
+    load_vocabulary,
+    opposite_word,
+    read_vocabulary,
+    same_text,
+)
 
 TEXTS = load_vocabulary().texts()
 
@@ -281,3 +289,10 @@ def test_loading_refuses_what_is_no_list_of_entries(text):
 
 def test_every_window_of_the_vocabulary_exists():
     assert {entry.window for entry in load_vocabulary().entries if entry.window} <= set(load_windows())
+
+
+def test_words_without_a_side_have_no_opposite():
+    assert opposite_word("left kidney") == "right kidney"
+    assert opposite_word("right lung") == "left lung"
+    assert opposite_word("liver") is None
+    assert opposite_word("left") is None

@@ -1,10 +1,12 @@
-"""How sure a model is of one case, from three sources, and where the case lies among others in CLIP's
-features.
+"""How sure a model is of one case, and where the case lies among others in CLIP's features.
 
-presence      how near the presence logit is to the limit of the decision boundary      entropy of the
-probability in a band around the outline disagreement  how much the mask changes under other noise or other
-grey values All are 0..1 and follow from the image, the words and the weights alone. Knows volumes, words and
-the pipeline; not strategies, not files.
+Three sources of uncertainty, each 0..1 and a function of image, words and weights alone:
+
+- presence: how near the presence logit is to the limit of the decision
+- boundary: entropy of the probability in a band around the outline
+- disagreement: how much the mask changes under other noise or other grey values
+
+Knows volumes, words and the pipeline; not strategies, not files.
 """
 
 from __future__ import annotations
@@ -48,9 +50,14 @@ SURE = 0.5  # of what is remarkable; below this no source is worth a remark
 class CaseScore:
     """What is known of one case.
 
-    uncertainty: mean of the three sources, each the mean over words, all 0..1. embedding: unit length, empty
-    where the model keeps none.
-    reason: why the model is unsure, as part of a sentence.
+    Attributes:
+        case: name of the case.
+        uncertainty: mean of the three sources, each the mean over words, 0..1.
+        presence: uncertainty about whether the words are there, 0..1.
+        boundary: uncertainty about the outlines, 0..1.
+        disagreement: how much the masks change under other noise or grey values, 0..1.
+        embedding: unit length, empty where the model keeps none.
+        reason: why the model is unsure, as part of a sentence.
     """
 
     case: str
@@ -63,7 +70,7 @@ class CaseScore:
 
     @classmethod
     def unscored(cls, case: str, embedding: Sequence[float] = ()) -> CaseScore:
-        """A case of which no uncertainty is known: it is labelled, or was not looked at yet."""
+        """A case without a known uncertainty, because it is labelled or was not looked at yet."""
         return cls(case, 0.0, 0.0, 0.0, 0.0, list(embedding), "it was not scored")
 
 
@@ -84,11 +91,20 @@ def score_case(
     cache: FeatureCache | None = None,
     cancel: CancelToken | None = None,
 ) -> CaseScore:
-    """How sure the model is of these words in this volume; as long as three segmentations.
+    """Measure how sure the model is of these words in this volume; takes as long as three segmentations.
 
-    cache: of features, else the pipeline's own, or one for this case. A word that the weights refuse is left
-    out; when they refuse all, every case counts 1. Raises what `VolumeSegmenter.segment` raises;
-    CancelledError after ``cancel.cancel()``.
+    A word that the weights refuse is left out; when they refuse all words, every source counts 1.
+
+    Args:
+        model: a segmenter, or a pipeline around one.
+        volume: the image of the case.
+        prompts: the words.
+        name: of the case.
+        cache: of features; None: that of the pipeline, or one for this case.
+        cancel: its ``cancel()`` ends the scoring with CancelledError.
+
+    Raises:
+        WordMaskError: as `VolumeSegmenter.segment`.
     """
     made = as_prompts(prompts)
     pipeline = _pipeline(model, cache)
@@ -117,11 +133,10 @@ def embed_case(
     cache: FeatureCache | None = None,
     cancel: CancelToken | None = None,
 ) -> list[float]:
-    """The case in CLIP's features, unit length.
+    """The case in CLIP's features: the mean of the image tokens of its slices, unit length.
 
-    Mean of the image tokens of all slices that a request for the first word would look at.
-
-    Empty where the model keeps no CLIP tokens, or the volume shows only air.
+    The slices are those that a request for the first word would look at. Empty where the model keeps no CLIP
+    tokens, or the volume shows only air.
     """
     return _embedding(_pipeline(model, cache), volume, as_prompts(prompts)[0], cancel)
 
@@ -208,10 +223,9 @@ def band_of(masks: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
 
 
 def _boundary_entropy(result: Segmentation, volume: Volume, word: str) -> tuple[float, str]:
-    """Mean entropy of the probability in the band, in bits, and the slices where it is high, as part of a
-    sentence.
+    """Mean entropy of the probability in the band, in bits, and the slices where it is high, in words.
 
-    Without a marked pixel: the entropy of the highest probability, for there is no outline.
+    Without a marked pixel there is no outline; the entropy of the highest probability counts instead.
     """
     slicing = slicing_for(volume.geometry, Plane(result.plane))
     probability, masks = slicing.cut(result.maps["probability"][word]), slicing.cut(result.mask(word))
@@ -231,9 +245,7 @@ def _boundary_entropy(result: Segmentation, volume: Volume, word: str) -> tuple[
 def _run_around_worst(
     indices: NDArray[np.intp], values: NDArray[np.float64], limit: float
 ) -> tuple[int, int]:
-    """First and last of the neighbouring slices around the one with the highest value that are not below the
-    limit.
-    """
+    """First and last slice of the run around the highest value in which no value is below the limit."""
     high = {int(index) for index, value in zip(indices, values, strict=True) if value >= limit}
     first = last = int(indices[int(np.argmax(values))])
     while first - 1 in high:
@@ -262,7 +274,7 @@ def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
 
 
 def _other_views(pipeline: VolumeSegmenter) -> list[VolumeSegmenter]:
-    """The same model under other noise, or on other grey values where it draws none."""
+    """The same model under other noise, or on other grey values where it draws no noise."""
     model = pipeline.segmenter
     others = [other for offset in OTHER_SEEDS if (other := model.with_other_noise(offset)) is not None]
     if others:

@@ -1,6 +1,6 @@
 """Which case to label next: how sure a model is of each case, and the choice by name of a strategy.
 
-`score_case` looks at one case with one model (case_scores.py); `choose` is a pure function of such scores,
+`score_case` looks at one case with one model (scores.py); `choose` is a pure function of such scores,
 the same for the server and for simulated experiments. Knows names, numbers and embeddings; not files, not a
 server. docs/active_learning.md has the formulas.
 """
@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from wordmask.errors import RequestError
-from wordmask.learning.active.scores import CaseScore, embed_case, score_case
+from wordmask.learning.active.scores import CaseScore
 from wordmask.resources import look_up
-
-__all__ = ["STRATEGIES", "CaseScore", "Choice", "choose", "embed_case", "look_up_strategy", "score_case"]
 
 # of the candidates, rounded up: among these `hybrid` looks for the one that is least like what is labelled
 UNSURE_SHARE = 0.5
@@ -29,7 +27,12 @@ UNSURE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Choice:
-    """case: its name; reason: one sentence for the person who labels it."""
+    """The case to label next.
+
+    Attributes:
+        case: its name.
+        reason: one sentence for the person who labels it.
+    """
 
     case: str
     reason: str
@@ -38,14 +41,20 @@ class Choice:
 def choose(
     strategy: str, candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], *, seed: int = 0
 ) -> Choice:
-    """One of the candidates; the same one for the same cases in any order, the same numbers and the same
-    seed.
+    """Choose one of the candidates; their order does not matter.
 
-    candidates: cases without a label, at least one (else ValueError); labelled: those with one, of which the
-    embeddings count.
-    seed: of `random` alone. Ties go to the name that sorts first. `diversity` and `hybrid` need embeddings:
-    where no candidate has one, the case is chosen by chance, and the reason says so. RequestError: there is
-    no such strategy.
+    Ties go to the name that sorts first. `diversity` and `hybrid` need embeddings: where no candidate has
+    one, the case is chosen by chance, and the reason says so.
+
+    Args:
+        strategy: one of `STRATEGIES`.
+        candidates: cases without a label, at least one.
+        labelled: cases with a label; only their embeddings count.
+        seed: of `random` alone.
+
+    Raises:
+        RequestError: there is no such strategy.
+        ValueError: there is no candidate.
     """
     chooser = _CHOOSERS[look_up_strategy(strategy)]
     if not candidates:
@@ -56,7 +65,11 @@ def choose(
 
 
 def look_up_strategy(name: str) -> str:
-    """The name itself; RequestError with the nearest right one when there is no such strategy."""
+    """The name itself.
+
+    Raises:
+        RequestError: there is no such strategy; the message names the nearest one.
+    """
     return look_up(name, STRATEGIES, "strategy", RequestError)
 
 
@@ -115,12 +128,11 @@ def _least_sure_first(candidates: Sequence[CaseScore]) -> list[CaseScore]:
 def _farthest(
     candidates: Sequence[CaseScore], labelled: Sequence[CaseScore]
 ) -> tuple[CaseScore, float | None] | None:
-    """One step of greedy k-centre (core-set).
+    """One step of greedy k-centre: the candidate farthest from its nearest labelled case, and the distance.
 
-    The candidate whose nearest labelled case is farthest, and how far that is.
+    With nothing labelled yet, the candidate that is nearest to the mean of the candidates, and None. None
+    without any embedding.
 
-    With nothing labelled yet: the one that is nearest to the mean of the candidates, and None. Without any
-    embedding: None.
     Source: Sener and Savarese, Active Learning for Convolutional Neural Networks: A Core-Set Approach (ICLR
     2018), algorithm 1.
     """

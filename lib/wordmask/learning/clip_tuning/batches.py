@@ -32,11 +32,24 @@ def store_pictures(
     report: Callable[[int, int], None],
     cancel: CancelToken,
 ) -> Bytes:
-    """[N, 3, size, size] uint8, each picture in CLIP's square (the whole of it, centred), read from ``path``
-    or made and put there first.
+    """Prepare each picture for CLIP: the whole of it, centred in a square, as uint8 in a file.
 
-    The file appears whole or not at all. VolumeError: an image cannot be used, and which entry names it.
-    DiskFullError, CancelledError.
+    The file appears whole or not at all; one that is there already is used as it is.
+
+    Args:
+        path: the file.
+        pairs: the pictures.
+        size: pixels of a side of the square.
+        windows: of CT that the weights know; empty: any.
+        report: called with the pictures that are done and their number.
+        cancel: its ``cancel()`` ends the work with CancelledError.
+
+    Returns:
+        [N, 3, size, size] uint8.
+
+    Raises:
+        VolumeError: an image cannot be used; the message names its entry.
+        DiskFullError: the file cannot be written.
     """
     if not path.exists():
         try:
@@ -67,13 +80,19 @@ def _fit_into_square(picture: NDArray[np.float32], size: int) -> Bytes:
 def epoch_batches(
     captions: Sequence[Hashable], pictures: Sequence[Hashable], *, batch: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Rows of each batch of an epoch; in a batch no two say the same or show the same, for they would be
-    false negatives of each other.
+    """Rows of each batch of an epoch; captions and pictures of a batch are all different.
 
-    captions, pictures: what row i says and shows; batch: rows at most. Captions that are left most often go
-    first, so that batches are as large as they can be. When a single caption is left over, its remaining rows
-    wait for another epoch, and each epoch draws which ones. Depends on seed and epoch alone, so that a
-    resumed run continues as if nothing had happened.
+    Equal ones would be false negatives of each other. The captions that are left most often go first, so that
+    batches are as large as possible. When a single caption is left over, its remaining rows wait for another
+    epoch, and each epoch draws which ones. The result depends on seed and epoch alone, so that a resumed run
+    continues as if nothing had happened.
+
+    Args:
+        captions: what row i says.
+        pictures: what row i shows.
+        batch: rows at most.
+        seed: of the training.
+        epoch: from 0.
     """
     random = np.random.default_rng((seed, epoch))
     waiting: dict[Hashable, list[int]] = {}

@@ -26,17 +26,28 @@ def dhn_nce(
 ) -> Tensor:
     """Decoupled hard-negative noise contrastive estimation; a scalar that may be below 0.
 
-    image, text: [B, E], B at least 2, any length (made 1 in here), not all zeros; temperature: above 0;
-    beta_image, beta_text: from 0 up, how much more a near negative weighs than a far one, for image to text
-    and for text to image; with 0 all weigh 1 (decoupled loss). Returns the sum over both directions of the
-    mean over rows, in float32 (float64 for float64), also under autocast.
+    With s_ij the cosine of image i and text j, and t the temperature: L(image to text) = mean_i [ -s_ii / t +
+    log sum_{j != i} exp(s_ij / t) W_ij ], W_ij = (B - 1) exp(beta s_ij / t) / sum_{k != i} exp(beta s_ik /
+    t); text to image is the same on the transpose. Gradients go through W, as written.
 
-    Source: MedCLIP-SAMv2 (arXiv 2409.19483), DHN-NCE, methods.md 2.2. With s_ij the cosine of image i and
-    text j, t the temperature: L(image to text) = mean_i [ -s_ii / t + log sum_{j != i} exp(s_ij / t) W_ij ],
-    W_ij = (B - 1) exp(beta s_ij / t) / sum_{k != i} exp(beta s_ik / t); text to image is the same on the
-    transpose. Gradients go through W, as written. The released code has another loss, which pulls
-    sufficiently near negatives closer (methods.md 2.2, items 1 to 5).
-    ValueError: embeddings that do not pair up, fewer than two pairs, a temperature or beta out of range.
+    Source: MedCLIP-SAMv2 (arXiv 2409.19483), DHN-NCE, methods.md 2.2. The released code has another loss,
+    which pulls sufficiently near negatives closer (methods.md 2.2, items 1 to 5).
+
+    Args:
+        image: [B, E], B at least 2, of any length but not all zeros.
+        text: [B, E], likewise; row i belongs to row i of ``image``.
+        temperature: above 0.
+        beta_image: from 0 up; how much more a near negative weighs than a far one, for image to text; with 0
+            all weigh 1 (decoupled loss).
+        beta_text: the same for text to image.
+
+    Returns:
+        The sum over both directions of the mean over rows, in float32 (float64 for float64), also under
+            autocast.
+
+    Raises:
+        ValueError: the embeddings do not pair up, there are fewer than two pairs, or a temperature or beta is
+            out of range.
     """
     if not (beta_image >= 0 and beta_text >= 0):  # written so that NaN fails too
         raise ValueError(
@@ -47,12 +58,19 @@ def dhn_nce(
 
 
 def info_nce(image: Tensor, text: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE, the loss of CLIP (arXiv 2103.00020, section 2.3).
+    """Symmetric InfoNCE, the loss of CLIP (arXiv 2103.00020, section 2.3); a scalar, 0 or above.
 
-    Mean cross-entropy of both directions; a scalar, 0 or above.
+    Args:
+        image: [B, E], B at least 2, of any length but not all zeros.
+        text: [B, E], likewise; row i belongs to row i of ``image``.
+        temperature: above 0.
 
-    Arguments, dtype and ValueErrors as in `dhn_nce`, which is a sum over the directions where this is their
-    mean.
+    Returns:
+        The mean of the cross-entropies of both directions; `dhn_nce` is a sum over the directions.
+
+    Raises:
+        ValueError: the embeddings do not pair up, there are fewer than two pairs, or the temperature is not
+            above 0.
     """
     scaled = _scaled_cosines(image, text, temperature)
     own = torch.arange(len(scaled), device=scaled.device)
@@ -79,9 +97,9 @@ def _scaled_cosines(image: Tensor, text: Tensor, temperature: float) -> Tensor:
 
 
 def _decouple(scaled: Tensor, beta: float) -> Tensor:
-    """One direction; scaled: [B, B]. log sum exp(s)
+    """One direction of the loss, of scaled cosines [B, B].
 
-    W = log (B - 1) + logsumexp((1 + beta) s) - logsumexp(beta s), over negatives.
+    log sum exp(s) W = log (B - 1) + logsumexp((1 + beta) s) - logsumexp(beta s), over negatives.
     """
     count = len(scaled)
     own = torch.eye(count, dtype=torch.bool, device=scaled.device)

@@ -1,9 +1,8 @@
-"""The epochs of a tuning: batches, loss, optimizer, and a checkpoint after every epoch from which a killed
-run goes on.
+"""The epochs of a tuning: batches, loss, optimizer, and a checkpoint after every epoch.
 
 Knows a CLIP, its pairs and the recipe; not where they come from, not what is published. An interrupted run
-and one that was not end with
-the same weights, bit for bit on a CPU: all random numbers depend on seed, epoch and step alone.
+and an uninterrupted one end with the same weights, bit for bit on a CPU, because all random numbers depend on
+seed, epoch and step alone.
 """
 
 from __future__ import annotations
@@ -37,11 +36,16 @@ BETAS, EPSILON = (0.9, 0.98), 1e-6  # of AdamW, as open_clip trains vision trans
 
 @dataclass(frozen=True)
 class TuningPairs:
-    """What is learned from: some pictures of the file that has all, and for each its caption, and who says or
-    shows the same.
+    """What is learned from: some of the pictures of a file, and a caption of each.
 
-    pictures: [all, 3, S, S] uint8; rows: [N] places in it; captions, said, shown: [N], rows with equal
-    ``said`` or ``shown`` never meet
+    Rows with equal ``said`` or equal ``shown`` never meet in a batch.
+
+    Attributes:
+        pictures: [all, 3, S, S] uint8.
+        rows: [N], places in ``pictures``.
+        captions: [N], as text.
+        said: [N], the captions as the text tower reads them.
+        shown: [N], which picture it is.
     """
 
     pictures: Bytes
@@ -61,7 +65,7 @@ def unit_pixels(pictures: Bytes, rows: Sequence[int], device: torch.device) -> T
 
 
 def image_embeddings(clip: ClipEncoder, pixels: Tensor) -> Tensor:
-    """pixels: [B, 3, S, S] in 0..1. Returns [B, E], not of length 1."""
+    """Embeddings [B, E], not of unit length, of pictures [B, 3, S, S] in 0..1."""
     return clip.tail(clip.head(clip.normalise(pixels), 0), 0)
 
 
@@ -73,12 +77,19 @@ def tune(
     tell: Callable[[int, float], None],
     cancel: CancelToken,
 ) -> None:
-    """Train both towers in place, from the last whole epoch that ``folder`` has on.
+    """Train both towers in place, on their device, from the last complete epoch in ``folder``.
 
-    On the device where the weights are.
+    Args:
+        clip: the towers.
+        data: what to learn from.
+        recipe: how.
+        folder: for the checkpoint.
+        tell: called after each epoch with its number and mean loss.
+        cancel: its ``cancel()`` ends the training with CancelledError between two steps.
 
-    tell: (epoch, mean loss of it) after each. RequestError: the captions are so alike that no two can be told
-    apart; CancelledError between two steps; DiskFullError: no checkpoint can be written.
+    Raises:
+        RequestError: all captions say the same, or the loss became infinite.
+        DiskFullError: a checkpoint cannot be written.
     """
     device = clip.logit_scale.device
     clip.requires_grad_(True).train()
@@ -135,9 +146,7 @@ def _groups(clip: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 
 class _Checkpoint:
-    """Weights, optimizer and epoch in one file, which is the old one or the new one, whenever the process is
-    killed.
-    """
+    """Weights, optimizer and epoch in one file, which stays whole whenever the process is killed."""
 
     def __init__(
         self, path: Path, clip: ClipEncoder, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
@@ -162,7 +171,7 @@ class _Checkpoint:
             ) from error
 
     def resume(self) -> int:
-        """How many epochs are done. A file that cannot be read is put aside: the run then starts anew."""
+        """Load the checkpoint and return how many epochs are done; 0 without a readable one."""
         if not self.path.exists():
             return 0
         try:

@@ -22,12 +22,12 @@ ENOUGH = 0.9  # agreement below which a CLIP is taken to have unlearned single w
 
 @dataclass(frozen=True)
 class PresenceFit:
-    """logit = scale * cosine + bias.
+    """Presence as logit = scale * cosine + bias, and how well it agrees with the presence before.
 
-    agreement: share of (picture, word) pairs on the same side of the preset's limit as before.
-
-    kept: the same of those alone that were above the limit; holds: whether presence may be judged on by these
-    numbers.
+    Attributes:
+        agreement: share of (picture, word) pairs on the same side of the preset's limit as before.
+        kept: the same of the pairs that were above the limit.
+        holds: whether presence may still be judged, by these numbers.
     """
 
     scale: float
@@ -39,12 +39,16 @@ class PresenceFit:
 
 
 def fit_presence(scores: WordScores, before: Tensor, after: Tensor, limit: float) -> PresenceFit:
-    """Change ``scores`` in place. before, after.
-
-    Cosines [pictures, words] of the old and the new CLIP; limit: the preset's slice_logit.
+    """Fit ``scores`` in place, so that each word is as probable as before on the same pictures.
 
     Minimises the cross-entropy to the probabilities that ``scores`` gave to the old cosines; the problem is
     convex.
+
+    Args:
+        scores: scale and bias of presence.
+        before: [pictures, words], cosines of the old CLIP.
+        after: [pictures, words], cosines of the new CLIP.
+        limit: the preset's slice_logit.
     """
     with torch.no_grad():
         old = scores.presence(before.to(scores.presence_bias.device)).double().cpu()

@@ -19,9 +19,10 @@ BATCH, ROUNDS, SEED = 50, 5, 20_240_919
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Shares of pairs, 0..1: the right one is first, or among the first two.
+    """Shares of pairs, 0..1, whose right partner came first, or among the first two.
 
-    pairs: how many were asked about.
+    Attributes:
+        pairs: how many were asked about.
     """
 
     image_to_text_top1: float
@@ -49,15 +50,24 @@ def retrieval(
     batch: int = BATCH,
     rounds: int = ROUNDS,
 ) -> Retrieval:
-    """image, text: [N, E], unit length, row i of one belongs to row i of the other.
-
-    captions, pictures: what row i says and shows.
+    """Measure how often the right caption is found for a picture, and the right picture for a caption.
 
     Pairs are dealt into batches in ``rounds`` fixed ways, and the shares are means over them. The last batch
     is filled up with pairs that were asked about already, so that every pair has equally many rivals (N - 1
     where there are fewer than ``batch``). Another pair with an equal caption or an equal picture counts as
     right; a wrong one that scores just as high counts as better, so that a model that says the same of
-    everything scores 0. ValueError: no pairs.
+    everything scores 0.
+
+    Args:
+        image: [N, E], unit length.
+        text: [N, E], unit length; row i belongs to row i of ``image``.
+        captions: [N], what row i says.
+        pictures: [N], what row i shows.
+        batch: pairs that compete.
+        rounds: ways of dealing them.
+
+    Raises:
+        ValueError: there are no pairs.
     """
     if not len(image):
         raise ValueError("There are no pairs to ask about.")

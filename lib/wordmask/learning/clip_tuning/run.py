@@ -1,5 +1,4 @@
-"""Tune a model's CLIP on pairs of pictures and captions, judge it on pairs that it did not see, and publish
-what got better.
+"""Tune a model's CLIP on pairs of pictures and captions, and publish it if held-out pairs improve.
 
 MedCLIP-SAMv2's first stage (methods.md 2.2): both towers learn with DHN-NCE. Knows models, recipes, pairs and
 the version store; not where pairs come from, not the command line. The weights of the last epoch are judged,
@@ -56,7 +55,7 @@ from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, load_bundle, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, load_checkpoint, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore, weights_digest
 
 TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and may change
@@ -112,7 +111,7 @@ class ClipTuning(Training[TuneRecipe]):
     def read_data(
         self, path: Path, request: TrainingRequest[TuneRecipe], *, word: str | None, labels: Path | None
     ) -> CaptionList:
-        """As `Training`: a list of captions, or labelled cases, of which captions are written."""
+        """Read a list of captions, or labelled cases, whose captions are written here."""
         recipe = request.recipe
         if names_cases(path):
             cases = read_cases(path, word)
@@ -120,7 +119,7 @@ class ClipTuning(Training[TuneRecipe]):
         return read_caption_list(path, least_characters=recipe.least_characters)
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[TuneRecipe]) -> CaptionList:
-        """As `Training`: captions of the labelled ones."""
+        """Write captions of the labelled studies."""
         cases, recipe = [study.case for study in studies if study.case], request.recipe
         return captions_of_cases(cases, slices=recipe.slices_per_case, words=recipe.caption_words)
 
@@ -134,10 +133,10 @@ class ClipTuning(Training[TuneRecipe]):
         report: Report = lambda _: None,
         cancel: CancelToken | None = None,
     ) -> TuneReport:
-        """As `Training`: publishes when retrieval (top 1, mean of both ways) on held-out pairs rose.
+        """Tune, and publish when retrieval (top 1, mean of both ways) on held-out pairs rose.
 
-        The run folder keeps what an interrupted run goes on from, in a folder of its own for each preset,
-        start, recipe and list of pairs; that is removed when a version is published.
+        The run folder keeps the state from which an interrupted run continues, in a folder of its own for
+        each preset, start, recipe and list of pairs; that folder is removed when a version is published.
         """
         advice = f"use fewer pairs per step (batch is {request.recipe.batch})"
         with explain_out_of_memory(f"There is not enough memory for this tuning; {advice}."):
@@ -245,11 +244,11 @@ class _Tuning:
         return number
 
     def _make_folder(self, start: Path | None) -> Path:
-        """Of this preset, start, recipe and these pairs alone.
+        """A folder for this preset, start, recipe and these pairs alone.
 
-        Nothing can go on from the checkpoint of another training.
+        No training can continue from the checkpoint of another one.
         """
-        base = None if self.preset.weights is None else weights_digest(bundle_folder(self.preset.weights))
+        base = None if self.preset.weights is None else weights_digest(checkpoint_folder(self.preset.weights))
         what = [
             self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
             self.asked.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
@@ -272,8 +271,9 @@ class _Tuning:
     def _judge(
         self, model: ClipWithScores, pictures: Bytes, said: Sequence[Hashable]
     ) -> tuple[Retrieval | None, Tensor | None]:
-        """Retrieval on the held-out pairs, and the cosines of their pictures and words [pictures, words],
-        where presence is judged.
+        """Retrieval on the held-out pairs, and the cosines of their pictures and words.
+
+        The cosines are [pictures, words]; None where presence is not judged.
         """
         if not self.held:
             return None, None
@@ -289,7 +289,7 @@ class _Tuning:
         return found, image[:MOST_FITTED] @ _embed_texts(model.clip, words).T
 
     def _card_of_preset(self) -> Card:
-        return Card() if self.preset.weights is None else read_card(bundle_folder(self.preset.weights))
+        return Card() if self.preset.weights is None else read_card(checkpoint_folder(self.preset.weights))
 
     def _decide(
         self,
@@ -308,7 +308,7 @@ class _Tuning:
             check = Check(after.top1, before.top1, figures)
 
         def write(folder: Path) -> None:
-            save_bundle(
+            save_checkpoint(
                 folder, self._collect_changes(model), self._make_card(model, parent, before, after, fit)
             )
 
@@ -353,14 +353,18 @@ class _Tuning:
 
 
 def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:
-    """The preset's CLIP with the weights of version ``start`` laid over it, frozen.
+    """Load the preset's CLIP, lay the weights of a version over it, and freeze it.
 
-    captions: tiny's text table gets rows for what is new in them, random at first.
+    Args:
+        preset: whose CLIP.
+        start: folder of the version; None: the preset's own weights.
+        captions: tiny's text table gets rows for the new tokens in them, random at first.
 
-    WeightsError: weights are missing, damaged or of another architecture.
+    Raises:
+        WeightsError: weights are missing, damaged or of another architecture.
     """
     bundles = [
-        load_bundle(location).only(TUNED) for location in (preset.weights, start) if location is not None
+        load_checkpoint(location).only(TUNED) for location in (preset.weights, start) if location is not None
     ]
     known = bundles[-1].token_ids if bundles else ()
     wanted = sorted({*known, *token_ids_of(captions)}) if known else []
@@ -403,7 +407,7 @@ def _describe_fit(fit: PresenceFit) -> str:
 
 
 def _identify(pair: ImageCaption) -> list[Any]:
-    """Of a pair and its file, so that a changed image is read again."""
+    """A pair and the state of its file, so that a changed image is read again."""
     status = pair.image.stat()
     return [
         str(pair.image),

@@ -1,7 +1,8 @@
 """How well masks agree with labelled cases.
 
-metrics, whole evaluations of a model or of ready label maps, and their reports.
-
-``metrics``: two masks; ``answers``: who is judged; ``run``: all cases, with what is written on the way;
-``statistics``: many cases in few numbers; ``tables`` and ``contact_sheet``: what people read.
+- ``metrics``: two masks
+- ``answers``: who is judged, a model or ready label maps
+- ``run``: all cases of an evaluation, and its files
+- ``statistics``: many cases in few numbers
+- ``tables`` and ``contact_sheet``: what people read
 """

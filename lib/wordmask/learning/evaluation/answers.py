@@ -24,7 +24,9 @@ NAMES = "names.json"  # in a folder of label maps: {"liver": 1} for all of them
 class Answer:
     """What was marked for one word of one case.
 
-    mask: [k, j, i]; presence: 0..1, see `WordStatistics`, None where nobody says it.
+    Attributes:
+        mask: [k, j, i].
+        presence: 0..1, see `WordStatistics`; None where it is unknown.
     """
 
     word: str
@@ -56,13 +58,16 @@ def ask(
 
 
 class LabelMaps:
-    """Ready label maps of a folder, each called like its case.
+    """Ready label maps of a folder, each named like its case.
 
-    Their values are those of the case, or those of names.json there.
+    Their values are those of the case, or those of names.json in the folder.
+
+    Raises:
+        RequestError: the folder does not exist, or has no label map.
+        LabelError: names.json cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
-        """RequestError: there is no folder, or no label map in it. LabelError: names.json cannot be used."""
         if not folder.is_dir():
             raise RequestError(f"There is no folder {folder.name} with label maps to judge.")
         suffixes = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
@@ -76,7 +81,12 @@ class LabelMaps:
         self._names = _names_in(folder / NAMES)
 
     def __call__(self, case: LabelledVolume) -> Iterator[Answer]:
-        """VolumeError: there is none for this case, or on another grid; LabelError: it lacks a word."""
+        """What the label map of a case marks.
+
+        Raises:
+            VolumeError: the case has no label map, or one on another grid.
+            LabelError: the label map lacks a word.
+        """
         own = case.case
         if own.name not in self._files:
             raise VolumeError(f"There is no label map called {own.name} among those to judge.")

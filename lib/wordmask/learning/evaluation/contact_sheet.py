@@ -1,5 +1,4 @@
-"""One picture for each word: its best, median and worst case, with the outline of the truth and of what was
-marked.
+"""One picture for each word: its best, median and worst case, with the outlines of truth and result.
 
 Knows volumes, masks and Pillow. A picture is for looking at; the numbers are in the tables.
 """
@@ -44,18 +43,20 @@ class _Kept:
 
 
 class ContactSheet:
-    """Collects a picture of each case that shows a word, in ``folder``, and lays out the best, median and
-    worst in the end.
-    """
+    """Collects pictures of the cases that show a word, and lays out the best, median and worst at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._kept: dict[str, list[_Kept]] = {}
 
     def add(self, case: LabelledVolume, word: str, marked: Mask, dice: float) -> None:
-        """One word of a case; marked: [k, j, i].
+        """Add one word of a case that shows it; words beyond the first `MOST_WORDS` are ignored.
 
-        The first `MOST_WORDS` words count, in cases that show them.
+        Args:
+            case: image, words and truth.
+            word: a word of the case.
+            marked: [k, j, i], the result.
+            dice: of the result, 0..1.
         """
         if not case.masks[word].any() or (word not in self._kept and len(self._kept) == MOST_WORDS):
             return
@@ -65,7 +66,11 @@ class ContactSheet:
         kept.append(_Kept(case.case.name, dice, bool(marked.any()), picture))
 
     def write(self, path: Path) -> bool:
-        """Whether there was anything to show. VolumeError when it cannot be written."""
+        """Write the sheet; returns whether there was anything to show.
+
+        Raises:
+            VolumeError: the file cannot be written.
+        """
         strips = []
         for place, (word, kept) in enumerate(self._kept.items()):
             strips.append(self._folder / f"strip_{place}.png")
@@ -82,9 +87,13 @@ class ContactSheet:
 
 
 def draw_case(volume: Volume, prompt: Prompt, truth: Mask, marked: Mask) -> Image.Image:
-    """The slice that shows most of the truth, with both outlines; truth, marked: [k, j, i].
+    """The slice that shows most of the truth, with both outlines, as large as fits into `CELL`.
 
-    As large as fits into `CELL`.
+    Args:
+        volume: the image.
+        prompt: the word, whose CT window is used.
+        truth: [k, j, i].
+        marked: [k, j, i], the result.
     """
     slicing = slicing_for(volume.geometry, choose_plane(volume, "auto"))
     stacks = slicing.cut(truth), slicing.cut(marked)

@@ -22,11 +22,15 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of two masks. voxels are counts.
+    """Agreement of two masks.
 
-    dice, iou, nsd: 0..1, NaN when neither mask has a voxel, 0 when one alone has some. nsd: the normalised
-    surface distance (surface Dice), the share of both surfaces that is no farther than the tolerance from the
-    other one.
+    Attributes:
+        dice: 0..1; NaN when both masks are empty, 0 when one of them is.
+        iou: intersection over union, likewise.
+        nsd: the normalised surface distance (surface Dice), likewise: the share of both surfaces that is no
+            farther than the tolerance from the other one.
+        predicted_voxels: count.
+        true_voxels: count.
     """
 
     dice: float
@@ -37,31 +41,41 @@ class Agreement:
 
     @property
     def shown(self) -> bool:
-        """The truth has the thing: its scores count. Otherwise `predicted_voxels` are false alarms."""
+        """Whether the truth contains the structure, so that its scores count.
+
+        Otherwise `predicted_voxels` are false alarms.
+        """
         return self.true_voxels > 0
 
     @property
     def found(self) -> bool:
-        """Something was marked."""
+        """Whether something was marked."""
         return self.predicted_voxels > 0
 
 
 def dice(prediction: Mask, truth: Mask) -> float:
     """Twice the common voxels over the sum of both: 0..1, NaN when both masks are empty.
 
-    ValueError when the shapes differ.
+    Raises:
+        ValueError: the shapes differ.
     """
     pair = _crop(prediction, truth)
     return nan if pair is None else float(compute_dice(*pair, ignore_empty=False))
 
 
 def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolerance: float) -> Agreement:
-    """prediction, truth: bool, of one shape.
+    """Compare two masks of one shape.
 
-    spacing: size of a voxel along each of its axes; tolerance of the surface: in its unit.
+    An axis of length 1 is left out, so that a single slice has an outline and not two faces.
 
-    An axis of length 1 is left out, so that a single slice has an outline and not two faces. ValueError when
-    the shapes differ.
+    Args:
+        prediction: bool.
+        truth: bool.
+        spacing: size of a voxel along each axis, in any unit.
+        tolerance: of the surface, in the same unit.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     counts = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
     pair = _crop(prediction, truth)

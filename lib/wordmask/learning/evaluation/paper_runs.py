@@ -34,9 +34,11 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """scores: metric -> mean over words in percent, NaN where there is none.
+    """What came of one run.
 
-    published: likewise, None where it is not known.
+    Attributes:
+        scores: metric -> mean over words in percent, NaN where there is none.
+        published: the same as the paper gives it; None where it is not known.
     """
 
     label: str
@@ -49,11 +51,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ProtocolRequest:
-    """data: folder with the data sets.
+    """Which runs of a protocol to do, and on what.
 
-    only: labels of runs, all when empty; cases: training cases in place of the protocol's number.
-
-    changes: to every recipe, above those of the run.
+    Attributes:
+        data: folder with the data sets.
+        only: labels of runs; empty: all.
+        cases: training cases, in place of the protocol's number.
+        changes: to every recipe, above those of the run.
     """
 
     protocol: Protocol
@@ -69,12 +73,19 @@ class ProtocolRequest:
 def run_protocol(
     asked: ProtocolRequest, folder: Path, tell: Tell = lambda stage, done, total: None
 ) -> list[RunResult]:
-    """All runs in turn; writes table.md into ``folder`` and each run's own evaluation and model into a folder
-    below it.
+    """Do all runs in turn; writes table.md into ``folder``, and each run's files into a folder below it.
 
-    Everything is checked before the first run. RequestError: a data set, a run or a setting is missing or
-    wrong; VolumeError: the folder cannot be written; whatever a training or an evaluation raises.
-    KeyboardInterrupt goes through; finished runs are kept.
+    Everything is checked before the first run. KeyboardInterrupt goes through; finished runs are kept.
+
+    Args:
+        asked: which runs, and on what.
+        folder: for the results.
+        tell: called with the stage, the steps that are done and their number.
+
+    Raises:
+        RequestError: a data set, a run or a setting is missing or wrong.
+        VolumeError: the folder cannot be written.
+        WordMaskError: a training or an evaluation failed.
     """
     runs = asked.protocol.chosen(asked.only)
     require_folders(runs, asked.data)

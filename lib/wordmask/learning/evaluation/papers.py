@@ -1,5 +1,4 @@
-"""The papers' experiments: which data sets are learned from, which are tested on, how, and what was
-published.
+"""The papers' experiments: data sets to learn from and to test on, settings, and published figures.
 
 configs/papers/<name>.yaml holds them, configs/papers/data_sets.yaml the data sets. Knows folders, words and
 numbers; not models.
@@ -44,7 +43,11 @@ class DataSet(_Settings):
     source: str
 
     def cases(self, root: Path, part: Part, *, long_prompts: bool = False) -> list[Case]:
-        """VolumeError: a folder is empty, or an image has no label map."""
+        """The cases of one part, in the papers' layout.
+
+        Raises:
+            VolumeError: a folder is empty, or an image has no label map.
+        """
         found = cases_from_folder(root / self.folder / part, self.prompt if long_prompts else self.word)
         return [
             replace(case, name=f"{self.name}/{case.name}", group=f"{self.images or self.name}/{case.name}")
@@ -61,13 +64,18 @@ class Published(_Settings):
 
 
 class Run(_Settings):
-    """One training and its test. train, test: names of data sets, whose train/ and test/ folders are used."""
+    """One training and its test.
+
+    Attributes:
+        train: names of data sets whose train/ folders are learned from.
+        test: names of data sets whose test/ folders are judged.
+    """
 
     label: str
     train: tuple[str, ...] = Field(min_length=1)
     test: tuple[str, ...] = Field(min_length=1)
     train_cases: PositiveInt | None = Field(
-        default=None, description="at most so many in all, evenly of each; None: the protocol's"
+        default=None, description="at most so many in all, evenly of each; None: the number of the experiment"
     )
     recipe_changes: dict[str, Any] = Field(
         default_factory=dict, description="checked by the recipe when the run starts"
@@ -103,12 +111,16 @@ class Protocol(_Settings):
         return self
 
     def chosen(self, labels: Sequence[str]) -> list[Run]:
-        """The runs with these labels, all when none is given. RequestError: there is no such run."""
+        """The runs with these labels; all when none is given.
+
+        Raises:
+            RequestError: there is no such run.
+        """
         known = {run.label.lower(): run for run in self.runs}
         for label in labels:
             if label.lower() not in known:
                 raise RequestError(
-                    f"The protocol {self.name!r} has no run {label!r}; runs: "
+                    f"The experiment {self.name!r} has no run {label!r}; runs: "
                     f"{', '.join(run.label for run in self.runs)}."
                 )
         return [
@@ -116,7 +128,17 @@ class Protocol(_Settings):
         ]
 
     def cases(self, run: Run, part: Part, root: Path, *, most: int | None = None) -> list[Case]:
-        """Of one run. most: of the training cases in place of the run's number. VolumeError."""
+        """The cases of one part of a run.
+
+        Args:
+            run: of this protocol.
+            part: train or test.
+            root: folder with the data sets.
+            most: training cases, in place of the run's number.
+
+        Raises:
+            VolumeError: a folder is empty, or an image has no label map.
+        """
         names = run.train if part == "train" else run.test
         by_set = [data_set(name).cases(root, part, long_prompts=run.long_prompts) for name in names]
         if part == "test":
@@ -130,8 +152,12 @@ def protocol_names() -> list[str]:
 
 
 def load_protocol(name: str) -> Protocol:
-    """RequestError names the nearest right one."""
-    look_up(name, protocol_names(), "protocol", RequestError)
+    """The protocol of a name.
+
+    Raises:
+        RequestError: there is no such protocol; the message names the nearest one.
+    """
+    look_up(name, protocol_names(), "experiment", RequestError)
     return Protocol(name=name, **yaml.safe_load(read_config("papers", f"{name}.yaml")))
 
 
@@ -143,14 +169,22 @@ def data_sets() -> dict[str, DataSet]:
 
 
 def data_set(name: str) -> DataSet:
-    """ValueError when there is none."""
+    """The data set of a name.
+
+    Raises:
+        ValueError: there is no such data set.
+    """
     if name not in data_sets():
         raise ValueError(f"there is no data set {name!r}")
     return data_sets()[name]
 
 
 def require_folders(runs: Sequence[Run], root: Path) -> None:
-    """RequestError that lists every folder which the runs need below ``root`` and which is not there."""
+    """Check that every folder which the runs need is there.
+
+    Raises:
+        RequestError: folders are missing below ``root``; the message lists them all.
+    """
     used = dict.fromkeys(
         (name, part)
         for run in runs
@@ -165,15 +199,12 @@ def require_folders(runs: Sequence[Run], root: Path) -> None:
     ]:
         raise RequestError(
             f"The folder {root.name or root} lacks {', '.join(missing)}, each with images/ and labels/; "
-            "`wordmask protocol list` says what "
-            "belongs there and where it comes from."
+            "`wordmask papers list` names the data sets and where to get them."
         )
 
 
 def _evenly(by_set: Sequence[Sequence[Case]], most: int | None) -> list[Case]:
-    """At most so many cases, in turn from each data set, in an order that does not depend on file names'
-    order.
-    """
+    """At most so many cases, in turn from each data set, whatever the order of the file names."""
     shuffled = [
         sorted(cases, key=lambda case: hashlib.sha256(case.name.encode()).digest()) for cases in by_set
     ]

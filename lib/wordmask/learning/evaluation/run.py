@@ -30,10 +30,14 @@ TOLERANCE = 2.0  # mm of volumes, pixels of pictures: what the papers use for pi
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of it.
+    """What came of an evaluation.
 
-    failed: a sentence per case that was left out; stopped: by the user, before all ``total`` cases were
-    judged.
+    Attributes:
+        scores: of every case and word.
+        words: a summary of each word.
+        failed: a sentence per case that was left out.
+        total: how many cases there were.
+        stopped: whether the user ended it before all cases were judged.
     """
 
     scores: list[CaseScore]
@@ -61,10 +65,21 @@ def evaluate(
 ) -> Evaluation:
     """Judge the answers to all cases; writes cases.csv, summary.md and contact_sheet.png into ``folder``.
 
-    how, notes: for the summary, who is judged and what to know of it; tolerance: of the surface, in mm for
-    volumes and in pixels for pictures; seed: of the bootstrap. A case that cannot be read or judged is left
-    out and counted; Ctrl-C ends it early. Raises RequestError when two cases have one name or none could be
-    judged, VolumeError when the folder cannot be written.
+    A case that cannot be read or judged is left out and counted; Ctrl-C ends the evaluation early.
+
+    Args:
+        cases: with the truth.
+        answers: a model, or ready label maps.
+        folder: for the reports.
+        how: setting -> value, for the summary.
+        notes: sentences for the summary.
+        tolerance: of the surface, in mm for volumes and in pixels for pictures.
+        seed: of the bootstrap.
+        progress: called with the stage, the cases that are done and their number.
+
+    Raises:
+        RequestError: two cases have one name, or no case could be judged.
+        VolumeError: the folder cannot be written.
     """
     _check(cases, tolerance)
     _prepare(folder)
@@ -101,7 +116,7 @@ def evaluate(
 
 
 def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) -> list[CaseScore]:
-    """All words of a case, or the error of one of them: half a case is no case."""
+    """All words of a case, or the error of one of them, because half a case would distort the means."""
     read = case.read()
     unit: Literal["mm", "pixels"] = "pixels" if read.volume.is_picture else "mm"
     spacing = (1.0, 1.0, 1.0) if read.volume.is_picture else read.volume.geometry.spacing[::-1]

@@ -1,7 +1,6 @@
-"""Many cases in few numbers: means over the cases that show a thing, their bootstrap intervals, and how often
-presence was judged right.
+"""Many cases in few numbers: means, their bootstrap intervals, and how often presence was judged right.
 
-Knows scores; not images, not models.
+Means are over the cases that show the structure. Knows scores; not images, not models.
 """
 
 from __future__ import annotations
@@ -26,7 +25,13 @@ Metric = Literal["dice", "iou", "nsd"]
 class CaseScore:
     """One word in one case.
 
-    group: cases of one group are not independent; presence: 0..1 or None; unit: of the tolerance.
+    Attributes:
+        case: its name.
+        group: cases of one group are not independent.
+        word: what was asked for.
+        agreement: of result and truth.
+        presence: 0..1; None where it is unknown.
+        unit: of the tolerance.
     """
 
     case: str
@@ -39,9 +44,9 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % bootstrap interval.
+    """A mean with its 95 % bootstrap interval, NaN where there is nothing to average.
 
-    NaN where there is nothing to average, an interval needs two groups.
+    An interval needs two groups.
     """
 
     mean: float
@@ -51,10 +56,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class WordSummary:
-    """One word over all cases. shown, not_shown: cases whose truth has it and has it not.
+    """One word over all cases; shares are NaN where there is no case to count.
 
-    scores: by metric, over the cases that show it; sensitivity: share of those in which something was marked;
-    specificity: share of the others in which nothing was marked. NaN where there is no such case.
+    Attributes:
+        shown: cases whose truth has the structure.
+        not_shown: cases whose truth lacks it.
+        scores: by metric, over the cases that show it.
+        sensitivity: share of the cases that show it in which something was marked.
+        specificity: share of the other cases in which nothing was marked.
     """
 
     word: str
@@ -66,7 +75,7 @@ class WordSummary:
 
 
 def summarise(scores: Sequence[CaseScore], *, seed: int) -> list[WordSummary]:
-    """One summary per word, in the order in which the words come. seed: of the bootstrap."""
+    """One summary per word, in the order in which the words come; ``seed`` is that of the bootstrap."""
     return [
         _summary(word, [s for s in scores if s.word == word], seed)
         for word in dict.fromkeys(s.word for s in scores)
@@ -83,8 +92,9 @@ def overall(words: Sequence[WordSummary], metric: Metric) -> float:
 
 
 def bootstrap(values: Sequence[float], groups: Sequence[str], *, seed: int) -> Estimate:
-    """Mean of the values; its interval by drawing whole groups again and again, for values of one group come
-    and go together.
+    """Mean of the values, and its interval, from drawing whole groups again and again.
+
+    Groups are drawn, because the values of one group are not independent.
     """
     if not values:
         return Estimate(nan)

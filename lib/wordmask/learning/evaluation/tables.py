@@ -1,8 +1,6 @@
-"""What people read of an evaluation.
+"""What people read of an evaluation: a CSV row per case and word, and a summary in Markdown.
 
-A row per case and word as CSV, a summary as Markdown and in the terminal.
-
-Knows scores and numbers; computes nothing.
+The terminal shows the summary, too. Knows scores and numbers; computes nothing.
 """
 
 from __future__ import annotations
@@ -47,10 +45,13 @@ MOST_FAILED = 20  # that are listed one by one
 
 
 class CaseTable:
-    """cases.csv, written as the cases are judged: after each one it is complete so far."""
+    """cases.csv, written as the cases are judged: after each case it is complete so far.
+
+    Raises:
+        VolumeError: the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
-        """VolumeError when it cannot be written."""
         try:
             self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         except OSError as error:
@@ -77,9 +78,13 @@ class CaseTable:
 def summary_text(
     words: Sequence[WordSummary], *, how: Mapping[str, str], failed: Sequence[str], notes: Sequence[str] = ()
 ) -> str:
-    """summary.md.
+    """The content of summary.md.
 
-    how: setting -> value; failed: a sentence per case that was left out; notes: sentences above the table.
+    Args:
+        words: what was measured.
+        how: setting -> value.
+        failed: a sentence per case that was left out.
+        notes: sentences above the table.
     """
     lines = [
         "# Evaluation",
@@ -101,7 +106,7 @@ def summary_text(
 
 
 def summary_table(words: Sequence[WordSummary], title: str) -> Table:
-    """The same for the terminal."""
+    """The table of summary.md for the terminal."""
     table = Table(title=escape(title), title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "word" else "right")

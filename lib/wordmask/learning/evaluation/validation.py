@@ -22,9 +22,11 @@ from wordmask.progress import CancelToken
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """dice: (case, word) -> 0..1.
+    """Dice of every word of every case.
 
-    A word that is absent from its case counts 1 when nothing was marked, else 0.
+    Attributes:
+        dice: (case, word) -> 0..1; a word that is absent from its case counts 1 when nothing was marked, else
+            0.
     """
 
     dice: dict[tuple[str, str], float]

@@ -1,10 +1,8 @@
-"""The epochs of a training on MONAI's engine.
+"""The epochs of a training on MONAI's engine: steps, learning rates, validation, early stopping.
 
-steps, learning rates, validation, early stop, and going back to the best epoch.
-
-Knows trainees, pairs and ranks; not where cases come from, not what is published. A step is one batch;
-``accumulate`` of them change the weights once. Several ranks divide these among them, so that they do what
-one rank does, faster.
+At the end the trainee has the weights of the best epoch. Knows trainees, pairs and ranks; not where cases
+come from, not what is published. A step is one batch; ``accumulate`` of them change the weights once. Several
+ranks divide these among them, so that they do what one rank does, faster.
 """
 
 from __future__ import annotations
@@ -38,9 +36,12 @@ LOWEST_RATE = 0.01  # of the peak, at the end
 
 @dataclass(frozen=True)
 class Epoch:
-    """number: from 1; loss: of its last step.
+    """One epoch that is done.
 
-    dice: on the validation cases, None when they were not looked at.
+    Attributes:
+        number: from 1.
+        loss: of its last step.
+        dice: on the validation cases; None when they were not looked at.
     """
 
     number: int
@@ -50,9 +51,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """epochs: how many were run; best.
+    """The end of a training.
 
-    Dice of the epoch whose weights the trainee has now, None without validation.
+    Attributes:
+        epochs: how many were run.
+        best: Dice of the epoch whose weights the trainee has now; None without validation.
     """
 
     epochs: int
@@ -77,11 +80,19 @@ def run_epochs(
     tell: Callable[[Epoch], None],
     cancel: CancelToken,
 ) -> Outcome:
-    """Train until the recipe's end, and leave the trainee with the weights of its best validation (the last
-    ones without any).
+    """Train until the recipe's end, and leave the trainee with the weights of its best validation.
 
-    validate: Dice of the trainee as it is; only the leading rank is asked, and only it has the best weights
-    at the end. CancelledError between two steps.
+    Without validation, the trainee keeps the weights of the last epoch.
+
+    Args:
+        trainee: what learns.
+        data: what to learn from.
+        recipe: how.
+        device: where to compute.
+        validate: returns the Dice of the trainee as it is; called on the leading rank only, which alone has
+            the best weights at the end.
+        tell: called after each epoch.
+        cancel: its ``cancel()`` ends the training with CancelledError between two steps.
     """
     ranks = Ranks()
     sampler = EpochSampler(data, recipe)
@@ -122,8 +133,9 @@ def rate(step: int, steps: int, warm_up: float) -> float:
 
 
 class _Step:
-    """One iteration of the engine: losses, gradients, and the weights' change after every ``accumulate``
-    steps of all ranks.
+    """One iteration of the engine: losses and gradients, and a change of the weights when it is due.
+
+    It is due after every ``accumulate`` steps of all ranks.
     """
 
     def __init__(
@@ -174,9 +186,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 class _Watch:
-    """At the end of every epoch: validate, remember the best weights, tell, and end the training when it is
-    time.
-    """
+    """At the end of every epoch: validates, remembers the best weights, reports, and ends the training."""
 
     def __init__(
         self,

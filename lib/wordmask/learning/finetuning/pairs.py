@@ -1,5 +1,4 @@
-"""(slice, word) pairs of labelled cases, with the features of every slice computed once per view for a whole
-training.
+"""(slice, word) pairs of labelled cases, with the features of every slice computed once per view.
 
 Knows cases, views and the segmenter contract; not losses, not what is trained.
 """
@@ -38,7 +37,10 @@ EMPTY_SLICES = 12  # of a case at most, that show none of its words: more differ
 class Pair:
     """One word in one slice.
 
-    image: number of the slice among all that were kept; present: whether a voxel of it is there.
+    Attributes:
+        image: number of the slice among all that were kept.
+        word: what is asked for.
+        present: whether the slice has a voxel of it.
     """
 
     image: int
@@ -50,7 +52,8 @@ class Pair:
 class KeptImage:
     """One slice through one window in all its views.
 
-    targets: by view, word -> [s, s] uint8, 255 where the word is.
+    Attributes:
+        targets: by view, word -> [s, s] uint8, 255 where the word is.
     """
 
     case: str
@@ -65,7 +68,8 @@ class KeptImage:
 class _Shown:
     """Slices of one case through one window, with the masks of the words that it suits.
 
-    indices: the slices worth learning from.
+    Attributes:
+        indices: the slices worth learning from.
     """
 
     case: LabelledVolume
@@ -79,7 +83,10 @@ class _Shown:
 class PairRow:
     """What a training step gets of one pair.
 
-    features: by the encoders as they were at the start; pixels: [3, H, W] in 0..1.
+    Attributes:
+        features: computed by the encoders as they were at the start.
+        pixels: [3, H, W] in 0..1.
+        target: [s, s] in 0..1, over the whole square that the model's logits cover.
     """
 
     key: SliceKey
@@ -93,12 +100,21 @@ class PairRow:
 class TrainingPairs:
     """All pairs of the training cases.
 
-    replayed: cases of words that were learned before, of which every epoch repeats some, by where they come
-    from; each of these sources is repeated as often as every other, so that a word of one's own is not lost
-    among all those that the weights ship with.
-    frame_of: size of a slice -> the frame whose pixels are those of the model's logits; cache: where features
-    are kept, bounded there, and computed anew when they have been dropped. A trainee whose encoders learn
-    computes what they change from the pixels.
+    A trainee whose encoders learn computes the features that they change from the pixels.
+
+    Args:
+        cases: what to learn from.
+        segmenter: the model, for the features.
+        recipe: how.
+        cache: where features are kept, within its bounds; dropped ones are computed again.
+        frame_of: size of a slice -> the frame whose pixels are those of the model's logits.
+        replayed: cases of words that were learned before, grouped by where they come from. Every epoch
+            repeats some of each group, and each group as often as every other, so that a word of one's own is
+            not lost among all those that the weights ship with.
+        cancel: its ``cancel()`` ends the reading with CancelledError.
+
+    Raises:
+        RequestError: no slice of any case shows a word.
     """
 
     def __init__(
@@ -112,7 +128,6 @@ class TrainingPairs:
         replayed: Sequence[Sequence[LabelledVolume]] = (),
         cancel: CancelToken | None = None,
     ) -> None:
-        """RequestError: no slice of any case shows a word. CancelledError."""
         self.segmenter, self.recipe, self.cache = segmenter, recipe, cache
         self._frame_of = frame_of
         self.images: list[KeptImage] = []
@@ -155,8 +170,11 @@ class TrainingPairs:
         return len(self.images[self.pairs[number].image].keys)
 
     def encode(self, progress: Callable[[int, int], None], cancel: CancelToken | None = None) -> None:
-        """Compute the features of every view now, with progress (done, total), instead of during the first
-        epoch.
+        """Compute the features of every view now instead of during the first epoch.
+
+        Args:
+            progress: called with the slices that are done and their number.
+            cancel: its ``cancel()`` ends the work with CancelledError.
         """
         for done, image in enumerate(self.images):
             if cancel is not None:

@@ -1,11 +1,9 @@
 """Several processes that train one model together, each on a device of its own.
 
-Who they are, and what they tell each other.
-
 Knows torch.distributed and batch norms; not models, not data. Without a process group there is one rank, and
 nothing here costs anything.
-Gradients are added by hand and not by DistributedDataParallel: a trainee is called with rows, and its parts
-are used outside `forward`.
+Gradients are added by hand and not by DistributedDataParallel, because a trainee is called with rows, and its
+parts are used outside `forward`.
 """
 
 from __future__ import annotations
@@ -24,7 +22,12 @@ STATISTICS = ("running_mean", "running_var")
 
 
 class Ranks:
-    """This process among those that train together. number: from 0; count: of all."""
+    """This process among those that train together.
+
+    Attributes:
+        number: of this process, from 0.
+        count: of all processes.
+    """
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
@@ -77,8 +80,7 @@ class Share(Sampler[list[Any]]):
 
 
 class RunningStatistics:
-    """Of a module's batch norms: what they would be if one process had seen the batches of a round one after
-    the other.
+    """Keeps batch norms as if one process had seen the batches of all ranks one after the other.
 
     One batch with statistics s turns r into (1 - m) r + m s, m being the momentum; so what a rank made of the
     common r is enough.

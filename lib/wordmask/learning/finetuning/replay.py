@@ -41,12 +41,15 @@ PIXEL_MM, SLICE_MM = 2.4, 5.0
 def phantom_cases(
     card: Card, learning: Collection[str], seed: int, share: float = 1.0
 ) -> list[LabelledVolume]:
-    """Phantoms of the words that weights were trained on, none of a word that is being learned from labels.
+    """Draw phantoms of the words that weights were trained on.
 
-    These say what it means now.
+    Words that are being learned from labels are left out, because the labels say what they mean now.
 
-    card: of the weights; empty when they did not come from phantoms. share: of the usual number of slices and
-    pictures.
+    Args:
+        card: of the weights; empty when they were not trained on phantoms.
+        learning: the words that are being learned.
+        seed: of the drawings.
+        share: of the usual number of slices and pictures.
     """
     if card.phantom_generator != GENERATOR_VERSION:
         return []
@@ -73,11 +76,9 @@ def phantom_cases(
 
 
 def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
-    """The cases that a version and those before it were made with, but those that are given anew.
+    """The cases that a version and the versions before it were trained on, at most `MOST_CASES`.
 
-    One whose files are gone is left out.
-
-    At most `MOST_CASES` of them.
+    A case is left out when it is given again or its files are gone.
     """
     if version is None or not (version / CASES).is_file():
         return []
@@ -91,7 +92,7 @@ def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
 
 
 def write_cases(folder: Path, cases: Sequence[Case]) -> None:
-    """Leave word beside a version's weights where its cases lie, for the trainings that go on from it."""
+    """Record where the cases of a version lie, for the trainings that go on from it."""
     entries = [
         {
             "name": case.name,

@@ -39,7 +39,7 @@ from wordmask.models.loading import choose_device, load_segmenter
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import bundle_folder, read_card, save_bundle
+from wordmask.weights.checkpoint import checkpoint_folder, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -62,20 +62,24 @@ class FineTuning(Training[Recipe]):
     def read_data(
         self, path: Path, request: TrainingRequest[Recipe], *, word: str | None, labels: Path | None
     ) -> list[Case]:
-        """As `Training`: a JSON list of cases, or a folder in the papers' layout."""
+        """Read a JSON list of cases, or a folder in the papers' layout."""
         return read_cases(path, word)
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[Recipe]) -> list[Case]:
-        """As `Training`: the labelled ones."""
+        """The labelled studies."""
         return [study.case for study in studies if study.case]
 
     def start_trainee(
         self, model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
     ) -> Trainee:
-        """A model that learns ``words``; UnknownModelError, WeightsError.
+        """Load a model that learns ``words``.
 
         Args:
-            weights: folder of the version to go on from; None: the preset's own.
+            weights: folder of the version to go on from; None: the preset's own weights.
+
+        Raises:
+            UnknownModelError: there is no such preset.
+            WeightsError: weights are missing or damaged.
         """
         return self.trainee.start(load_preset(model, preset), weights, recipe, words)
 
@@ -89,8 +93,7 @@ class FineTuning(Training[Recipe]):
         report: Report = lambda _: None,
         cancel: CancelToken | None = None,
     ) -> CaseReport:
-        """As `Training`: publishes when the mean Dice on the validation cases rose above that of the version
-        in use.
+        """Train, and publish when the mean Dice on the validation cases exceeds that of the version in use.
 
         A case that cannot be read is reported and left out.
         """
@@ -181,7 +184,7 @@ class _Run:
 
     def _digest_start(self, start: Path | None) -> str | None:
         base = load_preset(self.asked.model, self.asked.preset).weights
-        folder = start or (None if base is None else bundle_folder(base))
+        folder = start or (None if base is None else checkpoint_folder(base))
         return None if folder is None else weights_digest(folder)
 
     def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
@@ -221,7 +224,7 @@ class _Run:
     def _draw_phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
         """Of the words that the preset's weights know and nobody has labelled yet."""
         base = load_preset(self.asked.model, self.asked.preset).weights
-        card = Card() if base is None else read_card(bundle_folder(base))
+        card = Card() if base is None else read_card(checkpoint_folder(base))
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
 
     def _measure(
@@ -266,7 +269,7 @@ class _Run:
         check = Check(after.mean, before.mean, figures) if judges else None
 
         def write(folder: Path) -> None:
-            save_bundle(
+            save_checkpoint(
                 folder, trainee.state(), self._make_card(trainee, parent, before, after, names, epochs)
             )
             write_cases(folder, self.cases)
@@ -315,7 +318,7 @@ class _Run:
             start_sha256=self.start_sha256,
             base=None
             if base is None
-            else {"name": bundle_folder(base).name, "title": read_card(bundle_folder(base)).title},
+            else {"name": checkpoint_folder(base).name, "title": read_card(checkpoint_folder(base)).title},
             epochs=epochs,
             training_cases=sorted({*self.parent_card.training_cases, *names[0]}),
             validation_cases=sorted({*self.parent_card.validation_cases, *names[1]}),

@@ -61,7 +61,6 @@ class SimpleViLMedSAMTrainee(Trainee):
     def start(
         cls, preset: SimpleViLMedSAMPreset, weights: Path | None, recipe: Recipe, words: Sequence[str]
     ) -> Self:
-        """See `Trainee.start`."""
         texts = [text for word in words for text in (word, *_synonyms(word))]
         fresh = (
             {"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"}
@@ -82,13 +81,10 @@ class SimpleViLMedSAMTrainee(Trainee):
         return not self.recipe.fresh_decoder and set(self.words) <= self.model.trained_words
 
     def target_frame(self, size: tuple[int, int]) -> Letterbox:
-        """See `Trainee.target_frame`."""
         return self.model.logits_frame(size)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Decoder, refiner (where there is one), scores and text tower (tiny), LoRA (where the recipe has a
-        rank).
-        """
+        """Decoder, and where the model or recipe has them: refiner, scores with tiny's text tower, LoRA."""
         groups = [{"params": list(self.model.decoder.parameters()), "lr": self.decoder_rate}]
         if self.model.refiner is not None:
             groups.append({"params": list(self.model.refiner.parameters()), "lr": self.recipe.refiner_rate})
@@ -107,7 +103,12 @@ class SimpleViLMedSAMTrainee(Trainee):
         return groups
 
     def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
-        """mask: BCE + Dice; presence: BCE; anchor: squared distance that held embeddings moved."""
+        """Losses of one step.
+
+        Returns:
+            ``mask``: BCE + Dice; ``presence``: BCE; ``anchor``: squared distance that held embeddings moved;
+                ``loss``: their weighted sum.
+        """
         self.model.decoder.train()
         generator = torch.Generator().manual_seed(seed)
         words, text = self._texts(rows, generator)
@@ -127,7 +128,6 @@ class SimpleViLMedSAMTrainee(Trainee):
         return {"loss": total, **losses}
 
     def ready(self) -> SimpleViLMedSAM:
-        """See `Trainee.ready`."""
         if not self.frozen:
             self.model.weights_changed()
         self.model.trained_words = self.model.trained_words | set(self.words)
@@ -136,9 +136,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         return self.model
 
     def state(self) -> dict[str, Tensor]:
-        """Decoder with its running statistics, refiner, scores, and where they learn text tower and low-rank
-        parts.
-        """
+        """Decoder with its running statistics, refiner, scores, and the text tower and LoRA if they learn."""
         parts = {"decoder": self.model.decoder, "refiner": self.model.refiner, "scores": self.model.scores}
         tensors = {
             f"{part}.{name}": t
@@ -156,7 +154,6 @@ class SimpleViLMedSAMTrainee(Trainee):
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """See `Trainee.load_state`."""
         rest = {name: tensor for name, tensor in state.items() if not name.startswith(LORA)}
         self.model.load_state_dict(rest, strict=False)
         lora = {name.removeprefix(LORA): tensor for name, tensor in state.items() if name.startswith(LORA)}
@@ -164,7 +161,7 @@ class SimpleViLMedSAMTrainee(Trainee):
             load_lora_state_dict(self.model.sam.image_encoder, lora)
 
     def card(self) -> dict[str, Any]:
-        """words, the decoder's form and, for tiny, token_ids."""
+        """Words, the decoder's form and, for tiny, token_ids."""
         form = self.model.preset.decoder
         learned = sorted(self.model.trained_words | set(self.words))
         card: dict[str, Any] = {
@@ -198,9 +195,7 @@ class SimpleViLMedSAMTrainee(Trainee):
     def _inputs(
         self, rows: Sequence[PairRow], words: dict[str, int], text: Tensor
     ) -> tuple[DecoderInputs, list[int]]:
-        """What the decoder gets, slices of one size at a time, and the place of each of its pairs in
-        ``rows``.
-        """
+        """What the decoder gets, slices of one size at a time, and the place of each pair in ``rows``."""
         sizes: dict[tuple[int, ...], list[int]] = {}
         for place, row in enumerate(rows):
             sizes.setdefault(tuple(row.pixels.shape), []).append(place)
@@ -228,8 +223,9 @@ class SimpleViLMedSAMTrainee(Trainee):
     def _recall_priors(
         self, rows: Sequence[PairRow], slices: SliceFeatures, features: PromptFeatures, pairs: Tensor
     ) -> Tensor | None:
-        """Of a frozen text tower: computed once per view and word, for fitting a bottleneck costs more than
-        all the rest.
+        """Priors of a frozen text tower; None where it learns.
+
+        They are computed once per view and word, because fitting a bottleneck costs more than all the rest.
         """
         if self.learns_text:
             return None
@@ -243,7 +239,7 @@ class SimpleViLMedSAMTrainee(Trainee):
 
 
 def _presence_loss(presence: Tensor, targets: Tensor) -> Tensor:
-    """BCE of "the thing is in the slice"; slices that show almost nothing of it are left out."""
+    """BCE of "the slice shows the structure"; slices that show almost nothing of it are left out."""
     share = targets.mean((1, 2))
     clear = (share == 0) | (share > SMALLEST_PRESENT)
     if not clear.any():

@@ -1,6 +1,4 @@
-"""The contract between the training and a model.
-
-Which parts learn, what their losses are, what is saved of them.
+"""The contract between the training and a model: what learns, its losses, and what is saved.
 
 Knows the segmenter contract and recipes; not data sets, not optimizers, not MONAI Label.
 """
@@ -23,9 +21,8 @@ from wordmask.models.base import Segmenter
 class Trainee(nn.Module, abc.ABC):
     """A model that learns.
 
-    `forward` takes the rows of one step and returns its losses; "loss" is the one that is minimised.
-
-    segmenter: the model itself, usable for inference between two steps.
+    Attributes:
+        segmenter: the model itself, usable for inference between two steps.
     """
 
     segmenter: Segmenter
@@ -54,7 +51,15 @@ class Trainee(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
-        """Losses of one step. seed: of everything random in it."""
+        """Losses of one step, by name.
+
+        Args:
+            rows: the batch.
+            seed: of everything random in the step.
+
+        Returns:
+            ``loss`` is the one that is minimised; others are for people.
+        """
 
     @abc.abstractmethod
     def ready(self) -> Segmenter:
@@ -62,14 +67,11 @@ class Trainee(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What has been trained since the public or bundled weights.
-
-        A copy, as it is kept in a version's file.
-        """
+        """A copy of what was trained since the public or bundled weights, as a version's file keeps it."""
 
     @abc.abstractmethod
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go back to what `state` gave."""
+        """Return to an earlier `state`."""
 
     @abc.abstractmethod
     def card(self) -> dict[str, Any]:

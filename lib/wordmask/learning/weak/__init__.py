@@ -1,4 +1,1 @@
-"""Weak supervision (methods.md 2.4).
-
-nnU-Net learns from the masks that a zero-shot model draws of unlabelled images.
-"""
+"""Weak supervision: nnU-Net learns from the zero-shot masks of unlabelled images (methods.md 2.4)."""

@@ -1,11 +1,9 @@
-"""The process in which nnU-Net runs.
+"""The process in which nnU-Net runs: ``python -m wordmask.learning.weak.nnunet_process RUN``.
 
-``python -m wordmask.learning.weak.nnunet_process RUN``; nnunet_run.py starts it.
-
-A process of its own because nnU-Net reads its folders from the environment when it is imported, prints, and
-seeds global generators. Knows nnU-Net and the run folder; not words, not images. Each line on stdout is JSON:
-[stage, done, total, loss]; what nnU-Net prints goes to stderr. A parent that is gone ends it: the next line
-cannot be written.
+nnunet_run.py starts it. It is a process of its own because nnU-Net reads its folders from the environment
+when it is imported, prints, and seeds global generators. Knows nnU-Net and the run folder; not words, not
+images. Each line on stdout is JSON: [stage, done, total, loss]; what nnU-Net prints goes to stderr. When its
+parent has ended, it ends, too, because it cannot write the next line.
 """
 
 from __future__ import annotations
@@ -76,10 +74,7 @@ def run(folder: Path, lines: TextIO) -> None:
 
 
 def write_fingerprint(folder: Path, *, slices: int, channels: int, side: int) -> None:
-    """What nnU-Net would measure of the data set.
-
-    All slices are one square, and their values need no normalisation.
-    """
+    """Write what nnU-Net would measure: all slices are one square, and their values need no normalisation."""
     folder.mkdir(parents=True)
     values = dict.fromkeys(("max", "mean", "median", "min", "percentile_00_5", "percentile_99_5", "std"), 0.0)
     fingerprint = {
@@ -92,10 +87,7 @@ def write_fingerprint(folder: Path, *, slices: int, channels: int, side: int) ->
 
 
 def preprocess(folder: Path, plans: dict[str, Any], dataset: dict[str, Any], tell: Any) -> None:
-    """nnU-Net's preprocessor on every slice, in this process.
-
-    Its pool of others takes longer to start than slices take.
-    """
+    """Run nnU-Net's preprocessor on every slice, in this process, because starting its pool takes longer."""
     manager = PlansManager(plans)
     configuration = manager.get_configuration(CONFIGURATION)
     output = folder / PREPROCESSED / DATASET / configuration.data_identifier

@@ -36,7 +36,13 @@ Report = Callable[[str, int, int, float | None], None]  # stage, done, total, lo
 
 
 class Order(BaseModel):
-    """What the process is to do. mirror: whether slices may be mirrored."""
+    """What the process is to do.
+
+    Attributes:
+        recipe: how to train.
+        device: where to compute.
+        mirror: whether slices may be mirrored.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,10 +56,19 @@ def run_nnunet(
 ) -> tuple[NetworkPlan, dict[str, Any]]:
     """Train on RUN/raw/Dataset001_weak.
 
-    Returns the network's plan and the tensors of all members of the ensemble.
+    Args:
+        folder: the run folder.
+        order: what to do.
+        report: called with the stage, the steps that are done, their number and the loss.
+        cancel: its ``cancel()`` ends the process with CancelledError.
 
-    BrokenEnvironmentError: without nnU-Net; CancelledError; OutOfMemoryError; TrainingError: nnU-Net failed,
-    and the end of its log is in ours.
+    Returns:
+        The network's plan, and the tensors of all members of the ensemble.
+
+    Raises:
+        BrokenEnvironmentError: nnU-Net is not installed.
+        OutOfMemoryError: there is not enough memory.
+        TrainingError: nnU-Net failed; the end of its log is in ours.
     """
     require_nnunet()
     (folder / ORDER).write_text(order.model_dump_json(), encoding="utf-8")
@@ -80,9 +95,9 @@ def run_nnunet(
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The user's own, with nnU-Net's folders in the run folder.
+    """The user's environment, with nnU-Net's folders in the run folder.
 
-    torch.compile is off, for it needs a compiler and saves no minutes here.
+    torch.compile is off, because it needs a compiler and does not save time here.
     """
     own = {name: value for name, value in os.environ.items() if not name.lower().startswith("nnunet_")}
     folders = {f"nnUNet_{name}": str(folder / name) for name in (RAW, PREPROCESSED, RESULTS)}

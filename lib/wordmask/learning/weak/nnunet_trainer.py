@@ -31,7 +31,7 @@ class SquarePlanner(ExperimentPlanner):  # type: ignore[misc]  # nnU-Net has no 
         self.UNet_max_features_2d = recipe.most_features
 
     def get_plans_for_configuration(self, *arguments: Any, **named: Any) -> dict[str, Any]:
-        """As nnU-Net's; the batch is the recipe's where it names one."""
+        """nnU-Net's plan, with the batch of the recipe where it names one."""
         plan: dict[str, Any] = super().get_plans_for_configuration(*arguments, **named)
         return plan | ({"batch_size": self.recipe.batch} if self.recipe.batch else {})
 
@@ -49,11 +49,10 @@ class CyclicRate:
 
 
 class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
-    """nnU-Net's training on all slices, with a cyclic learning rate, that keeps the networks at the end of
-    each cycle in ``members``.
+    """nnU-Net's training on all slices under a cyclic learning rate; the ensemble is kept in ``members``.
 
-    Loss, optimizer, deep supervision and augmentation are nnU-Net's. Nothing is validated: the masks are a
-    model's, so agreement with them says little. No checkpoint is written, for those are pickles.
+    Loss, optimizer, deep supervision and augmentation are nnU-Net's. There is no validation, because
+    agreement with a model's masks says little. There are no checkpoints, because nnU-Net's are pickles.
     """
 
     @classmethod
@@ -67,7 +66,16 @@ class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
         mirror: bool,
         tell: Tell,
     ) -> WeakTrainer:
-        """mirror: whether slices may be mirrored and turned all around; tell: called after each step."""
+        """Make the trainer of a plan.
+
+        Args:
+            plans: of `SquarePlanner`.
+            dataset: content of dataset.json.
+            recipe: how to train.
+            device: where to compute.
+            mirror: whether slices may be mirrored and turned all around.
+            tell: called after each step.
+        """
         trainer = cls({**plans, "continue_training": False}, "2d", "all", dataset, device=device)
         trainer.device = device  # it takes the first GPU, whichever is named
         trainer.recipe, trainer.mirror, trainer.tell = recipe, mirror, tell
@@ -96,14 +104,14 @@ class WeakTrainer(nnUNetTrainer):  # type: ignore[misc]
         return (angles, dummy, patch, axes) if self.mirror else (SMALL_TURN, dummy, patch, ())
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's step, told of."""
+        """nnU-Net's step, followed by a report."""
         found: dict[str, Any] = super().train_step(batch)
         self.steps += 1
         self.tell(self.steps, self.num_epochs * self.num_iterations_per_epoch, float(found["loss"]))
         return found
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Nothing was validated."""
+        """Does nothing, because nothing was validated."""
 
     def on_epoch_end(self) -> None:
         """Keep the network when it is a member, each weight once.

@@ -1,6 +1,4 @@
-"""What each image is taken to show.
-
-The teacher's zero-shot masks, and a person's labels in their place where there are any.
+"""What each image is taken to show: the teacher's zero-shot masks, or a person's labels where there are any.
 
 Knows images, words, the pipeline and the run folder; not nnU-Net.
 """
@@ -28,8 +26,9 @@ Labels = NDArray[np.uint8]
 class SliceLabels:
     """One image's labels, sliced as the pipeline slices it, in a file of the run folder.
 
-    slices: index along the slicing plane -> the values that are marked in it, for every slice that the
-    pipeline would look at.
+    Attributes:
+        slices: index along the slicing plane -> the values that are marked in it, for every slice that the
+            pipeline would look at.
     """
 
     image: Study
@@ -51,11 +50,14 @@ def label_image(
     file: Path,
     cancel: CancelToken | None = None,
 ) -> SliceLabels:
-    """Label every slice that the pipeline would look at, and keep that in ``file``.
+    """Label every slice that the pipeline would look at, and keep the labels in ``file``.
 
-    The teacher is asked for the words that no person has labelled here. A voxel that several claim is a
-    person's before the teacher's, then, of a person's words, the earlier one's. VolumeError, LabelError: the
-    image or a person's labels cannot be read.
+    The teacher is asked for the words that a person has not labelled here. A voxel that several words claim
+    belongs to a person's label before the teacher's mask, and among a person's labels to the earlier word.
+
+    Raises:
+        VolumeError: the image cannot be read.
+        LabelError: a person's labels cannot be read.
     """
     known = image.case.read() if image.case else None
     volume = known.volume if known else image.read()

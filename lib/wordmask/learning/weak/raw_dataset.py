@@ -42,9 +42,20 @@ def write_raw_dataset(
 ) -> int:
     """Write the chosen slices of each image, under each window that a request for one of the words would use.
 
-    words: what the labels' values mean; learned: those of the values, from 1, that become classes 1, 2, ...
-    here. side: of the square, in pixels. Returns how many slices were written; one that is black all over is
-    left out.
+    A slice that is black all over is left out.
+
+    Args:
+        folder: of the data set.
+        labelled: the images.
+        chosen: indices of the slices of each image.
+        words: what the labels' values mean.
+        learned: those of the values, from 1, that become classes 1, 2, ... here.
+        side: of the square, in pixels.
+        preset: of the model, for the windows.
+        report: called with the images that are done and their number.
+
+    Returns:
+        How many slices were written.
     """
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)

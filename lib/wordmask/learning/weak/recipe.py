@@ -90,23 +90,19 @@ class WeakRecipe(AnyRecipe):
         return self
 
     def rate_in(self, epoch: int) -> float:
-        """The learning rate of an epoch (0-based) of T, in cycles of Tc epochs.
+        """The learning rate of an epoch (0-based).
 
-        Tc is the epoch within its cycle:
+        With T epochs in cycles of Tc, and tc the epoch within its cycle: ``rate`` where tc is 0, else ``rate
+        * (1 - min(tc, floor(gamma * Tc)) / T) ** 0.9``.
 
-        ``rate`` where tc is 0, else ``rate * (1 - min(tc, floor(gamma * Tc)) / T) ** 0.9``.
-
-        The released code's formula: T and not Tc is the denominator, so within one of several cycles the rate
-        falls only a little (to 0.0076 with 600 epochs in 3 cycles).
+        Source: the formula of the released code. T and not Tc is the denominator, so within one of several
+        cycles the rate falls only a little (to 0.0076 with 600 epochs in 3 cycles).
         """
         length = self.epochs // self.cycles
         within = min(epoch % length, floor(self.gamma * length))
         return float(self.rate * (1 - within / self.epochs) ** 0.9)
 
     def is_member(self, epoch: int) -> bool:
-        """Whether the network after this epoch (0-based) joins the ensemble.
-
-        It is among the last ``save_last`` of its cycle.
-        """
+        """Whether the network after this epoch (0-based) is kept: the last ``save_last`` of a cycle are."""
         length = self.epochs // self.cycles
         return epoch % length >= length - self.save_last

@@ -25,7 +25,6 @@ from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.splitting import split_cases
 from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
-from wordmask.learning.views import opposite_word
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
@@ -37,9 +36,10 @@ from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import read_card, save_bundle
+from wordmask.weights.checkpoint import read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
+from wordmask.words.vocabulary import opposite_word
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class WeakTraining(Training[WeakRecipe]):
     def read_data(
         self, path: Path, request: TrainingRequest[WeakRecipe], *, word: str | None, labels: Path | None
     ) -> list[Study]:
-        """As `Training`: a folder of images, with the labels of a list of cases."""
+        """Read a folder of images, with the labels of a list of cases."""
         studies = {study.path.resolve(): study for study in studies_in(path)}
         for case in cases_from_json(labels) if labels else []:
             image = case.image.resolve()
@@ -72,7 +72,7 @@ class WeakTraining(Training[WeakRecipe]):
         return list(studies.values())
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[WeakRecipe]) -> list[Study]:
-        """As `Training`: all of them."""
+        """All studies, labelled or not."""
         return list(studies)
 
     def run(
@@ -85,11 +85,11 @@ class WeakTraining(Training[WeakRecipe]):
         report: Report = lambda _: None,
         cancel: CancelToken | None = None,
     ) -> CaseReport:
-        """As `Training`: publishes when the mean Dice on held-out labelled cases rose above that of the
-        zero-shot masks and of the version in use; without labelled cases always, because nothing can be
-        checked.
+        """Train, and publish when the mean Dice on held-out labelled cases is better than before.
 
-        Without words, it learns those of the labels. An image that cannot be read is reported and left out.
+        It must exceed that of the zero-shot masks and of the version in use. Without labelled cases the
+        result is always published, because nothing can be checked. Without words, the words of the labels are
+        learned. An image that cannot be read is reported and left out.
 
         Raises:
             BrokenEnvironmentError: nnU-Net is not installed.
@@ -137,13 +137,13 @@ class _WeakTraining:
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
         network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
         card = self._make_card(network, tensors, labelled, words)
-        save_bundle(self.run_folder / "candidate", tensors, card)
+        save_checkpoint(self.run_folder / "candidate", tensors, card)
         return self._decide(teacher, tensors, card, self._read_judges(judging))
 
     def _find_teacher_weights(self, preset: MedCLIPSAMv2WeakPreset) -> tuple[int | None, Path | None]:
-        """The version of the teacher that serves in the same app, where it is of this preset.
+        """The teacher's version in use in the same app, if it is of this preset.
 
-        A tuned CLIP draws the masks, too.
+        A tuned CLIP then draws the masks, too.
         """
         store = ModelStore(self.store.path.parent / preset.teacher)
         number = store.served()
@@ -180,7 +180,11 @@ class _WeakTraining:
         return [image for image in images if image.patient not in held], judging
 
     def _check_known(self, teacher: Segmenter, words: Sequence[Prompt], images: Sequence[Study]) -> None:
-        """RequestError: the teacher refuses a word that no person has labelled either."""
+        """Check that the teacher knows every word, or that a person has labelled it.
+
+        Raises:
+            RequestError: the teacher refuses a word without labels.
+        """
         drawn = {word for image in images if image.case for word in image.case.words}
         known = teacher.encode_prompts(words).known.tolist()
         strange = [
@@ -250,7 +254,7 @@ class _WeakTraining:
     def _decide(
         self, teacher: Segmenter, tensors: dict[str, Tensor], card: Card, judges: list[LabelledVolume]
     ) -> CaseReport:
-        """Publish what is better than everything that there was, or what nobody can judge."""
+        """Publish a result that is better than all rivals, or one that cannot be judged."""
         rivals = self._measure_rivals(teacher, judges)
         rival = max(rivals, key=lambda name: rivals[name].mean)
         after, before = self._measure(self._load(self.run_folder / "candidate"), judges), rivals[rival]
@@ -266,7 +270,7 @@ class _WeakTraining:
         }
 
         def write(folder: Path) -> None:
-            save_bundle(folder, tensors, card.model_copy(update=measured))
+            save_checkpoint(folder, tensors, card.model_copy(update=measured))
 
         number, message = publish_if_better(
             self.store, check, write, self.cancel, force=self.asked.force or not judges
@@ -291,7 +295,7 @@ class _WeakTraining:
     def _measure_rivals(
         self, teacher: Segmenter, judges: Sequence[LabelledVolume]
     ) -> dict[str, ValidationScore]:
-        """What has to be beaten, by its name for people."""
+        """Scores of what has to be beaten, by its name for people."""
         found = {"the zero-shot masks": self._measure(teacher, judges)}
         serving = self.store.served()
         if serving is not None and judges:

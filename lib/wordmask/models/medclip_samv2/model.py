@@ -35,12 +35,12 @@ from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.models.coarse_masks import coarse_masks, components
 from wordmask.models.medclip_samv2.preset import MedCLIPSAMv2Preset
 from wordmask.models.noise import key_text
-from wordmask.models.sam_prompts import NOTHING, hinted, prompts_of_objects
-from wordmask.weights.checkpoint import load_bundle
+from wordmask.models.sam_prompts import NOTHING, prompts_of_hints, prompts_of_objects
+from wordmask.weights.checkpoint import load_checkpoint
 from wordmask.words.prompt_sets import sentences
 from wordmask.words.prompts import Prompt
 
-USED = ("clip.", "sam.", "scores.")  # of a bundle: this model has no decoder of its own
+USED = ("clip.", "sam.", "scores.")  # of a checkpoint: this model has no decoder of its own
 
 
 class MedCLIPSAMv2(ClipSamSegmenter):
@@ -60,19 +60,23 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         words stay theirs. Presence is no longer judged when its card says that it cannot be
         (`training.presence_fit`).
         """
-        bundles = [
-            load_bundle(location).only(USED) for location in (preset.weights, weights) if location is not None
+        checkpoints = [
+            load_checkpoint(location).only(USED)
+            for location in (preset.weights, weights)
+            if location is not None
         ]
-        token_ids = bundles[-1].token_ids if bundles else ()
-        if weights is not None and not (bundles[-1].card.presence and bundles[-1].card.presence.holds):
+        token_ids = checkpoints[-1].token_ids if checkpoints else ()
+        if weights is not None and not (
+            checkpoints[-1].card.presence and checkpoints[-1].card.presence.holds
+        ):
             preset = preset.model_copy(update={"presence": None})
-        words = bundles[0].words if preset.weights is not None else ()
+        words = checkpoints[0].words if preset.weights is not None else ()
         model = cls(
             preset, load_clip(preset.clip, token_ids=token_ids), load_sam(preset.sam), trained_words=words
         )
-        for number, bundle in enumerate(bundles):
-            bundle = with_rows(bundle, token_ids)
-            (bundle.apply if number == 0 and preset.weights is not None else bundle.overlay)(model)
+        for number, checkpoint in enumerate(checkpoints):
+            checkpoint = with_rows(checkpoint, token_ids)
+            (checkpoint.apply if number == 0 and preset.weights is not None else checkpoint.overlay)(model)
         return model
 
     def judges_presence(self, prompt: Prompt) -> bool:
@@ -124,7 +128,7 @@ class MedCLIPSAMv2(ClipSamSegmenter):
             )
             logits = torch.maximum(logits, asked.draw(self.sam, embeddings, settings))
         logits = _largest(logits, [len(found) for found in objects])
-        marked = hinted(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
+        marked = prompts_of_hints(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
         if marked is not None:
             logits = torch.where(
                 marked.given.to(self.device)[:, None, None],

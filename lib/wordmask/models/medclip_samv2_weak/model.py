@@ -30,7 +30,7 @@ from wordmask.models.base import (
 )
 from wordmask.models.medclip_samv2_weak.network import Ensemble, read_plan
 from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
-from wordmask.weights.checkpoint import Bundle, load_bundle
+from wordmask.weights.checkpoint import Checkpoint, load_checkpoint
 from wordmask.words.prompts import Prompt
 
 CERTAIN = 1e-6  # a probability is kept so far from 0 and 1, for a logit to be a number
@@ -64,24 +64,27 @@ class MedCLIPSAMv2Weak(Segmenter):
                 "which need no labels: "
                 f'`wordmask train IMAGES --model {cls.name} --words "WORDS" --preset {preset.name}`.'
             )
-        return cls.from_bundle(preset, load_bundle(weights))
+        return cls.from_checkpoint(preset, load_checkpoint(weights))
 
     @classmethod
-    def from_bundle(cls, preset: MedCLIPSAMv2WeakPreset, bundle: Bundle) -> Self:
-        """As `from_preset`, of a bundle in memory."""
-        plan, card = read_plan(bundle.card), bundle.card
+    def from_checkpoint(cls, preset: MedCLIPSAMv2WeakPreset, checkpoint: Checkpoint) -> Self:
+        """As `from_preset`, of a checkpoint in memory."""
+        plan, card = read_plan(checkpoint.card), checkpoint.card
         if card.side is None or card.members is None or card.threshold is None:
             raise WeightsError(
-                f"The card of the weights {bundle.name!r} lacks side, members or threshold; train them again."
+                f"The card of the weights {checkpoint.name!r} lacks side, members or threshold; train them "
+                "again."
             )
-        if plan.outputs != 1 + len(bundle.words):
+        if plan.outputs != 1 + len(checkpoint.words):
             raise WeightsError(
-                f"The weights {bundle.name!r} have {plan.outputs - 1} channels for {len(bundle.words)} "
-                "words; train anew."
+                f"The weights {checkpoint.name!r} have {plan.outputs - 1} channels for "
+                f"{len(checkpoint.words)} words; train them again."
             )
         ensemble = Ensemble(plan, card.members)
-        ensemble.load(bundle.tensors)
-        return cls(preset.model_copy(update={"threshold": card.threshold}), ensemble, bundle.words, card.side)
+        ensemble.load(checkpoint.tensors)
+        return cls(
+            preset.model_copy(update={"threshold": card.threshold}), ensemble, checkpoint.words, card.side
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -21,10 +21,10 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from wordmask.data.letterbox import Letterbox
-from wordmask.encoders.checkpoints import read_tensors
 from wordmask.encoders.clip import ClipEncoder, load_clip
 from wordmask.encoders.lora import add_lora, has_lora, load_lora_file, load_lora_state_dict, merge_lora
 from wordmask.encoders.sam import load_sam
+from wordmask.encoders.tensors import read_tensors
 from wordmask.encoders.tiny_tokenizer import token_ids_of
 from wordmask.errors import WeightsError
 from wordmask.models.base import (
@@ -42,7 +42,7 @@ from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import SimpleViLMedSAMPreset
 from wordmask.models.simple_vilmedsam.refiner import Refiner
 from wordmask.models.word_scores import word_token_input
-from wordmask.weights.checkpoint import Bundle, load_bundle
+from wordmask.weights.checkpoint import Checkpoint, load_checkpoint
 from wordmask.words.prompts import Prompt
 
 LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's encoder
@@ -129,36 +129,38 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new
         one where there is none yet.
         """
-        bundles = [load_bundle(location) for location in (preset.weights, weights) if location is not None]
-        learned = bundles[-1].card.decoder if bundles else {}
+        checkpoints = [
+            load_checkpoint(location) for location in (preset.weights, weights) if location is not None
+        ]
+        learned = checkpoints[-1].card.decoder if checkpoints else {}
         changes = {**(learned if fresh is None else fresh), **({"refiner": True} if refiner else {})}
         form = preset.decoder.model_copy(update=changes)
         if fresh is not None:
-            bundles = [_without_decoder(bundle) for bundle in bundles]
+            checkpoints = [_without_decoder(checkpoint) for checkpoint in checkpoints]
         elif (form.ipp, form.bid) != (preset.decoder.ipp, preset.decoder.bid):
-            bundles = [_without_decoder(bundle) for bundle in bundles[:-1]] + bundles[-1:]
+            checkpoints = [_without_decoder(checkpoint) for checkpoint in checkpoints[:-1]] + checkpoints[-1:]
         whole = (
             fresh is None and form == preset.decoder and preset.weights is not None
-        )  # the first bundle then has every part
+        )  # the first checkpoint then has every part
         preset = preset.model_copy(update={"decoder": form})
-        known = bundles[-1].token_ids if bundles else ()
+        known = checkpoints[-1].token_ids if checkpoints else ()
         wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
-        words = bundles[-1].words if bundles else ()
+        words = checkpoints[-1].words if checkpoints else ()
         model = cls(
             preset, load_clip(preset.clip, token_ids=wanted), load_sam(preset.sam), trained_words=words
         )
-        model.learned_words = frozenset(bundles[-1].learned) if bundles else frozenset()
-        for number, bundle in enumerate(bundles):
-            bundle = with_rows(bundle, wanted)
+        model.learned_words = frozenset(checkpoints[-1].learned) if checkpoints else frozenset()
+        for number, checkpoint in enumerate(checkpoints):
+            checkpoint = with_rows(checkpoint, wanted)
             lora = {
                 name.removeprefix(LORA): tensor
-                for name, tensor in bundle.tensors.items()
+                for name, tensor in checkpoint.tensors.items()
                 if name.startswith(LORA)
             }
             rest = replace(
-                bundle,
+                checkpoint,
                 tensors={
-                    name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(LORA)
+                    name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(LORA)
                 },
             )
             (rest.apply if whole and number == 0 else rest.overlay)(model)
@@ -277,9 +279,9 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return maps
 
 
-def _without_decoder(bundle: Bundle) -> Bundle:
+def _without_decoder(checkpoint: Checkpoint) -> Checkpoint:
     drawn = ("decoder.", "refiner.")
     return replace(
-        bundle,
-        tensors={name: tensor for name, tensor in bundle.tensors.items() if not name.startswith(drawn)},
+        checkpoint,
+        tensors={name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(drawn)},
     )

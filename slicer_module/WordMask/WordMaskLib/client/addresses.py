@@ -33,7 +33,9 @@ _UNBOUND = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server listens, and 
 class ServerAddress:
     """Where a server is.
 
-    host: a name, or an IP address without brackets; prefix: path before the server's own, "" or "/a/b".
+    Attributes:
+        host: a name, or an IP address without brackets
+        prefix: path before the server's own, "" or "/a/b"
     """
 
     scheme: str

@@ -64,7 +64,11 @@ class ServerInfo:
 class Health:
     """What a WordMask server says of itself.
 
-    version: of WordMask; waiting, running: jobs; uptime: seconds; models: name -> version.
+    Attributes:
+        version: of WordMask
+        waiting, running: jobs
+        uptime: seconds
+        models: name -> version
     """
 
     version: str
@@ -86,7 +90,10 @@ class Health:
 class ModelVersion:
     """One published version.
 
-    words: what it learned from labels; dice, dice_before: word -> on its validation cases; card: all of it.
+    Attributes:
+        words: what it learned from labels
+        dice, dice_before: word -> on its validation cases
+        card: all of it
     """
 
     number: int
@@ -116,10 +123,14 @@ class ModelVersion:
 class ModelInfo:
     """A model.
 
-    hints: points, box, as far as it takes them; output_volumes: labels, probability, uncertainty,
-    attribution; trained_words: empty when it is not limited to a list; refuses_unknown: whether it marks
-    nothing for other words; version: that serves. recipes: of its trainings, the usual one first, empty when
-    the server does not train it; learns_words: whether a training needs words.
+    Attributes:
+        hints: points, box, as far as it takes them
+        output_volumes: labels, probability, uncertainty, attribution
+        trained_words: empty when it is not limited to a list
+        refuses_unknown: whether it marks nothing for other words
+        version: that serves
+        recipes: of its trainings, the usual one first, empty when the server does not train it
+        learns_words: whether a training needs words
     """
 
     name: str
@@ -181,9 +192,12 @@ class Code:
 class Suggestion:
     """One thing of the vocabulary.
 
-    matched: the text that fits what was typed; kind: prefix, synonym, misspelling; trained: None when the
-    model is not limited to a list of words; color: 0..255; modalities: as the vocabulary names them ("CT",
-    "MR").
+    Attributes:
+        matched: the text that fits what was typed
+        kind: prefix, synonym, misspelling
+        trained: None when the model is not limited to a list of words
+        color: 0..255
+        modalities: as the vocabulary names them ("CT", "MR")
     """
 
     word: str
@@ -228,8 +242,9 @@ class Suggestion:
 class DatastoreImage:
     """One case.
 
-    extension: of its file, such as ".nii.gz"; labels: tag ("final", "original") -> what was kept with the
-    label.
+    Attributes:
+        extension: of its file, such as ".nii.gz"
+        labels: tag ("final", "original") -> what was kept with the label
     """
 
     id: str

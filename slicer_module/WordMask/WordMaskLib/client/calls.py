@@ -107,8 +107,11 @@ def models() -> Call[tuple[ModelInfo, ...]]:
 
 
 def vocabulary(typed: str = "", model: str = "", limit: int = 20) -> Call[tuple[Suggestion, ...]]:
-    """Suggestions for the beginning of a word or a misspelt one, best first; limit: at most 500, typed: its
-    first 200 characters.
+    """Suggestions for the beginning of a word or a misspelt one, best first.
+
+    Args:
+        limit: at most 500
+        typed: its first 200 characters
     """
     query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + (
         [("model", _name(model))] if model else []
@@ -126,11 +129,13 @@ def start_job(
 ) -> Call[JobStatus]:
     """Queue a segmentation of an image of the server, or of a file.
 
-    words: None for the server's own default words.
+    Args:
+        words: None for the server's own default words
+        options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``,
+            ``result_extension``, ``points``, ``box``, ``scribbles`` and others that docs/server.md names
 
-    options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``,
-    ``result_extension``, ``points``, ``box``, ``scribbles`` and others that docs/server.md names.
-    ClientError: neither or both of image and file, or a strange file.
+    Raises:
+        ClientError: neither or both of image and file, or a strange file
     """
     if bool(image) == (file is not None):
         raise ClientError("A request is about either an image of the server or a file; choose one of them.")
@@ -206,10 +211,13 @@ def submit_label(
 ) -> Call[str]:
     """Keep a label map of an image, the final one is learned from.
 
-    names: word -> value in the file; a word without a voxel is absent.
+    Args:
+        names: word -> value in the file; a word without a voxel is absent
+        codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color":
+            [...], "code": {...}}
 
-    codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color": [...],
-    "code": {...}}. ClientError: no name, a value below 1, or one value for two words.
+    Raises:
+        ClientError: no name, a value below 1, or one value for two words
     """
     values = list(names.values())
     if (
@@ -249,7 +257,9 @@ def next_case(
 ) -> Call[NextCase]:
     """The case to label next, with why and a preview job.
 
-    strategy: first, random, uncertainty, diversity, hybrid; skip: ids.
+    Args:
+        strategy: first, random, uncertainty, diversity, hybrid
+        skip: ids
     """
     query = [
         ("strategy", strategy),

@@ -61,7 +61,9 @@ class ConnectionLostError(ClientError):
 class ServerAnswerError(ClientError):
     """The server refused a request, or failed at it.
 
-    status: of HTTP; sentence: what it said, also the message.
+    Args:
+        status: of HTTP
+        sentence: what it said, also the message
     """
 
     def __init__(self, status: int, sentence: str, *, retry_after: float | None = None) -> None:

@@ -27,7 +27,12 @@ _NO_SUCH_ROUTE = (300, 301, 302, 303, 307, 308, 400, 404, 405, 422, 501)
 
 @dataclass(frozen=True)
 class Handshake:
-    """A server that can be used. version: of WordMask; warnings: sentences to show beside it."""
+    """A server that can be used.
+
+    Attributes:
+        version: of WordMask
+        warnings: sentences to show beside it
+    """
 
     address: ServerAddress
     version: str

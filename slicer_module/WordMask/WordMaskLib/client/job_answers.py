@@ -34,8 +34,12 @@ TRAINING_STATES = ("none", "running", "done", "failed", "stopped")
 class JobStatus:
     """How far a job is.
 
-    state: one of `STATES`; done of total: slices; seconds: of computing; waiting: jobs before it, None unless
-    queued; message: a sentence; status_code: of HTTP, of what a failed one died of.
+    Attributes:
+        state: one of `STATES`; done of total: slices
+        seconds: of computing
+        waiting: jobs before it, None unless queued
+        message: a sentence
+        status_code: of HTTP, of what a failed one died of
     """
 
     id: str
@@ -120,9 +124,14 @@ class WordStatistics:
 class JobResult:
     """What a job made.
 
-    path: the file, None when only JSON was asked for; label_names: word -> value in the file, 1..N in the
-    order asked; not_found: words without a voxel; warnings: sentences; window: word -> name; plane: along
-    which slices were cut; fields: all of it.
+    Attributes:
+        path: the file, None when only JSON was asked for
+        label_names: word -> value in the file, 1..N in the order asked
+        not_found: words without a voxel
+        warnings: sentences
+        window: word -> name
+        plane: along which slices were cut
+        fields: all of it
     """
 
     path: Path | None
@@ -164,8 +173,12 @@ class JobResult:
 class TrainingState:
     """How far a training is, or how the last one ended.
 
-    state: one of `TRAINING_STATES`; dice, dice_before: means over the words; dice_by_word: at the end;
-    message: a sentence at the end; version: number that was published, None without one.
+    Attributes:
+        state: one of `TRAINING_STATES`
+        dice, dice_before: means over the words
+        dice_by_word: at the end
+        message: a sentence at the end
+        version: number that was published, None without one
     """
 
     state: str
@@ -211,9 +224,11 @@ class TrainingState:
 class NextCase:
     """The case to label next.
 
-    case: None when none is left, and ``reason`` says so; uncertainty: 0..1, None without a score; skipped: id
-    -> why it cannot be read; preview: the job that makes a label map to start from, None with
-    ``preview_message``.
+    Attributes:
+        case: None when none is left, and ``reason`` says so
+        uncertainty: 0..1, None without a score
+        skipped: id -> why it cannot be read
+        preview: the job that makes a label map to start from, None with ``preview_message``
     """
 
     case: str | None

@@ -30,7 +30,9 @@ MODALITIES = {
 class TypedWord:
     """The word under the cursor.
 
-    start, end: where it stands in the text, without spaces; query: its part before the cursor.
+    Attributes:
+        start, end: where it stands in the text, without spaces
+        query: its part before the cursor
     """
 
     start: int
@@ -42,7 +44,9 @@ class TypedWord:
 class WordHint:
     """A sentence about one word.
 
-    kind: unknown, untrained, modality; better: the word to offer in its place, empty without one.
+    Attributes:
+        kind: unknown, untrained, modality
+        better: the word to offer in its place, empty without one
     """
 
     word: str
@@ -131,8 +135,10 @@ def word_hints(
 ) -> list[WordHint]:
     """What a person should know before asking for a word; nothing when all is well.
 
-    suggestions: the server's for this word, whole; model: of which they were asked; modality: DICOM's code,
-    or "picture", of the volume, "" when it is not known.
+    Args:
+        suggestions: the server's for this word, whole
+        model: of which they were asked
+        modality: DICOM's code, or "picture", of the volume, "" when it is not known
     """
     shown, found = quote_text(word), find_suggestion(word, suggestions)
     if found is None:

@@ -130,8 +130,10 @@ class JsonReader(AnswerReader[T]):
 class FileReader(AnswerReader[T]):
     """A file, alone.
 
-    folder: where it is put; stem: its name without ending, safe letters only; made: makes the answer of its
-    path.
+    Args:
+        folder: where it is put
+        stem: its name without ending, safe letters only
+        made: makes the answer of its path
     """
 
     def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Path], T]) -> None:

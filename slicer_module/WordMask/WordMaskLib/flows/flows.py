@@ -41,10 +41,11 @@ class Pause:
 class Report:
     """How far the work is.
 
-    stage: a name that `messages` translates; done of total: bytes or slices, total 0 when not known.
-
-    waiting: jobs before this one; seconds_left: a rough guess; can_cancel: nothing of the scene is changed
-    yet.
+    Attributes:
+        stage: a name that `messages` translates; done of total: bytes or slices, total 0 when not known
+        waiting: jobs before this one
+        seconds_left: a rough guess
+        can_cancel: nothing of the scene is changed yet
     """
 
     stage: str
@@ -63,7 +64,9 @@ class Report:
 class Question:
     """Something that only a person can decide, yes or no.
 
-    kind: a name that `messages` translates; names: what it is about.
+    Attributes:
+        kind: a name that `messages` translates
+        names: what it is about
     """
 
     kind: str

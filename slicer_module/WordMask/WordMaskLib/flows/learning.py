@@ -35,7 +35,10 @@ MOST_SILENCES = 5  # questions without an answer before a training is no longer 
 class Submitted:
     """What was kept.
 
-    case: its id on the server; words: in the label map; absent: said not to be in the image.
+    Attributes:
+        case: its id on the server
+        words: in the label map
+        absent: said not to be in the image
     """
 
     case: str
@@ -47,8 +50,10 @@ class Submitted:
 class Opened:
     """The next case.
 
-    volume: None when none is left; previewed: whether the model's label map is beside it; message: why it is
-    not.
+    Attributes:
+        volume: None when none is left
+        previewed: whether the model's label map is beside it
+        message: why it is not
     """
 
     next: NextCase
@@ -109,9 +114,9 @@ def train(
 ) -> Flow[None]:
     """Start a training.
 
-    segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about.
-
-    words: what to learn, for models that learn without labels; else the words of the labels.
+    Args:
+        segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about
+        words: what to learn, for models that learn without labels; else the words of the labels
     """
     unsubmitted: list[str] = []
     for segmentation, volume in segmentations:

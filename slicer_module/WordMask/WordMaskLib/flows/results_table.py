@@ -25,12 +25,13 @@ from ..scene.terminology import DIGEST, tag
 class ResultRow:
     """One row.
 
-    segment_id: None when the word was not found; color: 0..255; edited: a person changed the voxels since
-    they came.
-
-    voxels, millilitres, largest: of the segment as it is now; millilitres is None for pictures. presence,
-    mean_probability: 0..1, and mean_uncertainty: nats, of the server's result; the means are None once the
-    segment was edited.
+    Attributes:
+        segment_id: None when the word was not found
+        color: 0..255
+        edited: a person changed the voxels since they came
+        voxels, millilitres, largest: of the segment as it is now; millilitres is None for pictures
+        presence, mean_probability: 0..1, and mean_uncertainty: nats, of the server's result; the means are
+            None once the segment was edited
     """
 
     word: str
@@ -55,7 +56,9 @@ def result_rows(
 ) -> list[ResultRow]:
     """One row per word, in their order.
 
-    plane: along which the server cut; statistics: of its answer, words may be missing there.
+    Args:
+        plane: along which the server cut
+        statistics: of its answer, words may be missing there
     """
     slicing = grid_of(volume).slicing(plane, picture=is_picture(volume))
     return [_result_row(word, segmentation, volume, statistics.get(word), slicing) for word in words]

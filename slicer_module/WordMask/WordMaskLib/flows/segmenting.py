@@ -51,7 +51,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Segmented:
-    """What came of a request. volume, segmentation: where; result: the server's; warnings: sentences."""
+    """What came of a request. volume, segmentation: where.
+
+    Attributes:
+        result: the server's
+        warnings: sentences
+    """
 
     volume: Any
     imported: Imported
@@ -114,11 +119,11 @@ def segment(
 ) -> Flow[Segmented]:
     """Segment a volume that is open in Slicer by words.
 
-    segmentation: where to, None for the one that was made here before, or a new one.
-
-    redo: compute this slice only, counted as the server counts along the plane of the earlier result; other
-    slices stay. hint: a Markups node, points on the thing or a region of interest around it, for models that
-    take such.
+    Args:
+        segmentation: where to, None for the one that was made here before, or a new one
+        redo: compute this slice only, counted as the server counts along the plane of the earlier result;
+            other slices stay
+        hint: a Markups node, points on the thing or a region of interest around it, for models that take such
     """
     check_volume(volume)
     target = target_segmentation(volume, segmentation)

@@ -42,7 +42,10 @@ class ServerState:
 class VolumeResults:
     """Results of one volume.
 
-    statistics: word -> the server's; plane: along which it cut; not_found: of the last request.
+    Attributes:
+        statistics: word -> the server's
+        plane: along which it cut
+        not_found: of the last request
     """
 
     statistics: Mapping[str, WordStatistics] = field(default_factory=dict)

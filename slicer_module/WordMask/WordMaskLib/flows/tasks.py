@@ -40,8 +40,10 @@ class Transport(Protocol):
 class FlowOutcome:
     """How a flow ended.
 
-    value: what it returned; error: the sentence to show, empty when it went well; cancelled: a person stopped
-    it.
+    Attributes:
+        value: what it returned
+        error: the sentence to show, empty when it went well
+        cancelled: a person stopped it
     """
 
     value: Any = None
@@ -57,7 +59,10 @@ class FlowOutcome:
 class FlowTask:
     """One run of a flow.
 
-    end: told once how it ended; report: how far it is; ask: gets a question and what to call with the answer.
+    Args:
+        end: told once how it ended
+        report: how far it is
+        ask: gets a question and what to call with the answer
     """
 
     def __init__(

@@ -42,7 +42,9 @@ def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> 
 class WordCompleter:
     """Offers words while somebody types.
 
-    words: gives the vocabulary; misspelt: called with a word that nothing begins with.
+    Args:
+        words: gives the vocabulary
+        misspelt: called with a word that nothing begins with
     """
 
     def __init__(

@@ -104,7 +104,9 @@ class Panel:
     def begin(self, make_flow: Callable[[], Flow[Any]], done: Callable[[Any], None]) -> None:
         """Start a piece of work; nothing while another runs.
 
-        make_flow: may raise what is a sentence; done: gets what it returns.
+        Args:
+            make_flow: may raise what is a sentence
+            done: gets what it returns
         """
         if self.busy:
             return

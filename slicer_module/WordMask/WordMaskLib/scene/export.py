@@ -152,15 +152,19 @@ def export_labels(
     """Write segments as a label map for training: values 1..N in the order of ``segment_ids``, then the
     ``absent`` words.
 
-    A result that still has the name it was given counts as its word, any other segment as its name. absent:
-    words that are not in this image at all; they get a value and no voxel, from which training learns that
-    they are absent (a word that is not named is unknown). overlaps: "refuse", or "smaller": a shared voxel
-    goes to the segment with fewer voxels (a lesion within an organ; between equals to the earlier one). like:
-    the server's own file of the image, when the volume was loaded from it: the label map then lies on the
-    file's grid also where Slicer stores the slices the other way round.
+    A result that still has the name it was given counts as its word, any other segment as its name.
 
-    OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and absent,
-    no room; GeometryError.
+    Args:
+        absent: words that are not in this image at all; they get a value and no voxel, from which training
+            learns that they are absent (a word that is not named is unknown)
+        overlaps: "refuse", or "smaller": a shared voxel goes to the segment with fewer voxels (a lesion
+            within an organ; between equals to the earlier one)
+        like: the server's own file of the image, when the volume was loaded from it: the label map then lies
+            on the file's grid also where Slicer stores the slices the other way round
+
+    Raises:
+        OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and
+            absent, no room; GeometryError
     """
     if overlaps not in OVERLAP_RULES:
         raise ValueError(f"overlaps is one of {', '.join(OVERLAP_RULES)}, not {overlaps!r}.")

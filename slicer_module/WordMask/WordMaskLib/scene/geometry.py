@@ -75,9 +75,11 @@ class Slicing:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """shape: of arrays, (k, j, i); matrix: [4, 4] float64, voxel (i, j, k, 1) -> local RAS in mm.
+    """GeometryError when it is singular.
 
-    GeometryError when it is singular.
+    Attributes:
+        shape: of arrays, (k, j, i)
+        matrix: [4, 4] float64, voxel (i, j, k, 1) -> local RAS in mm
     """
 
     shape: tuple[int, int, int]

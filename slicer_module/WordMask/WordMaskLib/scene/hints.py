@@ -78,7 +78,9 @@ def box_in_voxels(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLVolum
     """The voxels whose centres lie in the smallest box along the volume's axes around a region of interest,
     cut to the volume.
 
-    SegmentsError: the region has no size yet; GeometryError: it holds no voxel of the volume.
+    Raises:
+        SegmentsError: the region has no size yet
+        GeometryError: it holds no voxel of the volume
     """
     size = _read(roi.GetSizeWorld)
     if not (size > 0).all():

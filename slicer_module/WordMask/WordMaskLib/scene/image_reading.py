@@ -44,7 +44,11 @@ def read_on_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> np.ndarr
 
     The file may be stored in another order of axes (Slicer reverses the slices of left-handed files when it
     reads them), but must hold the same voxels in the same place. Of a picture only rows and columns are
-    compared. `check_whole` comes before this. SegmentsError: no such image; GeometryError: it lies elsewhere.
+    compared. `check_whole` comes before this.
+
+    Raises:
+        SegmentsError: no such image
+        GeometryError: it lies elsewhere
     """
     array, found = _read(Path(path))
     grid = grid_of(volume)

@@ -36,7 +36,9 @@ LEAST_SHOWN = 0.02  # of the range; below it the image shows through
 class SlicePosition:
     """A slice to jump to.
 
-    index: as the server counts along the plane; position: a point in it, world RAS in mm.
+    Attributes:
+        index: as the server counts along the plane
+        position: a point in it, world RAS in mm
     """
 
     index: int

@@ -12,10 +12,14 @@ from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 @parameterNodeWrapper
 class WordMaskParameterNode:
-    """What was chosen and typed. hint: points or a box; model: its name on the server.
+    """What was chosen and typed.
 
     Neither the address nor the token: who opens somebody else's scene shall not send images to somebody
     else's server.
+
+    Attributes:
+        hint: points or a box
+        model: its name on the server
     """
 
     inputVolume: vtkMRMLScalarVolumeNode  # noqa: N815 - Slicer's way

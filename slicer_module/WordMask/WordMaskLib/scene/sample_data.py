@@ -19,7 +19,13 @@ REPOSITORY = MODULE.parents[1]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. name: on its button; file: in the folder of sample studies; sha256: of the file."""
+    """One image.
+
+    Attributes:
+        name: on its button
+        file: in the folder of sample studies
+        sha256: of the file
+    """
 
     name: str
     file: str

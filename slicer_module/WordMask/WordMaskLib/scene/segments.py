@@ -50,10 +50,13 @@ MADE_HERE = "WordMask.result"  # attribute of segmentation nodes that were made 
 class Imported:
     """What an import did.
 
-    segmentation: None when no word was found and no segmentation was given; ids: word -> id of its segment.
-
-    replaced: words that had a segment before; not_found: words without a voxel; kept: those of them whose
-    earlier segment is still there, as it was. step: for `UndoHistory.add`, None when nothing changed.
+    Attributes:
+        segmentation: None when no word was found and no segmentation was given
+        ids: word -> id of its segment
+        replaced: words that had a segment before
+        not_found: words without a voxel
+        kept: those of them whose earlier segment is still there, as it was
+        step: for `UndoHistory.add`, None when nothing changed
     """
 
     segmentation: Any
@@ -86,15 +89,20 @@ def import_labels(
 ) -> Imported:
     """Show a label map of the server's: one segment per word that has a voxel.
 
-    path: the label map, on the grid of the exported volume (`export_volume`); words: what its values mean.
-    segmentation: where to; None makes one under the volume's transform. A word that has its segment there
-    already (by the tag ``WordMask.query``; a copy that a person made does not count) replaces only that,
-    which keeps its id and what a person changed of its name, colour and terminology. A word without a voxel
-    gets no segment, and an earlier one of it stays as it is. only: outside of these slices, the earlier
-    segment's voxels stay.
+    In both cases the scene is as it was.
 
-    GeometryError: the file does not lie on the volume, or the segmentation belongs to another one;
-    SegmentsError: anything else that cannot be done. In both cases the scene is as it was.
+    Args:
+        path: the label map, on the grid of the exported volume (`export_volume`)
+        words: what its values mean
+        segmentation: where to; None makes one under the volume's transform. A word that has its segment there
+            already (by the tag ``WordMask.query``; a copy that a person made does not count) replaces only
+            that, which keeps its id and what a person changed of its name, colour and terminology. A word
+            without a voxel gets no segment, and an earlier one of it stays as it is
+        only: outside of these slices, the earlier segment's voxels stay
+
+    Raises:
+        GeometryError: the file does not lie on the volume, or the segmentation belongs to another one
+        SegmentsError: anything else that cannot be done
     """
     steps = import_in_steps(path, words, volume, segmentation, model=model, version=version, only=only)
     while True:

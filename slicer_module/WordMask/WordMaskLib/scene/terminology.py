@@ -36,7 +36,9 @@ GIVEN = {"name": "WordMask.name", "color": "WordMask.color", "terminology": "Wor
 class Word:
     """One word of a request.
 
-    value: in the label map, above 0; color: 0..255; the codes as the vocabulary has them, None: not coded.
+    Attributes:
+        value: in the label map, above 0
+        color: 0..255; the codes as the vocabulary has them, None: not coded
     """
 
     text: str
@@ -58,8 +60,9 @@ class Word:
 def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -> list[Word]:
     """The words of an answer, in ascending order of value.
 
-    names: `label_names` of the answer; vocabulary: word as it stands in ``names`` -> its entry; words without
-    one have no code.
+    Args:
+        names: `label_names` of the answer
+        vocabulary: word as it stands in ``names`` -> its entry; words without one have no code
     """
     words = []
     for text, value in sorted(names.items(), key=lambda item: item[1]):

@@ -28,9 +28,9 @@ MOST_BYTES = 512 << 20
 class _Saved:
     """A segment as it was.
 
-    representations: name -> data, as they were or a copy where the data is shared with other segments.
-
-    generated: whether Slicer may replace name and colour, which `DeepCopyMetadata` does not copy.
+    Attributes:
+        representations: name -> data, as they were or a copy where the data is shared with other segments
+        generated: whether Slicer may replace name and colour, which `DeepCopyMetadata` does not copy
     """
 
     segment_id: str

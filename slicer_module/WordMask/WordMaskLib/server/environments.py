@@ -28,8 +28,10 @@ _SITE_PACKAGES = (
 class ServerEnvironment:
     """A Python environment with MONAI Label and WordMask.
 
-    python: its interpreter; version: of WordMask, "" when not known; source: the folder of an editable
-    installation, None for another kind.
+    Attributes:
+        python: its interpreter
+        version: of WordMask, "" when not known
+        source: the folder of an editable installation, None for another kind
     """
 
     folder: Path

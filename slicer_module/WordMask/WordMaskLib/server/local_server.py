@@ -34,7 +34,12 @@ FAILED_TO_START = 0  # of QProcess.ProcessError, which PythonQt and PySide6 show
 
 
 class LocalServer:
-    """One server process. wrote: gets what it prints; ended: called when it ends by itself or was stopped."""
+    """One server process.
+
+    Args:
+        wrote: gets what it prints
+        ended: called when it ends by itself or was stopped
+    """
 
     def __init__(self, wrote: Callable[[str], None], ended: Callable[[], None]) -> None:
         self._wrote, self._ended = wrote, ended

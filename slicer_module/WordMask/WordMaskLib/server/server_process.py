@@ -36,12 +36,17 @@ def server_command(
     *,
     conf: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Program and arguments of a server on 127.0.0.1; ServerStartError: there is no folder ``studies``.
-
-    app: where models, requests and logs are kept, made when it is missing; None: where `wordmask serve` keeps
-    them by itself. conf: settings such as {"preset": "tiny"}.
+    """Program and arguments of a server on 127.0.0.1.
 
     The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH has a say in it.
+
+    Args:
+        app: where models, requests and logs are kept, made when it is missing; None: where `wordmask serve`
+            keeps them by itself
+        conf: settings such as {"preset": "tiny"}
+
+    Raises:
+        ServerStartError: there is no folder ``studies``
     """
     if not studies.is_dir():
         raise ServerStartError(
@@ -96,7 +101,12 @@ def likely_addresses(remembered: Iterable[ServerAddress] = ()) -> list[ServerAdd
 
 @dataclass(frozen=True)
 class StartState:
-    """Where a start is. phase: starting, up, failed; sentence: to show."""
+    """Where a start is.
+
+    Attributes:
+        phase: starting, up, failed
+        sentence: to show
+    """
 
     phase: str
     sentence: str
@@ -113,9 +123,13 @@ def judge_start(
 ) -> StartState:
     """Whether a server that was started is up, by what is known at this moment.
 
-    is_running: the process; answer: what `calls.health` gave, or the error that came of it, None when it was
-    not asked yet; seconds: since the start; limit: after which it is given up. A server that asks for a token
-    is up.
+    A server that asks for a token is up.
+
+    Args:
+        is_running: the process
+        answer: what `calls.health` gave, or the error that came of it, None when it was not asked yet
+        seconds: since the start
+        limit: after which it is given up
     """
     if not is_running:
         return StartState("failed", why_it_stopped(log, exit_code))

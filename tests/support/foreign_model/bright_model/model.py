@@ -20,7 +20,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.weights.checkpoint import load_bundle
+from wordmask.weights.checkpoint import load_checkpoint
 from wordmask.words.prompts import Prompt
 
 
@@ -39,7 +39,7 @@ class Bright(Segmenter):
     def from_preset(cls, preset: BrightPreset, weights: Path | None = None) -> Self:
         model = cls(preset)
         if weights is not None:
-            load_bundle(weights).apply(model)
+            load_checkpoint(weights).apply(model)
         return model
 
     @property

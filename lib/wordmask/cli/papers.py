@@ -1,4 +1,4 @@
-"""``wordmask protocol``: repeat the papers' experiments on their data sets."""
+"""``wordmask papers``: repeat the papers' experiments on their data sets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from wordmask.cli.options import read_settings
 from wordmask.environment.packages import require_sound_environment
 
 app = typer.Typer(
-    name="protocol",
+    name="papers",
     no_args_is_help=True,
-    help="The papers' experiments: list them, run them on their data sets.",
+    help="List the papers' experiments and repeat them on their data sets.",
 )
 
 
 @app.command("list")
 def list_protocols() -> None:
-    """The protocols, and how their data sets must lie."""
+    """List the experiments, their data sets, and the folders that these must be in."""
     from wordmask.learning.evaluation.papers import data_sets, load_protocol, protocol_names
 
     for name in protocol_names():
@@ -39,42 +39,46 @@ def list_protocols() -> None:
     for data_set in data_sets().values():
         table.add_row(data_set.name, data_set.folder, data_set.word, data_set.source)
     answers().print(table)
-    typer.echo("Every value of a label map but 0 is the word.")
+    typer.echo("In a label map, every value except 0 stands for the word.")
 
 
 @app.command("run")
 def run(
-    name: Annotated[str, typer.Argument(help="see `wordmask protocol list`", show_default=False)],
+    name: Annotated[str, typer.Argument(help="an experiment of `wordmask papers list`", show_default=False)],
     data: Annotated[Path, typer.Option(metavar="ROOT", help="folder with the data sets", show_default=False)],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", help="folder for models, evaluations and the table", show_default=False
+            "-o", "--output", help="folder to write models, evaluations and the table to", show_default=False
         ),
     ],
     only: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="only this run; may be given several times")
+        list[str] | None, typer.Option(metavar="RUN", help="do only this run; may be repeated")
     ] = None,
     cases: Annotated[
         int | None,
-        typer.Option(min=2, help="learn from at most so many cases in place of the protocol's number"),
+        typer.Option(min=2, help="learn from at most this many cases; default: the number of the experiment"),
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="a number of every recipe, such as epochs=20"),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="change a number of every recipe, such as epochs=20"
+        ),
     ] = None,
-    model: Annotated[str, typer.Option(help="which model")] = "simple_vilmedsam",
-    preset: Annotated[str, typer.Option(help="which size and weights of it")] = "biomedclip_vit_h",
+    model: Annotated[str, typer.Option(help="model to train")] = "simple_vilmedsam",
+    preset: Annotated[str, typer.Option(help="preset of the model: its size and weights")] = (
+        "biomedclip_vit_h"
+    ),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0")] = "auto",
 ) -> None:
-    """Train and test as a paper did, and print our numbers beside the published ones.
+    """Train and test as a paper did, and print the results beside the published numbers.
 
-    Finished runs are kept: the same command goes on where it was stopped.
+    Finished runs are kept. Repeat the command to continue an interrupted experiment.
 
     [bold]Examples[/]
 
-      wordmask protocol run zero_shot --data data/ -o zero_shot
-      wordmask protocol run few_shot --data data/ -o trial --only Kvasir-SEG --preset tiny --set epochs=5
+      wordmask papers run zero_shot --data data/ -o zero_shot
+      wordmask papers run few_shot --data data/ -o trial --only Kvasir-SEG --preset tiny --set epochs=5
     """
     require_sound_environment()
     from wordmask.learning.evaluation.paper_runs import ProtocolRequest, cells, headings, run_protocol
@@ -89,7 +93,7 @@ def run(
             results = run_protocol(asked, output, progress)
     except KeyboardInterrupt:
         messages().print(
-            "wordmask: stopped; finished runs are kept, and the same command goes on from there.",
+            "wordmask: stopped. Finished runs are kept; repeat the command to continue.",
             soft_wrap=True,
         )
         raise typer.Exit(STOPPED) from None
@@ -99,4 +103,4 @@ def run(
     for result in results:
         table.add_row(*(escape(text) for text in cells(result)))
     answers().print(table)
-    typer.echo(f"Written to {output}: table.md, and a folder for each run.")
+    typer.echo(f"Written to {output}: table.md and a folder for each run.")

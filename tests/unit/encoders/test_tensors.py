@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wordmask.encoders.checkpoints import read_tensors
+from wordmask.encoders.tensors import read_tensors
 from wordmask.errors import WeightsError
 
 TENSORS = {"first": torch.arange(6.0).reshape(2, 3), "second": torch.ones(500, 4)}
