@@ -10,10 +10,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -30,7 +32,7 @@ from wordmask.words.labels import LabelTable
 from wordmask_app.hardening import background
 from wordmask_app.hardening.authentication import believe_signed_tokens
 from wordmask_app.hardening.datastore import GuardedDatastore
-from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
+from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag
 from wordmask_app.http import guards, routes
 from wordmask_app.jobs.queue import JobResult
 from wordmask_app.jobs.requests import InferRequest, switch
@@ -74,13 +76,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         """
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
-            logger.warning(
-                "%s have one id, so only one of them can be used; rename the others.", " and ".join(names)
-            )
+        _refuse_missing(Path(self.studies))
         return GuardedDatastore(
             self.studies,
-            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
@@ -172,6 +170,23 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
             result.file.unlink(missing_ok=True)
             raise
         return label
+
+
+def _refuse_missing(studies: Path) -> None:
+    """RequestError: there is no studies folder, or MONAI Label's own start has just made an empty one."""
+    start = getattr(sys.modules["__main__"], "__spec__", None)
+    if (
+        start is not None
+        and start.name == "monailabel.main"
+        and studies.is_dir()
+        and not any(studies.iterdir())
+        and studies.stat().st_ctime >= psutil.Process().create_time()
+    ):
+        studies.rmdir()
+    if not studies.is_dir():
+        raise RequestError(
+            f"There is no studies folder {studies}; name the folder that holds your images with --studies."
+        )
 
 
 def _refuse_workers() -> None:

@@ -68,7 +68,7 @@ def summarise(findings: Iterable[Finding]) -> str:
 
 
 def _inspect_folder(folder: Path, max_voxels: int | None) -> Iterator[Finding]:
-    found = list_studies(folder, ignore=OWN_FILES)
+    found = list_studies(folder, ignore=OWN_FILES, follow_links=False)
     if not found.images and any(is_dicom_file(folder / name) for name in found.left_out):
         yield _inspect_image(folder.name, folder, max_voxels)
         return

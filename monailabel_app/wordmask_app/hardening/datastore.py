@@ -10,47 +10,103 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
+from wordmask.data.studies import FILE_SUFFIXES, list_studies
 from wordmask.errors import RequestError
-from wordmask.files import remove_leftovers, replace_file, sync
+from wordmask.files import remove_leftovers
+from wordmask.learning.inspection import OWN_FILES
 from wordmask_app.hardening.images import UnknownImageError, safe_id, safe_tag
+from wordmask_app.hardening.record import (
+    NOT_ALLOWED,
+    ReadOnlyError,
+    check_info,
+    make_entries,
+    refuse_denied,
+    report_left_out,
+    split_served,
+    stage,
+    write_archive,
+)
+from wordmask_app.hardening.watching import watch_folder
 
 logger = logging.getLogger(__name__)
 
-MOST_INFO = 1_000_000  # characters of JSON about one image or label
+
+RECORD = "datastore_v2.json"
+IMAGE_SUFFIXES = (*FILE_SUFFIXES, ".dcm")
+READ_ONLY_SETTING = "start the server without MONAI_LABEL_DATASTORE_READ_ONLY"
+RIGHT_TO_WRITE = "give the server's account the right to write there and start it again, or serve a copy"
 
 
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
     """MONAI Label's datastore, where an id or a tag that is a path raises RequestError.
 
-    A file outside the folder that a symbolic link points to is never read (UnknownImageError) nor removed.
-    One lock is for threads and processes, because MONAI Label's batch inference writes the same record from a
-    process of its own. A damaged record is put aside with a warning and made again from the files.
+    Its images are those of `wordmask.data.studies`. A file outside the folder that a symbolic link points to
+    is never read (UnknownImageError) nor removed. One lock is for threads and processes, because MONAI
+    Label's batch inference writes the same record from a process of its own. A damaged record is put aside
+    with a warning and made again from the files.
+
+    Args:
+        datastore_path: the folder.
+        auto_reload: whether to look for files that others put into the folder.
+        read_only: whether nothing is to be written. A folder that cannot be written to is read-only anyway:
+            what would change it raises ReadOnlyError.
+
+    Attributes:
+        left_out: name -> why it is not an image, of what else lies in the folder.
     """
 
     _datastore: LocalDatastoreModel
 
-    def __init__(self, datastore_path: str, **options: Any) -> None:
+    def __init__(self, datastore_path: str, *, auto_reload: bool = False, read_only: bool = False) -> None:
+        # Not MONAI Label's own, which makes folders and the record whether or not that is allowed.
         self._root = Path(datastore_path).resolve()
-        self._root.mkdir(parents=True, exist_ok=True)
+        self._datastore_path = datastore_path
+        self._datastore_config_path = os.path.join(datastore_path, RECORD)
+        self._config_ts = 0.0
+        self._datastore = LocalDatastoreModel(name="new-dataset", description="New Dataset", images_dir=".")
+        self._datastore.base_path = datastore_path
+        self.left_out: dict[str, str] = {}
+        self._asked_read_only = read_only
         # One object, because the thread that holds the lock may take it again.
-        self._held = FileLock(self._root / ".lock")
-        with self._held:
-            for folder in (self._root, *self._root.glob("labels/*")):
-                remove_leftovers(folder)
-        super().__init__(datastore_path, **options)
-        if options.get("auto_reload"):
-            self._handler.on_moved = self._on_replaced
+        self._held: AbstractContextManager[Any] = threading.RLock()
+        self._read_only = read_only or not self._prepare()
+        self._reconcile_datastore()
+        if auto_reload:
+            self._observer = watch_folder(self._root, self._reload)
+
+    def _prepare(self) -> bool:
+        """Make the lock and the folders of labels; whether that was allowed."""
+        held = FileLock(self._root / ".lock")
+        try:
+            with held:
+                for tag in (DefaultLabelTag.FINAL, DefaultLabelTag.ORIGINAL):
+                    (self._root / "labels" / tag.value).mkdir(parents=True, exist_ok=True)
+                for folder in (self._root, *self._root.glob("labels/*")):
+                    remove_leftovers(folder)
+        except OSError as error:
+            if error.errno not in NOT_ALLOWED:
+                raise
+            logger.warning(
+                "The studies folder %s cannot be written to (%s): its images are served, but no label can be "
+                "kept.",
+                self._root,
+                error.strerror,
+            )
+            return False
+        self._held = held
+        return True
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
         """The content of an image; None when there is no such image."""
@@ -110,18 +166,18 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             RequestError: the id is a path, or the file has an ending that is not supported.
         """
-        stem, ending = self._to_id(os.path.basename(image_filename))
+        stem, ending = split_served(os.path.basename(image_filename), IMAGE_SUFFIXES)
         image_id = _id(image_id or stem)
-        name = self._filename(image_id, self._served(ending))
-        info = {**_check_info(image_info), "ts": int(time.time()), "name": name}
-        with self._held:
+        name = image_id + ending
+        info = {**check_info(image_info), "ts": int(time.time()), "name": name}
+        with self._lock_to_write():
             self._init_from_datastore_file()
             before = self._datastore.objects.get(image_id)
             labels = before.labels if before else {}
             entry = ImageLabelModel(image=DataModel(info=info, ext=ending), labels=labels)
             with (
                 self._track_change(image_id, entry),
-                _stage(self._place(self._datastore.image_path(), name), image_filename),
+                stage(self._place(self._datastore.image_path(), name), image_filename),
             ):
                 pass
             if before is not None and before.image.ext != ending:
@@ -130,7 +186,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; ImageNotFoundException."""
-        with self._held:
+        with self._lock_to_write():
             entry = self._entry(image_id)
             for tag, label in entry.labels.items():
                 self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(
@@ -147,15 +203,15 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
         ImageNotFoundException.
         """
-        _, ending = self._to_id(os.path.basename(label_filename))
-        name = self._filename(_id(image_id), self._served(ending))
-        info = {**_check_info(label_info), "ts": int(time.time()), "name": name}
-        with self._held:
+        _, ending = split_served(os.path.basename(label_filename), FILE_SUFFIXES)
+        name = _id(image_id) + ending
+        info = {**check_info(label_info), "ts": int(time.time()), "name": name}
+        with self._lock_to_write():
             entry = self._entry(image_id)
             folder = self._datastore.label_path(safe_tag(label_tag))
             before = entry.labels.get(label_tag)
             entry.labels[label_tag] = DataModel(info=info, ext=ending)
-            with self._track_change(image_id, entry), _stage(self._place(folder, name), label_filename):
+            with self._track_change(image_id, entry), stage(self._place(folder, name), label_filename):
                 pass
             if before is not None and before.ext != ending:
                 self._place(folder, image_id + before.ext).unlink(missing_ok=True)
@@ -164,7 +220,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; ImageNotFoundException, LabelNotFoundException."""
         safe_tag(label_tag)
-        with self._held:
+        with self._lock_to_write():
             entry = self._entry(label_id)
             label = entry.labels.pop(label_tag, None)
             if label is None:
@@ -180,9 +236,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             ImageNotFoundException: there is no such image.
             RequestError: the information is not a JSON object.
         """
-        with self._held:
+        with self._lock_to_write():
             entry = self._entry(image_id)
-            entry.image.info.update(_check_info(info))
+            entry.image.info.update(check_info(info))
             with self._track_change(image_id, entry):
                 pass
 
@@ -195,11 +251,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             RequestError: the information is not a JSON object.
         """
         safe_tag(label_tag)
-        with self._held:
+        with self._lock_to_write():
             entry = self._entry(label_id)
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
-            entry.labels[label_tag].info.update(_check_info(info))
+            entry.labels[label_tag].info.update(check_info(info))
             with self._track_change(label_id, entry):
                 pass
 
@@ -213,8 +269,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             raise UnknownImageError(
                 "No image of this server has a final label yet, so there is no data set to download."
             )
-        found: str = super().get_dataset_archive(limit_cases)
-        return found
+        metadata: str = self._datastore.model_dump_json(exclude={"base_path"})
+        return write_archive(self.datalist()[: limit_cases or None], metadata)
 
     def _entry(self, image_id: str) -> ImageLabelModel:
         """A copy of what the record says of an image, as it is on the disk now; with the lock held."""
@@ -259,15 +315,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 "kept."
             ) from None
         record = Path(self._datastore_config_path)
-        with _stage(record, text.encode()):
+        with stage(record, text.encode()):
             yield
         self._config_ts = record.stat().st_mtime
-
-    def _served(self, ending: str) -> str:
-        known = [pattern.removeprefix("*") for pattern in self._extensions]
-        if ending not in known:
-            raise RequestError(f"Images and labels end in one of {', '.join(known)}, not in {ending[:20]!r}.")
-        return ending
 
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._root)
@@ -287,18 +337,51 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             raise RequestError("This label_tag leads out of the folder of studies; use another one.")
         return path
 
-    def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
-        found: dict[str, str] = super()._list_files(path, patterns)
-        return {name: file for name, file in found.items() if self._is_inside(Path(path) / file)}
+    @contextmanager
+    def _lock_to_write(self) -> Iterator[None]:
+        if self._read_only:
+            raise ReadOnlyError(
+                f"The studies folder {self._root.name} is served without the right to write, so nothing was "
+                f"kept; {READ_ONLY_SETTING if self._asked_read_only else RIGHT_TO_WRITE}."
+            )
+        with refuse_denied(self._root), self._held:
+            yield
+
+    @contextmanager
+    def _lock_to_read(self) -> Iterator[None]:
+        """The lock, which is itself a file that may not be writable any more."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._held)
+            except OSError as error:
+                if error.errno not in NOT_ALLOWED:
+                    raise
+            yield
 
     def _reconcile_datastore(self) -> None:
-        with self._held:
-            super()._reconcile_datastore()
+        """Record the files that there are now."""
+        with self._lock_to_read():
+            self._init_from_datastore_file()
+            found = list_studies(self._root, ignore=OWN_FILES, follow_links=False)
+            entries = make_entries(
+                found.images, self._root / "labels", self._datastore.objects, self._is_inside
+            )
+            if entries != self._datastore.objects:
+                self._datastore.objects = entries
+                self._update_datastore_file()
+        self.left_out = report_left_out(found.left_out, self.left_out)
+
+    def _reload(self) -> None:
+        """Take note of what others changed in the folder."""
+        try:
+            self._reconcile_datastore()
+        except OSError:  # the folder is away, such as that of a network; the next change may bring it back
+            logger.exception("The studies folder %s could not be looked through", self._root)
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the record when it has changed; a damaged one is put aside."""
         record = Path(self._datastore_config_path)
-        with self._held:
+        with self._lock_to_read():
             if not record.exists() or record.stat().st_mtime == self._config_ts:
                 return
             changed = record.stat().st_mtime
@@ -316,13 +399,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             self._config_ts = changed
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        with self._held, self._stage_record():
+        if self._read_only:
+            return
+        # Without the right to write, the record lives in memory.
+        with suppress(ReadOnlyError), refuse_denied(self._root), self._held, self._stage_record():
             pass
-
-    def _on_replaced(self, event: Any) -> None:
-        """Another process, such as a batch inference, has replaced the record."""
-        if event.dest_path == self._datastore_config_path:
-            self._init_from_datastore_file()
 
 
 def _id(image_id: object) -> str:
@@ -335,35 +416,3 @@ def _id(image_id: object) -> str:
     if "/" in safe or safe.startswith(".") or len(safe.encode(errors="replace")) > 200:
         raise RequestError("image is the id of an image of this server: one short name, not a path.")
     return safe
-
-
-def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not isinstance(info or {}, Mapping):
-        raise RequestError('params and info are JSON objects, such as {"reviewed": true}.')
-    try:
-        size = len(json.dumps(info, default=str, allow_nan=False))
-    except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is not JSON
-        raise RequestError(
-            "params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth."
-        ) from None
-    if size > MOST_INFO:
-        raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")
-    return dict(info or {})
-
-
-@contextmanager
-def _stage(path: Path, content: str | bytes) -> Iterator[None]:
-    """Write a file beside its place, and move it there after the body; on an error the old one stays.
-
-    Args:
-        path: the final place.
-        content: bytes, or the name of the file to copy.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path) as part:
-        if isinstance(content, bytes):
-            part.write_bytes(content)
-        else:
-            shutil.copyfile(content, part)
-        sync(part)  # what needs room on the disk comes first
-        yield

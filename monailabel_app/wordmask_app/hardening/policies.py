@@ -213,6 +213,9 @@ _DATASTORE = Policy(
 _UPLOAD = Policy(
     "replaced", "blocked the event loop and failed on JSON that is no object; ids and tags as above", _ids
 )
+_DOWNLOAD = Policy(
+    "replaced", "knew no DICOM: it is sent as the server reads it, as NIfTI or PNG; ids as above", _ids
+)
 _PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _proxied)
 _PAGE = Policy("left", "a page or file of MONAI Label; takes nothing")
 _NO_SLIDES = Policy("refused", "whole-slide inference: no model here does it, and its parameters name files")
@@ -274,8 +277,8 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/datastore/"): Policy("left", "the list of images and labels"),
     ("PUT", "/datastore/"): _UPLOAD,
     ("DELETE", "/datastore/"): _DATASTORE,
-    ("GET", "/datastore/image"): _DATASTORE,
-    ("HEAD", "/datastore/image"): _DATASTORE,
+    ("GET", "/datastore/image"): _DOWNLOAD,
+    ("HEAD", "/datastore/image"): _DOWNLOAD,
     ("PUT", "/datastore/image"): _UPLOAD,
     ("DELETE", "/datastore/image"): _DATASTORE,
     ("GET", "/datastore/image/info"): _DATASTORE,

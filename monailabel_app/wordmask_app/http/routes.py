@@ -21,7 +21,7 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from wordmask.errors import RequestError
 from wordmask_app.hardening import background
-from wordmask_app.http import catalogue, uploads
+from wordmask_app.http import catalogue, downloads, uploads
 from wordmask_app.http.answers import answer, job_status
 from wordmask_app.http.next_case import NextRequest, answer_next
 from wordmask_app.jobs.queue import Job
@@ -58,7 +58,7 @@ def install(app: FastAPI) -> None:
     ]
     theirs = list(app.router.routes)
     app.router.routes.clear()
-    for added in (router, replacing, uploads.router):
+    for added in (router, replacing, uploads.router, downloads.router):
         app.include_router(added, prefix=settings.MONAI_LABEL_API_STR)
     app.router.routes.extend(theirs)  # the first route that fits answers
     app.openapi_schema = None  # made again, with these routes, when it is next asked for
