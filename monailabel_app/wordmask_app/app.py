@@ -174,10 +174,8 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
 
 def _refuse_missing(studies: Path) -> None:
     """RequestError: there is no studies folder, or MONAI Label's own start has just made an empty one."""
-    start = getattr(sys.modules["__main__"], "__spec__", None)
     if (
-        start is not None
-        and start.name == "monailabel.main"
+        _is_start_of_monai_label()
         and studies.is_dir()
         and not any(studies.iterdir())
         and studies.stat().st_ctime >= psutil.Process().create_time()
@@ -187,6 +185,11 @@ def _refuse_missing(studies: Path) -> None:
         raise RequestError(
             f"There is no studies folder {studies}; name the folder that holds your images with --studies."
         )
+
+
+def _is_start_of_monai_label() -> bool:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monailabel.main"
 
 
 def _refuse_workers() -> None:

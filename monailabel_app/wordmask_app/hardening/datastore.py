@@ -170,7 +170,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         image_id = _id(image_id or stem)
         name = image_id + ending
         info = {**check_info(image_info), "ts": int(time.time()), "name": name}
-        with self._lock_to_write():
+        with self.lock_to_write():
             self._init_from_datastore_file()
             before = self._datastore.objects.get(image_id)
             labels = before.labels if before else {}
@@ -186,7 +186,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; ImageNotFoundException."""
-        with self._lock_to_write():
+        with self.lock_to_write():
             entry = self._entry(image_id)
             for tag, label in entry.labels.items():
                 self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(
@@ -206,7 +206,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         _, ending = split_served(os.path.basename(label_filename), FILE_SUFFIXES)
         name = _id(image_id) + ending
         info = {**check_info(label_info), "ts": int(time.time()), "name": name}
-        with self._lock_to_write():
+        with self.lock_to_write():
             entry = self._entry(image_id)
             folder = self._datastore.label_path(safe_tag(label_tag))
             before = entry.labels.get(label_tag)
@@ -220,7 +220,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; ImageNotFoundException, LabelNotFoundException."""
         safe_tag(label_tag)
-        with self._lock_to_write():
+        with self.lock_to_write():
             entry = self._entry(label_id)
             label = entry.labels.pop(label_tag, None)
             if label is None:
@@ -236,7 +236,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             ImageNotFoundException: there is no such image.
             RequestError: the information is not a JSON object.
         """
-        with self._lock_to_write():
+        with self.lock_to_write():
             entry = self._entry(image_id)
             entry.image.info.update(check_info(info))
             with self._track_change(image_id, entry):
@@ -251,13 +251,28 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             RequestError: the information is not a JSON object.
         """
         safe_tag(label_tag)
-        with self._lock_to_write():
+        with self.lock_to_write():
             entry = self._entry(label_id)
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
             entry.labels[label_tag].info.update(check_info(info))
             with self._track_change(label_id, entry):
                 pass
+
+    @contextmanager
+    def lock_to_write(self) -> Iterator[None]:
+        """Let nobody else write for as long as the block lasts.
+
+        Raises:
+            ReadOnlyError: the folder cannot be written to.
+        """
+        if self._read_only:
+            raise ReadOnlyError(
+                f"The studies folder {self._root.name} is served without the right to write, so nothing was "
+                f"kept; {READ_ONLY_SETTING if self._asked_read_only else RIGHT_TO_WRITE}."
+            )
+        with refuse_denied(self._root), self._held:
+            yield
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP of all images with a final label.
@@ -336,16 +351,6 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         if not self._is_inside(path.parent):
             raise RequestError("This label_tag leads out of the folder of studies; use another one.")
         return path
-
-    @contextmanager
-    def _lock_to_write(self) -> Iterator[None]:
-        if self._read_only:
-            raise ReadOnlyError(
-                f"The studies folder {self._root.name} is served without the right to write, so nothing was "
-                f"kept; {READ_ONLY_SETTING if self._asked_read_only else RIGHT_TO_WRITE}."
-            )
-        with refuse_denied(self._root), self._held:
-            yield
 
     @contextmanager
     def _lock_to_read(self) -> Iterator[None]:
