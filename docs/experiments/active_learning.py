@@ -69,9 +69,9 @@ class Simulation:
         return first
 
     def train(self) -> Segmenter:
-        """On everything labelled, from the weights that ship.
+        """Train on everything labelled, from the weights that ship.
 
-        All cases teach, none judges: the number of steps is fixed.
+        All cases teach and none judges; the number of steps is fixed.
         """
         recipe = Recipe.load("quick", seed=self.seed, **CHANGES)
         with tempfile.TemporaryDirectory() as folder:

@@ -77,8 +77,8 @@ def load_pool(name: str, *, development: bool = False) -> Pool:
     root = os.environ.get("WORDMASK_REAL_DATA")
     if not root or not (Path(root) / "pool" / "index.json").is_file():
         raise RequestError(
-            "Set WORDMASK_REAL_DATA to a folder with pool/index.json; docs/experiments.md says what lies in "
-            "it."
+            "Set WORDMASK_REAL_DATA to a folder with pool/index.json; "
+            "docs/experiments.md says what lies in it."
         )
     if name not in TASKS:
         raise RequestError(f"There is no task {name!r}; tasks: {', '.join(TASKS)}.")
@@ -92,7 +92,7 @@ def load_pool(name: str, *, development: bool = False) -> Pool:
 
 
 def _second_split(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-    """By another digest than the first: that of the reversed group."""
+    """Divide by another digest than the first split, that of the reversed group."""
     reversed_groups = [replace(case, group=case.group[::-1]) for case in cases]
     learn, test = split_cases(reversed_groups, TEST_SHARE)
     return learn, test

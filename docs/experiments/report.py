@@ -71,12 +71,18 @@ def few_shot(results: Results, pictures: Path) -> str:
         rows = []
         for count in sorted({record["cases"] for record in results.select(task=task)}):
             of = {name: results.select(task=task, cases=count, model=name) for name in ("wordmask", "unet")}
-            rows.append([
-                str(count), str(max(len(found) for found in of.values())),
-                *(spread(record["dice"] for record in of[name]) for name in of),
-                *(spread(r["specificity"] for r in of[name] if r["specificity"] is not None) for name in of),
-                f"{np.mean([record['seconds'] for record in of['wordmask']]):.0f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    str(count),
+                    str(max(len(found) for found in of.values())),
+                    *(spread(record["dice"] for record in of[name]) for name in of),
+                    *(
+                        spread(r["specificity"] for r in of[name] if r["specificity"] is not None)
+                        for name in of
+                    ),
+                    f"{np.mean([record['seconds'] for record in of['wordmask']]):.0f}",
+                ]
+            )
         heading = [
             "cases",
             "runs",
@@ -166,8 +172,10 @@ def tune_clip(results: Results, pictures: Path) -> str:
     names = ("image_to_text_top1", "image_to_text_top2", "text_to_image_top1", "text_to_image_top2")
     rows = []
     for label, key, side in (
- ("before", {"loss": "dhn_nce"}, "before"), ("DHN-NCE", {"loss": "dhn_nce"}, "after"),
-                             ("InfoNCE", {"loss": "info_nce"}, "after")):  # fmt: skip
+        ("before", {"loss": "dhn_nce"}, "before"),
+        ("DHN-NCE", {"loss": "dhn_nce"}, "after"),
+        ("InfoNCE", {"loss": "info_nce"}, "after"),
+    ):
         own = results.select(**key)
         cells = [spread(record[side][name] for record in own) for name in names]
         rows.append([label, str(len(own)), *cells, spread(record["dice"][side] for record in own)])
@@ -176,7 +184,7 @@ def tune_clip(results: Results, pictures: Path) -> str:
 
 
 def weak_supervision(results: Results, pictures: Path) -> str:
-    """Rows are words on one kind of test images, columns the masks that taught and what came of them."""
+    """Rows are words on one kind of test images, columns the teaching masks and their results."""
     rows = []
     for task, name, word in dict.fromkeys(
         (record["task"], record["set"], record["word"]) for record in results.records

@@ -45,7 +45,7 @@ LESIONS = ("polyp", "skin lesion", "breast tumor")
 LARGE = 0.08  # of the picture
 
 
-def drawn_pairs(folder: Path, seed: int) -> CaptionList:
+def draw_pairs(folder: Path, seed: int) -> CaptionList:
     """Pictures of all kinds, and captions that name what is drawn.
 
     A caption names the three largest structures, or size and place of a lesion.
@@ -58,11 +58,11 @@ def drawn_pairs(folder: Path, seed: int) -> CaptionList:
             zip(drawn.images, drawn.labels, drawn.kinds, strict=True)
         ):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
-            writer.writerow([f"{number}.png", f"{KINDS[int(kind)]} showing {described(labels.numpy())}"])
+            writer.writerow([f"{number}.png", f"{KINDS[int(kind)]} showing {describe(labels.numpy())}"])
     return read_caption_list(folder / "pairs.csv", least_characters=20)
 
 
-def described(labels: np.ndarray) -> str:
+def describe(labels: np.ndarray) -> str:
     """The caption of a drawing with labels [S, S]."""
     shares = np.bincount(labels.ravel(), minlength=len(LABELS)) / labels.size
     things = [value for value in np.argsort(-shares) if value and shares[value] > SMALLEST_PRESENT][:3]
@@ -82,7 +82,7 @@ def run(loss: str, seed: int, first: int, changes: dict[str, str], results: Resu
     recipe = TuneRecipe.load("tiny", **{**CHANGES, **changes, "loss": loss, "seed": seed})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pairs = drawn_pairs(folder, first + seed)
+        pairs = draw_pairs(folder, first + seed)
         began = time.process_time()
         store = ModelStore(folder / "store")
         report = find_training(MODEL).run(

@@ -86,7 +86,7 @@ class UNetSegmenter(Segmenter):
         pairs: Tensor | None = None,
         hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """See `Segmenter.forward`."""
+        """The net's logits; hints are not supported."""
         pairs = all_pairs(len(slices), len(prompts)) if pairs is None else pairs
         return SegmenterOutput(
             self.net(slices.tensors["pixels"][pairs[:, 0]].float())[:, 0], slices.frames["net"]
@@ -139,7 +139,7 @@ def train_unet(
 ) -> tuple[Segmenter, int]:
     """Train from scratch for ``seconds`` of processor time on the same slices, views and judges.
 
-    The net and how many epochs it ran.
+    Returns the net and how many epochs it ran.
     """
     torch.manual_seed(recipe.seed)
     trainee = UNetTrainee(
@@ -164,7 +164,12 @@ def train_unet(
     longer = recipe.model_copy(update={"epochs": epochs, "validate_every": every, "patience": epochs})
     own = FeatureCache(1 << 30)
     outcome = run_epochs(
-        trainee, data, longer, device=torch.device("cpu"), tell=lambda epoch: None, cancel=CancelToken(),
+        trainee,
+        data,
+        longer,
+        device=torch.device("cpu"),
+        tell=lambda epoch: None,
+        cancel=CancelToken(),
         validate=(lambda: validate(trainee.ready(), judges, own).mean) if judges else None,
-    )  # fmt: skip
+    )
     return trainee.ready(), outcome.epochs

@@ -1,4 +1,4 @@
-"""MedCLIP-SAMv2 without any training of its own, against Simple-ViLMedSAM, on the sample studies.
+"""MedCLIP-SAMv2 without any training, against Simple-ViLMedSAM, on the sample studies.
 
 Dice per kind of image and word.
 
@@ -118,7 +118,7 @@ def report(results: Results, names: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """From the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

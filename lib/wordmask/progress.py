@@ -48,7 +48,7 @@ class CancelToken:
             CancelledError: it was.
         """
         if self.cancelled:
-            raise CancelledError("Stopped, as was asked for.")
+            raise CancelledError("Cancelled at your request.")
 
 
 class ProgressMeter:

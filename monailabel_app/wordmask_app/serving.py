@@ -130,8 +130,8 @@ def claim_port(host: str, port: int) -> Iterator[socket.socket]:
 def _why_not_bound(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"Port {port} is taken by another program; stop that one, or start this server with another "
-            "--port."
+            f"Port {port} is taken by another program; stop that "
+            "one, or start this server with another --port."
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"This account may not use port {port}; start the server with a --port above 1023."
@@ -152,17 +152,16 @@ def prepare_app(folder: Path) -> None:
         if not is_app(folder):
             if folder.is_dir() and any(folder.iterdir()):
                 raise RequestError(
-                    f"{folder} is not a MONAI Label app folder, because it holds other files and no main.py;"
-                    " name an app, or an empty or new folder, with --app."
+                    f"{folder} is not a MONAI Label app folder, because it holds other files "
+                    "and no main.py; name an app, or an empty or new folder, with --app."
                 )
             _copy_app(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise RequestError(
-            f"The app folder {folder} cannot be written to ({error.strerror}), and trained models and logs "
-            "are kept there;"
-            " name a folder of your own with --app."
+            f"The app folder {folder} cannot be written to ({error.strerror}), and trained "
+            "models and logs are kept there; name a folder of your own with --app."
         ) from None
 
 

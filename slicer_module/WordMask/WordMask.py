@@ -1,7 +1,7 @@
 """WordMask in 3D Slicer: type words, get named segments, correct them, teach the model.
 
-This file wires: the panel is made of `WordMaskLib/panel_*.py`, what happens on a click of the flows in
-`WordMaskLib`.
+This file connects the parts: the panel is made of the sections in `WordMaskLib/panel`, and a click starts a
+flow of `WordMaskLib/flows`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from WordMaskLib.scene.parameters import WordMaskParameterNode
 
 
 class WordMask(ScriptedLoadableModule):  # type: ignore[misc]
-    """What Slicer shows of the module."""
+    """Title, category and help text of the module, as Slicer shows them."""
 
     def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
@@ -48,44 +48,45 @@ class WordMask(ScriptedLoadableModule):  # type: ignore[misc]
 
 
 class WordMaskLogic(ScriptedLoadableModuleLogic):  # type: ignore[misc]
-    """Requests as flows, and the same waiting; knows neither Qt nor the panel."""
+    """What scripts call: requests as flows, or waited for. Knows neither Qt nor the panel."""
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         self.session = Session()
 
     def getParameterNode(self) -> WordMaskParameterNode:  # noqa: N802 - Slicer's way
-        """What the scene remembers of the panel."""
+        """Return what the scene remembers of the panel."""
         return WordMaskParameterNode(super().getParameterNode())
 
     def connect(self, address: str | ServerAddress, model: str = "") -> Flow[ServerState]:
-        """Flow: ask a server what it can do."""
+        """Return a flow that asks a server what it can do."""
         return connect(self.session, _address(address), model)
 
     def segment(
         self, address: str | ServerAddress, volume: Any, text: str, segmentation: Any = None, **options: Any
     ) -> Flow[Segmented]:
-        """Flow: segment an open volume by words; arguments as of `WordMaskLib.flows.segmenting.segment`."""
+        """Return a flow that segments an open volume by words; arguments as of `flows.segmenting.segment`."""
         return segment(self.session, _address(address), volume, text, segmentation, **options)
 
     def segmentAndWait(  # noqa: N802 - Slicer's way
         self, client: WordMaskClient, volume: Any, text: str, segmentation: Any | None = None, **options: Any
     ) -> Segmented:
-        """The same for scripts: returns when the segments are there.
+        """Segment an open volume by words, and return when the segments are there.
 
-        ClientError, SegmentsError: nothing was changed.
+        Raises:
+            ClientError: a sentence, and the scene is as it was
         """
         return run_waiting(self.segment(client.address, volume, text, segmentation, **options), client)
 
     def undo(self) -> tuple[str, ...]:
-        """Take the last result back; its words."""
+        """Undo the last result and return its words."""
         return self.session.undo()
 
 
 class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type: ignore[misc]
-    """The panel.
+    """The panel in Slicer's window.
 
-    settings, make_transport: set before `setup` to replace Slicer's settings and Qt's transport.
+    Set ``settings`` and ``make_transport`` before `setup` to replace Slicer's settings and Qt's transport.
     """
 
     def __init__(self, parent: Any = None) -> None:
@@ -99,7 +100,7 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         self._parameterNode: WordMaskParameterNode | None = None
 
     def setup(self) -> None:
-        """Build the panel."""
+        """Build the panel and its sections, and follow the scene."""
         import qt  # the only place outside of the panel's files; the Logic is used without Qt, too
         from WordMaskLib.panel.panel import Panel
         from WordMaskLib.panel.panel_cases import CasesSection
@@ -140,9 +141,9 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         self.panel.changed()
 
     def enter(self) -> None:
-        """The person came back, perhaps from the Segment Editor.
+        """Refresh when a person returns to the module, perhaps from the Segment Editor.
 
-        There is no `exit`: work that goes on while another module is shown, such as the next case, is
+        There is no `exit`: work that goes on while another module is shown, such as opening the next case, is
         remembered, too.
         """
         if self.panel is not None:
@@ -150,40 +151,42 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
             self.panel.changed()
 
     def cleanup(self) -> None:
-        """Slicer ends, or the module is reloaded."""
+        """Stop and disconnect everything when Slicer ends or the module is reloaded."""
         self.setParameterNode(None)
         self.removeObservers()
         if self.panel is not None:
             self.panel.close()
 
     def onSceneStartClose(self, *_args: Any) -> None:  # noqa: N802 - Slicer's way
-        """Nothing may come into a scene that was closed meanwhile."""
+        """Stop what runs, so that nothing is added to a scene that has been closed."""
         self.panel.cancel()
         self.logic.session.forget_scene()
         self.setParameterNode(None)
 
     def onSceneStartImport(self, *_args: Any) -> None:  # noqa: N802
-        """Selectors choose nodes as they come; that must not be put over what the file remembers."""
+        """Stop following the node: selectors choose nodes while they load, which must not replace what the
+        file remembers.
+        """
         self.setParameterNode(None)
 
     def onSceneEndChange(self, *_args: Any) -> None:  # noqa: N802
-        """A scene was closed or loaded; the selectors may still have to hear of it."""
+        """Refresh after a scene was closed or loaded, once the selectors have noticed it, too."""
         self.panel.soon(self.initializeParameterNode)
         self.panel.changed_soon()
 
     def onNodeRemoved(self, *_args: Any) -> None:  # noqa: N802
-        """A node is gone."""
+        """Refresh after a node was removed."""
         self.panel.changed_soon()
 
     def initializeParameterNode(self) -> None:  # noqa: N802
-        """Show what the scene remembers, and keep there what is chosen; not before a scene that is on its way
-        has come.
+        """Show what the scene remembers and keep there what is chosen, except while a scene is being closed
+        or loaded.
         """
         if not slicer.mrmlScene.IsClosing() and not slicer.mrmlScene.IsImporting():
             self.setParameterNode(self.logic.getParameterNode())
 
     def setParameterNode(self, node: WordMaskParameterNode | None) -> None:  # noqa: N802
-        """Follow another parameter node; None: none."""
+        """Follow another parameter node, or none."""
         modified = vtk.vtkCommand.ModifiedEvent
         if self._parameterNode is not None:
             self.removeObserver(self._parameterNode.parameterNode, modified, self.onParametersChanged)
@@ -194,15 +197,15 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
             self.scene.follow(node)
 
     def onParametersChanged(self, *_args: Any) -> None:  # noqa: N802
-        """A script or another module changed them, or the panel did."""
+        """Show the parameters after a script, another module or the panel changed them."""
         self.scene.show()
 
 
 class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
-    """Runs in Slicer's self-test; with a server only where one answers at the usual address."""
+    """Slicer's self-test. It uses a server only if one answers at the usual address."""
 
     def setUp(self) -> None:
-        """An empty scene."""
+        """Start with an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:  # noqa: N802
@@ -213,7 +216,7 @@ class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
         self.test_with_a_server()
 
     def test_without_a_server(self) -> None:
-        """A server that is down is one sentence, and the scene is as it was."""
+        """Check that a missing server is answered with one sentence and an unchanged scene."""
         volume = _a_volume()
         before = slicer.mrmlScene.GetNumberOfNodes()
         client = WordMaskClient("http://127.0.0.1:9", timeout=2.0)
@@ -223,7 +226,7 @@ class WordMaskTest(ScriptedLoadableModuleTest):  # type: ignore[misc]
         self.delayDisplay(_("Without a server: passed"))
 
     def test_with_a_server(self) -> None:
-        """A request goes through; what is found in noise does not matter."""
+        """Check that a request is answered; what is found in noise does not matter."""
         client = WordMaskClient(repair_address("127.0.0.1"), timeout=60.0)
         try:
             run_waiting(shake_hands(client.address), client)
@@ -240,7 +243,7 @@ def _address(address: str | ServerAddress) -> ServerAddress:
 
 
 def _a_volume() -> Any:
-    """A small volume of numbers."""
+    """Add a small volume of random numbers to the scene."""
     import numpy as np
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Test")

@@ -121,12 +121,12 @@ def test_an_empty_folder_says_that_it_is_empty(a_stub_server):
 
 
 def test_a_studies_folder_that_is_not_there_is_refused_by_any_start(tmp_path: Path, monkeypatch):
-    with pytest.raises(RequestError, match="There is no studies folder .*typo"):
+    with pytest.raises(RequestError, match=r"There is no studies folder .*typo"):
         WordMaskApp(str(tmp_path), str(tmp_path / "typo"), {})
     assert not (tmp_path / "typo").exists()
     (tmp_path / "typo").mkdir()  # as MONAI Label does before the app can know
     monkeypatch.setattr(app_module, "_is_start_of_monai_label", lambda: True)
     monkeypatch.setattr(app_module.psutil.Process, "create_time", lambda process: 0.0)
-    with pytest.raises(RequestError, match="There is no studies folder .*typo"):
+    with pytest.raises(RequestError, match=r"There is no studies folder .*typo"):
         WordMaskApp(str(tmp_path), str(tmp_path / "typo"), {})
     assert not (tmp_path / "typo").exists()

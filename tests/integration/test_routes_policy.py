@@ -66,7 +66,7 @@ def test_what_is_refused_says_why(a_stub_server):
             method, re.sub(r"{\w+(:path)?}", "simple_vilmedsam", path), files={"file": ("x.pt", b"x")}
         )
         assert answer.status_code == 403, (method, path)
-        assert answer.json()["detail"].startswith("This route is not offered"), (method, path)
+        assert answer.json()["detail"].startswith("WordMask does not offer this route"), (method, path)
 
 
 @pytest.mark.parametrize(

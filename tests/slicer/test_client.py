@@ -18,8 +18,10 @@ from tests.slicer.real_server import CT, MODEL, PATIENCE, PICTURE, Running
 from tests.support.servers import eventually
 from WordMaskLib.client import calls, errors
 from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.client.readers import JsonReader
 from WordMaskLib.client.retry import RetryPolicy
 from WordMaskLib.flows.flows import run_waiting
+from WordMaskLib.flows.learning import STRATEGIES
 from WordMaskLib.flows.segmenting import shake_hands
 
 from wordmask import __version__
@@ -63,20 +65,15 @@ def test_the_server_has_the_clients_version_and_says_what_it_has(server):
     assert found.warnings == ()
     info, health = server.ask(calls.info()), server.ask(calls.health())
     assert (info.name, info.models, info.images) == ("WordMask", (MODEL, ZERO_SHOT), info.images)
-    assert {"first", "random", "uncertainty", "diversity", "hybrid"} <= set(info.strategies)
+    strategies = calls.Call("GET", "/info/", lambda address: JsonReader(address, lambda it: it["strategies"]))
+    assert set(STRATEGIES) <= set(server.ask(strategies))
     assert health.models == {MODEL: "bundled", ZERO_SHOT: "bundled"}
-    (image,) = [image for image in server.ask(calls.images()) if image.id == CT]
-    assert image.extension == ".nii.gz"
+    assert CT in {image.id for image in server.ask(calls.images())}
 
 
 def test_a_model_tells_what_it_can_do(server):
     model, zero_shot = server.ask(calls.models())
-    assert (model.name, model.preset, model.version, model.refuses_unknown) == (
-        MODEL,
-        "tiny",
-        "bundled",
-        True,
-    )
+    assert (model.name, model.version, model.refuses_unknown) == (MODEL, "bundled", True)
     assert set(model.output_volumes) >= {"labels", "probability", "uncertainty"}
     assert {"liver", "polyp"} <= model.trained_words
     assert "gallbladder" not in model.trained_words
@@ -108,7 +105,7 @@ def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):
 def test_words_become_a_label_map_in_the_geometry_of_the_image(server, tmp_path):
     job = server.ask(calls.start_job(MODEL, ["spleen", "Hepar", "gallbladder"], image=CT))
     status = server.finish(job)
-    assert (status.state, status.fraction, status.words) == ("done", 1.0, ("spleen", "Hepar", "gallbladder"))
+    assert (status.state, status.words) == ("done", ("spleen", "Hepar", "gallbladder"))
     found = server.ask(calls.job_result(job.id, tmp_path, "result"))
     assert found.path == tmp_path / "result.nii.gz"
     assert [path.name for path in tmp_path.iterdir()] == ["result.nii.gz"]
@@ -122,7 +119,6 @@ def test_words_become_a_label_map_in_the_geometry_of_the_image(server, tmp_path)
     )
     counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=4)[1:]
     assert [found.statistics[word].voxels for word in found.label_names] == counts.tolist()
-    assert found.statistics["spleen"].largest_slice is not None
 
 
 def test_a_file_that_is_sent_gives_the_mask_of_the_same_image_on_the_server(server, tmp_path):

@@ -38,9 +38,9 @@ from wordmask.data.volumes import read_volume
 LIVER, SPLEEN = box(SHAPE, (1, 3), (1, 6), (2, 6)), box(SHAPE, (4, 6), (0, 2), (0, 2))
 LIVER[2, 0, 2:6] = True  # so that slice 2 is the largest one
 STATISTICS = {
-    "liver": WordStatistics(0.9, 44, 0.5, 0.8, 0.1, 2),
-    "spleen": WordStatistics(0.7, 8, 0.1, 0.6, 0.2, 4),
-    "polyp": WordStatistics(0.01, 0, 0.0, None, None, None),
+    "liver": WordStatistics(0.9, 44, 0.5, 0.8, 0.1),
+    "spleen": WordStatistics(0.7, 8, 0.1, 0.6, 0.2),
+    "polyp": WordStatistics(0.01, 0, 0.0, None, None),
 }
 GRIDS = {
     "oblique": affine(),

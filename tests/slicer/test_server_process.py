@@ -209,7 +209,7 @@ def test_servers_are_looked_for_on_this_machine_alone():
 # --- is it up yet ---
 
 REFUSED = errors.ServerUnreachableError("No server.")
-UP = Health("0.1.0", 1.0, 0, 0, {})
+UP = Health("0.1.0", 0, 0, {})
 
 
 @pytest.mark.parametrize(

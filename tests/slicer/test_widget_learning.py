@@ -277,10 +277,11 @@ def test_a_submission_that_fails_changes_nothing(a_scene: Any, temporary_files: 
     volume, segmentation = a_scene
     good = {"images": NO_IMAGES, "upload": says_json({"image": "slicer-1"}),
             "image": an_image(temporary_files.parent), "label": says_json({"image": "slicer-1"})}  # fmt: skip
-    now, before = dict(good), scene_state(volume)
+    now = dict(good)
     with fault_server(lambda caller: routes(**now)(caller)) as server:
         widget = connected_panel(server.url)
         widget.ui.segmentationSelector.setCurrentNode(segmentation)
+        before = scene_state(volume)
         for stage, fault in (
             ("images", "500"),
             ("upload", "hangs up"),

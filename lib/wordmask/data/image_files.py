@@ -30,8 +30,15 @@ GREY_PERCENTILES = (0.5, 99.5)  # what is shown black and white where grey value
 PERCENTILE_VOXELS = 2**24  # larger images are sampled evenly
 
 _LONGEST_HEADER = 1 << 20  # bytes
-_MHA_VOXELS = re.compile(rb"^\s*ElementDataFile\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+_META_VOXELS = re.compile(rb"^\s*ElementDataFile\s*=\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILINE)
+_UNITS = re.compile(rb"^\s*(?:(?:space )?units\s*:|DistanceUnits\s*=)(.*)$", re.IGNORECASE | re.MULTILINE)
+_UNIT = re.compile(rb"[^\s\"]+")
+_MILLIMETRES = {"mm", "MM", "millimeter", "millimeters", "millimetre", "millimetres", "none", "???", ""}
+_DIRECTIONS = re.compile(
+    rb"^\s*(?:space directions\s*:|(?:TransformMatrix|Rotation|Orientation)\s*=)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
@@ -71,9 +78,11 @@ def read_image_file(path: Path, max_voxels: int | None = None) -> Decoded:
     """
     if suffix_of(path) in NIFTI_SUFFIXES:
         return _read_nifti(path, max_voxels)
-    _refuse_detached(path)
+    head = _check_head(path)
     reader = open_image(path)
-    return decode(reader.Execute, reader, path.name, max_voxels)
+    decoded = decode(reader.Execute, reader, path.name, max_voxels)
+    placed = decoded.modality == "picture" or not head or _DIRECTIONS.search(head)
+    return decoded if placed else replace(decoded, warnings=(_unplaced(path.name),))
 
 
 def _read_nifti(path: Path, max_voxels: int | None) -> Decoded:
@@ -88,29 +97,45 @@ def _read_nifti(path: Path, max_voxels: int | None) -> Decoded:
         )
     if placement.affine_ras is not None:
         return decoded
-    warning = (
-        f"{path.name} does not say how it lies in the patient (both its transforms are unset), so left and "
-        "right are a guess; check the sides, or export it again with its orientation."
+    return replace(decoded, warnings=(_unplaced(path.name),))
+
+
+def _unplaced(name: str) -> str:
+    """Warn of an image without a transform to the patient."""
+    return (
+        f"{name} does not say how it lies in the patient, so left and right are a guess; check the sides, or "
+        "export it again with its orientation."
     )
-    return replace(decoded, warnings=(warning,))
 
 
-def _refuse_detached(path: Path) -> None:
-    """Refuse a .nrrd or .mha that takes its voxels from another file: an upload could name any file here."""
-    if suffix_of(path) not in (".nrrd", ".mha"):
-        return
+def _check_head(path: Path) -> bytes:
+    """Refuse what ITK reads in silence and would be wrong here.
+
+    That is an image in one file (.nrrd, .mha) that takes its voxels from another one, because an upload could
+    name any file of a server, and distances in another unit than millimetres.
+
+    Returns:
+        The header of NRRD or MetaImage; nothing where the file is neither.
+    """
+    suffix = suffix_of(path)
     with path.open("rb") as file:
         head = file.read(_LONGEST_HEADER)
-    if suffix_of(path) == ".mha":
-        found = _MHA_VOXELS.search(head)
-        attached = (
-            b"NDims" not in head if found is None else found[1].upper() == b"LOCAL"
-        )  # without a header it is no MetaImage
+    if suffix in (".nrrd", ".nhdr"):
+        head, *voxels = re.split(rb"\r?\n\r?\n", head, maxsplit=1) if head.startswith(b"NRRD") else (b"", b"")
+        attached = bool(voxels) and not _NRRD_ELSEWHERE.search(head)
     else:
-        parts = re.split(rb"\r?\n\r?\n", head, maxsplit=1)  # header, voxels
-        attached = not head.startswith(b"NRRD") or (len(parts) == 2 and not _NRRD_ELSEWHERE.search(parts[0]))
-    if not attached:
+        found = _META_VOXELS.search(head)
+        head = head[: found.end()] if found else head if b"NDims" in head else b""
+        attached = not head or (found is not None and found[1].upper() == b"LOCAL")
+    if suffix in (".nrrd", ".mha") and not attached:
         raise VolumeError(f"{path.name} takes its voxels from another file; save it in one piece.")
+    units = {word.decode("latin-1") for line in _UNITS.findall(head) for word in _UNIT.findall(line)}
+    if others := sorted(units - _MILLIMETRES):
+        raise VolumeError(
+            f"{path.name} gives distances in {', '.join(others)}, and they would be read as millimetres; "
+            "save it with distances in mm."
+        )
+    return head
 
 
 def open_image(path: Path, image_io: str = "") -> sitk.ImageFileReader:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from wordmask.errors import TooLargeError, VolumeError
 
+LARGEST_VALUE = 1e30  # of an image: nothing that a scanner measures is larger
+
 
 def refuse_too_large(voxels: int, max_voxels: int | None, name: str) -> None:
     """Refuse an image that has more voxels than are accepted.
@@ -39,6 +41,29 @@ def refuse_not_finite(bad: int, voxels: int, name: str) -> NoReturn:
     raise VolumeError(
         f"{name} has {bad} of {voxels} voxels that are NaN or infinite; replace them by numbers and try "
         "again."
+    )
+
+
+def refuse_fill_values(array: NDArray[Any], name: str) -> None:
+    """Refuse values so large that they only fill up what has not been measured.
+
+    They would stretch the grey values of the image until nothing else is seen, or become infinite as 32-bit
+    floats.
+
+    Args:
+        array: finite numbers of any shape.
+        name: of the image, for the sentence.
+
+    Raises:
+        VolumeError: there are such values; the sentence counts them.
+    """
+    if array.dtype.kind != "f" or max(-float(array.min()), float(array.max())) <= LARGEST_VALUE:
+        return
+    large = np.abs(array) > LARGEST_VALUE
+    count = int(np.count_nonzero(large))
+    raise VolumeError(
+        f"{name} has {count} of {array.size} voxels with values such as {float(array[large][0]):.3g}, which "
+        "only fill up what was not measured; replace them by the smallest value of the image and try again."
     )
 
 

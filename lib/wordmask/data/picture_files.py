@@ -49,7 +49,12 @@ def read_picture(path: Path, max_voxels: int | None = None) -> Decoded:
     with open_picture(path, max_voxels) as image:
         pixels = _rgb(image, path.name)
     height, width = pixels.shape[:2]
-    return Decoded(pixels[None], read_picture_grid(path, width, height), "picture")
+    warning = (
+        f"{path.name} has an orientation tag, which turns it on the screen; its mask lies on the pixels as "
+        "they are stored."
+    )
+    warnings = () if read_orientation(path) == UPRIGHT else (warning,)
+    return Decoded(pixels[None], read_picture_grid(path, width, height), "picture", warnings)
 
 
 @contextmanager

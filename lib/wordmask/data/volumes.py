@@ -30,7 +30,7 @@ from wordmask.data.image_files import (
     read_image_file,
     suffix_of,
 )
-from wordmask.data.limits import check_finite
+from wordmask.data.limits import check_finite, refuse_fill_values
 from wordmask.data.nifti_check import check_nifti
 from wordmask.data.picture_files import read_picture
 from wordmask.errors import OutOfMemoryError, RequestError, VolumeError
@@ -152,6 +152,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, max_voxels: in
             f"{name} holds values of type {decoded.array.dtype}; save it with whole or real numbers."
         )
     check_finite(decoded.array, name)
+    refuse_fill_values(decoded.array, name)
     array = _narrow(decoded.array)
     if modality is not None:
         return _as_modality(replace(decoded, array=array), modality, name)

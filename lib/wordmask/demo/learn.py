@@ -152,7 +152,7 @@ def train(client: AppClient, settings: Mapping[str, Any], console: Console) -> d
             )
             time.sleep(LOOK)
     if state["state"] != "done" or state["version"] is None:
-        raise ServerError(f"The training brought no version: {state.get('message', state['state'])}")
+        raise ServerError(f"The training did not publish a version: {state.get('message', state['state'])}")
     return state
 
 
@@ -186,7 +186,7 @@ def draw(case: SampleCase, before: VersionScores, after: VersionScores, output: 
 
 def table_of(before: VersionScores, after: VersionScores, undone: VersionScores) -> Table:
     """Dice of `WORD` in every untouched case, and the means."""
-    table = Table(title=f"Dice of {WORD!r} in cases that nobody labelled", title_justify="left")
+    table = Table(title=f"Dice of {WORD!r} in unlabelled cases", title_justify="left")
     table.add_column("case")
     for heading in ("before", "after", "rolled back"):
         table.add_column(heading, justify="right")
@@ -236,16 +236,16 @@ def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], con
         draw(case, before, after, output)
     console.print(table_of(before, after, undone))
     console.print(f"Pictures are in {output}/")
-    return judged(before, after, undone, console)
+    return judge(before, after, undone, console)
 
 
-def judged(before: VersionScores, after: VersionScores, undone: VersionScores, console: Console) -> bool:
-    """Say what came of it."""
+def judge(before: VersionScores, after: VersionScores, undone: VersionScores, console: Console) -> bool:
+    """Print the result."""
     helped = all(after.dice[case, WORD] > before.dice[case, WORD] for case in before.marked)
     back = undone.same(before) and undone.version == before.version
     console.print("The training helped." if helped else "[bold red]The training did not help.[/]")
-    told = "every voxel is as it was before" if back else "[bold red]the answers are not those from before[/]"
-    console.print(f"Rolled back from version {after.version} to {undone.version}: {told}.")
+    answers = "every voxel is as it was before" if back else "[bold red]the answers differ from before[/]"
+    console.print(f"Rolled back from version {after.version} to {undone.version}: {answers}.")
     return helped and back
 
 

@@ -78,8 +78,8 @@ def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]
         reverse=True,
     )
     console.print(
-        f"Questions for absent words: {len(findings.false_voxels)}, not one voxel for "
-        f"[bold]{findings.stayed_empty():.1%}[/]"
+        f"Questions for absent words: {len(findings.false_voxels)}, "
+        f"not one voxel for [bold]{findings.stayed_empty():.1%}[/]"
     )
     for voxels, word, case in false[:MOST_FALSE]:
         console.print(f"  false: {word} in {case}, {voxels} voxels")
@@ -88,8 +88,8 @@ def print_report(findings: Findings, baselines: Mapping[str, Mapping[str, float]
     if findings.timing is not None:
         first, following = findings.timing.seconds
         console.print(
-            f"On {findings.timing.case}: first word ({findings.timing.words[0]}) {first:.2f} s, "
-            f"next word ({findings.timing.words[1]}) {following:.2f} s, {first / following:.1f} times as fast"
+            f"On {findings.timing.case}: first word ({findings.timing.words[0]}) {first:.2f} s, next "
+            f"word ({findings.timing.words[1]}) {following:.2f} s, {first / following:.1f} times as fast"
         )
 
 

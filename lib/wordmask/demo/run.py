@@ -150,8 +150,8 @@ def run(samples: Path, app: Path, output: Path, conf: dict[str, str], console: C
     )
     print_report(findings, baseline_dice(cases), console)
     console.print(
-        f"Label maps and pictures are in {output.name}/, some of them on one sheet in "
-        f"{output.name}/contact_sheet.png"
+        f"Label maps and pictures are in {output.name}/, some of "
+        f"them on one sheet in {output.name}/contact_sheet.png"
     )
 
 

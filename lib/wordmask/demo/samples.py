@@ -41,7 +41,7 @@ class SampleCase:
         return self.image.name.split(".")[0]
 
     def true_labels(self) -> NDArray[np.integer]:
-        """[k, j, i], a picture as [1, h, w]."""
+        """Labels of the truth, [k, j, i]; those of a picture as [1, h, w]."""
         labels = sitk.GetArrayFromImage(sitk.ReadImage(self.truth))
         return labels if labels.ndim == 3 else labels[None]
 
@@ -71,9 +71,9 @@ def source_folder(name: str) -> Path:
     """
     if not (REPOSITORY / "sample_data" / "index.json").is_file():
         raise RequestError(
-            "The demos use the sample studies of WordMask's source tree, and this WordMask was installed "
-            "without it;"
-            " clone the repository and type `make demo` there, or name your copies with --samples and --app."
+            "The demos use the sample studies of WordMask's source tree, and this "
+            "WordMask was installed without it; clone the repository and type "
+            "`make demo` there, or name your copies with --samples and --app."
         )
     return REPOSITORY / name
 
@@ -88,7 +88,7 @@ def load_samples(folder: Path) -> list[SampleCase]:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise VolumeError(
-            f"{folder.name} holds no readable index.json, so it is not a folder of sample studies."
+            f"{folder.name} does not contain a readable index.json, so it is not a folder of sample studies."
         ) from error
     return [
         SampleCase(

@@ -1,9 +1,8 @@
-"""CLIP, cut open after any block: pixels to hidden states, hidden states to the image embedding, words to
-text embeddings.
+"""CLIP, divided after any block: pixels to hidden states, hidden states to image embeddings, texts to theirs.
 
-Knows: open_clip's models, with its own vision transformer or one from timm, and the tiny one. Does not know:
-where public weights come from (clip_sources.py), slices, volumes, or the bottleneck that is put between
-``head`` and ``tail``. Everything is differentiable and trainable; `load_clip` freezes what it returns.
+Everything is differentiable and trainable; `load_clip` freezes the encoder that it returns. Knows open_clip's
+models, with its own vision transformer or one from timm, and the tiny one; not where public weights come from
+(clip_sources.py), slices, volumes, or the bottleneck between ``head`` and ``tail``.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from wordmask.errors import WeightsError
 
 
 class Tokenizer(Protocol):
-    """Texts to token ids [K, context], int64."""
+    """Converts texts to token ids."""
 
     def __call__(self, texts: list[str], /) -> Tensor:
-        """Texts that are too long are cut, short ones padded."""
+        """Token ids [K, context], int64; long texts are cut, short ones padded."""
         ...
 
 
 class _Trunk(Protocol):
-    """One kind of vision transformer, block by block.
+    """One kind of vision transformer, block by block, on [N, T, D].
 
-    T tokens: the class token first, then the patches row by row.
+    The T tokens are the class token first, then the patches row by row.
     """
 
     blocks: Sequence[nn.Module]
@@ -84,9 +83,7 @@ class _OpenClipTrunk:
         return self.visual._embeds(pixels)
 
     def class_only(self, block: Any, tokens: Tensor) -> Tensor:
-        """[N, 1, D]: what ``block`` makes of the class token, which still attends to every token of [N, T,
-        D].
-        """
+        """The class token after ``block``, [N, 1, D]; it still attends to every token of [N, T, D]."""
         normed = block.ln_1(tokens)
         x = tokens[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
         return x + block.ls_2(block.mlp(block.ln_2(x)))
@@ -119,7 +116,10 @@ class _TimmTrunk:
         )
 
     def class_only(self, block: Any, tokens: Tensor) -> Tensor:
-        """As in `_OpenClipTrunk`; q comes from the first third of the fused qkv, k and v from the rest."""
+        """The class token after ``block``, [N, 1, D]; it still attends to every token of [N, T, D].
+
+        q comes from the first third of the fused qkv, k and v from the rest.
+        """
         attention, normed = block.attn, block.norm1(tokens)
         weight, bias, inner = attention.qkv.weight, attention.qkv.bias, attention.qkv.weight.shape[0] // 3
         query = functional.linear(normed[:, :1], weight[:inner], None if bias is None else bias[:inner])
@@ -141,12 +141,25 @@ class _TimmTrunk:
 
 
 class ClipEncoder(nn.Module):
-    """An open_clip model that can be stopped after a block and started again there.
+    """An open_clip model that can be stopped after a block and restarted there.
 
-    image_size: S, side of its pictures in pixels; grid: g, patches along one side; width: D; embed_dim: E;
-    depth: blocks
-    mean, std: [3, 1, 1], of pixels in 0..1
-    WeightsError: its vision tower is not a plain transformer with one class token.
+    Args:
+        model: of open_clip.
+        tokenizer: of this model.
+        mean: of red, green and blue in 0..1.
+        std: likewise, the standard deviation.
+
+    Attributes:
+        image_size: S, side of its pictures in pixels.
+        grid: g, patches along one side.
+        width: D, channels of a token.
+        embed_dim: E, length of an embedding.
+        depth: number of blocks.
+        mean: [3, 1, 1], of pixels in 0..1.
+        std: likewise.
+
+    Raises:
+        WeightsError: the vision tower is not a plain transformer with one class token.
     """
 
     mean: Tensor
@@ -169,8 +182,8 @@ class ClipEncoder(nn.Module):
             self._trunk = _TimmTrunk(visual)
         else:
             raise WeightsError(
-                f"This CLIP sees through a {type(visual).__name__}; a vision transformer is needed, such as "
-                "ViT-B/16."
+                f"This CLIP's vision tower is a {type(visual).__name__}; use one with a vision transformer, "
+                "such as ViT-B/16."
             )
         self.grid, self.width, self.depth = self._trunk.grid, self._trunk.width, len(self._trunk.blocks)
         self.image_size = _square(visual.image_size)
@@ -183,12 +196,12 @@ class ClipEncoder(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """Scalar: logarithm of the factor of a cosine."""
+        """Logarithm of the factor of cosines, a scalar."""
         scale: Tensor = self.model.get_parameter("logit_scale")
         return scale
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """pixels: [N, 3, S, S], 0..1. Returns the same shape, as the vision tower wants it."""
+        """Normalise pixels [N, 3, S, S] in 0..1 by the mean and deviation of the model's training."""
         if pixels.ndim != 4 or pixels.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"Pictures must be [N, 3, {self.image_size}, {self.image_size}], got {tuple(pixels.shape)}."
@@ -196,9 +209,14 @@ class ClipEncoder(nn.Module):
         return (pixels - self.mean) / self.std
 
     def head(self, pixels: Tensor, layer: int) -> Tensor:
-        """pixels: [N, 3, S, S], normalised.
+        """Compute the first blocks of the vision tower.
 
-        Returns the hidden states [N, 1 + g * g, D] after block ``layer``, counted from 0.
+        Args:
+            pixels: [N, 3, S, S], normalised.
+            layer: the last block to compute, counted from 0.
+
+        Returns:
+            Hidden states [N, 1 + g * g, D] after block ``layer``.
         """
         self._check_layer(layer)
         hidden = self._trunk.embed(pixels)
@@ -207,12 +225,17 @@ class ClipEncoder(nn.Module):
         return hidden
 
     def tail(self, hidden: Tensor, layer: int) -> Tensor:
-        """hidden: [N, 1 + g * g, D] after block ``layer``.
+        """Compute the remaining blocks of the vision tower.
 
-        Returns the image embedding [N, E], not normalised.
-
-        The last block computes the class token alone: the same result, and what makes a late bottleneck
+        The last block computes the class token alone: the result is the same, and a late bottleneck becomes
         cheap.
+
+        Args:
+            hidden: [N, 1 + g * g, D], after block ``layer``.
+            layer: counted from 0.
+
+        Returns:
+            Image embeddings [N, E], not normalised.
         """
         self._check_layer(layer)
         for block in self._trunk.blocks[layer + 1 : -1]:
@@ -222,9 +245,14 @@ class ClipEncoder(nn.Module):
         return self._trunk.project(hidden[:, :1])[:, 0]
 
     def tail_tokens(self, hidden: Tensor, layer: int) -> Tensor:
-        """As `tail` for every token: [N, 1 + g * g, E].
+        """Compute the remaining blocks of the vision tower for every token.
 
-        Row 0 is the image embedding, the others say what each patch shows.
+        Args:
+            hidden: [N, 1 + g * g, D], after block ``layer``.
+            layer: counted from 0.
+
+        Returns:
+            [N, 1 + g * g, E]: row 0 is the image embedding, the others describe the patches.
         """
         self._check_layer(layer)
         for block in self._trunk.blocks[layer + 1 :]:
@@ -232,10 +260,10 @@ class ClipEncoder(nn.Module):
         return self._trunk.project(hidden)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """[len(texts), E], each row of length 1.
+        """Embeddings of texts, [len(texts), E], each row of length 1.
 
-        In evaluation mode texts go through one at a time, so that no bit of a word's embedding depends on the
-        words beside it; in training mode as one batch.
+        In evaluation mode texts are encoded one at a time, so that no bit of a word's embedding depends on
+        the other words; in training mode as one batch.
         """
         if not texts:
             return self.logit_scale.new_zeros(0, self.embed_dim)
@@ -245,16 +273,16 @@ class ClipEncoder(nn.Module):
         )
 
     def knows(self, text: str) -> bool:
-        """Whether every token of ``text`` has a row of its own (tiny).
+        """Whether every token of ``text`` has a row of its own.
 
-        Always for public weights, whose tables are complete.
+        Always true for public weights, whose tables are complete; tiny has only some rows.
         """
         return not isinstance(self.tokenizer, TinyTokenizer) or self.tokenizer.knows(text)
 
     def fingerprint(self) -> str:
-        """Changes with any weight, and with what else changes an embedding.
+        """A digest that changes with any weight and any setting that changes an embedding.
 
-        heads, activation, pixels' mean, tiny's token ids.
+        Such settings are heads, activation, the pixels' mean, and tiny's token ids.
         """
         facts = self._picture_facts()
         if isinstance(self.tokenizer, TinyTokenizer):
@@ -262,10 +290,7 @@ class ClipEncoder(nn.Module):
         return fingerprint(self.model, architecture=json.dumps(facts))
 
     def vision_fingerprint(self) -> str:
-        """As `fingerprint`, of what a picture's embedding depends on.
-
-        A text tower that learns does not change it.
-        """
+        """A digest of all that the embedding of a picture depends on, but not of the text tower."""
         visual: nn.Module = self.model.get_submodule("visual")
         return fingerprint(visual, architecture=json.dumps(self._picture_facts()))
 
@@ -275,8 +300,8 @@ class ClipEncoder(nn.Module):
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         model: Any = self.model
         if hasattr(model, "text") and hasattr(model.text, "pooler"):
-            # A BERT masks its padding: without the columns where all texts have ended (of 256) it is faster
-            # and says the same.
+            # A BERT masks its padding: without the columns where all texts have ended (of 256) it is faster,
+            # and the result is the same.
             used = (tokens != model.text.config.pad_token_id).any(0).nonzero()
             tokens = tokens[:, : int(used.max()) + 1]
         return functional.normalize(model.encode_text(tokens), dim=-1)
@@ -287,9 +312,11 @@ class ClipEncoder(nn.Module):
 
 
 def build_tiny_clip(architecture: TinyClipArchitecture, token_ids: Sequence[int]) -> ClipEncoder:
-    """A tiny CLIP with random weights (torch's current seed), in training mode, not frozen.
+    """Build a tiny CLIP with random weights (torch's current seed), in training mode, not frozen.
 
-    token_ids: see `TinyTokenizer`.
+    Args:
+        architecture: its sizes.
+        token_ids: ids that have a row in the text table; see `TinyTokenizer`.
     """
     tokenizer = TinyTokenizer(token_ids, architecture.context_length)
     vision = CLIPVisionCfg(
@@ -311,19 +338,24 @@ def build_tiny_clip(architecture: TinyClipArchitecture, token_ids: Sequence[int]
 
 
 def load_clip(config: ClipConfig, *, token_ids: Iterable[int] = ()) -> ClipEncoder:
-    """The encoder that ``config`` names: float32, evaluation mode, frozen, on the CPU.
+    """Load the encoder that ``config`` names: float32, evaluation mode, frozen, on the CPU.
 
-    token_ids: of tiny only, as its weights' card lists them. Tiny comes with random weights: load its state
-    dict next.
-    WeightsError: weights are missing, damaged or of another architecture.
+    Tiny has random weights; load its state dict afterwards.
+
+    Args:
+        config: which CLIP.
+        token_ids: of tiny only, as the card of its weights lists them.
+
+    Raises:
+        WeightsError: weights are missing, damaged or of another architecture.
     """
     kind, _, name = config.source.partition(":")
     if kind == "tiny":
         ids = tuple(token_ids)
         if not ids:
             raise WeightsError(
-                "Preset tiny needs the token ids that ship with its weights; the weights' card does not list "
-                "any."
+                "Preset tiny needs token ids, but the card of its weights does not list any; install the "
+                "weights again."
             )
         encoder = build_tiny_clip(config.architecture or TinyClipArchitecture(), ids)
     else:
@@ -340,9 +372,9 @@ def load_clip(config: ClipConfig, *, token_ids: Iterable[int] = ()) -> ClipEncod
 
 
 def _is_plain(block: Any) -> bool:
-    """Whether `_TimmTrunk.class_only` does what timm's ``block`` does.
+    """Whether `_TimmTrunk.class_only` computes the same as timm's ``block``.
 
-    Newer ones may gate or normalise what they attended to.
+    Newer blocks may gate or normalise the attended tokens.
     """
     usual = (
         type(block) is timm_vit.Block
@@ -356,6 +388,7 @@ def _square(size: int | tuple[int, int]) -> int:
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise WeightsError(
-            f"This CLIP's pictures are not square ({height} x {width}); use one whose are, such as ViT-B/16."
+            f"This CLIP's pictures are not square ({height} x {width}); use one with square pictures, such "
+            "as ViT-B/16."
         )
     return height

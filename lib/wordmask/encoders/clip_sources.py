@@ -1,9 +1,7 @@
-"""Public CLIP weights, from OpenAI, from the Hugging Face hub, or from a folder on a machine without
-internet.
+"""Loads public CLIP weights: from OpenAI, the Hugging Face hub, or a folder on a machine without internet.
 
-Knows: open_clip's configuration files, where they name other things, and weights files. Does not know: how a
-CLIP is cut open. Weights files cannot run code here (tensors.py, torchscript.py). Every failure is a
-WeightsError.
+Files of weights cannot run code here (tensors.py, torchscript.py). Every failure is a WeightsError. Knows
+open_clip's configuration files and files of weights; not how the blocks of a CLIP are used (clip.py).
 """
 
 from __future__ import annotations
@@ -36,27 +34,28 @@ WEIGHTS_FILES = (
     "open_clip_pytorch_model.bin",
 )
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # one of them is enough
-BIOMED_BERT = (
-    "BiomedBERT-base",
-    "PubMedBERT-base",
-)  # parts of the names under which BiomedCLIP's text tower has been published
+# Parts of the names under which BiomedCLIP's text tower has been published.
+BIOMED_BERT = ("BiomedBERT-base", "PubMedBERT-base")
 NOT_WEIGHTS = ("position_ids", "input_resolution", "context_length", "vocab_size")
 PIXELS = (("mean", OPENAI_MEAN), ("std", OPENAI_STD))
 COPY_AGAIN = "Copy its files again."
-OPENAI_ENTRIES = {
-    "openai_vit_b_16": "ViT-B-16"
-}  # single files among `wordmask weights` -> their architecture
+# Entries of `wordmask weights` that are single files -> their architecture.
+OPENAI_ENTRIES = {"openai_vit_b_16": "ViT-B-16"}
 OFFLINE = (
-    "`wordmask weights list` shows what can be fetched, or imported on a machine without internet; the "
-    "preset then names it as "
-    "weights:NAME, or as local-dir:FOLDER."
+    "`wordmask weights list` shows what can be fetched, or imported on a machine without internet; name it "
+    "in the preset as weights:NAME or local-dir:FOLDER."
 )
 
 
 @dataclass(frozen=True)
 class ClipParts:
-    """A CLIP as open_clip builds it, its tokenizer (texts -> ids [K, context]), and mean and deviation of its
-    pixels in 0..1.
+    """The parts of a CLIP.
+
+    Attributes:
+        model: as open_clip builds it.
+        tokenizer: texts -> token ids [K, context].
+        mean: of red, green and blue in 0..1, for which the model was trained.
+        std: likewise, the standard deviation.
     """
 
     model: nn.Module
@@ -66,23 +65,25 @@ class ClipParts:
 
 
 def load_openai(name: str, checkpoint: str | None = None) -> ClipParts:
-    """One of OpenAI's own models, such as ``ViT-B-16``.
+    """Load one of OpenAI's own models.
 
-    Downloaded by open_clip, or read from the file ``checkpoint``.
+    Args:
+        name: such as ``ViT-B-16``.
+        checkpoint: OpenAI's own ViT-B-16.pt (a TorchScript archive), or the same weights as .safetensors or
+            as a state dict; None lets open_clip download them.
 
-    checkpoint: OpenAI's own ViT-B-16.pt (an archive of TorchScript), or the same weights as .safetensors or
-    as a state dict
+    Raises:
+        WeightsError: there is no such model, or its weights cannot be downloaded or read.
     """
-    # OpenAI trained with this cheaper GELU; with the exact one the features are subtly wrong
+    # OpenAI trained with this cheaper GELU; with the exact one the features are slightly wrong.
     architecture = f"{name}-quickgelu"
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise WeightsError(
-            f"OpenAI published no CLIP {name!r} that open_clip knows; ViT-B-16 is the one that is tested "
-            "here."
+            f"OpenAI has not published a CLIP {name!r} that open_clip knows; use ViT-B-16, which is tested."
         )
     if checkpoint is None:
-        with _explain_errors(f"OpenAI's CLIP {name} could not be had from the internet", OFFLINE):
+        with _explain_errors(f"OpenAI's CLIP {name} could not be downloaded", OFFLINE):
             model = open_clip.create_model(architecture, pretrained="openai", require_pretrained=True)
     else:
         model = CLIP(**config)
@@ -91,27 +92,31 @@ def load_openai(name: str, checkpoint: str | None = None) -> ClipParts:
 
 
 def load_catalogued(name: str) -> ClipParts:
-    """An entry of `wordmask weights` that was fetched or imported before.
+    """Load an entry of `wordmask weights` that was fetched or imported before.
 
-    WeightsError with the command to type when it was not.
+    Raises:
+        WeightsError: it is not on this machine (with the command to type), or it is not a CLIP.
     """
     path = weights_path(name)
     if path.is_dir():
         return load_local_directory(str(path))
     if name not in OPENAI_ENTRIES:
         raise WeightsError(
-            f"The weights {name!r} are no CLIP; take biomedclip or {', '.join(OPENAI_ENTRIES)}."
+            f"The weights {name!r} are not a CLIP; use biomedclip or {', '.join(OPENAI_ENTRIES)}."
         )
     return load_openai(OPENAI_ENTRIES[name], str(path))
 
 
 def load_named_hub(name: str) -> ClipParts:
-    """A model of the Hugging Face hub (``OWNER/NAME``) in open_clip's layout.
+    """Load a model of the Hugging Face hub (``OWNER/NAME``) in open_clip's layout.
 
-    From its cache where it was downloaded before.
+    It is read from the hub's cache when it was downloaded before.
+
+    Raises:
+        WeightsError: it cannot be downloaded or read.
     """
     source = f"hf-hub:{name}"
-    with _explain_errors(f"{name} could not be had from the Hugging Face hub", OFFLINE):
+    with _explain_errors(f"{name} could not be downloaded from the Hugging Face hub", OFFLINE):
         model = open_clip.create_model(source, require_pretrained=True, pretrained_text=False)
         tokenizer = _warm_up(open_clip.get_tokenizer(source))
         preprocess = open_clip.get_model_preprocess_cfg(model)
@@ -119,13 +124,16 @@ def load_named_hub(name: str) -> ClipParts:
 
 
 def load_local_directory(name: str) -> ClipParts:
-    """A folder with open_clip_config.json, weights, and, where the text tower is a BERT, its tokenizer files
-    and its config.json.
+    """Load a CLIP from a folder, without network.
 
-    Touches no network: open_clip would ask the hub for the text tower's configuration and for the tokenizer,
-    whose names stand in the configuration file; here both names point into the folder, in memory, and the
+    The folder holds open_clip_config.json, weights and, where the text tower is a BERT, its tokenizer files
+    and its config.json. open_clip would ask the hub for the text tower's configuration and for the tokenizer,
+    whose names are in the configuration file; here both names point into the folder, in memory, and the
     folder stays as it is. A plain copy of BiomedCLIP from the hub has no config.json; its text tower is known
     to be a BERT of base size, so none is needed.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or does not fit the others.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -185,22 +193,21 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _text_tower(folder: Path, scratch: Path, hub_name: str) -> str:
-    """Where transformers finds the configuration of the text tower.
+    """The folder where transformers finds the configuration of the text tower.
 
-    In ``folder``, or written to ``scratch``.
+    It is ``folder``, or ``scratch``, where the configuration of BiomedCLIP's text tower is written.
     """
     if (folder / "config.json").is_file():
         return str(folder)
     if any(part in hub_name for part in BIOMED_BERT):
         from transformers import BertConfig
 
-        BertConfig().save_pretrained(
-            scratch
-        )  # its defaults are BERT base, uncased, 30522 words: exactly that text tower
+        # The defaults are BERT base, uncased, 30522 words: exactly that text tower.
+        BertConfig().save_pretrained(scratch)
         return str(scratch)
     raise WeightsError(
-        f"{folder.name!r} lacks config.json, which describes the text tower; copy it from {hub_name} on the "
-        "hub."
+        f"The folder {folder.name!r} has no config.json, which describes the text tower; copy it from "
+        f"{hub_name} on the hub."
     )
 
 
@@ -219,14 +226,15 @@ def _local_tokenizer(folder: Path, text: dict[str, Any]) -> Callable[[list[str]]
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    """Read ``path`` into ``model``; every name and shape must fit. open_clip's own loader resamples positions
-    without a word.
+    """Read ``path`` into ``model``; every name and shape must fit.
+
+    open_clip's own loader is not used, because it resamples positions without a warning.
     """
     expected = {name: value.shape for name, value in model.state_dict().items()}
     if path.is_file() and is_torchscript(path):
         tensors = {name: value for name, value in read_torchscript(path).items() if name in expected}
     else:
-        # BERT's position numbers were once stored as if they were weights, OpenAI's sizes likewise.
+        # BERT's position numbers and OpenAI's sizes were once stored as if they were weights.
         tensors = {
             name: value
             for name, value in read_tensors(path).items()
@@ -236,17 +244,17 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if odd:
         raise WeightsError(
-            f"{path.name} holds another architecture than the preset asks for: {len(odd)} tensors are "
-            "missing, extra or of "
-            f"another shape, {odd[0]} for one; give the file of that model or choose another preset."
+            f"{path.name} has another architecture than the preset asks for: {len(odd)} tensors are missing, "
+            f"extra or of another shape, for example {odd[0]}; give the file of that model or choose another "
+            "preset."
         )
     model.load_state_dict(tensors)
 
 
 def _warm_up(tokenizer: Callable[[list[str]], Tensor]) -> Callable[[list[str]], Tensor]:
-    """Used once: the first call sets a fast tokenizer's padding.
+    """Call a tokenizer once and return it.
 
-    Later ones only read it, as two threads may at the same time.
+    The first call sets a fast tokenizer's padding; later calls only read it, so threads may share it.
     """
     tokenizer([""])
     return tokenizer
@@ -254,9 +262,13 @@ def _warm_up(tokenizer: Callable[[list[str]], Tensor]) -> Callable[[list[str]], 
 
 @contextmanager
 def _explain_errors(what: str, hint: str) -> Iterator[None]:
-    """Turn whatever open_clip, transformers, timm or the hub raise into our words.
+    """Turn any error of open_clip, transformers, timm or the hub into a WeightsError.
 
-    Theirs may hold paths of this machine.
+    Their own messages may contain paths of this machine.
+
+    Args:
+        what: what failed, the beginning of the sentence.
+        hint: what to do.
     """
     try:
         yield

@@ -1,9 +1,7 @@
-"""One short text that changes whenever an encoder would compute something else.
+"""The fingerprint of an encoder: a short text that changes whenever its output may change.
 
-The key of every cached feature.
-
-Knows: the weights of a torch module. Does not know: which encoder it is; the caller says what the weights
-alone do not show.
+It is part of the key of every cached feature. Knows the weights of a torch module; not which encoder it is,
+so the caller adds what the weights alone do not show.
 """
 
 from __future__ import annotations
@@ -17,12 +15,18 @@ DIGITS = 32  # 128 bits: two different encoders never meet by chance
 
 
 def fingerprint(module: nn.Module, *, architecture: str = "") -> str:
-    """Hexadecimal digest, 32 digits, of every weight and saved buffer (name, type, shape, bits) and of
-    ``architecture``.
+    """Digest of every weight and saved buffer (name, type, shape, bits) and of ``architecture``.
 
-    architecture: what changes the output but not the weights, such as the number of heads, the activation,
-    the pixels' mean. The same on every device. Reads all weights (a second for ViT-B/16 with BERT): call it
-    once per load, not once per slice.
+    It is the same on every device. All weights are read (a second for ViT-B/16 with BERT), so call it once
+    per load, not once per slice.
+
+    Args:
+        module: the encoder.
+        architecture: what changes the output but not the weights, such as the number of heads, the
+            activation, or the pixels' mean.
+
+    Returns:
+        32 hexadecimal digits.
     """
     digest = hashlib.sha256(architecture.encode())
     for name, value in sorted(module.state_dict().items()):

@@ -1,12 +1,10 @@
-"""Low-rank adaptation of SAM's image encoder.
+"""Low-rank adaptation (LoRA) of SAM's image encoder: q and v of every block, as in SAMed, with peft.
 
-Q and v of every block, as in SAMed, with peft; merged away for inference.
+For inference it is merged into the weights. Knows segment_anything's encoder and the LoRA files of SAMed and
+Simple-ViLMedSAM; not SAM's decoder, training or presets.
 
-Knows: segment_anything's encoder, LoRA files of SAMed and Simple-ViLMedSAM. Does not know: SAM's decoder,
-training, presets.
-Source: methods.md 0.4. For each block q += B_q A_q x and v += B_v A_v x, k stays; A: width -> rank,
-Kaiming-uniform (a = sqrt 5),
-B: rank -> width, zero at first; no bias, no dropout, scale 1.
+Source: methods.md 0.4. For each block q += B_q A_q x and v += B_v A_v x, k stays. A: width -> rank,
+Kaiming-uniform (a = sqrt 5); B: rank -> width, zero at first; no bias, no dropout, scale 1.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ PARTS = ("q", "v")  # in the order of the published files; k is not adapted
 
 
 class SplitQKV(nn.Module):
-    """SAM's fused qkv Linear as three Linears.
+    """SAM's fused qkv layer as three layers with the same input and output.
 
-    Same input, same output, but q and v have names, so that peft can find them.
+    q and v then have names, so that peft can find them.
     """
 
     def __init__(self, fused: nn.Linear) -> None:
@@ -40,16 +38,20 @@ class SplitQKV(nn.Module):
         self.q, self.k, self.v = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: [..., D]. Returns [..., 3 D], q then k then v."""
+        """[..., D] -> [..., 3 D]: q, then k, then v."""
         return torch.cat([self.q(tokens), self.k(tokens), self.v(tokens)], dim=-1)
 
 
 def add_lora(image_encoder: ImageEncoderViT, rank: int = 4) -> ImageEncoderViT:
-    """Give q and v of every block a low-rank part that changes nothing yet, and freeze all else.
+    """Give q and v of every block a low-rank part that changes nothing yet, and freeze all other weights.
 
-    In place; returns the encoder.
+    Adds 4 * width * rank parameters per block, in place.
 
-    Adds 4 * width * rank parameters per block. ValueError when the encoder has its low-rank parts already.
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: the encoder already has low-rank parts.
     """
     if has_lora(image_encoder):
         raise ValueError("This encoder has LoRA already; merge it before adding another.")
@@ -67,12 +69,16 @@ def add_lora(image_encoder: ImageEncoderViT, rank: int = 4) -> ImageEncoderViT:
 
 @torch.no_grad()
 def merge_lora(image_encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """Fold W_q + B_q A_q and W_v + B_v A_v into a fused qkv.
+    """Merge W_q + B_q A_q and W_v + B_v A_v into a fused qkv, in place.
 
-    A plain segment_anything encoder again, at no cost. In place.
+    The encoder is a plain one of segment_anything again, without extra cost. The rows of k are copied, so
+    they do not change by a single bit. The merged weights are frozen.
 
-    The rows of k are copied, so they do not change by a single bit. The merged weights are frozen. ValueError
-    without LoRA.
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: the encoder has no low-rank parts.
     """
     _require_lora(image_encoder)
     for block in image_encoder.blocks:
@@ -82,9 +88,8 @@ def merge_lora(image_encoder: ImageEncoderViT) -> ImageEncoderViT:
         parts = [split.q.base_layer, split.k, split.v.base_layer]
         bias = None if split.k.bias is None else torch.cat([part.bias for part in parts])
         block.attn.qkv = _linear(torch.cat([part.weight for part in parts]), bias).requires_grad_(False)
-    del (
-        image_encoder.peft_config
-    )  # peft's note on the module; left there, a later add_lora would count as a second adapter
+    # peft's mark on the module; if it stayed, a later add_lora would count as a second adapter.
+    del image_encoder.peft_config
     return image_encoder
 
 
@@ -94,9 +99,10 @@ def has_lora(image_encoder: ImageEncoderViT) -> bool:
 
 
 def lora_layers(image_encoder: ImageEncoderViT) -> Iterator[tuple[str, nn.Linear, nn.Linear]]:
-    """(name, A, B) of every low-rank part in the order of the blocks, q before v.
+    """Every low-rank part in the order of the blocks, q before v.
 
-    The name is like ``blocks.0.q``.
+    Yields:
+        (name, A, B), the name like ``blocks.0.q``.
     """
     _require_lora(image_encoder)
     for index, block in enumerate(image_encoder.blocks):
@@ -106,7 +112,7 @@ def lora_layers(image_encoder: ImageEncoderViT) -> Iterator[tuple[str, nn.Linear
 
 
 def lora_state_dict(image_encoder: ImageEncoderViT) -> dict[str, Tensor]:
-    """The low-rank parts alone, copied: ``blocks.0.q.A`` [rank, D], ``blocks.0.q.B`` [D, rank] and so on."""
+    """Copies of the low-rank parts alone: ``blocks.0.q.A`` [rank, D], ``blocks.0.q.B`` [D, rank], ..."""
     state = {}
     for name, a, b in lora_layers(image_encoder):
         state[f"{name}.A"] = a.weight.detach().clone()
@@ -116,9 +122,10 @@ def lora_state_dict(image_encoder: ImageEncoderViT) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_lora_state_dict(image_encoder: ImageEncoderViT, state: Mapping[str, Tensor]) -> None:
-    """Put the tensors of `lora_state_dict` in place; all or nothing.
+    """Load the tensors of `lora_state_dict`, all or none of them.
 
-    WeightsError when blocks, width or rank differ.
+    Raises:
+        WeightsError: blocks, width or rank differ.
     """
     layers = {
         f"{name}.{letter}": layer
@@ -131,11 +138,14 @@ def load_lora_state_dict(image_encoder: ImageEncoderViT, state: Mapping[str, Ten
 
 
 def lora_from_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The LoRA file of SAMed and of Simple-ViLMedSAM in the names of `lora_state_dict`.
+    """Convert the LoRA file of SAMed and of Simple-ViLMedSAM to the names of `lora_state_dict`.
 
-    There ``w_a_000``, ``w_b_000`` are A and B of q in block 0, ``w_a_001``, ``w_b_001`` those of v, and so
-    on. Such a file also holds SAM's prompt encoder and mask decoder; they are left out, since
-    Simple-ViLMedSAM does not use them. WeightsError when there is no ``w_a_000``.
+    In the file ``w_a_000``, ``w_b_000`` are A and B of q in block 0, ``w_a_001``, ``w_b_001`` those of v, and
+    so on. It also contains SAM's prompt encoder and mask decoder, which are left out because Simple-ViLMedSAM
+    does not use them.
+
+    Raises:
+        WeightsError: there is no ``w_a_000``.
     """
     if "w_a_000" not in tensors:
         raise WeightsError(
@@ -151,10 +161,17 @@ def lora_from_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_lora_file(image_encoder: ImageEncoderViT, path: Path) -> ImageEncoderViT:
-    """Load LoRA, after adding it with the file's rank where there is none. In place; returns the encoder.
+    """Load LoRA in place, and add it first, with the file's rank, where there is none.
 
-    path: our own names or the published ones, torch or safetensors
-    Raises WeightsError when the file is damaged or for another encoder; the encoder is then as it was.
+    Args:
+        image_encoder: of SAM.
+        path: a torch or safetensors file with our own names or the published ones.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        WeightsError: the file is damaged or for another encoder; the encoder is then unchanged.
     """
     tensors = read_tensors(path)
     state = tensors if "blocks.0.q.A" in tensors else lora_from_reference(tensors)
@@ -167,7 +184,7 @@ def load_lora_file(image_encoder: ImageEncoderViT, path: Path) -> ImageEncoderVi
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A Linear of these very numbers, on their device (meta included)."""
+    """A linear layer with these weights, on their device (meta included)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:

@@ -1,8 +1,7 @@
 """SAM's image encoder, prompt encoder and mask decoder, from segment_anything: built, loaded, run on batches.
 
-Knows: segment_anything, checkpoint files, SAM's own square frame (image at the top left, padding at the
-bottom right), and the name of its weights in the catalogue.
-Does not know: words, volumes, original pixels, presets' folders.
+Knows segment_anything, checkpoint files, SAM's own square frame (image at the top left, padding at the bottom
+right), and the name of its weights in the catalogue; not words, volumes, original pixels or presets' folders.
 """
 
 from __future__ import annotations
@@ -25,33 +24,29 @@ from wordmask.weights.verified_files import weights_path
 if TYPE_CHECKING:
     from wordmask.encoders.clip import ClipEncoder
 
-PIXEL_MEAN = (
-    123.675,
-    116.28,
-    103.53,
-)  # of red, green, blue in 0..255, as every published SAM was trained (methods.md 0.3)
+# Of red, green, blue in 0..255, as every published SAM was trained (methods.md 0.3).
+PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # channels of a token tell the published encoders apart
 
 
 def build_tiny_sam(architecture: TinySamArchitecture) -> Sam:
-    """A tiny SAM with random weights from torch's global generator, in eval mode.
+    """Build a tiny SAM with random weights from torch's global generator, in evaluation mode.
 
     Relative positions start at 0.
     """
-    encoder = (
-        ImageEncoderViT(  # LayerNorm eps stays at 1e-5, the value of open_clip, so that a warm start is exact
-            img_size=architecture.image_size,
-            patch_size=architecture.patch_size,
-            embed_dim=architecture.width,
-            depth=architecture.depth,
-            num_heads=architecture.heads,
-            mlp_ratio=architecture.mlp_ratio,
-            out_chans=architecture.out_channels,
-            use_rel_pos=True,
-            window_size=0,
-            global_attn_indexes=tuple(range(architecture.depth)),
-        )
+    # LayerNorm's eps stays at 1e-5, the value of open_clip, so that a warm start is exact.
+    encoder = ImageEncoderViT(
+        img_size=architecture.image_size,
+        patch_size=architecture.patch_size,
+        embed_dim=architecture.width,
+        depth=architecture.depth,
+        num_heads=architecture.heads,
+        mlp_ratio=architecture.mlp_ratio,
+        out_chans=architecture.out_channels,
+        use_rel_pos=True,
+        window_size=0,
+        global_attn_indexes=tuple(range(architecture.depth)),
     )
     grid, channels = architecture.grid, architecture.out_channels
     prompts = PromptEncoder(
@@ -76,21 +71,22 @@ def build_tiny_sam(architecture: TinySamArchitecture) -> Sam:
 
 
 def load_sam(config: SamConfig) -> Sam:
-    """A SAM for inference: eval mode, float32, no gradients.
+    """Load a SAM for inference: evaluation mode, float32, no gradients.
 
     A public kind takes its weights from ``config.checkpoint``, or from where `wordmask weights` keeps them;
-    the tiny one keeps its random weights without a checkpoint, since the trained ones come with the preset.
-    In a frame of another size than 1024 px the positions are resampled as in SAMed. Raises WeightsError when
-    the file is missing (with the command to type), damaged, or of another architecture.
+    the tiny one keeps its random weights without a checkpoint, because the trained ones come with the preset.
+    In a frame of another size than 1024 px the positions are resampled as in SAMed.
+
+    Raises:
+        WeightsError: the file is missing (with the command to type), damaged, or of another architecture.
     """
     if config.kind == "tiny":
         sam = build_tiny_sam(config.architecture)
         checkpoint = config.checkpoint
     else:
         checkpoint = config.checkpoint or weights_path(f"sam_{config.kind}")
-        with torch.device(
-            "meta"
-        ):  # no time and memory for random numbers that the checkpoint replaces (ViT-H: 2.6 GB)
+        # On "meta" no random numbers are drawn, which the checkpoint would replace (ViT-H: 2.6 GB).
+        with torch.device("meta"):
             sam = sam_model_registry[config.kind]()
     if checkpoint is not None:
         _load_checkpoint(sam, checkpoint, config.kind)
@@ -120,7 +116,7 @@ def _load_checkpoint(sam: Sam, path: Path, kind: str) -> None:
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> str:
-    """What a file of weights is, by the width of its tokens."""
+    """A name for a file of weights, by the width of its tokens."""
     positions = tensors.get("image_encoder.pos_embed")
     if positions is None:
         return "no SAM"
@@ -129,9 +125,9 @@ def _describe(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _resize_frame(sam: Sam, image_size: int) -> None:
-    """Make ``sam`` take squares of ``image_size`` px.
+    """Make ``sam`` take squares of ``image_size`` pixels.
 
-    Positions are resampled, but not inside windows (source: SAMed).
+    Positions are resampled, but not inside windows (as in SAMed).
     """
     encoder, prompts = sam.image_encoder, sam.prompt_encoder
     grid = image_size // encoder.patch_embed.proj.kernel_size[0]
@@ -152,12 +148,17 @@ def _resize_frame(sam: Sam, image_size: int) -> None:
 
 
 def preprocess(sam: Sam, pixels: Tensor, valid: Tensor) -> Tensor:
-    """Normalise, then make the padding exactly 0: the published order (methods.md 0.3).
+    """Normalise pixels, then make the padding exactly 0.
 
-    The other way round padding would be -2.
+    This is the published order (methods.md 0.3); the other way round padding would be -2.
 
-    pixels: [N, 3, S, S] in 0..1, in SAM's frame; valid: bool [S, S] or [N, S, S], true where the slice is
-    returns: [N, 3, S, S], unit variance on natural pictures, input of ``sam.image_encoder``
+    Args:
+        sam: the model.
+        pixels: [N, 3, S, S] in 0..1, in SAM's frame.
+        valid: bool [S, S] or [N, S, S], true where the slice is.
+
+    Returns:
+        [N, 3, S, S], of unit variance on natural pictures, the input of ``sam.image_encoder``.
     """
     normalised = (pixels * 255 - sam.pixel_mean) / sam.pixel_std
     mask = valid if valid.dim() == 2 else valid[:, None]
@@ -173,17 +174,21 @@ def decode_prompts(
     masks: Tensor | None = None,
     multimask: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """SAM's prompt encoder and mask decoder for P rows, each an image with its own prompts.
+    """Run SAM's prompt encoder and mask decoder on P rows, each an image with its own prompts.
 
-    Row p depends on row p alone.
+    Row p of the output depends on row p of the input alone.
 
-    embeddings: [P, C, g, g], from ``sam.image_encoder``; repeat an image's embedding for its second set of
-    prompts
-    boxes: [P, 4], (x0, y0, x1, y1) in pixels of SAM's frame, pixel i centred at i (SAM adds 0.5)
-    points: coordinates [P, n, 2], (x, y) likewise, and labels [P, n]: 1 inside, 0 outside, -1 no point
-    masks: [P, 1, 4g, 4g], logits of an earlier round
-    multimask: three masks for an ambiguous prompt instead of one
-    returns: logits [P, M, 4g, 4g] in SAM's frame, predicted IoU [P, M]; M is 1 or 3
+    Args:
+        sam: the model.
+        embeddings: [P, C, g, g], from ``sam.image_encoder``; repeat an image's embedding for its second set
+            of prompts.
+        boxes: [P, 4], (x0, y0, x1, y1) in pixels of SAM's frame, pixel i centred at i (SAM adds 0.5).
+        points: coordinates [P, n, 2], (x, y) likewise, and labels [P, n]: 1 inside, 0 outside, -1 no point.
+        masks: [P, 1, 4g, 4g], logits of an earlier round.
+        multimask: whether to draw three masks for an ambiguous prompt instead of one.
+
+    Returns:
+        Logits [P, M, 4g, 4g] in SAM's frame and predicted IoU [P, M]; M is 1 or 3.
     """
     rows = embeddings.shape[0]
     sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
@@ -204,12 +209,13 @@ def decode_prompts(
 def warm_start_from_clip(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> None:
     """Start SAM's encoder from the vision tower of an open_clip CLIP without ``ln_pre``.
 
-    Both are pre-norm ViTs.
+    Both are pre-norm ViTs, so blocks are copied as they are. The patch kernel is resampled (bicubic, sum
+    kept) when the patch size differs, and absorbs the change from CLIP's to SAM's pixel mean and deviation,
+    so that the same picture gives the same patch tokens. Positions are resampled (bicubic) to SAM's grid;
+    CLIP's class token is left out; relative positions become 0.
 
-    Blocks are copied as they are. The patch kernel is resampled (bicubic, sum kept) when the patch size
-    differs and takes in the change from CLIP's to SAM's pixel mean and std, so that the same picture gives
-    the same patch tokens. Positions are resampled (bicubic) to SAM's grid; CLIP's class token is left out;
-    relative positions become 0. Raises WeightsError when depth, width or heads differ.
+    Raises:
+        WeightsError: depth, width or heads differ.
     """
     visual: Any = clip.model.visual  # open_clip's modules are not typed
     blocks = visual.transformer.resblocks
@@ -223,8 +229,7 @@ def warm_start_from_clip(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> N
     if ours != theirs:
         raise WeightsError(
             f"A SAM encoder of {ours[0]} blocks, width {ours[1]} and {ours[2]} heads cannot start from a "
-            "CLIP of "
-            f"{theirs[0]} blocks, width {theirs[1]} and {theirs[2]} heads; give both the same sizes."
+            f"CLIP of {theirs[0]} blocks, width {theirs[1]} and {theirs[2]} heads; give both the same sizes."
         )
     _copy_patch_kernel(image_encoder, clip)
     grid_size = visual.grid_size
@@ -246,9 +251,10 @@ def warm_start_from_clip(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> N
 
 
 def _copy_patch_kernel(image_encoder: ImageEncoderViT, clip: ClipEncoder) -> None:
-    """CLIP sees (p - m) / s of a pixel p in 0..1, SAM (255 p - M) / S.
+    """Copy CLIP's patch kernel, and convert it to SAM's normalisation of pixels.
 
-    The kernel takes S / (255 s), the bias the rest.
+    CLIP gets (p - m) / s of a pixel p in 0..1, SAM (255 p - M) / S: the kernel absorbs S / (255 s), the bias
+    the rest.
     """
     visual: Any = clip.model.visual  # open_clip's modules are not typed
     source, target = visual.conv1, image_encoder.patch_embed.proj

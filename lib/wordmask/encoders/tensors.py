@@ -1,6 +1,6 @@
-"""Files of tensors, read without running any code that is inside them.
+"""Reads files of tensors without running any code inside them.
 
-Knows: torch and safetensors files. Does not know: which model the tensors are for, nor where files are kept.
+Knows torch and safetensors files; not which model the tensors are for, nor where files are kept.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from wordmask.errors import WeightsError
 
 # Training scripts store numpy numbers beside the weights (Simple-ViLMedSAM its mean loss), which torch
 # refuses unless named here.
-_MAKE_NUMBER = np.float64(0).__reduce__()[
-    0
-]  # numpy's private function, under either name that a file may give it
+# numpy's private function, which files give either of two names.
+_MAKE_NUMBER = np.float64(0).__reduce__()[0]
 NUMPY_NUMBERS: list[Any] = [
     (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
     (_MAKE_NUMBER, "numpy._core.multiarray.scalar"),
@@ -32,24 +31,25 @@ NUMPY_NUMBERS: list[Any] = [
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors file, or in a torch file of tensors or of ``{"model".
+    """Read the tensors of a .safetensors file, or of a torch file of tensors or of ``{"model": tensors}``.
 
-    tensors, ...}``; on the CPU.
+    Returns:
+        Name -> tensor, on the CPU.
 
-    Raises WeightsError when the file is missing, damaged, or holds something else than tensors.
+    Raises:
+        WeightsError: the file is missing, damaged, or does not contain tensors.
     """
     if not path.is_file():
         raise WeightsError(
-            f"There is no weights file {path.name}; type `wordmask weights list` to see what can be fetched."
+            f"There is no file of weights {path.name}; `wordmask weights list` shows what can be fetched."
         )
     try:
         content = _read(path)
-    except (
-        Exception
-    ) as error:  # a damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them
+    # A damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them.
+    except Exception as error:
         raise WeightsError(
-            f"{path.name} cannot be read as weights: it is damaged, cut short, or holds other things; fetch "
-            "or export it again."
+            f"{path.name} cannot be read as weights: it is damaged, cut short, or another kind of file; "
+            "fetch or export it again."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]

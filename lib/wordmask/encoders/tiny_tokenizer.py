@@ -1,8 +1,8 @@
-"""The small text table of preset tiny: CLIP's own tokenizer, with only the rows that the vocabulary needs.
+"""The tokenizer of preset tiny: CLIP's own, with only the rows that the vocabulary needs.
 
-Knows: byte-pair ids. Does not know: the vocabulary, images, weights. All 49408 rows would be most of the
-preset's size; the few that are used are renumbered, and whatever has no row is "unknown", so that a word
-nobody trained can be refused.
+All 49408 rows would be most of the preset's size. The few that are used are renumbered, and a token without a
+row is "unknown", so that untrained words can be refused. Knows byte-pair ids; not the vocabulary, images or
+weights.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-PADDING, UNKNOWN, FIRST = (
-    0,
-    1,
-    2,
-)  # rows before those of the ids; after them come start of text and end of text
+# Rows before those of the ids; after them come start of text and end of text.
+PADDING, UNKNOWN, FIRST = 0, 1, 2
 
 
 class TinyTokenizer:
-    """Texts to rows of a table: padding, unknown, one row per id in rising order, start of text, end of text.
+    """Converts texts to rows of a table.
 
-    token_ids: byte-pair ids of CLIP's tokenizer that have a row, each once, in rising order
-    context_length: rows per text, start and end included
-    End of text is the largest row because open_clip takes the text's feature where the row is largest.
+    The rows are padding, unknown, one per id in ascending order, start of text, and end of text. End of text
+    is the largest row because open_clip takes the text's feature where the row is largest.
+
+    Args:
+        token_ids: byte-pair ids of CLIP's tokenizer that have a row, each once, in ascending order.
+        context_length: rows per text, start and end included.
+
+    Raises:
+        ValueError: the ids do not ascend, or a text would have less than 3 rows.
     """
 
     def __init__(self, token_ids: Sequence[int], context_length: int) -> None:
@@ -39,7 +42,7 @@ class TinyTokenizer:
             or ids[0] < 0
         ):
             raise ValueError(
-                f"Token ids must rise within 0..{special - 1}, each once; these {len(ids)} do not."
+                f"Token ids must ascend within 0..{special - 1}, each once; these {len(ids)} do not."
             )
         if context_length < 3:
             raise ValueError(f"A text needs at least 3 places (start, one token, end), got {context_length}.")
@@ -54,13 +57,13 @@ class TinyTokenizer:
 
     @property
     def rows(self) -> int:
-        """Rows of the table: what the text tower's embedding must have."""
+        """Number of rows of the table, which the text tower's embedding must have, too."""
         return self._end + 1
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Rows [len(texts), context_length], int64.
+        """Rows of the texts, [len(texts), context_length], int64.
 
-        A text that is too long loses its last tokens, never its end.
+        A text that is too long loses its last tokens, but never its end of text.
         """
         table = torch.full((len(texts), self.context_length), PADDING, dtype=torch.long)
         for line, text in zip(table, texts, strict=True):
@@ -71,9 +74,9 @@ class TinyTokenizer:
         return table
 
     def knows(self, text: str) -> bool:
-        """Whether every token of ``text`` has a row, there is at least one, and none is cut off.
+        """Whether ``text`` has tokens, each of them has a row, and none is cut off.
 
-        Says nothing about training.
+        That does not mean that the weights were trained on it.
         """
         tokens = _byte_pairs().encode(text)
         return 0 < len(tokens) <= self.context_length - 2 and all(token in self._rows for token in tokens)
@@ -85,16 +88,23 @@ def _byte_pairs() -> Any:
 
 
 def token_ids_of(texts: Iterable[str]) -> set[int]:
-    """Byte-pair ids that ``texts`` need."""
+    """The byte-pair ids of all tokens in ``texts``."""
     return {token for text in texts for token in _byte_pairs().encode(text)}
 
 
 def table_for(table: Tensor, old_ids: Sequence[int], new_ids: Sequence[int]) -> Tensor:
-    """A table [rows, D] of ``old_ids`` laid out for ``new_ids``, which hold all of them.
+    """Extend a table of embeddings to more token ids.
 
-    A new id gets a random row of its own seed.
+    A new id gets a random row from a seed of its own, so it always starts from the same row, whatever other
+    ids are new.
 
-    The same id starts from the same row, whatever else is new.
+    Args:
+        table: [rows, D], for ``old_ids``.
+        old_ids: ids that have a row.
+        new_ids: ids that are to have a row, with all the old ones.
+
+    Returns:
+        [more rows, D], for ``new_ids``.
     """
     if tuple(old_ids) == tuple(new_ids):
         return table

@@ -1,10 +1,9 @@
-"""The weights inside a TorchScript archive, such as OpenAI's ViT-B-16.pt, without running the program that is
-inside too.
+"""Reads the weights in a TorchScript archive, such as OpenAI's ViT-B-16.pt, without running its program.
 
-Knows: how torch lays out such an archive: a zip with a pickle of the module tree and one raw file per tensor.
-Does not know: the model. `torch.jit.load` would compile the archive's own code, and a plain unpickler would
-call whatever the pickle names; here every name in the pickle stands for an empty shell, except tensors and
-their storage types.
+`torch.jit.load` would compile the archive's own code, and a plain unpickler would call whatever the pickle
+names; here every name in the pickle stands for an empty shell, except tensors and their storage types. Knows
+the layout of such an archive: a zip with a pickle of the module tree and one raw file per tensor; not the
+model.
 """
 
 from __future__ import annotations
@@ -41,11 +40,13 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Every tensor of the module tree by its dotted name, on the CPU.
+    """Read every tensor of the module tree.
 
-    parameters, buffers, and whatever else a module kept.
+    Returns:
+        Dotted name -> tensor on the CPU: parameters, buffers, and any other attribute of a module.
 
-    WeightsError: the archive is damaged.
+    Raises:
+        WeightsError: the archive is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -59,7 +60,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 class _Shell:
-    """Stands for any class or function that the pickle names; keeps attributes, does nothing."""
+    """Stands for any class or function that the pickle names; keeps attributes and does nothing else."""
 
     def __init__(self, *_: object) -> None: ...
 

@@ -40,9 +40,9 @@ def find_python_problem(version: tuple[int, ...] = sys.version_info[:3]) -> str 
     if found in SpecifierSet(metadata.metadata("wordmask")["Requires-Python"]):  # of pyproject.toml
         return None
     return (
-        f"This is Python {found}, and WordMask needs 3.11 or 3.12, because numpy 1.26 is not built for "
-        "others;"
-        " install one of these (for example `uv python install 3.12`) and make the environment with it."
+        f"This is Python {found}, and WordMask needs 3.11 or 3.12, because "
+        "numpy 1.26 is not built for others; install one of these (for "
+        "example `uv python install 3.12`) and make the environment with it."
     )
 
 
@@ -134,12 +134,12 @@ def find_device_problem() -> str | None:
         return None
     if torch.version.cuda is None:
         return (
-            f"This machine has the GPU {gpu}, but torch {torch.__version__} is built for CPUs;"
-            " install torch and torchvision again from the package index, without CPU=1."
+            f"This machine has the GPU {gpu}, but torch {torch.__version__} is built for "
+            "CPUs; install torch and torchvision again from the package index, without CPU=1."
         )
     return (
-        f"This machine has the GPU {gpu}, but its driver is too old for CUDA {torch.version.cuda}; update "
-        "the NVIDIA driver."
+        f"This machine has the GPU {gpu}, but its driver is too old "
+        f"for CUDA {torch.version.cuda}; update the NVIDIA driver."
     )
 
 

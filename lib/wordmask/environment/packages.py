@@ -65,8 +65,8 @@ def find_problems(
         if not requirements:
             return [
                 (
-                    "WordMask is not installed in this Python; type `pip install -c constraints.txt -e .` "
-                    "in its folder."
+                    "WordMask is not installed in this Python; type `pip "
+                    "install -c constraints.txt -e .` in its folder."
                 )
             ]
     problems = [_problem(text, version_of) for text in requirements]
@@ -124,7 +124,7 @@ def _mismatched_torch(torch: str | None, torchvision: str | None, wants: Sequenc
     if release and build:
         return None
     return (
-        f"torchvision {torchvision} was not built for torch {torch} (the symptom: operator torchvision::nms "
-        "does not exist);"
-        " install both again, together and from one index: `pip install --force-reinstall torch torchvision`."
+        f"torchvision {torchvision} was not built for torch {torch} (the symptom: "
+        "operator torchvision::nms does not exist); install both again, together "
+        "and from one index: `pip install --force-reinstall torch torchvision`."
     )

@@ -1,4 +1,1 @@
-"""From a volume and words to a label map.
-
-The request, slices in batches, cached features, overlaps, and the result.
-"""
+"""From a volume and words to a label map: request, batches of slices, cached features, overlaps, result."""

@@ -2,11 +2,11 @@
 
 Why: on a CPU the last digit of a result depends on the shape of a batch and on the row in it (vectorised
 ``sigmoid`` and ``softplus`` treat the elements left over at the end of a loop with other instructions: 6e-8
-seen, enough to flip a pixel at a threshold). So a batch has always the same shape, unused rows repeat an
-item, and the row of an item follows from the item alone. What else is computed, cached or skipped can then
-change the speed, never a number.
+seen, enough to flip a pixel at a threshold). So a batch always has the same shape, unused rows repeat an
+item, and the row of an item follows from the item alone. Whatever else is computed, cached or skipped can
+then change the speed, never a number.
 
-Knows the features of the segmenter contract; not volumes, not models, not what a request is.
+Knows the features of the segmenter contract; not volumes, models or requests.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from wordmask.data.letterbox import Letterbox
 from wordmask.models.base import PromptFeatures, SliceFeatures, SliceKey
 
 T = TypeVar("T")
-StoredSlice = dict[
-    str, Tensor
-]  # what the cache keeps of one slice: the model's tensors without the batch axis, and its frames
+# What the cache keeps of one slice: the model's tensors without the batch axis, and its frames.
+StoredSlice = dict[str, Tensor]
 
 FRAME_PREFIX = "frame:"
 
 
 @dataclass(frozen=True)
 class Batch(Generic[T]):
-    """items: exactly as many as the batch has rows.
+    """One batch of a fixed number of rows.
 
-    wanted: the rows that were asked for, the others are padding.
+    Attributes:
+        items: one per row.
+        wanted: the rows that were asked for; the others are padding.
     """
 
     items: tuple[T, ...]
@@ -43,9 +44,10 @@ class Batch(Generic[T]):
 
 
 def fixed_batches(items: Sequence[T], *, size: int, row: Callable[[T], int]) -> Iterator[Batch[T]]:
-    """Every item once, in row ``row(item) % size`` of a batch of ``size`` rows.
+    """Put every item once into row ``row(item) % size`` of a batch of ``size`` rows.
 
-    Items of one row keep their order. As many batches as the fullest row needs, so spread the rows evenly.
+    Items of one row keep their order. There are as many batches as the fullest row needs, so the rows should
+    be spread evenly.
     """
     queues: list[deque[T]] = [deque() for _ in range(size)]
     for item in items:
@@ -59,7 +61,7 @@ def fixed_batches(items: Sequence[T], *, size: int, row: Callable[[T], int]) -> 
 def pair_row(slice_index: int, word: str) -> int:
     """The row of a (slice, word) pair before the modulo.
 
-    Neighbouring slices and different words sit in different rows.
+    Neighbouring slices and different words get different rows.
     """
     return slice_index + crc32(word.encode())
 
@@ -67,8 +69,8 @@ def pair_row(slice_index: int, word: str) -> int:
 def store_slice(features: SliceFeatures, row: int) -> StoredSlice:
     """One row of encoded slices as the cache keeps it, on the CPU.
 
-    Frames travel as the bits of their eight float64 numbers: the cache rounds floating-point tensors to
-    float16.
+    Frames are kept as the bits of their eight float64 numbers, because the cache rounds floating-point
+    tensors to float16.
     """
     stored = {name: tensor[row].detach().cpu() for name, tensor in features.tensors.items()}
     for branch, frame in features.frames.items():
@@ -82,11 +84,12 @@ def store_slice(features: SliceFeatures, row: int) -> StoredSlice:
 def join_slices(
     stored: Sequence[StoredSlice], keys: Sequence[SliceKey], device: torch.device
 ) -> SliceFeatures:
-    """Stored slices as one batch on ``device``, floating-point tensors as float32."""
+    """Join stored slices to one batch on ``device``, floating-point tensors as float32."""
     tensors = {}
     for name in stored[0]:
         if not name.startswith(FRAME_PREFIX):
-            rows = [item[name] for item in stored]  # of one batch some may be float16 and some float32
+            # Some slices of a batch may be float16 and others float32.
+            rows = [item[name] for item in stored]
             if rows[0].is_floating_point():
                 rows = [row.float() for row in rows]
             tensors[name] = torch.stack(rows).to(device)
@@ -111,7 +114,7 @@ def _frame(bits: Tensor) -> Letterbox:
 
 
 def join_prompts(words: Sequence[PromptFeatures]) -> PromptFeatures:
-    """Features of single words as one batch; every tensor has the words along its first axis."""
+    """Join features of single words to one batch; every tensor has the words along its first axis."""
     prompts = tuple(prompt for word in words for prompt in word.prompts)
     tensors = {name: torch.cat([word.tensors[name] for word in words]) for name in words[0].tensors}
     return PromptFeatures(prompts, tensors, torch.cat([word.known for word in words]))

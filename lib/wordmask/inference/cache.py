@@ -1,9 +1,8 @@
-"""Features of slices, kept so that the next word costs only what depends on the word.
+"""A cache of the features of slices, so that the next word costs only what depends on the word.
 
-Knows: keys, tensors by name, bytes, one folder. Does not know: models, volumes, words. What comes back never
-depends on where
-it was kept: features are rounded to float16 before their first use, and a key holds everything that they
-depend on.
+What the cache returns never depends on where it was kept: features are rounded to float16 before their first
+use, and a key holds everything that they depend on. Knows keys, tensors by name, bytes and one folder; not
+models, volumes or words.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ from wordmask.files import replace_file
 logger = logging.getLogger(__name__)
 
 Features = dict[str, Tensor]
-FORMAT = "1"  # goes into every file: raise it when the files' content changes, and old ones are recomputed
+# Part of every file: raise it when the content of the files changes, and old files are computed again.
+FORMAT = "1"
 SUFFIX = ".safetensors"
 FRESH = 3600.0  # seconds: a temporary file older than this belongs to a process that died
 
@@ -41,10 +41,13 @@ FRESH = 3600.0  # seconds: a temporary file older than this belongs to a process
 class CacheKey:
     """All that the features of one slice depend on.
 
-    digest: of the volume's voxels and geometry; plane, index: which slice; encoder: fingerprint of
-    architecture and weights
-    window: how grey values became 0..1, with level and width, for a window's name alone could come to mean
-    something else
+    Attributes:
+        digest: of the volume's voxels and geometry.
+        plane: along which the volume is cut.
+        index: of the slice along this plane.
+        window: how grey values became 0..1, with level and width, because a window's name alone could later
+            mean another window.
+        encoder: fingerprint of architecture and weights.
     """
 
     digest: str
@@ -59,18 +62,23 @@ Running = dict[CacheKey, "Future[Features | None]"]
 
 
 class FeatureCache:
-    """A byte-bounded store of features, least recently used out first.
+    """A byte-bounded store of features that drops the least recently used ones first.
 
-    Every method may be called from any thread.
-
-    max_bytes: bound in memory
-    directory: also keep features there, for the next process; max_disk_bytes: bound there, None: no bound
     Features are on the CPU, floating point rounded to float16 (float32 where a value would not fit); do not
     change them in place. A folder that cannot be used, a full disk or a damaged file costs a warning in the
-    log and time, never a result.
+    log and time, never a result. Every method may be called from any thread.
 
-    >>> cache = FeatureCache(2 * 1024**3)
-    >>> hidden = cache.get_or_compute(key, lambda: {"clip": clip.head(pixels, layer)[0]})["clip"].float()
+    Args:
+        max_bytes: bound in memory.
+        directory: also keep features there, for the next process.
+        max_disk_bytes: bound in this folder; None for no bound.
+
+    Raises:
+        ValueError: a bound is negative.
+
+    Example:
+        >>> cache = FeatureCache(2 * 1024**3)
+        >>> hidden = cache.get_or_compute(key, lambda: {"clip": clip.head(pixels, layer)[0]})["clip"].float()
     """
 
     def __init__(
@@ -78,13 +86,13 @@ class FeatureCache:
     ) -> None:
         if max_bytes < 0 or (max_disk_bytes is not None and max_disk_bytes < 0):
             raise ValueError(
-                f"A cache cannot hold less than 0 bytes, got {max_bytes} in memory and {max_disk_bytes} on "
-                "disk."
+                f"The bounds of a cache must not be negative, got {max_bytes} bytes in memory and "
+                f"{max_disk_bytes} on disk."
             )
         self.max_bytes = max_bytes
         self.bytes = 0  # in memory now
-        # served without computing: from memory, from disk, or from a computation that another thread had
-        # begun
+        # Served without computing: from memory, from disk, or from a computation that another thread had
+        # begun.
         self.hits = 0
         self.misses = 0  # computed
         self._lock = threading.Lock()
@@ -102,9 +110,10 @@ class FeatureCache:
         return 0 if self._disk is None else self._disk.bytes
 
     def statistics(self) -> dict[str, int]:
-        """Figures for monitoring, of this process.
+        """Figures of this process for monitoring.
 
-        Bytes in memory and on disk, slices in memory, served and computed.
+        Returns:
+            bytes (in memory), max_bytes, disk_bytes, slices (in memory), hits (served) and misses (computed).
         """
         with self._lock:
             return {
@@ -117,19 +126,20 @@ class FeatureCache:
             }
 
     def get_or_compute(self, key: CacheKey, compute: Callable[[], Mapping[str, Tensor]]) -> Features:
-        """Give the features of one slice; see `get_many`."""
+        """Return the features of one slice, computed by ``compute`` if they are not there; see `get_many`."""
         return self.get_many([key], lambda _: [compute()])[0]
 
     def get_many(
         self, keys: Sequence[CacheKey], compute_missing: Callable[[list[int]], Sequence[Mapping[str, Tensor]]]
     ) -> list[Features]:
-        """Give the features of many slices, in the order of the keys.
+        """Return the features of many slices, in the order of the keys.
 
-        compute_missing: gets the positions in ``keys`` of what is nowhere to be found and returns as many
-            features. It is called at most once for a key, also when several threads ask for that key at
-            the same time: the others wait. It must not ask
-            this cache for any of these keys.
-        What it raises goes to its own caller only; threads that waited for it compute for themselves.
+        Args:
+            keys: of the slices.
+            compute_missing: gets the positions in ``keys`` of missing features and returns as many features.
+                It is called at most once for a key, also when several threads ask for that key at the same
+                time: the others wait. It must not ask this cache for any of these keys. An exception reaches
+                its own caller only; threads that waited compute the features themselves.
         """
         position: dict[CacheKey, int] = {}
         for i, key in enumerate(keys):
@@ -152,9 +162,10 @@ class FeatureCache:
         return [dict(found[key]) for key in keys]
 
     def _claim(self, wanted: Iterable[CacheKey], found: Found) -> tuple[Running, Running]:
-        """Put what is in memory into ``found``.
+        """Put the features that are in memory into ``found``.
 
-        Return what this thread must provide, and what another is about to.
+        Returns:
+            The keys that this thread must provide, and those that another thread is about to provide.
         """
         mine: Running = {}
         theirs: Running = {}
@@ -173,9 +184,9 @@ class FeatureCache:
     def _fulfil(
         self, mine: Running, compute: Callable[[list[CacheKey]], Sequence[Mapping[str, Tensor]]]
     ) -> Found:
-        """Read from disk or compute, keep, and tell those who wait.
+        """Read features from disk or compute them, keep them, and hand them to waiting threads.
 
-        They are told None about what could not be had.
+        Waiting threads get None for features that could not be computed.
         """
         ready: Found = {}
         try:
@@ -203,7 +214,7 @@ class FeatureCache:
         return ready
 
     def _keep(self, key: CacheKey, features: Features) -> None:
-        """Put one slice into memory and drop what was used longest ago; with the lock held."""
+        """Put one slice into memory and drop those used longest ago; call it with the lock held."""
         self._kept[key] = features
         self.bytes += _size(features)
         while self.bytes > self.max_bytes:
@@ -212,7 +223,7 @@ class FeatureCache:
 
 
 class _Folder:
-    """One file per slice, written whole or not at all, checked when read. Several processes may share it."""
+    """One file per slice, written whole or not at all, checked when read; several processes may share it."""
 
     def __init__(self, path: Path, max_bytes: int | None) -> None:
         self.path, self.max_bytes = path, max_bytes
@@ -220,7 +231,7 @@ class _Folder:
         self._lock = threading.Lock()
         self._complained = False
         try:
-            # What is derived from patients' images is for the owner's eyes only.
+            # Features are derived from patients' images, so only the owner may read them.
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clear_leftovers()
             self.bytes = sum(size for _, _, size in self._files())
@@ -228,9 +239,9 @@ class _Folder:
             self._complain("cannot be used", error)
 
     def read(self, key: CacheKey) -> Features | None:
-        """Give what was written for a key.
+        """Return the features that were written for a key; None when there are none.
 
-        None if there is nothing or it is damaged, and then it is removed.
+        A damaged file is removed.
         """
         path = self._path(key)
         try:
@@ -248,12 +259,13 @@ class _Folder:
             )
             self._remove(path, len(data))
             return None
-        with suppress(OSError):  # a folder that only allows reading serves as well
-            os.utime(path)  # the time of the last use decides what is dropped first
+        # The time of the last use decides what is dropped first; a read-only folder works, too.
+        with suppress(OSError):
+            os.utime(path)
         return features
 
     def write(self, found: Found) -> None:
-        """Keep features; a folder that does not take them is no reason to lose them, so nothing is raised."""
+        """Write features; raises nothing, because a folder that fails must not lose the features."""
         try:
             for key, features in found.items():
                 self._replace(self._path(key), _encode(key, features))
@@ -269,16 +281,14 @@ class _Folder:
 
     def _replace(self, path: Path, data: bytes) -> None:
         with replace_file(path, durable=False) as part:
-            part.touch(mode=0o600)  # features of patients are for their owner alone
+            part.touch(mode=0o600)  # features of patients are private
             part.write_bytes(data)
             old = path.stat().st_size if path.exists() else 0
         with self._lock:
             self.bytes += len(data) - old
 
     def _files(self) -> list[tuple[float, Path, int]]:
-        """(time of last use, path, size) of all that other processes and this one keep here, longest unused
-        first.
-        """
+        """(time of last use, path, size) of every file of all processes, longest unused first."""
         found = []
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -291,8 +301,9 @@ class _Folder:
         return sorted(found)
 
     def _shrink(self, limit: int) -> None:
-        """Remove what was used longest ago, down to nine tenths of the limit, so that not every write has to
-        look.
+        """Remove the files used longest ago, down to nine tenths of the limit.
+
+        The tenth is room for the next writes, so that not every write lists the folder.
         """
         try:
             files = self._files()
@@ -321,10 +332,10 @@ class _Folder:
                     path.unlink()
 
     def _complain(self, what: str, error: OSError) -> None:
-        """Warn once, not for each of a volume's slices; again after it has worked in between."""
+        """Warn once instead of for every slice; again when the folder has worked in between."""
         if not self._complained:
             logger.warning(
-                "The folder for cached features %s (%s); what it lacks is computed again.",
+                "The folder for cached features %s (%s); missing features are computed again.",
                 what,
                 error.strerror,
             )
@@ -332,7 +343,7 @@ class _Folder:
 
 
 def _compact(features: Mapping[str, Tensor]) -> Features:
-    """Copies on the CPU, so that a row does not hold on to its whole batch; floating point as float16."""
+    """Copies on the CPU, so that a row does not keep its whole batch in memory; floating point as float16."""
     return {
         name: _half(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in features.items()
     }
@@ -342,8 +353,8 @@ def _half(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     half = tensor.to(torch.float16)
-    # A hidden state may hold single values above 65504, which would become infinite: such a tensor is kept
-    # whole.
+    # A hidden state may hold single values above 65504, which would become infinite in float16: such a tensor
+    # is kept in float32.
     return half if bool((half.isfinite() | ~tensor.isfinite()).all()) else tensor.to(torch.float32)
 
 
@@ -356,7 +367,7 @@ def _key_text(key: CacheKey) -> str:
 
 
 def _labels(key: CacheKey, features: Features) -> dict[str, str]:
-    """What a file says of itself: whose features these are, and a checksum, for safetensors has none."""
+    """A file's metadata: whose features these are, and a checksum, because safetensors has none."""
     checksum = 0
     for name in sorted(features):
         tensor = features[name]
@@ -372,9 +383,8 @@ def _encode(key: CacheKey, features: Features) -> bytes:
 def _decode(key: CacheKey, data: bytes) -> Features:
     """Read a file's content; SafetensorError or ValueError: `_encode` did not write it for this key."""
     features = load(data)
-    header = json.loads(
-        data[8 : 8 + int.from_bytes(data[:8], "little")]
-    )  # valid JSON, or `load` would have raised
+    # Valid JSON, or `load` would have raised.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     if header.get("__metadata__") != _labels(key, features):
         raise ValueError("its checksum or key differs")
     return features

@@ -1,8 +1,6 @@
-"""What a person adds to a word: points on the thing or a box around it, in voxels of the image.
+"""Hints that a person adds to a word: points on the structure or a box around it.
 
-And the same in pixels of its slices.
-
-Knows geometry; not models, not files.
+Given in voxels of the image, and converted to pixels of its slices. Knows geometry; not models or files.
 """
 
 from __future__ import annotations
@@ -21,24 +19,26 @@ EDGE = 0.5  # a voxel reaches so far from its centre
 
 @dataclass(frozen=True)
 class VoxelHints:
-    """In voxels (i, j, k) of the image as it lies in its file, whole numbers at the centres.
+    """Hints in voxels (i, j, k) of the image as it is stored in its file, integers at voxel centres.
 
-    points: (i, j, k, positive), on the thing or, where positive is false, beside it; box: its first and its
-    last voxel, both included.
+    Attributes:
+        points: (i, j, k, positive), on the structure or, where positive is false, beside it.
+        box: its first and its last voxel, both included.
     """
 
     points: tuple[tuple[float, float, float, bool], ...] = ()
     box: tuple[Triple, Triple] | None = None
 
     def kinds(self) -> frozenset[str]:
-        """Which kinds of hint are given, as capabilities name them."""
+        """The kinds of hint that are given: "points", "box"."""
         given = {"points": self.points, "box": self.box}
         return frozenset(kind for kind, value in given.items() if value)
 
     def along(self, slicing: Slicing) -> Hints:
-        """The same for slices; a box lies in every slice that it reaches.
+        """The same hints in pixels of slices; a box lies in every slice that it reaches.
 
-        RequestError: something lies outside of the image.
+        Raises:
+            RequestError: a hint lies outside of the image.
         """
         size = slicing.shape[::-1]
         for voxel in [*(point[:3] for point in self.points), *(self.box or ())]:
@@ -48,8 +48,16 @@ class VoxelHints:
 
 
 def check_kinds(hints: VoxelHints, words: int, capabilities: Capabilities, model: str) -> None:
-    """RequestError: this model cannot use such hints, or there are several words (``words``), and they show
-    where one thing is.
+    """Check that a model can use the hints.
+
+    Args:
+        hints: as given.
+        words: number of words of the request.
+        capabilities: of the model.
+        model: its name.
+
+    Raises:
+        RequestError: the model cannot use such hints, or the request has several words.
     """
     if unusable := hints.kinds() - capabilities.hints:
         usable = ", ".join(sorted(capabilities.hints)) or "words only"
@@ -59,17 +67,20 @@ def check_kinds(hints: VoxelHints, words: int, capabilities: Capabilities, model
         )
     if hints.kinds() and words > 1:
         raise RequestError(
-            f"Points and a box show where one thing is, and {words} words were asked for; ask for one word "
-            "at a time."
+            f"Points and boxes mark one structure, and {words} words were given; ask for one word at a time."
         )
 
 
 def place_hints(hints: VoxelHints, slicing: Slicing, looked_at: Sequence[int]) -> Hints:
-    """The hints along the slicing plane.
+    """Convert hints to pixels of slices; with `check_kinds` before, no hint is ever ignored silently.
 
-    RequestError when they do not lie in the image, or in none of the slices that are looked at.
+    Args:
+        hints: in voxels.
+        slicing: of the image.
+        looked_at: indices of the slices that the request computes.
 
-    With `check_kinds` before, none is ever ignored in silence.
+    Raises:
+        RequestError: a hint lies outside of the image, or on a slice that is not computed.
     """
     along = hints.along(slicing)
     missed = [point[0] for point in along.points if point[0] not in looked_at]
@@ -77,17 +88,16 @@ def place_hints(hints: VoxelHints, slicing: Slicing, looked_at: Sequence[int]) -
         missed.append(along.box[0])
     if missed:
         raise RequestError(
-            f"A hint lies on slice {missed[0]}, which is not looked at: it was not asked for, or shows only "
-            "air."
+            f"A hint lies on slice {missed[0]}, which is not computed because it was not asked for or shows "
+            "only air; move the hint or ask for this slice."
         )
     return along
 
 
 def _in_slice(slicing: Slicing, voxel: Sequence[float], *, positive: bool) -> tuple[int, float, float, bool]:
     index, row, column = slicing.voxel_to_slice(voxel).tolist()
-    inside = min(
-        max(round(index), 0), slicing.cut_shape[0] - 1
-    )  # the outer half of the outermost voxel rounds outwards
+    # The outer half of the outermost voxel rounds outwards.
+    inside = min(max(round(index), 0), slicing.cut_shape[0] - 1)
     return inside, column, row, positive
 
 
@@ -100,11 +110,10 @@ def _box_in_slices(
 
 
 def _check_inside(voxel: Sequence[float], size: Sequence[int]) -> None:
-    if not all(
-        -EDGE <= value <= count - 1 + EDGE for value, count in zip(voxel, size, strict=True)
-    ):  # written so that NaN fails too
+    # Written so that NaN fails, too.
+    if not all(-EDGE <= value <= count - 1 + EDGE for value, count in zip(voxel, size, strict=True)):
         shown = ", ".join(f"{value:g}" for value in voxel)
         raise RequestError(
-            f"A hint lies at voxel ({shown}), and the image has {'x'.join(map(str, size))} voxels, counted "
-            "from 0."
+            f"A hint lies at voxel ({shown}), outside of the image, which has {'x'.join(map(str, size))} "
+            "voxels, counted from 0."
         )

@@ -1,4 +1,4 @@
-"""Running out of memory: how it shows, and how to go on with less.
+"""Recognises that the memory has run out, and tries again with smaller batches.
 
 Knows torch's errors; not what is computed.
 """
@@ -30,9 +30,9 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or the machine has no memory left.
+    """Whether an error means that the device or the machine has no memory left.
 
-    Torch raises a plain RuntimeError on the CPU.
+    On the CPU torch raises a plain RuntimeError, which only its text tells apart.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -42,9 +42,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 def with_smaller_batches(attempt: Callable[[int], Result], *, largest: int) -> Result:
     """Call ``attempt(share)`` with share 1, 2, 4... until the memory suffices.
 
-    It divides its batches by ``share``.
+    Args:
+        attempt: divides the size of its batches by ``share``.
+        largest: size of the largest batch, in items.
 
-    OutOfMemoryError: it does not even for batches of one, that is, when ``share`` has reached ``largest``.
+    Raises:
+        OutOfMemoryError: the memory does not even suffice for batches of one item.
     """
     share = 1
     while True:
@@ -56,11 +59,11 @@ def with_smaller_batches(attempt: Callable[[int], Result], *, largest: int) -> R
             if share >= largest:
                 raise OutOfMemoryError(
                     "There is not enough memory for this request, even one slice at a time; ask for fewer "
-                    "words, or for a part by slices."
+                    "words, or for a part of the volume with slices."
                 ) from None
         share *= 2  # out here, where nothing refers to the failed attempt any more
         logger.warning(
-            "The memory ran out; the request is computed anew in batches of 1/%d of the size.", share
+            "The memory ran out; the request is computed again in batches of 1/%d of the size.", share
         )
         gc.collect()
         if torch.cuda.is_available():
@@ -72,7 +75,7 @@ def explain_out_of_memory(sentence: str) -> Iterator[None]:
     """Turn running out of memory inside the block into an OutOfMemoryError.
 
     Args:
-        sentence: for people: what there is not enough memory for, and what needs less.
+        sentence: for people: what the memory does not suffice for, and what needs less of it.
     """
     try:
         yield

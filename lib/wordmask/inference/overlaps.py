@@ -61,11 +61,11 @@ class Marks:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """[h, w], the marked pixels."""
+        """The marked pixels, [h, w]."""
         return np.unpackbits(self.bits, count=self.shape[0] * self.shape[1]).astype(bool).reshape(self.shape)
 
     def within(self, kept: NDArray[np.bool_]) -> Marks | None:
-        """What remains inside another mask [h, w]."""
+        """The marks inside another mask [h, w]; None when none are left."""
         mask = self.mask
         stays = kept[mask]
         if stays.all():
@@ -97,12 +97,16 @@ class Tally:
 
     @property
     def largest_slice(self) -> int | None:
-        """Where the word has most voxels; the first of equals; None when it has none."""
+        """Index of the slice with most voxels, the first of equals; None when the word has none."""
         return max(self.areas, key=lambda index: self.areas[index]) if self.areas else None
 
 
 def binary_entropy(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Entropy of a coin with this probability, in nats: 0..ln 2, exactly 0 at 0 and 1."""
+    """Entropy of a yes-or-no decision with this probability, in nats: 0..ln 2, exactly 0 at 0 and 1.
+
+    Computed in float64. `wordmask.models.medclip_samv2_weak.model.entropy` is the same in torch and float32,
+    on the model's device; the last bits differ.
+    """
     p = probability.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         nats = -(p * np.log(p) + (1 - p) * np.log1p(-p))
@@ -110,7 +114,12 @@ def binary_entropy(probability: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def mask_of(marks: Mapping[int, Marks], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """A word's own mask [n, h, w], before overlaps."""
+    """A word's own mask before overlaps are resolved.
+
+    Args:
+        marks: of the word, slice by slice.
+        shape: (slices, height, width), the shape of the mask.
+    """
     mask = np.zeros(shape, dtype=bool)
     for index, slice_marks in marks.items():
         mask[index] = slice_marks.mask

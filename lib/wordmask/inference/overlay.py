@@ -1,7 +1,6 @@
-"""Pictures for people: slices with contours, translucent fills and a legend, and maps of attribution and
-uncertainty.
+"""Draws segmentations as pictures for people: slices with contours, translucent fills, a legend, and maps.
 
-Knows volumes, label maps and Pillow; runs no model. A picture is for looking at: measure on the label map.
+A picture is for looking at; measure on the label map. Knows volumes, label maps and Pillow; runs no model.
 """
 
 from __future__ import annotations
@@ -31,15 +30,11 @@ CELLS = {1: 560, 2: 440, 3: 360, 4: 340}  # number of slices -> screen pixels of
 LEGEND, MARGIN, LINE = 310, 12, 24
 FILL = 0.35  # opacity of a fill; the contour is opaque
 INK, PAPER, FAINT = (240, 240, 240), (24, 24, 28), (150, 150, 156)
-PANELS = {
-    "labels": 0.0,
-    "attribution": 1.0,
-    "uncertainty": math.log(2),
-}  # name -> upper end of its colour bar
+# Name -> upper end of its colour bar.
+PANELS = {"labels": 0.0, "attribution": 1.0, "uncertainty": math.log(2)}
 UNITS = {"attribution": "", "uncertainty": " nat"}
-RAMP = np.array(
-    [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64
-)  # dark to light
+# Dark to light.
+RAMP = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
 
 RGB = tuple[int, int, int]
 Bytes = NDArray[np.uint8]
@@ -57,7 +52,14 @@ class _Entry:
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """One slice: its picture [h, w, 3] and labels [h, w] at screen size, and the mapped word."""
+    """One slice at screen size.
+
+    Attributes:
+        index: along the slicing plane.
+        word: whose maps are drawn.
+        picture: [h, w, 3].
+        masks: label value -> [h, w].
+    """
 
     index: int
     word: str
@@ -68,11 +70,17 @@ class _Column:
 def overlay_picture(
     volume: Volume, segmentation: Segmentation, path: str | Path, *, panels: Sequence[str] = ()
 ) -> None:
-    """Draw a segmentation on its volume, on the slices where each thing is largest, and write it as PNG or
-    JPEG.
+    """Draw a segmentation on the slices where each structure is largest, and write the picture.
 
-    panels: rows below the labels, "attribution" or "uncertainty"; their maps must have been kept.
-    Raises RequestError for a panel that cannot be drawn and VolumeError when the picture cannot be written.
+    Args:
+        volume: the image.
+        segmentation: of this image.
+        path: a PNG or JPEG file.
+        panels: rows below the labels, "attribution" or "uncertainty"; their maps must have been kept.
+
+    Raises:
+        RequestError: a panel cannot be drawn.
+        VolumeError: the picture cannot be written.
     """
     rows = list(dict.fromkeys(["labels", *panels]))
     for panel in rows[1:]:
@@ -111,10 +119,17 @@ def overlay_labels(
     *,
     like: NDArray[np.integer] | None = None,
 ) -> None:
-    """Draw a label map [k, j, i] on the image file that it belongs to; see `overlay_picture`.
+    """Draw a label map on its image file, as `overlay_picture` draws a segmentation.
 
-    names: word -> value; like: another label map, whose slices are drawn, so that two pictures can be
-    compared.
+    Args:
+        image: the image file.
+        labels: [k, j, i].
+        names: word -> value.
+        path: a PNG or JPEG file.
+        like: another label map that decides which slices are drawn, so that two pictures can be compared.
+
+    Raises:
+        VolumeError: the image cannot be read or the picture cannot be written.
     """
     volume = read_volume(image)
     entries = []
@@ -128,7 +143,7 @@ def overlay_labels(
 
 
 class _Drawing:
-    """All that is drawn, cut along one plane."""
+    """A picture to be drawn: volume, labels and maps, cut along one plane."""
 
     def __init__(
         self,
@@ -150,7 +165,7 @@ class _Drawing:
         self.size = self._screen_size()
 
     def draw(self, panels: Sequence[str]) -> Image.Image:
-        """The picture: a row per panel, a column per slice, the legend at the right."""
+        """Draw a row per panel, a column per slice, and the legend at the right."""
         columns = [self._column(index, word) for index, word in self.chosen]
         width, height = self.size
         page_width = MARGIN + len(columns) * (width + MARGIN) + LEGEND
@@ -168,7 +183,7 @@ class _Drawing:
         return page
 
     def _screen_size(self) -> tuple[int, int]:
-        """(width, height) on the screen of a slice, pixels as wide and high as they are in the patient."""
+        """(width, height) of a slice on the screen, with the proportions that it has in the patient."""
         rows, columns = self.slicing.in_plane_spacing
         height, width = self.stack.shape[1] * rows, self.stack.shape[2] * columns
         scale = CELLS[len(self.chosen)] / max(height, width)
@@ -232,11 +247,17 @@ class _Drawing:
 
 
 def choose_slices(labels: NDArray[np.integer], names: Mapping[str, int]) -> list[tuple[int, str]]:
-    """At most `COLUMNS` slices of a label stack [n, h, w] that show every word near its largest, each with
-    the word it was taken for.
+    """Choose slices that show every word near its largest area.
 
-    Greedy: always the slice that shows most of the words that no slice shows yet. Without any label the
-    middle slice.
+    Greedy: always the slice that shows most of the words that no chosen slice shows yet. Without any label it
+    is the middle slice.
+
+    Args:
+        labels: [n, h, w], a stack of slices.
+        names: word -> value.
+
+    Returns:
+        At most `COLUMNS` pairs of a slice's index and the word that it was chosen for, in ascending order.
     """
     areas = {word: np.count_nonzero(labels == value, axis=(1, 2)) for word, value in names.items()}
     open_words = {word: area / area.max() for word, area in areas.items() if area.any()}
@@ -263,7 +284,7 @@ def _draw_labels(column: _Column, entries: Sequence[_Entry]) -> Bytes:
 
 
 def _ramp(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """0..1 -> red, green, blue in 0..255, [..., 3]."""
+    """The colours of values in 0..1: red, green and blue in 0..255, [..., 3]."""
     stops = np.linspace(0, 1, len(RAMP))
     return np.stack([np.interp(values, stops, RAMP[:, channel]) for channel in range(3)], axis=-1)
 
@@ -291,7 +312,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Whole or not at all; VolumeError."""
+    """Write a picture whole or not at all; VolumeError when it cannot be written."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise VolumeError(f"{path.name} cannot be written: overlay pictures are PNG or JPEG files.")
     try:

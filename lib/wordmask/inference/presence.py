@@ -1,8 +1,7 @@
-"""Is the thing in this slice, and in this volume, at all?
+"""Decides whether a structure is in a slice and in a volume at all.
 
-From the logits that a model gives for (slice, word) pairs and the limits of its preset. Knows numpy only; not
-models, not volumes.
-Where the limits come from: docs/presence.md.
+It compares a model's presence logits of (slice, word) pairs with the limits of its preset, whose origin is
+explained in docs/presence.md. Knows numpy only; not models or volumes.
 """
 
 from __future__ import annotations
@@ -13,19 +12,17 @@ from numpy.typing import NDArray
 from wordmask.models.presets import PresencePreset
 from wordmask.words.prompts import Prompt
 
-Logits = NDArray[
-    np.float32
-]  # [n], one per slice along the slicing plane; NaN where a slice was not looked at
+Logits = NDArray[np.float32]
+"""[n], one per slice along the slicing plane; NaN where a slice was not judged."""
 
-# slices in the moving mean: one slice with a high logit between two low ones is noise more often than an
-# organ
+# Slices in the moving mean: a high logit between two low ones is more often noise than an organ.
 NEIGHBOURS = 3
 
 
 def volume_logit(logits: Logits) -> float:
-    """The best place in the volume: maximum of the mean over `NEIGHBOURS` slices, skipped ones left out.
+    """The presence logit of a volume: the maximum of the mean over `NEIGHBOURS` slices.
 
-    -inf when all are skipped.
+    Skipped slices are left out; -inf when all are skipped.
     """
     known = ~np.isnan(logits)
     if not known.any():
@@ -38,7 +35,7 @@ def volume_logit(logits: Logits) -> float:
 
 
 def worth_segmenting(logits: Logits, preset: PresencePreset | None) -> NDArray[np.bool_]:
-    """[n], which slices to segment: those looked at and not below the preset's ``slice_logit``."""
+    """Which slices to segment, [n]: those that were judged and are not below the preset's ``slice_logit``."""
     if preset is None:
         return ~np.isnan(logits)
     with np.errstate(invalid="ignore"):
@@ -46,9 +43,9 @@ def worth_segmenting(logits: Logits, preset: PresencePreset | None) -> NDArray[n
 
 
 def is_present(logits: Logits, prompt: Prompt, preset: PresencePreset | None) -> bool:
-    """Whether the word's thing is in the volume.
+    """Whether the structure of the word is in the volume.
 
-    Always true without a presence section, because nothing was calibrated then.
+    Always true for a preset without a presence section, because nothing was calibrated for it.
     """
     if preset is None:
         return True
@@ -57,7 +54,13 @@ def is_present(logits: Logits, prompt: Prompt, preset: PresencePreset | None) ->
 
 
 def is_large_enough(areas: NDArray[np.int64], slice_area: int, preset: PresencePreset | None) -> bool:
-    """areas: marked pixels per slice. Whether the largest covers the preset's ``minimum_area`` of a slice."""
+    """Whether the largest marked area reaches the preset's ``minimum_area``.
+
+    Args:
+        areas: marked pixels per slice.
+        slice_area: pixels of a slice.
+        preset: None for a preset that has no limits.
+    """
     return preset is None or int(areas.max(initial=0)) >= preset.minimum_area * slice_area
 
 

@@ -1,4 +1,4 @@
-"""What a request means for this volume and this model: plane, slices, words, windows, and what to warn about.
+"""Checks a request against its volume and model: plane, slices, words, windows, and warnings.
 
 Everything that a user can get wrong is refused here, before anything is computed. Knows volumes, words and
 presets; runs no model.
@@ -26,7 +26,7 @@ from wordmask.words.vocabulary import VocabularyEntry, load_vocabulary
 
 OUTPUTS = ("labels", "probability", "uncertainty", "attribution")
 DEFAULT_WINDOW = "soft_tissue"  # for CT and a word whose vocabulary entry names none
-NO_WINDOW = "percentiles"  # grey values that are no Hounsfield units: between two percentiles of the volume
+NO_WINDOW = "percentiles"  # grey values that are not Hounsfield units: between two percentiles of the volume
 PICTURE_WINDOW = "as is"  # 8-bit pictures
 
 
@@ -34,8 +34,12 @@ PICTURE_WINDOW = "as is"  # 8-bit pictures
 class CutVolume:
     """A volume cut into slices along one plane.
 
-    stack: [n, h, w] (pictures [1, h, w, 3]), in display orientation; looked_at: which slices to compute,
-    ascending.
+    Attributes:
+        volume: as read.
+        plane: along which it is cut.
+        slicing: how slices lie in the volume.
+        stack: [n, h, w] (pictures [1, h, w, 3]), in display orientation.
+        looked_at: indices of the slices to compute, ascending.
     """
 
     volume: Volume
@@ -51,15 +55,21 @@ class CutVolume:
         return count, height, width
 
     def unit_range(self, indices: Sequence[int], window: Window | None) -> NDArray[np.float32]:
-        """The slices at ``indices`` as a model sees them: [n, 3, h, w], 0..1."""
+        """The slices at ``indices`` as models take them: [n, 3, h, w], 0..1."""
         return to_unit_range(self.volume, self.stack[list(indices)], window)
 
 
 def cut_volume(volume: Volume, *, plane: str, slices: tuple[int, int] | None, skip_air: bool) -> CutVolume:
-    """Cut a volume; RequestError for an unknown plane or a range of slices that it does not have.
+    """Cut a volume into slices.
 
-    slices: first and last index along the slicing plane, both included; skip_air: leave out slices of a CT
-    that show only air.
+    Args:
+        volume: to cut.
+        plane: auto, axial, coronal or sagittal.
+        slices: first and last index along the slicing plane, both included; None for all.
+        skip_air: whether slices of a CT that show only air are left out.
+
+    Raises:
+        RequestError: an unknown plane, or slices that the volume does not have.
     """
     chosen = choose_plane(volume, plane)
     slicing = slicing_for(volume.geometry, chosen)
@@ -73,37 +83,43 @@ def cut_volume(volume: Volume, *, plane: str, slices: tuple[int, int] | None, sk
 
 
 def check_slices(slices: Sequence[int], count: int) -> tuple[int, int]:
-    """(first, last), both included; RequestError when they are not two whole numbers within 0..count - 1 in
-    rising order.
+    """Check a range of slices.
+
+    Args:
+        slices: first and last index, both included.
+        count: of slices along the plane.
+
+    Returns:
+        (first, last).
+
+    Raises:
+        RequestError: it is not two integers in ascending order within 0..count - 1.
     """
     if len(slices) != 2 or not all(isinstance(index, int | np.integer) for index in slices):
-        raise RequestError(
-            f"slices takes two whole numbers, the first and the last slice, got {list(slices)}."
-        )
+        raise RequestError(f"slices takes two integers, the first and the last slice, got {list(slices)}.")
     first, last = int(slices[0]), int(slices[1])
     if not 0 <= first <= last < count:
         raise RequestError(
-            f"Slices {first} to {last} were asked for; along this plane the image has slices 0 to "
-            f"{count - 1}."
+            f"There are no slices {first} to {last}; along this plane the image has slices 0 to {count - 1}."
         )
     return first, last
 
 
 def check_threshold(threshold: float | None, preset: Preset) -> float:
-    """The threshold to use, 0..1; RequestError outside."""
+    """The threshold to use, 0..1: the preset's when it is None; RequestError outside of this range."""
     if threshold is None:
         return preset.threshold
-    if (
-        isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1
-    ):  # NaN fails too
-        raise RequestError(f"The threshold is a probability between 0 and 1, got {threshold}.")
+    # Written so that NaN fails, too.
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise RequestError(f"The threshold must be a probability between 0 and 1, got {threshold}.")
     return float(threshold)
 
 
 def check_outputs(keep: Collection[str], capabilities: Capabilities, model: str) -> frozenset[str]:
-    """Which maps to keep besides the labels.
+    """The maps to keep besides the labels.
 
-    RequestError for an unknown one, or one that the model does not give.
+    Raises:
+        RequestError: an output is unknown, or the model does not have it.
     """
     for name in keep:
         if name not in OUTPUTS:
@@ -116,14 +132,15 @@ def check_outputs(keep: Collection[str], capabilities: Capabilities, model: str)
 
 
 def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """Typed text, words, or prompts that were made before.
+    """Prompts from typed text, words, or prompts that were parsed before.
 
-    PromptError when there is none or a word comes twice.
+    Raises:
+        PromptError: there is no word, or a word comes twice.
     """
     if not isinstance(prompts, str) and any(isinstance(item, Prompt) for item in prompts):
         made = tuple(item for item in prompts if isinstance(item, Prompt))
         if len(made) != len(prompts):
-            raise PromptError("Words came partly as text and partly as prompts; give one or the other.")
+            raise PromptError("The words are partly text and partly prompts; give one or the other.")
     else:
         made = tuple(parse_prompts(prompts))  # type: ignore[arg-type]
     seen: set[str] = set()
@@ -135,11 +152,16 @@ def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt,
 
 
 def check_prompt_sets(prompts: Sequence[Prompt], capabilities: Capabilities, model: str) -> None:
-    """RequestError: a prompt set was chosen, and the model has none, or there is no such set."""
+    """Check the prompt sets of a request.
+
+    Raises:
+        RequestError: one was chosen for a model that has none, or it does not exist.
+    """
     for name in {prompt.prompt_set for prompt in prompts} - {None}:
         if not capabilities.prompt_sets:
             raise RequestError(
-                f"Model {model!r} gives its text encoder the bare word; leave the prompt set out."
+                f"Model {model!r} has no prompt sets, because its text encoder reads the bare word; leave "
+                "the prompt set out."
             )
         load_prompt_sets().find(str(name))
 
@@ -147,17 +169,28 @@ def check_prompt_sets(prompts: Sequence[Prompt], capabilities: Capabilities, mod
 def choose_window(
     prompt: Prompt, volume: Volume, requested: str | None, preset: Preset
 ) -> tuple[str, Window | None]:
-    """How grey values become 0..1 for one word: the name of it, and the CT window if it is one.
+    """Choose how grey values become 0..1 for one word.
 
-    CT: the window that was asked for, else the word's own, else soft tissue; a preset that was trained on
-    other windows uses its first one instead, unless a window was asked for. RequestError for an unknown
-    window, whatever the image is.
+    For CT it is the requested window, else the word's own, else soft tissue; a preset that was trained on
+    other windows uses its first one instead, unless a window was requested.
+
+    Args:
+        prompt: the word.
+        volume: the image.
+        requested: name of a window, or None.
+        preset: of the model.
+
+    Returns:
+        A name for the answer, and the CT window if the image is a CT.
+
+    Raises:
+        RequestError: the requested window is unknown, whatever the image is.
     """
-    asked = None if requested is None else find_window(requested)
+    requested_window = None if requested is None else find_window(requested)
     if volume.modality != "CT":
         return (PICTURE_WINDOW if volume.is_picture else NO_WINDOW), None
-    if requested is not None and asked is not None:
-        return requested, asked
+    if requested is not None and requested_window is not None:
+        return requested, requested_window
     name = prompt.window or DEFAULT_WINDOW
     if preset.windows and name not in preset.windows:
         name = preset.windows[0]
@@ -165,60 +198,65 @@ def choose_window(
 
 
 def request_warnings(volume: Volume, window: str | None, preset: Preset, view: CutVolume) -> list[str]:
-    """Sentences about the request as a whole."""
-    found = list(volume.warnings)
+    """Warnings about the request as a whole, as sentences."""
+    warnings = list(volume.warnings)
     if window is not None and volume.modality != "CT":
-        found.append(
+        warnings.append(
             f"The window {window!r} was not used: windows are for CT, and this image is {_name_kind(volume)}."
         )
     elif window is not None and preset.windows and window not in preset.windows:
         trained = ", ".join(preset.windows)
-        found.append(
+        warnings.append(
             f"The preset {preset.name!r} was not trained on the window {window!r} (but on {trained}), so "
             "masks may be worse."
         )
     if not view.looked_at:
-        found.append(
-            "The slices that were asked for show only air, so nothing was marked; check the intensities, or "
-            "do not skip air."
+        warnings.append(
+            "The requested slices show only air, so nothing was marked; check the intensities, or do not "
+            "skip air."
         )
-    return found
+    return warnings
 
 
 def word_warnings(
     prompt: Prompt, volume: Volume, preset: Preset, *, known: bool, trained: Collection[str] = ()
 ) -> list[str]:
-    """Sentences about one word.
+    """Warnings about one word, as sentences.
 
-    known: whether the model's text encoder and training met it; trained: on what, where it is known.
+    Args:
+        prompt: the word.
+        volume: the image.
+        preset: of the model.
+        known: whether the model's text encoder and training met the word.
+        trained: the words that the model was trained on, where they are a list.
     """
     if not known and preset.unknown_words == "refuse":
         sentence = f"The preset {preset.name!r} was not trained on {prompt.word!r}, so nothing was marked; "
         return [sentence + preset.advise_on_unknown_word(trained)]
-    found = []
+    warnings = []
     entry = load_vocabulary().lookup(prompt.key)
     if entry is None:
         near = load_vocabulary().suggest(prompt.word, limit=1)
         hint = f"did you mean {near[0].word!r}?" if near else "check the spelling and the mask."
-        found.append(
-            f"{prompt.word!r} is not in the vocabulary, so it has no code and no window of its own; {hint}"
+        warnings.append(
+            f"{prompt.word!r} is not in the vocabulary, so it has neither a code nor a window; {hint}"
         )
     if not known:
-        found.append(
+        warnings.append(
             f"The preset {preset.name!r} was not trained on {prompt.word!r}; look at its mask with care."
         )
     if entry is not None and not _may_show(volume, entry):
-        found.append(
+        warnings.append(
             f"{prompt.word!r} is usually looked for in {' or '.join(entry.modalities)}; this image is "
             f"{_name_kind(volume)}."
         )
-    return found
+    return warnings
 
 
 def _may_show(volume: Volume, entry: VocabularyEntry) -> bool:
-    """Whether an image of this kind usually shows the thing.
+    """Whether an image of this kind usually shows the structure.
 
-    A picture may be of any kind, but is seldom a slice of CT or MR.
+    A picture may be of any kind, but is rarely a slice of CT or MR.
     """
     if volume.modality == "unknown":
         return True

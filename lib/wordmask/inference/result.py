@@ -1,8 +1,6 @@
-"""What a segmentation is once it is done.
+"""The result of a segmentation: labels, their names, statistics of each word, and how it is written.
 
-labels, their names, what is known of each word, and how to write it.
-
-Knows: label maps and numbers. Does not know: models, torch, HTTP.
+Knows label maps and numbers; not models, torch or HTTP.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from wordmask.words.prompts import Prompt
 
 @dataclass(frozen=True)
 class WordStatistics:
-    """What a segmentation says about one word.
+    """The numbers about one word of a segmentation.
 
     Attributes:
         presence: 0..1, how confident the model is that the structure is in the volume; without a presence
@@ -46,13 +44,23 @@ class WordStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The answer to one request, in the geometry of the volume that it was made from.
+    """The answer to one request, in the geometry of its volume.
 
-    labels: [k, j, i] uint8 or uint16, 0 is background; names: word -> value, 1..N in the order of the words.
-    not_found: words without a voxel; warnings: sentences for people, at least one for each of them.
-    window: word -> how grey values became 0..1; plane: along which slices were cut.
-    maps: what was asked for by ``keep``: "probability" (0..1), "uncertainty" (nats), "attribution" (0..1) ->
-    word -> [k, j, i] float32.
+    Attributes:
+        labels: [k, j, i] uint8 or uint16, 0 is background.
+        names: word -> value, 1..N in the order of the words.
+        statistics: word -> numbers about it.
+        not_found: words without a voxel.
+        warnings: sentences for people, at least one for each word that was not found.
+        model: its name.
+        preset: its name.
+        version: of the weights.
+        window: word -> how grey values became 0..1.
+        plane: along which slices were cut.
+        geometry: of the volume and of the labels.
+        prompts: the words as they were asked for.
+        maps: the maps to ``keep``: "probability" (0..1), "uncertainty" (nats) or "attribution" (0..1) -> word
+            -> [k, j, i] float32.
     """
 
     labels: Labels
@@ -70,11 +78,11 @@ class Segmentation:
     maps: Mapping[str, Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
 
     def mask(self, word: str) -> NDArray[np.bool_]:
-        """[k, j, i], the voxels of one word; KeyError when it was not asked for."""
+        """The voxels of one word, [k, j, i]; KeyError when the word was not asked for."""
         return np.asarray(self.labels == self.names[word])
 
     def summary(self) -> dict[str, Any]:
-        """All but the arrays, ready for JSON: what the server answers and the command line prints."""
+        """Everything except the arrays, ready for JSON: the server's answer and what the command prints."""
         return {
             "label_names": dict(self.names),
             "statistics": {word: asdict(statistics) for word, statistics in self.statistics.items()},
@@ -89,8 +97,9 @@ class Segmentation:
 
 
 def write_labels(path: str | Path, segmentation: Segmentation, *, compress: bool = True) -> None:
-    """Write the label map in the format that the file's name asks for; whole or not at all.
+    """Write the label map in the format that the file's name asks for, whole or not at all.
 
-    VolumeError when it cannot be written.
+    Raises:
+        VolumeError: it cannot be written.
     """
     write_label_map(Path(path), segmentation.labels, segmentation.geometry, compress=compress)

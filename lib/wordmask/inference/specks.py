@@ -1,9 +1,8 @@
-"""What three dimensions add to a mask that was made slice by slice.
+"""Removes specks in three dimensions from a mask that was made slice by slice.
 
-An organ is one piece, specks are not part of it.
-
-Knows numpy and scipy; not words, models or geometry. Nothing of the published methods is changed by it, and
-it can be switched off (`VolumeSegmenter(clean=False)`).
+An organ is one piece, so small separate pieces are not part of it. The published methods stay unchanged, and
+this step can be switched off (`VolumeSegmenter(clean=False)`). Knows numpy and scipy; not words, models or
+geometry.
 """
 
 from __future__ import annotations
@@ -12,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-# of the largest piece: removes specks, keeps the smaller kidney and a second lesion of a quarter of the
-# diameter
+# Of the largest piece: removes specks, keeps the smaller kidney and a second lesion of a quarter of the
+# diameter.
 MINIMUM_FRACTION = 0.02
 
-TOUCHING = ndimage.generate_binary_structure(
-    3, 3
-)  # pieces that share a corner are one: thin vessels run diagonally through slices
+# Pieces that share a corner are one, because thin vessels run diagonally through slices.
+TOUCHING = ndimage.generate_binary_structure(3, 3)
 
 
 def drop_specks(mask: NDArray[np.bool_], *, minimum_fraction: float = MINIMUM_FRACTION) -> NDArray[np.bool_]:
-    """A copy of a mask [n, h, w] without the pieces that have less than ``minimum_fraction`` of the largest
-    one's voxels.
+    """A copy of a mask without its small pieces.
+
+    Args:
+        mask: [n, h, w].
+        minimum_fraction: a piece with a smaller share of the largest piece's voxels is removed.
     """
     kept = np.zeros_like(mask)
     boxes = ndimage.find_objects(mask.astype(np.uint8))

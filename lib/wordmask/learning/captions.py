@@ -27,7 +27,7 @@ from wordmask.learning.cases import Case, LabelledVolume
 
 NEEDED = ("image", "caption")  # of an entry; optional: group, slice, window
 WINDOW = "soft_tissue"  # of a CT whose entry names none
-SMALLEST_SHARE = 0.001  # of a slice: what covers less is not named, for CLIP could not see it
+SMALLEST_SHARE = 0.001  # of a slice; smaller structures are not named, because CLIP could not see them
 KINDS = {"CT": "CT slice", "MR": "MR slice", "US": "ultrasound slice", "unknown": "slice"}
 PICTURES = {"US": "ultrasound picture"}
 
@@ -62,9 +62,9 @@ class CaptionList:
 
 
 def names_cases(path: Path) -> bool:
-    """Whether ``path`` is what `wordmask train` takes.
+    """Whether ``path`` is what `wordmask train` takes: a folder, or a JSON list of cases with label maps.
 
-    A folder, or a JSON list whose first entry has a label map.
+    The first entry of a list decides.
     """
     if path.is_dir() or path.suffix.lower() != ".json":
         return path.is_dir()
@@ -113,7 +113,7 @@ def captions_of_cases(cases: Iterable[Case], *, slices: int, words: int | None) 
     pairs = [pair for case in cases for pair in _write_captions(case.read(), slices, words)]
     if not pairs:
         raise VolumeError(
-            "No label map of these cases shows anything, so there is nothing to write captions of."
+            "All label maps of these cases are empty, so captions cannot be written; check the label maps."
         )
     return CaptionList(tuple(pairs))
 
@@ -151,14 +151,13 @@ def _picture(pair: ImageCaption, volume: Volume, windows: Sequence[str]) -> NDAr
     stack = slicing_for(volume.geometry, choose_plane(volume)).cut(volume.array)
     if pair.slice is None and len(stack) > 1:
         raise VolumeError(
-            f"{volume.name}, which {pair.source} names, has {len(stack)} slices; say which one is meant with "
-            "slice."
+            f"{volume.name}, which {pair.source} names, has {len(stack)} slices; name one of them with slice."
         )
     index = pair.slice or 0
     if not 0 <= index < len(stack):
         raise VolumeError(
-            f"{_begun(pair.source)} names slice {index} of {volume.name}, which has slices 0 to "
-            f"{len(stack) - 1}."
+            f"{_capitalise(pair.source)} names slice {index} of "
+            f"{volume.name}, which has slices 0 to {len(stack) - 1}."
         )
     name = pair.window or WINDOW
     if windows and name not in windows:
@@ -214,7 +213,7 @@ def _join_words(words: Sequence[str]) -> str:
 def _pair(entry: Mapping[str, Any], source: str, path: Path) -> ImageCaption:
     if not all(isinstance(entry.get(key), str) and entry[key].strip() for key in NEEDED):
         raise VolumeError(
-            f"{_begun(source)} needs image and caption, the name of a file and what is said about it."
+            f"{_capitalise(source)} needs image and caption: the name of a file, and what the image shows."
         )
     image = path.parent / entry["image"].strip()
     if not image.exists():
@@ -241,7 +240,7 @@ def _json_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, entry in enumerate(_json_entries(path)):
         source = f"entry {number} of {path.name}"
         if not isinstance(entry, dict):
-            raise VolumeError(f"{_begun(source)} must be a table with image and caption.")
+            raise VolumeError(f"{_capitalise(source)} must be a table with image and caption.")
         yield source, entry
 
 
@@ -250,7 +249,7 @@ def _json_entries(path: Path) -> list[Any]:
     try:
         entries = json.loads(_text(path))
     except ValueError as error:
-        raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
+        raise VolumeError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(f'{path.name} must be a list of {{"image", "caption"}}, with at least one entry.')
     return entries
@@ -262,23 +261,23 @@ def _csv_pairs(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         columns = [name.strip() for name in reader.fieldnames or ()]
         if lacking := [name for name in NEEDED if name not in columns]:
             raise VolumeError(
-                f"{path.name} lacks the column {lacking[0]!r}; its first line must name the columns image "
-                "and caption."
+                f"{path.name} lacks the column {lacking[0]!r}; its "
+                "first line must name the columns image and caption."
             )
         reader.fieldnames = columns
         for row in reader:
             source = f"line {reader.line_num} of {path.name}"
             if None in row or None in row.values():
                 raise VolumeError(
-                    f"{_begun(source)} has not as many fields as the first line; put quotes around a caption "
-                    "with commas."
+                    f"{_capitalise(source)} has more or fewer fields than the first "
+                    "line; put quotes around a caption that contains commas."
                 )
             yield source, row
     except csv.Error as error:
-        raise VolumeError(f"Line {reader.line_num} of {path.name} is no readable CSV ({error}).") from error
+        raise VolumeError(f"Line {reader.line_num} of {path.name} is not readable CSV ({error}).") from error
 
 
-def _begun(source: str) -> str:
+def _capitalise(source: str) -> str:
     """With a capital letter, and the file's name as it is."""
     return source[0].upper() + source[1:]
 

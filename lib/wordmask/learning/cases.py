@@ -1,9 +1,8 @@
-"""Labelled cases: an image, its label map, and which values stand for which word.
+"""Labelled cases, which models learn from and are judged by.
 
-What models learn from and are judged by.
-
-Knows files, words and masks; not models, not torch, not a server. A word that a case names and no voxel has
-is *absent* from that case; a word that it does not name is *unknown* there and is neither learned nor judged.
+A case is an image, its label map, and which values stand for which word. Knows files, words and masks; not
+models, not torch, not a server. A word that a case names and no voxel has is *absent* from that case; a word
+that it does not name is *unknown* there and is neither learned nor judged.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from wordmask.data.label_maps import LabelMap, check_same_grid, read_label_map
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import RequestError, VolumeError, WordMaskError
 from wordmask.words.labels import LabelError, LabelTable, check_values
-from wordmask.words.prompts import Prompt, parse_prompts
+from wordmask.words.prompts import Prompt, parse_name, parse_prompts
 
 Mask = NDArray[np.bool_]
 Unnamed = Literal["refuse", "background"]
@@ -33,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_word(word: str) -> str:
-    """`Prompt.key` of a typed word.
+    """`Prompt.key` of the name of a label.
 
     Raises:
-        PromptError: the text is not a word.
+        PromptError: the text does not name a structure.
     """
-    return parse_prompts([word])[0].key
+    return parse_name(word).key
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,18 @@ class Case:
     group: str = ""
     unnamed: Unnamed = "refuse"
 
-    def read(self) -> LabelledVolume:
+    def read(self, max_voxels: int | None = None) -> LabelledVolume:
         """Read both files.
+
+        Args:
+            max_voxels: larger images are refused; None: any size.
 
         Raises:
             VolumeError: a file cannot be read, or the two do not fit together.
             LabelError: the label map contains fractions or colours.
         """
-        volume = read_volume(self.image)
-        labels = read_label_map(self.label)
+        volume = read_volume(self.image, max_voxels=max_voxels)
+        labels = read_label_map(self.label, max_voxels)
         check_same_grid(labels, self.label, volume, self.image)
         return LabelledVolume(self, volume, make_masks(labels, self.words, unnamed=self.unnamed))
 
@@ -181,11 +183,11 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
         LabelError: the names of an entry cannot be used.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise VolumeError(f"There is no file {path.name}.") from error
     except (OSError, ValueError) as error:
-        raise VolumeError(f"{path.name} is no readable JSON ({error}).") from error
+        raise VolumeError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(
             f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
@@ -209,13 +211,13 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
     images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
     if not images:
         raise VolumeError(
-            f"{folder.name} has no images/ with files in it; put images into images/ and their label maps "
-            "into labels/."
+            f"{folder.name} has no images/ with files in it; put "
+            "images into images/ and their label maps into labels/."
         )
     if missing := sorted(images.keys() - labels.keys()):
         raise VolumeError(
-            f"{len(missing)} images of {folder.name} have no label map of the same name in labels/, first "
-            f"{missing[0]!r}."
+            f"{len(missing)} images of {folder.name} have no label "
+            f"map of the same name in labels/, first {missing[0]!r}."
         )
     return [Case(stem, images[stem], labels[stem], {canonical_word(word): ()}) for stem in sorted(images)]
 
@@ -238,7 +240,7 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
         word = canonical_word(str(name))
         words[word] = tuple(sorted({*words.get(word, ()), *own}))
     if not words:
-        raise LabelError(f"{owner} names no label, so nothing can be learned from it; give names.")
+        raise LabelError(f"{owner} does not name a label, so nothing can be learned from it; add names.")
     return words
 
 
@@ -309,7 +311,9 @@ def studies_in(folder: Path) -> list[Study]:
         else []
     )
     if not files:
-        raise VolumeError(f"The folder {folder.name} holds no image, so there is nothing to learn from.")
+        raise VolumeError(
+            f"The folder {folder.name} does not contain an image, so there is nothing to learn from."
+        )
     images = {path.name.removesuffix(suffix_of(path)): path for path in files}
     if len(images) < len(files):
         other = next(path for path in files if path not in images.values())

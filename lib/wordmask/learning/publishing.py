@@ -49,7 +49,7 @@ def find_start(store: ModelStore, start: int | None) -> int | None:
     if start is None:
         return store.served()
     if start and not store.folder(start).is_dir():
-        raise RequestError(f"There is no version {start} of {store.path.name} to go on from.")
+        raise RequestError(f"There is no version {start} of {store.path.name} to start from.")
     return start or None
 
 
@@ -99,7 +99,7 @@ def publish_if_better(
         cancel.check()
         number = store.publish(write)
     outcome = (
-        f"Version {number} is published and serves"
+        f"Version {number} is published and in use"
         if number
         else "Nothing was published, because the training did not help"
     )

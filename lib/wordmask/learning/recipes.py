@@ -106,15 +106,15 @@ class Recipe(AnyRecipe):
     known_decoder_rate: PositiveFloat = Field(
         default=3e-5,
         description=(
-            "the same where they know all words: what they have is then worth keeping, and few cases would "
-            "spoil it"
+            "the same where they know all words: what they have "
+            "is then worth keeping, and few cases would spoil it"
         ),
     )
     text_rate: PositiveFloat = Field(
         default=2e-4, description="of tiny's text tower; public text towers are frozen"
     )
     fresh_decoder: bool = Field(
-        default=False, description="start with a random decoder instead of the one that serves"
+        default=False, description="start with a random decoder instead of that of the version in use"
     )
     ipp: bool = Field(
         default=True,
@@ -155,7 +155,7 @@ class Recipe(AnyRecipe):
     def views_of_each(self, slices: int) -> int:
         """How many views each of so many slices gets.
 
-        Few pictures are seen many ways, for what is seen too often is learned by heart.
+        Few pictures are seen many ways, because what is seen too often is learned by heart.
         """
         return min(self.views, max(2, self.all_views // max(1, slices)))
 

@@ -59,7 +59,7 @@ class TrainingOptions:
         settings: numbers of the recipe that differ, by name.
         words: what to learn, where the data do not say it.
         device: ``auto``, ``cpu`` or ``cuda:0``.
-        start: version to go on from, 0 for the preset's own weights; None: the version in use.
+        start: version to start from, 0 for the preset's own weights; None: the version in use.
         force: publish even if validation shows no improvement or there is nothing to validate on.
     """
 
@@ -95,12 +95,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What came of a training.
+    """The result of a training.
 
     Attributes:
         version: its number when it was published.
         parent: the version that it started from; None: the preset's own weights.
         message: for people.
+        epochs: how many were run.
+        seconds: that it took.
         skipped: a sentence for each part of the data that was left out.
     """
 
@@ -112,7 +114,7 @@ class TrainingReport:
     skipped: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """All fields by name, ready for JSON."""
         return asdict(self)
 
     def comparison(self) -> Comparison | None:
@@ -122,7 +124,7 @@ class TrainingReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseReport(TrainingReport):
-    """What came of a training that labelled cases judge.
+    """The result of a training that labelled cases judge.
 
     Attributes:
         mean: Dice on the validation cases; None without any.
@@ -162,8 +164,8 @@ class Training(abc.ABC, Generic[R]):
         recipe: class of its recipes.
         takes_words: whether words have to be given.
         takes_labels: whether the command line may add labels to unlabelled images.
-        takes_start: whether it can go on from a version.
-        resumes: whether an interrupted run goes on in the run folder that it left.
+        takes_start: whether it can start from a version.
+        resumes: whether an interrupted run continues in the run folder that it left.
         uses_devices: whether several processes may train together, each with a device of its own.
     """
 

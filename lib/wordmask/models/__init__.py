@@ -1,1 +1,1 @@
-"""Text-prompted segmentation models behind one contract (base.py); a model is one folder."""
+"""Text-prompted segmentation models behind one contract (base.py), each in a folder of its own."""

@@ -1,8 +1,8 @@
 """The contract that every text-prompted model fulfils.
 
-A model sees 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline
-alone maps what it returns back to original pixels. Row p of an output depends on its own slice and word
-alone, never on the rest of the batch.
+A model takes 2-D slices and words. It does not know files, volumes, orientation or the server: the pipeline
+alone maps its output back to original pixels. Row p of an output depends on its own slice and word alone,
+never on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from wordmask.words.prompts import Prompt
 
 @dataclass(frozen=True)
 class SliceKey:
-    """What a slice is, for the cache and for the noise.
+    """Identifies a slice for the cache and for the noise, in the same way in every request.
 
-    The same slice of the same volume has the same key in every request.
+    Attributes:
+        digest: of the volume's voxels and geometry.
+        plane: along which the volume is cut.
+        index: of the slice along this plane.
     """
 
     digest: str
@@ -36,9 +39,12 @@ class SliceKey:
 
 @dataclass
 class SliceFeatures:
-    """What a model keeps of N slices of one size: nothing here depends on the words.
+    """A model's features of N slices of one size; they do not depend on the words.
 
-    tensors: name -> [N, ...], what the model needs; frames: branch -> where its pixels lie in the slice.
+    Attributes:
+        keys: one per slice.
+        tensors: name -> [N, ...], whatever the model needs.
+        frames: branch of the model -> where its pixels lie in the slice.
     """
 
     keys: tuple[SliceKey, ...]
@@ -51,9 +57,12 @@ class SliceFeatures:
 
 @dataclass
 class PromptFeatures:
-    """What a model keeps of K words.
+    """A model's features of K words.
 
-    known: bool [K], false where the text encoder or the training never met the word.
+    Attributes:
+        prompts: the words.
+        tensors: name -> [K, ...], whatever the model needs.
+        known: bool [K], false where the text encoder or the training never met the word.
     """
 
     prompts: tuple[Prompt, ...]
@@ -66,23 +75,25 @@ class PromptFeatures:
 
 @dataclass(frozen=True)
 class Hints:
-    """What a person adds besides a word, in (x, y) pixels of slices, pixel i centred at i, and indices along
-    the slicing plane.
+    """Hints that a person adds to a word, in pixels of slices (pixel i centred at i).
 
-    points: (slice, x, y, positive); box: (first slice, last slice, x0, y0, x1, y1), the same in all of these
-    slices.
+    Slices are counted along the slicing plane.
+
+    Attributes:
+        points: (slice, x, y, positive).
+        box: (first slice, last slice, x0, y0, x1, y1), the same in all of these slices.
     """
 
     points: tuple[tuple[int, float, float, bool], ...] = ()
     box: tuple[int, int, float, float, float, float] | None = None
 
     def kinds(self) -> frozenset[str]:
-        """Which kinds of hint are given: a model refuses those that are not among its capabilities."""
+        """The kinds of hint that are given: "points", "box"."""
         given = {"points": self.points, "box": self.box}
         return frozenset(kind for kind, value in given.items() if value)
 
     def slices(self) -> frozenset[int]:
-        """Indices of the slices in which something is marked."""
+        """Indices of the slices with a hint."""
         boxed = () if self.box is None else range(self.box[0], self.box[1] + 1)
         return frozenset((*(point[0] for point in self.points), *boxed))
 
@@ -91,8 +102,11 @@ class Hints:
 class Capabilities:
     """What a model can do.
 
-    hints: kinds of `Hints` that it uses; prompt_sets: whether a request may choose one of them
-    (`wordmask.words.prompt_sets`).
+    Attributes:
+        hints: the kinds of `Hints` that it uses.
+        prompt_sets: whether a request may choose a prompt set (`wordmask.words.prompt_sets`).
+        presence: whether it judges a structure's presence in a slice before it segments the slice.
+        attribution: whether it returns attribution maps.
     """
 
     hints: frozenset[str] = frozenset()
@@ -103,10 +117,14 @@ class Capabilities:
 
 @dataclass
 class SegmenterOutput:
-    """One row per (slice, word) pair, in the pixels of ``frame``.
+    """A model's output, one row per (slice, word) pair, in the pixels of ``frame``.
 
-    logits: [P, h, w]; presence: [P], logit of "the thing is in the slice"; uncertainty: [P, h, w], nats;
-    attribution: [P, h, w], 0..1, for people to look at.
+    Attributes:
+        logits: [P, h, w], of the mask.
+        frame: where these pixels lie in the slice.
+        presence: [P], logit of "the structure is in the slice".
+        uncertainty: [P, h, w], nats.
+        attribution: [P, h, w], 0..1, for people to look at.
     """
 
     logits: Tensor
@@ -117,16 +135,19 @@ class SegmenterOutput:
 
 
 class Segmenter(nn.Module, abc.ABC):
-    """Base of all models.
+    """Base of all models; `load_segmenter` builds them.
 
-    Subclasses set ``preset`` (numbers and limits) and are built by `load_segmenter`.
+    Attributes:
+        name: of the model.
+        capabilities: what it can do.
+        preset: its numbers and limits.
+        trained_words: keys of the words that the weights were trained on; empty for a model without such a
+            list.
     """
 
     name: str
     capabilities: Capabilities = Capabilities()
-    trained_words: frozenset[str] = (
-        frozenset()
-    )  # what the weights were trained on; empty: not limited to a list
+    trained_words: frozenset[str] = frozenset()
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -134,7 +155,7 @@ class Segmenter(nn.Module, abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @classmethod
@@ -144,7 +165,7 @@ class Segmenter(nn.Module, abc.ABC):
 
         Args:
             preset: an instance of the model's own preset class.
-            weights: folder with a checkpoint, of a published version, in place of the preset's own.
+            weights: folder with the checkpoint of a published version; by default the preset's own weights.
 
         Raises:
             WeightsError: weights are missing, with the command to type, or damaged.
@@ -153,15 +174,20 @@ class Segmenter(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest of what `encode_slices` depends on (architecture and weights): part of the cache key."""
+        """Digest of all that `encode_slices` depends on (architecture and weights); part of the cache key."""
 
     @abc.abstractmethod
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """slices: [N, 3, H, W] in 0..1, float32; keys: one per slice. Computes what no word can change."""
+        """Compute the features of slices that do not depend on words.
+
+        Args:
+            slices: [N, 3, H, W] in 0..1, float32.
+            keys: one per slice.
+        """
 
     @abc.abstractmethod
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        """Computes what no slice can change."""
+        """Compute the features of words, which do not depend on slices."""
 
     @abc.abstractmethod
     def forward(
@@ -171,24 +197,34 @@ class Segmenter(nn.Module, abc.ABC):
         pairs: Tensor | None = None,
         hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """pairs: [P, 2] integer, (slice, word); all pairs, slice-major, when None."""
+        """Segment (slice, word) pairs.
+
+        Args:
+            slices: features of N slices.
+            prompts: features of K words.
+            pairs: [P, 2] integer, (slice, word); by default all pairs, slice by slice.
+            hints: what a person marked.
+
+        Raises:
+            RequestError: the model cannot use such hints.
+        """
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor | None:
-        """Logit [P] of "the word's thing is in the slice", cheap enough to skip absent pairs.
+        """Logit [P] of "the structure of the word is in the slice", cheap enough to skip absent pairs.
 
-        None when the model cannot tell.
+        None when the model cannot judge it.
         """
         return None
 
     def refuse_hints(self, hints: Hints | None) -> None:
-        """For models of words only. RequestError: hints are given."""
+        """Raise RequestError when hints are given; for models that take words only."""
         if hints is not None and hints.kinds():
             raise RequestError(
                 f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}."
             )
 
     def with_other_noise(self, offset: int) -> Self | None:
-        """The same weights and features with other random draws; None for a model whose masks draw none.
+        """The same weights and features with other random numbers; None for a model without random numbers.
 
         Args:
             offset: added to the preset's seed.
@@ -196,15 +232,15 @@ class Segmenter(nn.Module, abc.ABC):
         return None
 
     def judges_presence(self, prompt: Prompt) -> bool:
-        """Whether `presence` can be relied on for this word.
+        """Whether `presence` is reliable for this word.
 
-        Where not, every slice is segmented and the mask alone decides.
+        Otherwise every slice is segmented, and the mask alone decides.
         """
         return self.capabilities.presence
 
 
 def all_pairs(slices: int, words: int, device: torch.device | str = "cpu") -> Tensor:
-    """[slices * words, 2], (slice, word), slice-major."""
+    """All (slice, word) pairs, slice by slice: [slices * words, 2]."""
     return torch.cartesian_prod(
         torch.arange(slices, device=device), torch.arange(words, device=device)
     ).reshape(-1, 2)

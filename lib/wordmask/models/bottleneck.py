@@ -1,8 +1,8 @@
-"""Where in a slice is what a word means: the multi-modal information bottleneck (M2IB) on a frozen CLIP.
+"""Maps of where in a slice a word is: the multi-modal information bottleneck (M2IB) on a frozen CLIP.
 
-Knows: hidden states after one block, text embeddings, and how to restart the encoder there. Does not know:
-images, volumes, files, how a word is spelt. Every (slice, word) pair is a fitting problem of its own; a batch
-only shares the matrix products.
+Every (slice, word) pair is a fitting problem of its own; a batch only shares the matrix products. Knows
+hidden states after one block, text embeddings, and how to restart the encoder there; not images, volumes,
+files or the spelling of words.
 
 Source: methods.md 0.5, the equations of M2IB (Wang, Rudner, Wilson, NeurIPS 2023). Differs from the published
 code: the text is encoded once, only blocks after the bottleneck run, the capacity's gradient is in closed
@@ -24,30 +24,38 @@ ALPHA_START = 5.0  # lambda = 0.9933: nearly everything passes at first
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 COSINE_EPS = 1e-6
-CONSTANT = (
-    1e-6  # a map whose range is below this share of its largest value holds only rounding (768 float32 terms)
-)
+# A map whose range is below this share of its largest value consists of rounding only (768 float32 terms).
+CONSTANT = 1e-6
 
 
 class RestartableClip(Protocol):
-    """What the bottleneck needs of a CLIP image encoder; `wordmask.encoders.clip.ClipEncoder` is one."""
+    """A CLIP image encoder as the bottleneck needs it, such as `wordmask.encoders.clip.ClipEncoder`."""
 
     grid: int
     depth: int
 
     def tail(self, hidden: Tensor, layer: int) -> Tensor:
-        """hidden: [N, 1 + grid * grid, D] after 0-based block ``layer``.
+        """Image embeddings [N, E], of any length.
 
-        Returns the image embedding [N, E], any length.
+        Args:
+            hidden: [N, 1 + grid * grid, D], after block ``layer``.
+            layer: counted from 0.
         """
         ...
 
 
 def capacity(alpha: Tensor, hidden: Tensor) -> Tensor:
-    """Nats that pass each element, in the shape of the arguments: KL(N(lambda x, (1 - lambda)^2) || N(0, 1)).
+    """Information that passes each element: KL(N(lambda x, (1 - lambda)^2) || N(0, 1)).
 
-    lambda = sigmoid(alpha). Equal to -1/2 [1 + log (1 - lambda)^2 - (lambda x)^2 - (1 - lambda)^2], without
-    the logarithm of a number near 0.
+    It equals -1/2 [1 + log (1 - lambda)^2 - (lambda x)^2 - (1 - lambda)^2], but avoids the logarithm of a
+    number near 0.
+
+    Args:
+        alpha: any shape; lambda = sigmoid(alpha).
+        hidden: x, of the same shape.
+
+    Returns:
+        Nats, of the same shape.
     """
     passed, blocked = torch.sigmoid(alpha) * hidden, torch.sigmoid(-alpha)
     return functional.softplus(alpha) + 0.5 * passed.square() + 0.5 * blocked.square() - 0.5
@@ -66,26 +74,36 @@ def fit_pairs(
     replicas: int,
     noise: Noise,
 ) -> Tensor:
-    """Fit one bottleneck per row and return what it lets pass, [P, g, g], in nats summed over channels,
-    without the class token.
+    """Fit one bottleneck per row and return the information that it lets pass.
 
-    hidden: [P, 1 + g * g, D] after 0-based block ``layer``, of any float type; text: [P, E]; pair_keys: P
-    keys for the noise
-    steps: forward passes; the map comes from the bottleneck after ``steps - 1`` updates, as published
-    beta: price of one nat, averaged over tokens and channels; replicas: noise samples per step, whose cosines
-    are averaged Works in float32 (float64 for float64), also under `torch.no_grad` and
-    `torch.inference_mode`. The weights get no gradients.
-    ValueError: arguments do not fit each other.
+    Computed in float32 (float64 for float64), also under `torch.no_grad` and `torch.inference_mode`. The
+    weights get no gradients.
+
+    Args:
+        clip: the encoder.
+        hidden: [P, 1 + g * g, D], after block ``layer``, of any float type.
+        text: [P, E].
+        pair_keys: P keys for the noise.
+        layer: the block, counted from 0, after which noise is mixed in.
+        beta: price of one nat, averaged over tokens and channels.
+        steps: forward passes; the map is taken after ``steps - 1`` updates, as published.
+        learning_rate: of Adam.
+        replicas: noise samples per step, whose cosines are averaged.
+        noise: where the noise comes from.
+
+    Returns:
+        Maps [P, g, g] in nats, summed over channels, without the class token.
+
+    Raises:
+        ValueError: the arguments do not fit each other.
     """
     _check(clip, hidden, text, pair_keys, layer=layer, steps=steps, replicas=replicas)
     # Per element the gradient is about 1e-6 and only its sign matters, so autocast must not round what leads
     # to it.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        x, t = (
-            hidden.to(dtype, copy=True),
-            text.to(dtype, copy=True),
-        )  # copied: tensors of inference mode cannot enter autograd
+        # Copied, because tensors of inference mode cannot enter autograd.
+        x, t = hidden.to(dtype, copy=True), text.to(dtype, copy=True)
         alpha, first, second = torch.full_like(x, ALPHA_START), torch.zeros_like(x), torch.zeros_like(x)
         for step in range(steps - 1):
             e = noise(pair_keys, step)
@@ -113,13 +131,18 @@ def attribution_maps(
     words: Sequence[str] | None = None,
     pair_batch: int | None = None,
 ) -> Tensor:
-    """Maps of every slice for every word, [N, K, g, g], in nats and not normalised.
+    """Maps of every slice for every word; the other arguments are those of `fit_pairs`.
 
-    See `fit_pairs` and `normalise_maps`.
+    Args:
+        hidden: [N, 1 + g * g, D].
+        text_features: [K, E].
+        slice_keys: N keys for the noise; by default the numbers of the slices.
+        words: K keys for the noise; by default the numbers of the words.
+        pair_batch: how many pairs are fitted at a time, the last batch padded to the same shape; by default
+            all at once.
 
-    hidden: [N, 1 + g * g, D]; text_features: [K, E]
-    slice_keys, words: what the noise is keyed by, as (slice key, word); their numbers when None
-    pair_batch: fit so many pairs at a time, the last batch padded to the same shape; all at once when None
+    Returns:
+        [N, K, g, g], in nats and not normalised (`normalise_maps`).
     """
     n, k = len(hidden), len(text_features)
     slices, names = range(n) if slice_keys is None else slice_keys, range(k) if words is None else words
@@ -148,11 +171,10 @@ def attribution_maps(
 
 
 def normalise_maps(maps: Tensor) -> Tensor:
-    """Each map [..., g, g] stretched to 0..1 by its own least and largest value.
+    """Stretch each map [..., g, g] to 0..1 by its own smallest and largest value.
 
-    A constant map becomes 0 everywhere.
-
-    This removes the scale: a map of an absent word has a peak of 1 too. Never decide presence from it.
+    A constant map becomes 0 everywhere. Stretching removes the scale: the map of an absent word has a peak of
+    1, too, so never decide presence from it.
     """
     least, largest = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     span = largest - least
@@ -163,12 +185,10 @@ def normalise_maps(maps: Tensor) -> Tensor:
 def _gradient(
     clip: RestartableClip, x: Tensor, text: Tensor, alpha: Tensor, e: Tensor, *, layer: int, beta: float
 ) -> Tensor:
-    """d/d alpha of beta * mean(capacity) - mean over replicas of cos(text, tail(z)).
+    """The gradient d/d alpha of beta * mean(capacity) - mean over replicas of cos(text, tail(z)).
 
-    Everything [P, T, D], e [P, R, T, D].
-
-    Summed over pairs, never averaged: a mean would shrink each gradient towards Adam's eps, by the size of
-    the batch.
+    It is summed over pairs, never averaged: a mean would shrink each gradient towards Adam's eps, by the size
+    of the batch. Everything is [P, T, D], e is [P, R, T, D].
     """
     keep = torch.sigmoid(alpha)
     drop = torch.sigmoid(-alpha)  # not 1 - keep: in float32 that has lost 3 of its 7 digits at alpha = 9
@@ -185,9 +205,17 @@ def _gradient(
 def _adam_step(
     alpha: Tensor, gradient: Tensor, first: Tensor, second: Tensor, *, number: int, learning_rate: float
 ) -> None:
-    """Adam (Kingma and Ba, 2015) in place, element by element, so that no pair can touch another.
+    """Take one step of Adam (Kingma and Ba, 2015) in place.
 
-    number: of the step, from 1.
+    It works element by element, so no pair can influence another.
+
+    Args:
+        alpha: the parameters.
+        gradient: of the same shape.
+        first: running mean of the gradient.
+        second: running mean of its square.
+        number: of the step, from 1.
+        learning_rate: step size.
     """
     first.lerp_(gradient, 1 - ADAM_BETAS[0])
     second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1 - ADAM_BETAS[1])

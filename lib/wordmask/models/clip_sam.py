@@ -1,9 +1,7 @@
-"""What models share that stand on a frozen CLIP and SAM's image encoder.
+"""The common base of models with a frozen CLIP and SAM's image encoder: features, cosines, attribution maps.
 
-Features of slices and words, cosines, attribution maps.
-
-Knows slices, words, CLIP, SAM, and the frames between them; not volumes, not what draws the mask. CLIP's map
-reaches SAM's cells by one look-up in their common slice, without 8-bit rounding.
+CLIP's map reaches SAM's cells by one look-up in their common slice, without 8-bit rounding. Knows slices,
+words, CLIP, SAM, and the frames between them; not volumes, nor how the mask is drawn.
 """
 
 from __future__ import annotations
@@ -40,7 +38,14 @@ class ClipSamSegmenter(Segmenter):
     def __init__(
         self, preset: ClipSamPreset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
     ) -> None:
-        """trained_words: what the weights were trained on; empty: not limited."""
+        """Put the parts together.
+
+        Args:
+            preset: of the model.
+            clip: the encoder of words and slices.
+            sam: its image encoder is used.
+            trained_words: the words that the weights were trained on; empty without such a list.
+        """
         super().__init__(preset)
         self.clip, self.sam = clip, sam
         self.scores = WordScores()
@@ -49,7 +54,7 @@ class ClipSamSegmenter(Segmenter):
 
     @property
     def fingerprint(self) -> str:
-        """Of both image encoders: neither words nor what draws the mask change what is kept of a slice."""
+        """Digest of both image encoders; words and mask decoder do not change the features of a slice."""
         if self._fingerprint is None:
             parts = [
                 self.clip.vision_fingerprint()[:32],
@@ -60,14 +65,19 @@ class ClipSamSegmenter(Segmenter):
         return self._fingerprint
 
     def weights_changed(self) -> None:
-        """To be called when the encoders have learned: the fingerprint is taken anew."""
+        """Discard the fingerprint; call it when the encoders have learned."""
         self._fingerprint = None
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """slices: [N, 3, H, W] in 0..1.
+        """Compute the features of slices.
 
-        Keeps hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length;
-        row 0 is the image) and sam [N, C, g, g].
+        Args:
+            slices: [N, 3, H, W] in 0..1.
+            keys: one per slice.
+
+        Returns:
+            hidden [N, 1 + patches, D] (input of the bottleneck), tokens [N, 1 + patches, E] (unit length, row
+            0 is the image) and sam [N, C, g, g].
         """
         original = (slices.shape[-2], slices.shape[-1])
         side, sam_side = self.clip.image_size, self.sam.image_encoder.img_size
@@ -82,9 +92,11 @@ class ClipSamSegmenter(Segmenter):
         return SliceFeatures(tuple(keys), tensors, frames)
 
     def encode_for_sam(self, slices: Tensor, frame: Letterbox) -> Tensor:
-        """SAM's embedding [N, C, g, g] of slices [N, 3, H, W] in 0..1.
+        """SAM's embeddings of slices, [N, C, g, g].
 
-        frame: where its square lies in them.
+        Args:
+            slices: [N, 3, H, W] in 0..1.
+            frame: where SAM's square lies in them.
         """
         features: Tensor = self.sam.image_encoder(
             preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device))
@@ -92,29 +104,32 @@ class ClipSamSegmenter(Segmenter):
         return features
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        """Keeps text [K, E], see `encode_words`."""
+        """Compute the features of words: text [K, E], see `encode_words`."""
         text = self.encode_words(prompts)
         known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
         return PromptFeatures(tuple(prompts), {"text": text}, known)
 
     def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
-        """[K, E], unit length: here of the bare words."""
+        """Text embeddings of the bare words, [K, E], of unit length."""
         return self.clip.encode_text([prompt.text for prompt in prompts])
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
-        """[P], logit of the image-word cosine with its trained scale and bias."""
+        """Presence logits [P]: the image-word cosine with its trained scale and bias."""
         return self.scores.presence(self.cosine(slices, prompts, pairs, tokens=slice(0, 1))[:, 0])
 
     def cosine(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, *, tokens: slice
     ) -> Tensor:
-        """Of image tokens and words, [P, tokens]: row by row, so that no pair's sum depends on the batch."""
+        """Cosines of image tokens and words, [P, tokens].
+
+        They are summed row by row, so that no pair depends on the batch.
+        """
         rows, words = pairs.to(self.device).unbind(1)
         image = slices.tensors["tokens"][rows, tokens].float()
         return (image * prompts.tensors["text"][words][:, None]).sum(-1)
 
     def bottleneck_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
-        """What M2IB lets pass for each pair, [P, patches, patches] on CLIP's grid, in nats."""
+        """Information that M2IB lets pass for each pair, [P, patches, patches] on CLIP's grid, in nats."""
         settings = self.preset.bottleneck
         rows, words = pairs.to(self.device).unbind(1)
         hidden = slices.tensors["hidden"][rows].float()
@@ -133,7 +148,11 @@ class ClipSamSegmenter(Segmenter):
         )
 
     def with_other_noise(self, offset: int) -> Self | None:
-        """As `Segmenter`: the bottleneck's noise is what is random."""
+        """The same weights with other noise in the bottleneck.
+
+        Args:
+            offset: added to the preset's seed.
+        """
         bottleneck = self.preset.bottleneck
         reseeded = bottleneck.model_copy(update={"seed": bottleneck.seed + offset})
         other = copy.copy(self)
@@ -146,7 +165,7 @@ class ClipSamSegmenter(Segmenter):
 
 
 def with_rows(checkpoint: Checkpoint, token_ids: Sequence[int]) -> Checkpoint:
-    """Tiny's weights with a text table that has a row for each of ``token_ids``; others as they are."""
+    """Extend the text table of tiny's weights to ``token_ids``; other weights stay as they are."""
     table = "clip.model.token_embedding.weight"
     if not token_ids or table not in checkpoint.tensors:
         return checkpoint

@@ -1,11 +1,8 @@
-"""From saliency maps to what SAM is asked.
+"""Coarse masks of saliency maps, their components, boxes and points (MedCLIP-SAMv2, methods.md 2.1).
 
-Coarse masks, their components, boxes and points (MedCLIP-SAMv2, methods.md 2.1).
-
-Knows torch, numpy and scipy; not words, models or geometry. Masks are made for P maps at once where the maps
-are; components, boxes and points are made for one map on the CPU. Nothing here depends on the other maps of a
-batch, and a map without foreground is an answer, not a
-failure: the published code cannot give it (methods.md 2.6 e and h).
+Masks are computed for P maps at once on their device; components, boxes and points for one map on the CPU.
+Nothing depends on the other maps of a batch, and a map without foreground gives an empty mask, where the
+published code fails (methods.md 2.6 e and h). Knows torch, numpy and scipy; not words, models or geometry.
 """
 
 from __future__ import annotations
@@ -21,31 +18,38 @@ from torch import Tensor
 SplitMethod = Literal["two_means", "fixed"]
 
 FIXED_THRESHOLD = 0.3  # the alternative to k-means in the released code (methods.md 2.1)
-# by how much bilinear resizing of maps in 0..1 may leave that range; it was seen to leave it by 1e-7
+# By how much maps in 0..1 may leave that range, because bilinear resizing was seen to leave it by 1e-7.
 ROUNDING = 1e-4
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.int8)
 POSITIVE, NEGATIVE = 1, 0  # SAM's labels of points
 
 
 def split_two_classes(maps: Tensor, levels: int = 256) -> Tensor:
-    """The best division of each map into dark and bright: exact two-means of its grey levels.
+    """Divide each map optimally into dark and bright: exact two-means of its grey levels.
 
-    maps: [P, h, w], 0..1. Each value counts as the nearest of ``levels`` grey levels, as in the published
-    8-bit pictures (methods.md 2.1, step 3). Two-means classes on a line are intervals, so the least
-    within-class sum of squares is found by trying every threshold, where k-means from random starts may stop
-    at a local optimum. Otsu's threshold is the same one: the sum of squares within and the one between the
-    classes add up to that of the map, so the least of the one is the greatest of the other.
+    Two-means classes on a line are intervals, so the smallest within-class sum of squares is found by trying
+    every threshold, where k-means from random starts may stop at a local optimum. Otsu's threshold is the
+    same one: the sums of squares within and between the classes add up to that of the map, so the smallest of
+    the one is the largest of the other.
 
-    Returns thresholds [P], float32 (float64 for float64 maps): ``map > threshold`` is the bright class. Of
-    equally good thresholds it is the lowest. A map of one grey level alone has nothing to divide, and its
-    threshold is infinite: no foreground. (Published k-means always finds one.) ValueError: another shape,
-    values outside 0..1 or NaN, fewer than 2 levels.
+    Args:
+        maps: [P, h, w], 0..1. Each value counts as the nearest grey level, as in the published 8-bit pictures
+            (methods.md 2.1, step 3).
+        levels: number of grey levels.
+
+    Returns:
+        Thresholds [P], float32 (float64 for float64 maps): ``map > threshold`` is the bright class. Of
+        equally good thresholds it is the lowest. A map of one grey level cannot be divided, so its threshold
+        is infinite and it has no foreground. (Published k-means always finds one.)
+
+    Raises:
+        ValueError: another shape, values outside 0..1 or NaN, or fewer than 2 levels.
     """
     if levels < 2:
         raise ValueError(f"Two classes need at least 2 grey levels, got {levels}.")
     maps = _check_maps(maps)
-    # Compared with the very thresholds that may be returned: value * 255, rounded, could differ from the mask
-    # in its last bit.
+    # Values are compared with the thresholds that may be returned, because value * 255, rounded, could differ
+    # from the mask in its last bit.
     edges = ((torch.arange(levels - 1, dtype=torch.float64, device=maps.device) + 0.5) / (levels - 1)).to(
         maps.dtype
     )
@@ -68,11 +72,18 @@ def split_two_classes(maps: Tensor, levels: int = 256) -> Tensor:
 def coarse_masks(
     maps: Tensor, method: SplitMethod = "two_means", threshold: float = FIXED_THRESHOLD
 ) -> Tensor:
-    """Where each map is bright, bool [P, h, w]; a mask may be empty.
+    """The bright part of each map.
 
-    maps: [P, h, w], 0..1, in the size in which they are to be divided (published: 256 x 256, nearest);
-    method: "two_means", each map by its own `split_two_classes`, or "fixed", all by ``threshold``, which only
-    then is used. ValueError: another shape or method, values or a threshold outside 0..1.
+    Args:
+        maps: [P, h, w], 0..1, in the size in which they are to be divided (published: 256 x 256, nearest).
+        method: "two_means", each map by its own `split_two_classes`, or "fixed", all by ``threshold``.
+        threshold: 0..1, of the method "fixed".
+
+    Returns:
+        bool [P, h, w]; a mask may be empty.
+
+    Raises:
+        ValueError: another shape or method, or values or a threshold outside 0..1.
     """
     if method not in get_args(SplitMethod):
         raise ValueError(
@@ -94,18 +105,24 @@ def components(
     least_area: float = 0.0,
     least_confidence: float = 0.0,
 ) -> NDArray[np.bool_]:
-    """The parts of a mask that are worth asking SAM about.
+    """The largest components of a mask, from which SAM is prompted (methods.md 2.1, step 3).
 
-    At most ``most``, the largest first (methods.md 2.1, step 3).
+    Pixels that touch by a side or a corner are connected. Of equally large components the one whose first
+    pixel in raster order comes earlier goes first, and never more than ``most`` are kept (published: ties
+    keep more, and the limits on area and confidence have no effect, methods.md 2.6 d).
 
-    mask: bool [h, w]; saliency: [h, w], 0..1; pixels that touch by a side or a corner are connected;
-    least_area: a smaller share of the map is dropped; least_confidence: a lower mean saliency is dropped.
-    What is dropped takes no place among ``most``. Of equally large parts the one whose first pixel in raster
-    order comes earlier goes first, and never more than ``most`` are kept (published: ties keep more, and the
-    limits on area and confidence have no effect, methods.md 2.6 d).
+    Args:
+        mask: bool [h, w].
+        saliency: [h, w], 0..1.
+        most: how many components to keep at most.
+        least_area: components with a smaller share of the map are dropped first.
+        least_confidence: so are components with a lower mean saliency.
 
-    Returns bool [C, h, w], C from 0 to ``most``. ValueError: shapes that differ or are not [h, w], ``most``
-    below 1.
+    Returns:
+        bool [C, h, w], C from 0 to ``most``, the largest first.
+
+    Raises:
+        ValueError: shapes differ or are not [h, w], or ``most`` is below 1.
     """
     if mask.ndim != 2 or mask.shape != saliency.shape:
         raise ValueError(
@@ -128,13 +145,20 @@ def components(
 
 
 def boxes(components: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The box around each component: [C, 4], x0, y0, x1, y1, the first and the last column and row that it
-    touches.
+    """The box around each component: its first and last column and row.
 
-    components: bool [C, h, w]. All corners are pixels of the map (methods.md 2.1, step 4; published: x1 and
-    y1 lie one pixel further where the map has one). One box around several components is that of their union,
-    ``boxes(components.any(0, keepdims=True))``. ValueError: another shape, or a component without a pixel,
-    which has no box.
+    All corners are pixels of the map (methods.md 2.1, step 4; published: x1 and y1 lie one pixel further
+    where the map has one). One box around several components is that of their union,
+    ``boxes(components.any(0, keepdims=True))``.
+
+    Args:
+        components: bool [C, h, w].
+
+    Returns:
+        [C, 4]: x0, y0, x1, y1.
+
+    Raises:
+        ValueError: another shape, or a component without a pixel.
     """
     if components.ndim != 3:
         raise ValueError(f"Components must be [C, h, w], got {list(components.shape)}.")
@@ -156,15 +180,23 @@ def boxes(components: NDArray[np.bool_]) -> NDArray[np.int64]:
 def points(
     component: NDArray[np.bool_], positive: int, negative: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random pixels to point SAM at, drawn by ``seed`` alone.
+    """Draw random pixels as point prompts for SAM (methods.md 2.1, step 5).
 
-    (coordinates [n, 2] as x, y; labels [n], 1 inside and 0 outside).
+    No pixel is drawn twice. Where there are fewer pixels, all of them are taken (published: a crash,
+    methods.md 2.6 g). A larger number keeps the pixels of a smaller one.
 
-    component: bool [h, w]; positive, negative: how many pixels inside and outside of it (published: 10 and 0
-    or 10, methods.md 2.1, step 5). No pixel comes twice; where there are fewer, all of them are taken and n
-    is smaller (published: a crash, methods.md 2.6 g). Asking for more keeps the first ones. Where a word has
-    several components, give their union, or a negative may fall onto another one.
-    ValueError: another shape, a negative number.
+    Args:
+        component: bool [h, w]. Where a word has several components, give their union, because otherwise a
+            negative point may fall onto another one.
+        positive: how many pixels inside (published: 10).
+        negative: how many pixels outside (published: 0 or 10).
+        seed: decides the draw alone.
+
+    Returns:
+        Coordinates [n, 2] as x, y, and labels [n], 1 inside and 0 outside.
+
+    Raises:
+        ValueError: another shape, or a negative number.
     """
     if component.ndim != 2:
         raise ValueError(f"A component must be [h, w], got {list(component.shape)}.")
@@ -183,11 +215,11 @@ def points(
 
 
 def _check_maps(maps: Tensor) -> Tensor:
-    """The maps, in float32 at least; ValueError for what is not a saliency map."""
+    """The maps in float32 or float64; ValueError when they are not saliency maps."""
     if maps.ndim != 3 or not maps.is_floating_point():
         raise ValueError(
             f"Saliency maps must be floating-point [P, h, w], got {maps.dtype} {list(maps.shape)}."
         )
-    if not ((maps >= -ROUNDING) & (maps <= 1 + ROUNDING)).all():  # written so that NaN fails too
+    if not ((maps >= -ROUNDING) & (maps <= 1 + ROUNDING)).all():  # written so that NaN fails, too
         raise ValueError("Saliency maps must lie in 0 to 1; normalise them first.")
     return maps if maps.dtype == torch.float64 else maps.float()

@@ -1,4 +1,4 @@
-"""From the name of a model to the model with its weights, on a device."""
+"""Loads a model by its name, with its weights, on a device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from wordmask.models.registry import find_model, load_preset
 
 
 def segmenter_class(name: str) -> type[Segmenter]:
-    """The class of a model; UnknownModelError names the nearest right one."""
+    """The class of a model; UnknownModelError names the most similar model."""
     found: type[Segmenter] = pkgutil.resolve_name(find_model(name).segmenter)
     return found
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the first CUDA device when there is one, else the CPU; anything else is taken as it is."""
+    """The device of a name; ``auto`` is the first CUDA device when there is one, else the CPU.
+
+    Raises:
+        UnknownModelError: the device does not exist, or this machine has no usable CUDA device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -36,13 +40,19 @@ def choose_device(device: str) -> torch.device:
 def load_segmenter(
     name: str, *, preset: str = "tiny", device: str = "auto", weights: Path | None = None
 ) -> Segmenter:
-    """A model with its weights, ready for inference: eval mode, no gradients.
+    """Load a model with its weights, ready for inference: evaluation mode, no gradients.
 
-    weights: the folder of a published version (`versions.ModelStore.folder`), else the preset's own.
+    Args:
+        name: of the model.
+        preset: its name.
+        device: auto, cpu, cuda or cuda:N.
+        weights: folder of a published version (`versions.ModelStore.folder`); by default the preset's own
+            weights.
 
-    Raises UnknownModelError for an unknown model, preset or device, WeightsError when weights are missing or
-    damaged.
+    Raises:
+        UnknownModelError: the model, the preset or the device does not exist.
+        WeightsError: weights are missing or damaged.
     """
-    chosen = choose_device(device)  # before weights are read: a misspelt device should not wait for them
+    chosen = choose_device(device)  # first, because a misspelt device should not wait for the weights
     segmenter = segmenter_class(name).from_preset(load_preset(name, preset), weights)
     return segmenter.to(chosen).eval().requires_grad_(False)

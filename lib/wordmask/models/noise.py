@@ -1,7 +1,7 @@
 """Normal noise that belongs to a (slice, word) pair and a step, never to a place in a batch.
 
-Knows: keys made of text, numbers and dataclasses of them. Does not know: models, images, devices: the numbers
-are drawn on the CPU, so that every device fits the same noise.
+The numbers are drawn on the CPU, so that every device gets the same noise. Knows keys made of text, numbers
+and dataclasses of them; not models, images or devices.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ from torch import Tensor
 
 
 class Noise(Protocol):
-    """Where the bottleneck gets its noise; tests inject their own."""
+    """A source of noise for the bottleneck; tests inject their own."""
 
     def __call__(self, pair_keys: Sequence[Hashable], step: int) -> Tensor:
-        """[P, replicas, tokens, width], float32.
+        """Standard normal noise for each pair, [P, replicas, tokens, width], float32.
 
-        Standard normal for each pair, fresh at every step (counted from 0).
+        Args:
+            pair_keys: P keys.
+            step: counted from 0; every step has noise of its own.
         """
         ...
 
 
 def key_text(key: object) -> str:
-    """The same text for equal keys, in every process.
+    """A text for a key, the same for equal keys in every process.
 
-    key: text, whole numbers, None, and tuples or dataclasses of these.
+    ``repr`` is not used, because an enum and its plain text value are equal, but print differently.
 
-    Not ``repr``: an enum and its plain text value are equal, but print differently. TypeError for anything
-    else, for which a text could change from one run to the next.
+    Args:
+        key: text, integers, None, and tuples or dataclasses of these.
+
+    Raises:
+        TypeError: another type, whose text could change from one run to the next.
     """
     if isinstance(key, str):
         return (
-            f"{len(key)}:{str.__str__(key)}"  # with its length, so that no two different tuples give one text
+            f"{len(key)}:{str.__str__(key)}"  # with its length, so that different tuples never give one text
         )
     if key is None or isinstance(key, int | np.integer):
         return "none" if key is None else f"i{int(key)}"
@@ -46,18 +51,25 @@ def key_text(key: object) -> str:
     if isinstance(key, tuple):
         return "(" + ",".join(key_text(part) for part in key) + ")"
     raise TypeError(
-        f"A noise key holds text, whole numbers, tuples and dataclasses of these; got {type(key).__name__}."
+        f"A noise key consists of text, integers, tuples and dataclasses of these; got {type(key).__name__}."
     )
 
 
 class KeyedNoise:
-    """Standard normal noise from a counter-based generator (Philox 4x64), keyed by (seed, pair key).
+    """Standard normal noise from a counter-based generator (Philox 4x64).
 
-    The step is the counter.
+    The key of the generator is (seed, pair key), its counter the step; a pair key is (slice key, the word's
+    text). One pair's numbers do not depend on the other pairs of the call, on the number of replicas drawn
+    after them, or on the thread. There is no state: calling it twice gives the same numbers.
 
-    One pair's numbers do not depend on the other pairs of the call, on the number of replicas drawn after
-    them, or on the thread. A pair key is (slice key, the word's text). No state: calling twice gives the same
-    numbers.
+    Args:
+        seed: of all noise.
+        replicas: noise samples per pair and step.
+        tokens: 1 + grid * grid, with the class token.
+        width: channels.
+
+    Raises:
+        ValueError: a size is below 1.
     """
 
     def __init__(self, seed: int, replicas: int, tokens: int, width: int) -> None:
@@ -68,7 +80,12 @@ class KeyedNoise:
         self.seed, self.shape = seed, (replicas, tokens, width)
 
     def __call__(self, pair_keys: Sequence[Hashable], step: int) -> Tensor:
-        """[P, replicas, tokens, width], float32, on the CPU. step: from 0."""
+        """Noise [P, replicas, tokens, width], float32, on the CPU.
+
+        Args:
+            pair_keys: P keys.
+            step: counted from 0.
+        """
         drawn = np.empty((len(pair_keys), *self.shape), dtype=np.float32)
         for row, key in zip(drawn, pair_keys, strict=True):
             digest = hashlib.sha256(key_text((self.seed, key)).encode()).digest()
@@ -79,8 +96,5 @@ class KeyedNoise:
 
 
 def keyed_noise(seed: int, replicas: int, tokens: int, width: int) -> Noise:
-    """Noise for `wordmask.models.bottleneck`: see `KeyedNoise`.
-
-    tokens: 1 + grid * grid, with the class token; width: channels.
-    """
+    """`KeyedNoise` as a source of noise for `wordmask.models.bottleneck`."""
     return KeyedNoise(seed, replicas, tokens, width)

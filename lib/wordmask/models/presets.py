@@ -1,7 +1,7 @@
-"""What the presets of all models say; each model's own class adds to it (models/<model>/preset.py).
+"""The settings that presets of all models share; each model's own class adds to them (<model>/preset.py).
 
-The classes hold meaning and limits, the YAML files in configs/models/<model>/ hold the numbers. A misspelt
-key is refused. Knows the encoders' configurations; not torch, not volumes, not the server.
+The classes define meanings and limits, the YAML files in configs/models/<model>/ the numbers. A misspelt key
+is refused. Knows the encoders' configurations; not torch, volumes or the server.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PresencePreset(Settings):
 
 
 class Preset(Settings):
-    """What every model needs; the base of each model's own preset class."""
+    """The settings of every model; the base of each model's own preset class."""
 
     model: str
     name: str
@@ -101,7 +101,7 @@ class SamPromptsPreset(Settings):
 
 
 class ClipSamPreset(Preset):
-    """Of models that stand on a CLIP and a SAM, with an information bottleneck between word and image."""
+    """The settings of models with a CLIP, a SAM, and an information bottleneck between word and image."""
 
     clip: ClipConfig
     sam: SamConfig

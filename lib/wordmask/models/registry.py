@@ -1,4 +1,4 @@
-"""The models that there are: WordMask's own, and those that other packages bring.
+"""The registry of models: WordMask's own, and those that other packages bring.
 
 Listing models and reading presets imports no torch. Another package brings a model through an entry point of
 the group `wordmask.models`, whose name is the model's and whose value is a `ModelEntry`.
@@ -67,7 +67,7 @@ def find_model(name: str) -> ModelEntry:
         entry = point.load()
     except Exception as error:
         raise UnknownModelError(
-            f"The model {name!r} of the package {package} does not load ({error}); "
+            f"The model {name!r} of the package {package} cannot be loaded ({error}); "
             f"repair or remove {package}."
         ) from error
     if not isinstance(entry, ModelEntry):
@@ -106,5 +106,5 @@ def load_preset(model: str, name: str) -> Preset:
 
 @cache
 def _external_models() -> dict[str, EntryPoint]:
-    """The models of other packages; WordMask's own names stay its own."""
+    """Models of other packages, by name; they cannot replace WordMask's own."""
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in OWN}

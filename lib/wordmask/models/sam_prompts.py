@@ -1,9 +1,8 @@
-"""Prompts for SAM, one per (slice, word) pair.
+"""Prompts for SAM, one per (slice, word) pair, and the masks that SAM draws from them.
 
-Out of objects that a map shows, or of what a person marked; and the masks that they give.
-
-Knows SAM and its frame; not words, not maps. Rows stay in their places and shapes do not depend on what is
-found, so that no pair's mask depends on another pair's.
+Prompts are made from the objects of a map or from a person's hints. Rows stay in their places and shapes do
+not depend on the objects, so that no pair's mask depends on another pair's. Knows SAM and its frame; not
+words or maps.
 """
 
 from __future__ import annotations
@@ -25,18 +24,20 @@ from wordmask.models.coarse_masks import boxes as boxes_of
 from wordmask.models.coarse_masks import points as points_of
 from wordmask.models.presets import SamPromptsPreset
 
-NOTHING = -20.0  # logit where no object was found
-NO_POINT = -1  # SAM's label of a row that fills up
-EPSILON = 1e-6  # a fused probability is at least so far from 0 and 1
-CENTRE = 0.5  # SAM counts a pixel by its index, a frame by its left edge
+NOTHING = -20.0  # logit of pairs without an object
+NO_POINT = -1  # SAM's label of padding
+EPSILON = 1e-6  # a fused probability keeps at least this distance from 0 and 1
+CENTRE = 0.5  # SAM locates a pixel by its index, a frame by its left edge
 
 
 @dataclass(frozen=True)
 class SamPrompts:
-    """given: bool [P], false for pairs without a prompt, whose rows hold the whole frame.
+    """Prompts for SAM in pixels of its frame, pixel i centred at i.
 
-    boxes: [P, 4] (x0, y0, x1, y1) or None; points: coordinates [P, n, 2] and labels [P, n], or None; all in
-    pixels of SAM's frame, pixel i centred at i.
+    Attributes:
+        given: bool [P], false for pairs without a prompt, whose rows contain the whole frame.
+        boxes: [P, 4] (x0, y0, x1, y1), or None.
+        points: coordinates [P, n, 2] and labels [P, n], or None.
     """
 
     given: Tensor
@@ -44,7 +45,16 @@ class SamPrompts:
     points: tuple[Tensor, Tensor] | None
 
     def draw(self, sam: Sam, embeddings: Tensor, settings: SamPromptsPreset) -> Tensor:
-        """Logits [P, 4g, 4g]; `NOTHING` for pairs without a prompt. embeddings: [P, C, g, g]."""
+        """Let SAM draw a mask for each pair.
+
+        Args:
+            sam: the model.
+            embeddings: [P, C, g, g], of the pairs' slices.
+            settings: of the preset.
+
+        Returns:
+            Logits [P, 4g, 4g]; `NOTHING` for pairs without a prompt.
+        """
         device = embeddings.device
         masks, scores = decode_prompts(
             sam, embeddings,
@@ -56,12 +66,19 @@ class SamPrompts:
 
 
 def fuse(masks: Tensor, scores: Tensor, settings: SamPromptsPreset) -> Tensor:
-    """SAM's masks [P, M, h, w], logits, as one, [P, h, w]. scores: [P, M], predicted IoU.
+    """Fuse SAM's masks of each pair into one.
 
-    mean: of the probabilities; scored: the same weighted by the scores stretched to 0..1 (methods.md 2.1),
-    plainly where they are equal;
-    staple: how probable each pixel is when the three masks are raters of unknown skill (Warfield et al., IEEE
-    TMI 23(7), 2004).
+    The setting ``fusion`` decides how: "single" takes the first; "mean" averages the probabilities; "scored"
+    weights them by the scores stretched to 0..1 (methods.md 2.1), equally where the scores are equal;
+    "staple" treats the three masks as raters of unknown skill (Warfield et al., IEEE TMI 23(7), 2004).
+
+    Args:
+        masks: [P, M, h, w], logits.
+        scores: [P, M], predicted IoU.
+        settings: of the preset.
+
+    Returns:
+        Logits [P, h, w].
     """
     if settings.fusion == "single":
         return masks[:, 0]
@@ -76,9 +93,9 @@ def fuse(masks: Tensor, scores: Tensor, settings: SamPromptsPreset) -> Tensor:
 
 
 def _staple(masks: Tensor) -> Tensor:
-    """Probabilities [h, w] from the logits [M, h, w] of one pair.
+    """Estimate probabilities [h, w] from the logits [M, h, w] of one pair with STAPLE.
 
-    Where all masks agree everywhere there is nothing to estimate.
+    Masks that agree everywhere are returned as they are.
     """
     raters = (masks > 0).cpu().numpy()
     if (raters == raters[0]).all():
@@ -88,7 +105,16 @@ def _staple(masks: Tensor) -> Tensor:
 
 
 def prompts_of_hints(hints: Hints | None, keys: Sequence[SliceKey], frame: Letterbox) -> SamPrompts | None:
-    """What a person marked, for pairs in these slices; None when nothing lies in any of them."""
+    """Make prompts from a person's hints.
+
+    Args:
+        hints: in pixels of slices.
+        keys: the slice of each pair.
+        frame: of SAM.
+
+    Returns:
+        Prompts for the pairs; None when no hint lies in any of the slices.
+    """
     if hints is None or not hints.kinds():
         return None
     most = max(1, len(hints.points))
@@ -115,7 +141,7 @@ def _to_sam(points: Tensor, frame: Letterbox) -> Tensor:
 
 
 def _whole(frame: Letterbox, rows: int) -> Tensor:
-    """The slice as a box, for each of so many rows."""
+    """The whole slice as a box, [rows, 4]."""
     corners = torch.tensor([[-CENTRE, -CENTRE], [frame.original[1] - CENTRE, frame.original[0] - CENTRE]])
     return _to_sam(corners, frame).flatten().repeat(rows, 1)
 
@@ -127,10 +153,14 @@ def prompts_of_objects(
     side: int,
     settings: SamPromptsPreset,
 ) -> SamPrompts:
-    """Boxes around, points in, or both, of one object per pair or none.
+    """Make prompts from the objects of maps: boxes around them, points in them, or both.
 
-    objects: bool [1 or 0, h, w] per pair; keys: seeds of the points; side: pixels of the objects' grid along
-    SAM's frame.
+    Args:
+        objects: bool [1 or 0, h, w] per pair: one object or none.
+        keys: seed of the points per pair.
+        frame: of SAM.
+        side: pixels of the objects' grid along SAM's frame.
+        settings: of the preset.
     """
     scale, rows = frame.model[0] / side, len(objects)
     boxes, given = _whole(frame, rows), torch.zeros(rows, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""Cosines between words and images or patches, turned into logits by a learned scale and bias.
+"""Turns cosines between words and images or patches into logits by a learned scale and bias.
 
-Un-normalised on purpose: a map that is stretched to 0..1 per image always has a peak, also where the word is
-absent.
+They are not normalised on purpose: a map that is stretched to 0..1 per image always has a peak, even where
+the word is absent.
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ PRESENCE_SCALE = 0.2  # brings presence logits, about -10 to 10, to the size of 
 
 
 def word_token_input(text: Tensor, presence: Tensor) -> Tensor:
-    """What the decoder's word token is made of.
-
-    Text embeddings [P, E] and presence logits [P] -> [P, E + 1].
-    """
+    """The input of the decoder's word token: text embeddings [P, E] and presence logits [P] -> [P, E + 1]."""
     return torch.cat([text, presence[:, None] * PRESENCE_SCALE], 1)
 
 
 class WordScores(nn.Module):
-    """presence: "the word is in the slice"; similarity: "the word is in this patch".
+    """Four numbers, trained with the tiny CLIP, that turn cosines into logits.
 
-    Four numbers, trained with the tiny CLIP.
+    `presence` means "the word is in the slice", `similarity` "the word is in this patch".
     """
 
     def __init__(
         self, *, presence: tuple[float, float] = (7.0, -2.0), similarity: tuple[float, float] = (10.0, -3.0)
     ) -> None:
-        """Each pair is (scale, bias): logit = scale * cosine + bias."""
+        """Both arguments are (scale, bias): logit = scale * cosine + bias."""
         super().__init__()
         self.presence_log_scale = nn.Parameter(torch.tensor(math.log(presence[0])))
         self.presence_bias = nn.Parameter(torch.tensor(presence[1]))
@@ -50,7 +47,7 @@ class WordScores(nn.Module):
 
 
 class ClipWithScores(nn.Module):
-    """A CLIP and what turns its cosines into logits, trained together."""
+    """A CLIP and the scores of its cosines, trained together."""
 
     def __init__(self, clip: ClipEncoder) -> None:
         super().__init__()

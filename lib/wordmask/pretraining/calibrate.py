@@ -33,7 +33,7 @@ from wordmask.phantoms.words import WORDS, label_values
 FIRST_SEED = 700_001
 SLICES, SIZE = 40, 160
 EVERYTHING = PresencePreset(slice_logit=-1e9, volume_logit=-1e9)
-SMALLEST_TRUE_AREA = 0.0012  # a thing whose largest cut is smaller counts as neither present nor absent
+SMALLEST_TRUE_AREA = 0.0012  # a structure whose largest cut is smaller counts as neither present nor absent
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def markdown(points: Sequence[OperatingPoint], chosen: OperatingPoint) -> str:
         if point.minimum_area == chosen.minimum_area:
             mark = " **(chosen)**" if point == chosen else ""
             lines.append(
-                f"| {point.volume_logit:g}{mark} | {point.sensitivity:.3f} | {point.specificity:.3f} | "
-                f"{point.dice:.3f} |"
+                f"| {point.volume_logit:g}{mark} | {point.sensitivity:.3f} "
+                f"| {point.specificity:.3f} | {point.dice:.3f} |"
             )
     return "\n".join(lines)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from wordmask.data.letterbox import Letterbox, labels_in_frame
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.phantoms.words import WORDS
-from wordmask.pretraining.loop import Schedule, train
+from wordmask.pretraining.loop import train
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, augment, word_fractions
 from wordmask.words.vocabulary import load_vocabulary
 
@@ -73,7 +73,7 @@ def train_clip(
         return clip_losses(model, images, labels, layer, generator)
 
     groups: list[dict[str, object]] = [{"params": list(model.parameters()), "lr": LEARNING_RATE}]
-    train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint)
+    train(model, groups, loss, steps=steps, seed=seed, checkpoint=checkpoint)
 
 
 def clip_losses(

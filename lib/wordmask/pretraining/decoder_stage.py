@@ -28,7 +28,7 @@ from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 from wordmask.models.word_scores import ClipWithScores, word_token_input
 from wordmask.phantoms.words import LABELS, WORDS, word_table
-from wordmask.pretraining.loop import Schedule, train
+from wordmask.pretraining.loop import train
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, word_masks
 from wordmask.pretraining.sam_stage import embed
 
@@ -195,7 +195,7 @@ def new_decoder(preset: DecoderPreset, text_width: int) -> PositionPromptDecoder
 
 @torch.no_grad()
 def sam_embeddings(sam: Sam, images: Tensor) -> Tensor:
-    """[N, C, g, g] of pictures [N, 3, S, S] uint8."""
+    """SAM's embeddings [N, C, g, g] of pictures [N, 3, S, S] uint8."""
     return torch.cat(
         [
             embed(sam, images[i : i + ENCODE_BATCH].float() / 255)[0]
@@ -220,9 +220,7 @@ def train_decoder(
         return {"loss": pair_loss(decoder, embeddings[data.pairs[rows, 0]], data, rows)}
 
     groups: list[dict[str, object]] = [{"params": list(decoder.parameters()), "lr": DECODER_RATE}]
-    train(
-        decoder, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4
-    )
+    train(decoder, groups, loss, steps=steps, seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
 
 
 def pair_loss(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, rows: Tensor) -> Tensor:
@@ -259,7 +257,7 @@ class EncoderAndDecoder(nn.Module):
 def train_jointly(
     sam: Sam, decoder: PositionPromptDecoder, data: PairData, *, steps: int, seed: int, checkpoint: Path
 ) -> None:
-    """Encoder and decoder together on whole slices, each with some of its words.
+    """Train encoder and decoder together on whole slices, each with some of its words.
 
     Slices with rare words are drawn more often.
     """
@@ -281,11 +279,11 @@ def train_jointly(
         {"params": list(model.encoder.parameters()), "lr": JOINT_ENCODER_RATE},
         {"params": list(decoder.parameters()), "lr": JOINT_DECODER_RATE},
     ]
-    train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
+    train(model, groups, loss, steps=steps, seed=seed, checkpoint=checkpoint, weight_decay=1e-4)
 
 
 def rarity(data: PairData) -> Tensor:
-    """[N], how often to draw each slice.
+    """How often to draw each slice, [N].
 
     One over the root of how often its rarest present word comes in the pairs.
     """
@@ -312,9 +310,9 @@ class Score:
 
 @torch.no_grad()
 def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData, *, batch: int = 64) -> Score:
-    """On pairs of slices that trained nothing.
+    """Measure a decoder on pairs of slices that trained nothing.
 
-    Threshold 0.5 at the decoder's resolution, no presence gate.
+    The threshold is 0.5 at the decoder's resolution; presence does not hide a mask.
     """
     dices, areas = [], []
     for rows in torch.arange(len(data.pairs)).split(batch):
@@ -345,6 +343,6 @@ def evaluate(decoder: PositionPromptDecoder, embeddings: Tensor, data: PairData,
 
 
 def log_scores(name: str, score: Score, names: Sequence[str] = WORDS) -> None:
-    """One line for people who watch."""
+    """Write one line of scores to the log."""
     text = " ".join(f"{word} {score.words[word]:.2f}" for word in names if word in score.words)
     logger.info("%s: Dice %.3f, false alarms %.4f; %s", name, score.dice, score.false_alarms, text)

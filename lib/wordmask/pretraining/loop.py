@@ -7,10 +7,8 @@ optimizer and a loss function; not what is learned.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from wordmask.files import replace_file
 from wordmask.learning.losses import GRADIENT_LIMIT
+from wordmask.learning.schedules import warm_up_steps
 from wordmask.learning.seeds import step_generator
 
 logger = logging.getLogger(__name__)
@@ -29,28 +28,15 @@ LossFunction = Callable[[torch.Generator, int], dict[str, Tensor]]
 """(random numbers of this step, step) -> named losses; "loss" is the one that is minimised."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up, then a cosine to zero."""
-
-    steps: int
-    warm_up: int = 100
-
-    def __call__(self, step: int) -> float:
-        """The factor on the learning rate, 0..1."""
-        return min(1.0, (step + 1) / self.warm_up) * (
-            0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
-        )
-
-
 def train(
     module: nn.Module,
     groups: list[dict[str, object]],
     loss_function: LossFunction,
     *,
-    schedule: Schedule,
+    steps: int,
     seed: int,
     checkpoint: Path,
+    warm_up: int = 100,
     weight_decay: float = 0.05,
 ) -> None:
     """Minimise ``loss_function`` with AdamW; a finished stage is not repeated.
@@ -59,9 +45,10 @@ def train(
         module: what learns.
         groups: AdamW's parameter groups, each with its own "lr" (the peak).
         loss_function: makes the losses of a step.
-        schedule: number of steps and learning rate.
+        steps: of the whole training.
         seed: of everything random.
         checkpoint: file for the state, written every 250 steps.
+        warm_up: steps in which the learning rate rises.
         weight_decay: of AdamW.
     """
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, betas=(0.9, 0.98))
@@ -70,9 +57,9 @@ def train(
     module.train()
     history: list[dict[str, float]] = []
     began = time.monotonic()
-    for step in range(start, schedule.steps):
+    for step in range(start, steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule(step)
+            group["lr"] = peak * warm_up_steps(step, steps=steps, warm_up=warm_up)
         losses = loss_function(step_generator(seed, step), step)
         optimizer.zero_grad()
         losses["loss"].backward()
@@ -83,11 +70,11 @@ def train(
             _log(
                 checkpoint.stem,
                 step + 1,
-                schedule.steps,
+                steps,
                 history[-LOG_EVERY:],
                 (time.monotonic() - began) / (step + 1 - start),
             )
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
             _save(module, optimizer, step + 1, checkpoint)
     module.eval()
 

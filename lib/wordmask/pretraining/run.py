@@ -96,7 +96,7 @@ class Pretraining:
         return cached_slices(self.plan.slices, self.plan.seed + 100, self.folder)
 
     def clip(self) -> ClipWithScores:
-        """Stage 1."""
+        """Stage 1: CLIP."""
         torch.manual_seed(self.plan.seed)
         architecture = self.preset.clip.architecture
         if architecture is None:
@@ -113,7 +113,7 @@ class Pretraining:
         return model.eval().requires_grad_(False)
 
     def sam(self, clip: ClipWithScores) -> Sam:
-        """Stage 2, started from the blocks of stage 1."""
+        """Stage 2: SAM, started from the blocks of stage 1."""
         torch.manual_seed(self.plan.seed)
         data = self.slices()
         sam = build_tiny_sam(self.preset.sam.architecture)
@@ -133,9 +133,14 @@ class Pretraining:
             logger.info("preparing %s pairs", "test" if test else "training")
             architecture = self.preset.sam.architecture
             made = prepare_pairs(
-                clip, architecture.image_size, architecture.grid, cached_slices(count, seed, self.folder),
-                bottleneck=self.preset.bottleneck, seed=seed, every_word=test,
-            )  # fmt: skip
+                clip,
+                architecture.image_size,
+                architecture.grid,
+                cached_slices(count, seed, self.folder),
+                bottleneck=self.preset.bottleneck,
+                seed=seed,
+                every_word=test,
+            )
             made.save(path)
         return PairData.load(path)
 
@@ -168,7 +173,7 @@ class Pretraining:
         return scores
 
     def joint(self, sam: Sam, decoder: PositionPromptDecoder, data: PairData) -> None:
-        """Stage 4, in place."""
+        """Stage 4: SAM's encoder and the decoder together, in place."""
         train_jointly(
             sam,
             decoder,

@@ -17,7 +17,7 @@ from wordmask.data.letterbox import Letterbox, labels_in_frame
 from wordmask.encoders.sam import decode_prompts, preprocess
 from wordmask.learning.losses import mask_loss
 from wordmask.phantoms.words import LABELS
-from wordmask.pretraining.loop import Schedule, train
+from wordmask.pretraining.loop import train
 from wordmask.pretraining.phantom_data import PhantomSlices, augment
 
 BATCH = 16
@@ -35,9 +35,14 @@ class SamWithHead(nn.Module):
         super().__init__()
         self.sam = sam
         self.head = nn.Sequential(
-            nn.ConvTranspose2d(channels, 48, 2, 2), nn.GELU(), nn.Conv2d(48, 48, 3, padding=1), nn.GELU(),
-            nn.ConvTranspose2d(48, 32, 2, 2), nn.GELU(), nn.Conv2d(32, len(LABELS), 1),
-        )  # fmt: skip
+            nn.ConvTranspose2d(channels, 48, 2, 2),
+            nn.GELU(),
+            nn.Conv2d(48, 48, 3, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(48, 32, 2, 2),
+            nn.GELU(),
+            nn.Conv2d(32, len(LABELS), 1),
+        )
         shares = (
             torch.bincount(data.labels[:800, 1::2, 1::2].flatten().long(), minlength=len(LABELS))
             .float()
@@ -83,7 +88,7 @@ def train_sam(model: SamWithHead, data: PhantomSlices, *, steps: int, seed: int,
         {"params": slow, "lr": ENCODER_RATE},
         {"params": fast, "lr": HEAD_RATE},
     ]
-    train(model, groups, loss, schedule=Schedule(steps), seed=seed, checkpoint=checkpoint)
+    train(model, groups, loss, steps=steps, seed=seed, checkpoint=checkpoint)
 
 
 def embed(sam: Sam, images: Tensor) -> tuple[Tensor, Letterbox]:

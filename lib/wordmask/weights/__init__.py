@@ -1,3 +1,1 @@
-"""Files of weights: the catalogue of public ones, checkpoints of our own, their versions, and the folder of
-an app that holds them.
-"""
+"""Weights: the catalogue of public ones, WordMask's own checkpoints and versions, and the app folder."""

@@ -1,7 +1,7 @@
-"""Which folder of a MONAI Label app a command means: the one that is named, the one here, or the user's own.
+"""Finds the MONAI Label app folder of a command: the named one, the one here, or the user's own.
 
 An app folder holds ``main.py``, trained versions, logs and the files of requests. Knows folders; not MONAI
-Label, not models.
+Label or models.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ def is_app(folder: Path) -> bool:
 
 
 def default_app() -> Path:
-    """``monailabel_app`` in the current folder when it is an app, else ``wordmask/app`` in the user's data
-    folder, made or not.
+    """``monailabel_app`` in the current folder when it is an app, else one in the user's data folder.
+
+    The latter need not exist yet.
     """
     return LOCAL_APP if is_app(LOCAL_APP) else user_data_path("wordmask", appauthor=False) / "app"
 
 
 def find_app(named: Path | None) -> Path:
-    """The existing app folder that a command means.
+    """Find the existing app folder of a command.
 
     Args:
         named: the folder that the user gave; None: see `default_app`.

@@ -1,9 +1,7 @@
-"""What trained weights say of themselves.
+"""The card of trained weights: card.json beside them, which says what they are and how they were trained.
 
-card.json beside them, written by every training and by the pre-training of the bundled weights.
-
-Knows fields and their types; not what wrote them, not the weights. Each training fills in its own part, and
-the rest keeps its default.
+Every training writes one and fills in its own fields; the others keep their defaults. Knows fields and their
+types; not the trainings that write them, nor the weights.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StrictInt, StrictStr
 
 Scores = dict[str, float | None]
-"""Word -> mean Dice; None: it could not be computed."""
+"""Word -> mean Dice; None where it could not be computed."""
 
 
 class RetrievalScores(BaseModel):
@@ -26,7 +24,7 @@ class RetrievalScores(BaseModel):
 
     @property
     def top1(self) -> float:
-        """Mean of both ways."""
+        """Mean of both directions, 0..1."""
         return (self.image_to_text_top1 + self.text_to_image_top1) / 2
 
 

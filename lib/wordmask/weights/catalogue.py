@@ -36,7 +36,15 @@ class WeightFile(BaseModel):
 
 
 class WeightEntry(BaseModel):
-    """What one name of the catalogue stands for: one file, or a folder of files that belong together."""
+    """One entry of the catalogue: one file, or a folder of files that belong together.
+
+    Attributes:
+        title: for people.
+        licence: of the weights.
+        source: the publisher's page.
+        kind: whether models read one file or a folder.
+        files: as published.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,7 +1,6 @@
-"""A folder of trained weights: weights.safetensors (only what was trained) and card.json (what it is and what
-it was trained on).
+"""Checkpoints: folders with weights.safetensors (the trained weights only) and card.json (what they are).
 
-Knows files and modules; not what the modules do. Nothing is ever unpickled.
+Nothing is ever unpickled. Knows files and modules; not what the modules compute.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from wordmask.errors import WeightsError
 from wordmask.files import replace_file, sync
 from wordmask.weights.card import Card
 
-if TYPE_CHECKING:  # what only lists versions need not wait for torch
+if TYPE_CHECKING:  # listing versions need not wait for torch
     from torch import Tensor, nn
 
 BUNDLED = "bundled/"  # the prefix of folders that ship with the package
@@ -30,7 +29,13 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and their card."""
+    """Weights and their card.
+
+    Attributes:
+        name: of the folder.
+        tensors: name of a parameter -> its values.
+        card: what the weights are and what they were trained on.
+    """
 
     name: str
     tensors: dict[str, Tensor]
@@ -43,28 +48,36 @@ class Checkpoint:
 
     @property
     def learned(self) -> tuple[str, ...]:
-        """Those of them that were learned from labelled cases after the preset's own training."""
+        """The words that were learned from labelled cases after the preset's own training."""
         return self.card.learned
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Rows of the tiny text table."""
+        """Token ids that have a row in the text table of preset tiny."""
         return self.card.token_ids
 
     def only(self, prefixes: tuple[str, ...]) -> Checkpoint:
-        """The part whose names begin with one of these."""
+        """A checkpoint with only the tensors whose names begin with one of these prefixes."""
         return replace(
             self, tensors={name: tensor for name, tensor in self.tensors.items() if name.startswith(prefixes)}
         )
 
     def apply(self, module: nn.Module) -> None:
-        """Load into a module of the same architecture; WeightsError names the first parts that do not fit."""
+        """Load the weights into a module of the same architecture.
+
+        Raises:
+            WeightsError: the architecture differs; the message names the first parameters that do not fit.
+        """
         wanted = module.state_dict()
         self._refuse([name for name in wanted if name not in self.tensors] + self._misfits(wanted))
         module.load_state_dict(self.tensors)
 
     def overlay(self, module: nn.Module) -> None:
-        """Replace those parts of a module that the checkpoint has; WeightsError as for `apply`."""
+        """Replace only the parameters of a module that the checkpoint has.
+
+        Raises:
+            WeightsError: the architecture differs; the message names the first parameters that do not fit.
+        """
         self._refuse(self._misfits(module.state_dict()))
         module.load_state_dict(self.tensors, strict=False)
 
@@ -79,15 +92,19 @@ class Checkpoint:
         if wrong:
             shown = ", ".join(wrong[:3])
             raise WeightsError(
-                f"The weights {self.name!r} are of another architecture than the preset: {len(wrong)} parts "
-                f"do not fit ({shown})."
+                f"The weights {self.name!r} have another architecture than the preset: {len(wrong)} parts "
+                f"do not fit ({shown}); choose the preset that they were trained with."
             )
 
 
 def load_checkpoint(location: str | Path) -> Checkpoint:
-    """Read a folder: a path, or ``bundled/NAME`` for one that ships with the package.
+    """Read a checkpoint.
 
-    WeightsError: missing, damaged, or without its card.
+    Args:
+        location: a folder, or ``bundled/NAME`` for one that ships with the package.
+
+    Raises:
+        WeightsError: it is missing, damaged, or without its card.
     """
     from safetensors.torch import load_file
 
@@ -121,25 +138,33 @@ def read_card(folder: Path) -> Card:
 
 
 def _missing_error(folder: Path, name: str) -> WeightsError:
-    return WeightsError(f"The weights {folder.name!r} lack {name}; reinstall them.")
+    return WeightsError(f"The weights {folder.name!r} have no {name}; install them again.")
 
 
 def _damaged_error(folder: Path, error: Exception) -> WeightsError:
-    return WeightsError(f"The weights {folder.name!r} are damaged ({type(error).__name__}); reinstall them.")
+    return WeightsError(
+        f"The weights {folder.name!r} are damaged ({type(error).__name__}); install them again."
+    )
 
 
 def checkpoint_folder(location: str | Path) -> Path:
-    """Where a checkpoint lies."""
+    """The folder of a checkpoint: a path, or ``bundled/NAME`` for one that ships with the package."""
     text = str(location)
     return Path(str(files("wordmask") / text)) if text.startswith(BUNDLED) else Path(text)
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: Card) -> None:
-    """Write both files to the disk; tensors: a state dict, or the part of it that was trained.
+    """Write weights and their card to the disk.
 
-    Killed at any moment, a folder that has weights has the card that belongs to them.
+    Even when the process is killed, weights in the folder always have the card that belongs to them.
 
-    OSError: the disk is full or fails; what was in the folder stays as it was.
+    Args:
+        folder: is created when it is missing.
+        tensors: a state dict, or the trained part of it.
+        card: of these weights.
+
+    Raises:
+        OSError: the disk is full or fails; the content of the folder stays as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with replace_file(folder / WEIGHTS) as weights_part, replace_file(folder / CARD) as card_part:
@@ -149,9 +174,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], card: Card) -> 
         )
         for part in (card_part, weights_part):
             sync(part)
-        (folder / WEIGHTS).unlink(
-            missing_ok=True
-        )  # the card is replaced first: there are never weights beside another's card
+        # The card is replaced first, so that there are never weights beside the card of others.
+        (folder / WEIGHTS).unlink(missing_ok=True)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -163,6 +187,5 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
-        raise OSError(
-            int(number[1]), os.strerror(int(number[1])), path.name
-        ) from error  # a full disk is told by its number
+        # Callers recognise a full disk by its number.
+        raise OSError(int(number[1]), os.strerror(int(number[1])), path.name) from error

@@ -1,8 +1,6 @@
-"""One file over HTTP: resumed where it stopped, given up with a reason, never half of it under the final
-name.
+"""Downloads one file over HTTP: resumed where it stopped, and never incomplete under its final name.
 
-Knows: HTTP, size, sha256. Does not know: which weights there are or where they are kept; `weights` decides
-that.
+Knows HTTP and sizes; not which weights there are or where they are kept (catalogue.py, verified_files.py).
 """
 
 from __future__ import annotations
@@ -19,19 +17,19 @@ from wordmask.errors import WeightsError
 Progress = Callable[[int, int | None], None]
 """Called with (bytes there, bytes in all or None) after every block."""
 
-BLOCK = 1 << 14  # what is lost at most when a connection breaks in the middle of a block
-FORGIVEN_AFTER = (
-    1 << 20
-)  # a connection that brought this much was a good one: the count of failures starts anew
+BLOCK = 1 << 14  # bytes; what is lost at most when a connection breaks in the middle of a block
+FORGIVEN_AFTER = 1 << 20  # bytes; after a connection that brought this much, failures are counted from zero
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds, and how often to try again when nothing comes.
+    """How long to wait and how often to try again when no data arrives.
 
-    connect: until the server answers at all; stall: between two blocks; attempts: failures in a row before
-    giving up;
-    pause: before the second attempt, doubled before each later one.
+    Attributes:
+        connect: seconds until the server answers at all.
+        stall: seconds between two blocks.
+        attempts: failures in a row before giving up.
+        pause: seconds before the second attempt, doubled before each later one.
     """
 
     connect: float = 10.0
@@ -41,7 +39,7 @@ class Patience:
 
 
 class _TryAgainError(Exception):
-    """A failure that may pass: the text says what happened."""
+    """A failure that may be temporary; the text says what happened."""
 
 
 def download(
@@ -52,11 +50,20 @@ def download(
     patience: Patience | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Bring ``url`` to the file ``part``, continuing what is already in it.
+    """Download ``url`` to the file ``part``, continuing with the content that it already has.
 
-    size: bytes that it must have, when known: another size is refused as soon as the server announces it. The
-    content is not verified here. WeightsError: the server says no (4xx), sends something else, or fails
-    ``patience.attempts`` times in a row; what has come stays in ``part``, so that the next call continues.
+    The content is not verified here.
+
+    Args:
+        url: of the file.
+        part: where it is written; after a failure it keeps what has arrived, for the next call.
+        size: bytes that it must have, when known; another size is refused as soon as the server announces it.
+        patience: how long to wait, and how often to try again.
+        progress: called after every block.
+
+    Raises:
+        WeightsError: the server refuses (4xx), sends another file, or fails ``patience.attempts`` times in a
+            row.
     """
     patience, failures = patience or Patience(), 0
     while True:
@@ -77,7 +84,7 @@ def download(
 def _one_request(
     url: str, part: Path, size: int | None, patience: Patience, progress: Progress | None
 ) -> None:
-    """One GET, from where ``part`` ends. Returns when the file is complete."""
+    """Send one GET request for the bytes after the end of ``part``; returns when the file is complete."""
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have == size:
         return
@@ -91,23 +98,23 @@ def _one_request(
         with requests.get(
             url, headers=headers, stream=True, timeout=(patience.connect, patience.stall)
         ) as answer:
-            if (
-                answer.status_code == 416
-            ):  # nothing lies beyond what we have: it is all there, or it is not a part of this file
+            # 416: nothing follows these bytes. Either the file is complete, or it is another file.
+            if answer.status_code == 416:
                 if _total(answer) == have and size is None:
                     return
                 part.unlink()
-                raise _TryAgainError("the server does not continue the file, so it is started anew")
+                raise _TryAgainError(
+                    "the server does not continue the file, so the download starts from scratch"
+                )
             _refuse_errors(answer, part)
             start = _start(answer, have)
             total = _announced_total(answer, start)
             if size is not None and total is not None and total != size:
                 kind = answer.headers.get("Content-Type", "no type")
                 raise WeightsError(
-                    f"The server sent something else instead of {part.stem}: {total} bytes ({kind}) where "
-                    f"{size} are expected;"
-                    " a proxy or log-in page may stand between. Download it in a browser and use `wordmask "
-                    "weights import`."
+                    f"The server sent another file instead of {part.stem}: {total} bytes ({kind}) where "
+                    f"{size} are expected, perhaps the log-in page of a proxy. Download it in a browser and "
+                    "use `wordmask weights import`."
                 )
             done = _save(answer, part, start, size or total, progress)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -137,10 +144,7 @@ def _start(answer: requests.Response, have: int) -> int:
         return 0
     begin = answer.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
     if not begin.isdigit() or int(begin) > have:
-        raise WeightsError(
-            "The server continued the file at another place than the one asked for; type the command again "
-            "later."
-        )
+        raise WeightsError("The server continued the file at the wrong place; type the command again later.")
     return int(begin)
 
 
@@ -160,7 +164,7 @@ def _announced_total(answer: requests.Response, start: int) -> int | None:
 def _save(
     answer: requests.Response, part: Path, start: int, total: int | None, progress: Progress | None
 ) -> int:
-    """Write the body into ``part`` from byte ``start``; returns the size that the file has then."""
+    """Write the body into ``part`` from byte ``start``, and return the size that the file has then."""
     try:
         with part.open("r+b" if part.exists() else "wb") as stream:
             stream.truncate(start)
@@ -172,13 +176,14 @@ def _save(
                 if total is not None and done > total:
                     part.unlink()
                     raise WeightsError(
-                        f"The server sent more than the {total} bytes that {part.stem} has; it was not kept."
+                        f"The server sent more than the {total} bytes that {part.stem} has, so the file was "
+                        "deleted; type the command again later."
                     )
                 if progress:
                     progress(done, total)
             return done
     except OSError as error:
-        if isinstance(error, requests.RequestException):  # these are OSErrors too, and belong to the caller
+        if isinstance(error, requests.RequestException):  # an OSError, too; `_one_request` handles it
             raise
         raise WeightsError(f"{part.stem} cannot be written: {error.strerror}.") from error
 

@@ -1,11 +1,10 @@
-"""Published versions of a model: complete or not there at all, and always a way back.
+"""Published versions of a model, each complete or absent, with a way back.
 
-    versions/<n>/weights.safetensors, card.json    what was trained, and on what
-    current.json                                   which version serves, and which ones served before it
+    versions/<n>/weights.safetensors, card.json    the weights of a version and their card
+    current.json                                   the version in use, and the ones in use before it
 
-Knows folders and digests; not what the weights mean. A version is a folder that `load_checkpoint` reads.
-Several processes may
-use one store: a training publishes, a server serves.
+A version is a folder that `load_checkpoint` reads. Several processes may use one store: a training publishes,
+a server serves. Knows folders and digests; not what the weights mean.
 """
 
 from __future__ import annotations
@@ -38,9 +37,12 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """One published version; card: what its training wrote, empty when it cannot be read.
+    """One published version.
 
-    served: whether requests get it now.
+    Attributes:
+        number: counted from 1.
+        card: what its training wrote; empty when it cannot be read.
+        served: whether it is the version in use.
     """
 
     number: int
@@ -50,9 +52,11 @@ class VersionInfo:
 
 @dataclass(frozen=True)
 class _Current:
-    """What current.json says.
+    """The content of current.json.
 
-    history: what rollback walks back through, oldest first, the last one serves; last: highest number ever.
+    Attributes:
+        history: the versions in use so far, oldest first; rollback walks back through them.
+        last: the highest number that was ever used.
     """
 
     history: tuple[int | None, ...] = (None,)
@@ -60,7 +64,11 @@ class _Current:
 
     @classmethod
     def parse(cls, text: str) -> _Current:
-        """ValueError, TypeError, LookupError, AttributeError, RecursionError: it is not what `text` wrote."""
+        """Read what `text` wrote.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError, RecursionError: the file is damaged.
+        """
         content = json.loads(text)
         history, last = content["history"], content.get("last", 0)
         if (
@@ -76,11 +84,13 @@ class _Current:
 
 
 class ModelStore:
-    """The versions of one model in one folder, which need not exist yet.
+    """The versions of one model.
 
-    ``None`` as a version: the preset's own weights.
+    The version ``None`` stands for the preset's own weights. Threads may share one object. Only `publish` and
+    `rollback` write.
 
-    Threads may share one object. Nothing but `publish` and `rollback` writes.
+    Args:
+        folder: holds the versions; it need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,51 +98,54 @@ class ModelStore:
         self._lock = FileLock(folder / ".lock", timeout=PATIENCE)
         self._looking = threading.Lock()
         self._read: tuple[bytes | None, _Current] | None = None  # current.json, what it says
-        self._sound: dict[
-            int, tuple[tuple[int, ...], bool]
-        ] = {}  # number -> (state of its files, whether it can be used)
+        # Number -> (state of its files, whether it can be used).
+        self._sound: dict[int, tuple[tuple[int, ...], bool]] = {}
 
     def __reduce__(self) -> tuple[type[ModelStore], tuple[Path]]:
-        """Another process gets a store of its own on the same folder."""
+        """Pickle the folder alone, so that another process gets a store of its own on it."""
         return ModelStore, (self.path,)
 
     def folder(self, number: int) -> Path:
-        """Where a version lies."""
+        """The folder of a version, whether it exists or not."""
         return self.path / "versions" / str(number)
 
     def versions(self) -> list[VersionInfo]:
-        """Every published version, oldest first, the damaged ones too."""
+        """Every published version, oldest first, including damaged ones."""
         serving = self.served()
         return [VersionInfo(number, self._card(number), number == serving) for number in self._numbers()]
 
     def current(self) -> int | None:
-        """Which version is meant to serve; see `served`."""
+        """The version that was published or chosen last, even when it cannot be used; see `served`."""
         return self._current().history[-1]
 
     def served(self) -> int | None:
-        """The version that serves: the current one, or the last usable one before it, or None.
+        """The version in use: the current one, or the last usable one before it, or None.
 
-        Cheap enough for every request: files are read again only when they change. A version that is skipped
-        leaves one warning.
+        Cheap enough for every request: files are read again only when they change. A skipped version is
+        logged once.
         """
         return next((n for n in reversed(self._current().history) if n is None or self._is_sound(n)), None)
 
     def publish(self, write: Callable[[Path], None]) -> int:
-        """Make a version of what ``write`` puts into the folder that it is given, and let it serve.
+        """Publish a version and put it into use.
 
-        Returns its number.
+        When the process is killed, the version before stays in use, and the next call removes the leftovers.
 
-        Killed at any moment, the version before serves on, and the next call removes what was left. Numbers
-        are never used again.
+        Args:
+            write: puts a checkpoint into the folder that it is given.
 
-        WeightsError: what was written is no checkpoint, or another process keeps the store busy. OSError: the
-        disk is full or fails; nothing is published then.
+        Returns:
+            The number of the version; numbers are never used again.
+
+        Raises:
+            WeightsError: ``write`` wrote something else than a checkpoint, or another process keeps the store
+                busy.
+            OSError: the disk is full or fails; nothing is published.
         """
         with self._lock_folder():
             now = self._current()
-            if not (
-                self.path / CURRENT
-            ).exists():  # else a first version whose publishing is killed would look like a lost current.json
+            # Otherwise a first version whose publishing is killed would look like a lost current.json.
+            if not (self.path / CURRENT).exists():
                 replace_text(self.path / CURRENT, now.text())
             number = self._last(now) + 1
             staged = self._staging(number)
@@ -141,24 +154,30 @@ class ModelStore:
                 _seal(staged)
                 with replace_file(self.path / CURRENT) as part:
                     part.write_text(_Current((*now.history, number), number).text(), encoding="utf-8")
-                    sync(part)  # what needs room on the disk comes first
+                    sync(part)  # before the renames, which need no room on the disk
                     staged.rename(self.folder(number))
                     sync(self.path / "versions")
             except BaseException:
                 shutil.rmtree(staged, ignore_errors=True)
                 raise
-        logger.info("Version %d of the model %s is published and serves.", number, self.path.name)
+        logger.info("Version %d of the model %s is published and in use.", number, self.path.name)
         return number
 
     def rollback(self, to: int | None = None) -> int | None:
-        """Let the version before the one that serves serve again, or version ``to`` (0.
+        """Put an earlier version into use.
 
-        The preset's own weights). Returns what serves.
+        The version that was in use is kept: its number can be given as ``to`` later.
 
-        The version that is left stays there: its number can be given as ``to`` later.
+        Args:
+            to: number of the version, 0 for the preset's own weights; None for the version before the one in
+                use.
 
-        RequestError: there is nothing before, or no usable version ``to``. WeightsError: another process
-        keeps the store busy.
+        Returns:
+            The version in use now.
+
+        Raises:
+            RequestError: there is no version before, or no usable version ``to``.
+            WeightsError: another process keeps the store busy.
         """
         with self._lock_folder():
             now = self._current()
@@ -183,10 +202,14 @@ class ModelStore:
     def reject(self, number: int, why: str) -> None:
         """Skip a version in this process until its files change.
 
-        They are whole, but no model could be built from them.
+        For files that are complete, but from which no model could be built.
+
+        Args:
+            number: of the version.
+            why: for the log.
         """
         logger.warning(
-            "Version %d of the model %s cannot be used (%s); the one before it serves.",
+            "Version %d of the model %s cannot be used (%s); the one before it stays in use.",
             number,
             self.path.name,
             why,
@@ -196,7 +219,7 @@ class ModelStore:
 
     @contextmanager
     def _lock_folder(self) -> Iterator[None]:
-        """One process and thread at a time."""
+        """Let one process and thread at a time change the store; WeightsError after a minute."""
         (self.path / "versions").mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -215,7 +238,7 @@ class ModelStore:
         return max([now.last, *(n for n in now.history if n is not None), *self._numbers()])
 
     def _staging(self, number: int) -> Path:
-        """An empty folder beside the versions; what killed processes left is removed."""
+        """An empty folder beside the versions; leftovers of killed processes are removed."""
         versions = self.path / "versions"
         for left in versions.glob(f"{_STAGED}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -224,12 +247,12 @@ class ModelStore:
         return staged
 
     def _before(self, history: tuple[int | None, ...]) -> int | None:
-        """The usable version before the one that serves; RequestError when the preset's own weights serve."""
+        """The usable version before the one in use; RequestError when that is the preset's own weights."""
         serving = self.served()
         if serving is None:
             raise RequestError(
-                f"The model {self.path.name!r} serves the weights of its preset already, so there is nothing "
-                "to go back to."
+                f"The model {self.path.name!r} already uses the weights of its preset, so there is "
+                "nothing to go back to."
             )
         earlier = (_cut_after(history, serving) or ())[:-1]
         return next((n for n in reversed(earlier) if n is None or self._is_sound(n)), None)
@@ -240,7 +263,7 @@ class ModelStore:
         return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]{0,8}", name))
 
     def _current(self) -> _Current:
-        """What current.json says; when it is damaged or lost, every version there is, the newest last."""
+        """The content of current.json; when it is damaged or lost, every version, the newest last."""
         with self._looking:
             try:
                 content = (self.path / CURRENT).read_bytes()
@@ -255,16 +278,16 @@ class ModelStore:
             return _Current.parse((content or b"").decode())
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             numbers = self._numbers()
-            if numbers or content is not None:  # else nobody has trained the model yet
+            if numbers or content is not None:  # else the model was not trained yet
                 logger.warning(
-                    "%s of the model %s is damaged or lost; its newest usable version serves.",
+                    "%s of the model %s is damaged or lost; its newest usable version is in use.",
                     CURRENT,
                     self.path.name,
                 )
             return _Current((None, *numbers))
 
     def _card(self, number: int) -> Card:
-        """An empty one when it cannot be read."""
+        """The card of a version; an empty one when it cannot be read."""
         try:
             return read_card(self.folder(number))
         except WeightsError:
@@ -274,7 +297,7 @@ class ModelStore:
         return (*_state(self.folder(number) / WEIGHTS), *_state(self.folder(number) / CARD))
 
     def _is_sound(self, number: int) -> bool:
-        """Whether the files are those that were published; looked at again only when they change."""
+        """Whether the files are those that were published; read again only when they change."""
         with self._looking:
             state = self._state(number)
             known = self._sound.get(number)
@@ -297,23 +320,22 @@ def _is_number(value: object) -> bool:
 
 
 def _cut_after(history: tuple[int | None, ...], number: int | None) -> tuple[int | None, ...] | None:
-    """The history up to the last time that ``number`` began to serve; None when it never did."""
+    """The history up to the last time that ``number`` came into use; None when it never did."""
     places = [place for place, entry in enumerate(history) if entry == number]
     return history[: places[-1] + 1] if places else None
 
 
 def _seal(folder: Path) -> None:
-    """Check that it is a checkpoint, write the weights' digest into the card, and sync everything."""
+    """Check that a folder is a checkpoint, write the weights' digest into its card, and sync all files."""
     card = read_card(folder)
     try:
-        with safe_open(
-            folder / WEIGHTS, framework="np"
-        ):  # reads the header and compares it with the file's size
+        # Reads the header and compares it with the file's size.
+        with safe_open(folder / WEIGHTS, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"What was to be published has no usable {WEIGHTS} ({type(error).__name__}); nothing was "
-            "published."
+            f"The version has no usable {WEIGHTS} ({type(error).__name__}), so it was not published; train "
+            "it again."
         ) from error
     sealed = card.model_copy(update={"weights_sha256": sha256_of(folder / WEIGHTS)})
     (folder / CARD).write_text(json.dumps(sealed.as_json(), indent=1) + "\n", encoding="utf-8")
@@ -322,7 +344,7 @@ def _seal(folder: Path) -> None:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """SHA-256 of a checkpoint's or version's file of weights; None when it cannot be read."""
+    """SHA-256 of the file of weights in a checkpoint's folder; None when it cannot be read."""
     try:
         return sha256_of(folder / WEIGHTS)
     except OSError:
@@ -330,7 +352,7 @@ def weights_digest(folder: Path) -> str | None:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """Differs when the content may differ; empty when there is no such file."""
+    """Time, size and number of a file, which differ when its content may differ; empty without a file."""
     try:
         status = path.stat()
     except OSError:

@@ -1,3 +1,1 @@
-"""What a person may type: the vocabulary, prompts made of it, sentences for text encoders, and the values of
-label maps.
-"""
+"""Words that a person may type: the vocabulary, parsed prompts, sentences for text encoders, label values."""

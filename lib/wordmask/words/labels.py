@@ -1,7 +1,7 @@
-"""Value <-> word <-> code, both ways, for every file and message.
+"""The values of label maps: which value stands for which word, for every file and message.
 
-Knows: Prompt, Code, the vocabulary. Does not know: torch, files, HTTP, Slicer. Whoever needs a label value
-asks here.
+Label values are assigned and looked up here only. Knows prompts and the vocabulary; not torch, files, HTTP
+or Slicer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ class LabelError(WordMaskError):
 
 @dataclass(frozen=True)
 class Label:
-    """One row: a value above 0, the word it stands for, and what the vocabulary knows about the word."""
+    """One label of a label map.
+
+    Attributes:
+        value: above 0.
+        word: the word that it stands for.
+        code: of the word, where the vocabulary has one.
+        modifier: left or right, likewise.
+        color: 0..255 each.
+    """
 
     value: int
     word: str
@@ -44,8 +52,12 @@ class LabelTable:
 
     Gaps between values are normal, and so is a label that no voxel has.
 
-    labels are kept in ascending order of value. Two rows with one value, or with one word (in any case or
-    spelling of spaces), raise LabelError, as does a value outside 1..65535.
+    Attributes:
+        labels: in ascending order of value.
+
+    Raises:
+        LabelError: two labels have the same value or the same word (in any case or spelling of spaces), or a
+            value lies outside 1..65535.
     """
 
     labels: tuple[Label, ...]
@@ -63,8 +75,8 @@ class LabelTable:
                 raise LabelError(f"The label with the value {value} has no name; name it and save again.")
             if value in values:
                 raise LabelError(
-                    f"The value {value} stands for {values[value].word!r} and for {word!r}; give each its "
-                    "own."
+                    f"The value {value} stands for {values[value].word!r} and for {word!r}; give each word "
+                    "its own value."
                 )
             if key in words:
                 raise LabelError(
@@ -93,8 +105,11 @@ class LabelTable:
 
         The value is ``idx`` (Slicer's plugin) or ``id`` (its scribbles), never the position in the list:
         MONAI Label's own converters count positions, which is wrong as soon as one label is missing. An entry
-        for the background (0) is dropped, other keys are ignored. `check_values` must follow: the plugin
-        counts its scribbles in idx and then does not export them.
+        for the background (0) is dropped, other keys are ignored. Call `check_values` afterwards, because
+        the plugin counts its scribbles in idx and then does not export them.
+
+        Raises:
+            LabelError: it is not a list of names with values, or two entries contradict each other.
         """
         if isinstance(label_info, str | bytes) or not isinstance(label_info, Sequence):
             raise LabelError(
@@ -133,16 +148,21 @@ class LabelTable:
         return {label.word: label.value for label in self.labels}
 
     def to_label_info(self) -> list[dict[str, Any]]:
-        """What MONAI Label keeps with a label map.
+        """The rows that MONAI Label keeps with a label map.
 
-        name, idx, and where known color (0..255), code and modifier.
+        Returns:
+            Per label name, idx and, where known, color (0..255), code and modifier.
         """
         return [_row(label) for label in self.labels]
 
     def check_values(self, array: npt.NDArray[Any]) -> None:
-        """array: a label map of any shape.
+        """Check that every value of a label map has a name in this table.
 
-        LabelError when it is not integer or holds a value that was not announced.
+        Args:
+            array: a label map of any shape.
+
+        Raises:
+            LabelError: it does not hold integers, or it holds a value without a name.
         """
         check_values(array, {label.word: (label.value,) for label in self.labels})
 
@@ -155,7 +175,7 @@ def check_values(
 ) -> None:
     """Refuse a label map whose values are not those that its names announce.
 
-    Training, evaluation and uploads go through this check: a value that no name announces would be learned as
+    Training, evaluation and uploads go through this check: a value without a name would be learned as
     absent.
 
     Args:
@@ -164,12 +184,12 @@ def check_values(
         owner: how a sentence begins.
 
     Raises:
-        LabelError: the array is not integer, or holds a value that no name announces; the sentence lists the
+        LabelError: the array is not integer, or contains a value without a name; the sentence lists the
             values and says what is likely wrong.
     """
     if array.dtype.kind not in "iub":
         raise LabelError(
-            f"A label map holds whole numbers, but this one holds {array.dtype}; save it as integers."
+            f"A label map contains integers, but this one contains {array.dtype}; save it as integers."
         )
     if any(not values for values in names.values()):
         return
@@ -181,20 +201,19 @@ def check_values(
         )
         listed = _shorten_for_message([f"{word} = {'/'.join(map(str, own))}" for word, own in names.items()])
         raise LabelError(
-            f"{owner} holds the {values}, which no name announces; announced are {listed or 'no labels'}. "
+            f"{owner} contains the {values} without a name; the named values are {listed or 'none'}. "
             f"{_guess_cause(stray, found, announced)}"
         )
 
 
 def _guess_cause(stray: Sequence[int], found: set[int], announced: set[int]) -> str:
-    """Say what is likely wrong with values that no name announces, and what to do."""
+    """Say what is likely wrong with values without a name, and what to do."""
     if found == {255} and len(announced) == 1:
         return f"The mask is 0 and 255: write 255 as the value of its name, not {min(announced)}."
     if set(stray) <= {-1, 255} and announced & found:
         return "Such values often mean 'ignore': give them a name of their own, or 0."
     if not announced & found and len(found) == len(announced):
-        values = _shorten_for_message(list(map(str, stray)))
-        return f"Write the values that the label map holds, {values}, with the names."
+        return "Give each name the value that the label map holds for it."
     if len(stray) > MOST_NAMED:
         return "So many values come from interpolation: resample with nearest neighbour, and not to JPEG."
     return "Name every value, or set those without a name to 0."
@@ -214,9 +233,7 @@ def _name_and_value(row: object) -> tuple[str, int]:
         raise LabelError('Each entry of label_info needs a name, like {"name": "liver", "idx": 1}.')
     value = row["idx"] if "idx" in row else row.get("id")
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise LabelError(
-            f"The label {row['name']!r} came without its value; label_info needs an idx for each name."
-        )
+        raise LabelError(f"The label {row['name']!r} has no value; label_info needs an idx for each name.")
     return row["name"].strip(), int(value)
 
 

@@ -1,8 +1,7 @@
-"""Prompt -> the sentences that MedCLIP-SAMv2 gives its text encoder in its place (methods.md 2.3), by the
-name of a prompt set.
+"""Prompt sets: the sentences that MedCLIP-SAMv2's text encoder reads instead of a word (methods.md 2.3).
 
-Knows prompts, the vocabulary and configs/prompt_sets.yaml. Does not know: torch, models, images. What
-somebody types as a sentence is never replaced.
+A sentence that a person typed is never replaced. Knows prompts, the vocabulary and
+configs/prompt_sets.yaml; not torch, models or images.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from wordmask.resources import read_config
 from wordmask.words.prompts import Prompt
 from wordmask.words.vocabulary import Modality, load_vocabulary
 
-# words; what is longer and not in the vocabulary is a sentence: "lower pole of left kidney" still is a name
+# In words: "lower pole of left kidney" still is a name, a longer text outside the vocabulary is a sentence.
 LONGEST_NAME = 5
 
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
@@ -29,7 +28,14 @@ class _Strict(BaseModel):
 
 
 class PromptSet(_Strict):
-    """How a word becomes sentences; the head of prompt_sets.yaml explains the keys."""
+    """How a word becomes sentences (the head of prompt_sets.yaml explains it in full).
+
+    Attributes:
+        title: for people.
+        text: what is made of a word: the bare word, its class name, or its description.
+        ensemble: whether all descriptions are used, not only the first one.
+        kinds: whether the descriptions of the word's kinds are used where it has some.
+    """
 
     title: str
     text: Literal["word", "class_name", "description"]
@@ -38,9 +44,17 @@ class PromptSet(_Strict):
 
 
 class PromptSets(_Strict):
-    """All sets and descriptions.
+    """All prompt sets and the descriptions that they draw on.
 
-    Refuses what is not a word of the vocabulary and a kind without a description.
+    Attributes:
+        sets: name -> prompt set.
+        images: modality -> what an image of it is called; "any" for an unknown modality.
+        class_name: pattern of the class name, with ``{image}`` and ``{word}``.
+        descriptions: word -> sentences that describe it.
+        kinds: word -> described words that are kinds of it.
+
+    Raises:
+        ValueError: a described word is not in the vocabulary, a kind has no description, or "any" is missing.
     """
 
     sets: dict[str, PromptSet] = Field(min_length=1)
@@ -60,19 +74,25 @@ class PromptSets(_Strict):
                 if kind not in self.descriptions:
                     raise ValueError(f"{kind!r} is a kind of {word!r}, but it has no description.")
         if "any" not in self.images:
-            raise ValueError("There is no name for an image whose modality nobody said; add one as 'any'.")
+            raise ValueError("There is no name for an image of unknown modality; add one as 'any'.")
         return self
 
     def find(self, name: str) -> PromptSet:
-        """One of the sets; RequestError lists them."""
+        """The prompt set of this name; RequestError lists all names when there is none."""
         if name not in self.sets:
             listed = ", ".join(f"{key} ({chosen.title})" for key, chosen in self.sets.items())
             raise RequestError(f"There is no prompt set {name!r}. Prompt sets: {listed}.")
         return self.sets[name]
 
     def describe(self, word: str | None, *, kinds: bool) -> tuple[str, ...]:
-        """The sentences for a word of the vocabulary, or those of its kinds where it has some and they are
-        asked for; () for none.
+        """The sentences that describe a word.
+
+        Args:
+            word: of the vocabulary; None for a word that it does not have.
+            kinds: whether to take the sentences of the word's kinds where it has some.
+
+        Returns:
+            The sentences; empty when the word has no description.
         """
         if word is None:
             return ()
@@ -82,17 +102,23 @@ class PromptSets(_Strict):
 
 
 def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None) -> tuple[str, ...]:
-    """What the text encoder is given for a prompt.
+    """The sentences that a text encoder reads for a prompt.
 
-    One sentence, or several whose embeddings are to be averaged and made 1 long.
+    A typed sentence (`is_sentence`) is returned as typed by every set, the bare word (`Prompt.text`) where a
+    set of descriptions has none for it.
 
-    set_name: P0 to P5 (prompt_sets.yaml): bare word, class name, one description, one of the kind asked for,
-    and the ensembles of both;
-    modality: of the image, for the class name; where it is None, the only one in which the vocabulary looks
-    for the word, or none.
+    Args:
+        prompt: the word.
+        set_name: P0 to P5 (prompt_sets.yaml): bare word, class name, one description, one description of a
+            kind, and the ensembles of both.
+        modality: of the image, for the class name; by default the only one in which the vocabulary expects
+            the word, if there is only one.
 
-    A sentence that was typed (`is_sentence`) is returned as typed by every set. The bare word (`Prompt.text`)
-    is returned where a set of descriptions has none for it. Never empty. RequestError: there is no such set.
+    Returns:
+        One sentence, or several whose embeddings are to be averaged and normalised; never empty.
+
+    Raises:
+        RequestError: there is no such prompt set.
     """
     known = load_prompt_sets()
     chosen = known.find(set_name)
@@ -107,15 +133,15 @@ def sentences(prompt: Prompt, set_name: str, *, modality: Modality | None = None
 
 
 def is_sentence(prompt: Prompt) -> bool:
-    """Whether somebody typed a sentence of their own, not the name of a thing.
+    """Whether a person typed a sentence of their own instead of the name of a structure.
 
-    More than five words that the vocabulary does not have.
+    That is a text of more than five words that the vocabulary does not have.
     """
     return prompt.entry is None and len(prompt.word.split()) > LONGEST_NAME
 
 
 def read_prompt_sets(text: str) -> PromptSets:
-    """Prompt sets from YAML; pydantic's ValidationError (a ValueError) says what is wrong with them."""
+    """Read prompt sets from YAML; pydantic's ValidationError (a ValueError) explains what is wrong."""
     return PromptSets.model_validate(yaml.safe_load(text))
 
 

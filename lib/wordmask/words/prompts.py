@@ -1,7 +1,7 @@
-"""Typed words -> Prompt: what a person asks for, checked once and for all.
+"""Parses typed words into prompts and checks them once.
 
-Knows: the vocabulary. Does not know: models, images, label values (`wordmask.words.labels`). Whatever comes
-out of here is Latin script, printable, NFC, and no thing twice.
+A prompt is printable Latin script in NFC, and no structure comes twice. Knows the vocabulary; not models,
+images or label values (`wordmask.words.labels`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wordmask.errors import PromptError
+from wordmask.words.sides import is_side
 from wordmask.words.vocabulary import Code, Vocabulary, VocabularyEntry, load_vocabulary, same_text
 
 LONGEST_TEXT = 256  # characters of one string
@@ -20,20 +21,25 @@ MOST_WORDS = 32
 LONGEST_SHOWN = 40  # characters of a word that an error message repeats
 SEPARATORS = re.compile(r"[,;\n]")
 ALLOWED_MARKS = frozenset(" -'\u2019()/.&+%:_")
-LEAST_COLOR_DISTANCE = (
-    24.0  # between a generated colour and every colour of the vocabulary; Euclidean, in 8-bit RGB
-)
+# Between a generated colour and every colour of the vocabulary: Euclidean, in 8-bit RGB.
+LEAST_COLOR_DISTANCE = 24.0
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to find.
+    """One structure to find.
 
-    word: as typed, trimmed, case kept; synonyms: what the text encoder also sees; code, modifier (left or
-    right) and window: where the vocabulary has them; entry: the vocabulary's own word for it, None for a word
-    that it does not have; color: 0..255.
-    objects: how many of it a slice shows at most (both lungs: 2); prompt_set: which sentences the text
-    encoder is given in its place (`wordmask.words.prompt_sets`), None: the model's own choice.
+    Attributes:
+        word: as typed, trimmed, case kept.
+        synonyms: other names of the structure, from the vocabulary.
+        code: of the structure, where the vocabulary has one.
+        color: 0..255 each.
+        modifier: left or right, where the vocabulary has it.
+        entry: the vocabulary's own word; None for a word that it does not have.
+        window: name of the CT window for the word, where the vocabulary has one.
+        objects: how many of them a slice shows at most (both lungs: 2).
+        prompt_set: which sentences the text encoder reads instead (`wordmask.words.prompt_sets`); None leaves
+            the choice to the model.
     """
 
     word: str
@@ -48,29 +54,41 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """Under which a word is kept in cards, limits and channels: two spellings of one word have one key.
+        """The name of the word in cards, limits and channels, the same for every spelling of it.
 
-        The vocabulary's own word for it, else the typed one in small letters, with blanks in place of hyphens
-        and underscores.
+        The vocabulary's own word, else the typed one in lower case with spaces instead of hyphens and
+        underscores.
         """
         return self.entry or same_text(self.word)
 
     @property
     def text(self) -> str:
-        """What a text encoder reads: the word as the vocabulary or, for other words, as its key spells it,
-        whatever was typed.
+        """The text that a text encoder reads, the same for every spelling that was typed.
+
+        It is spelt as in the vocabulary or, for other words, as in the key.
         """
         typed = same_text(self.word)
         entry = load_vocabulary().lookup(typed)
-        return typed if entry is None else next(text for text in entry.texts if same_text(text) == typed)
+        if entry is None:
+            return typed
+        return next((text for text in entry.texts if same_text(text) == typed), entry.word)
 
 
 def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
-    """Words separated by commas, semicolons or line breaks, or a list of such strings, in the order typed.
+    """Parse words as a person types them.
 
-    The same thing twice, also by a synonym or in another case ("liver, Hepar"), is kept once, as it was typed
-    first. Raises PromptError for nothing at all, more than 256 characters in one string, more than 32 words,
-    and characters that the text encoders do not know.
+    A structure that is named twice, also by a synonym or in another case ("liver, Hepar"), is kept once, as
+    it was typed first.
+
+    Args:
+        text: words separated by commas, semicolons or line breaks, or a list of such strings.
+
+    Returns:
+        The prompts in the order typed.
+
+    Raises:
+        PromptError: there is no word, more than 256 characters in one string, more than 32 words, or a
+            character that the text encoders cannot read.
     """
     vocabulary = load_vocabulary()
     prompts: dict[str, Prompt] = {}
@@ -81,11 +99,30 @@ def parse_prompts(text: str | Sequence[str]) -> list[Prompt]:
             prompts[key] = _prompt(word, entry, vocabulary)
         if len(prompts) > MOST_WORDS:
             raise PromptError(
-                f"More than {MOST_WORDS} words were asked for; ask for at most {MOST_WORDS} at a time."
+                f"More than {MOST_WORDS} words were given; ask for at most {MOST_WORDS} at a time."
             )
     if not prompts:
         raise PromptError('No word was given; type what to look for, for example "liver, spleen".')
     return list(prompts.values())
+
+
+def parse_name(name: str) -> Prompt:
+    """The structure that the name of a label stands for.
+
+    A name is one structure, unlike what people type to ask for several: "kidney, left" is the left kidney,
+    "Neoplasm, Primary" (as Slicer calls it) is the primary neoplasm, and "tumor; rim" is one word.
+
+    Raises:
+        PromptError: the name is empty, only a side, too long, or has characters that cannot be read.
+    """
+    pieces = [piece for piece in (part.strip() for part in SEPARATORS.split(name)) if piece]
+    sides = [piece for piece in pieces if is_side(piece)]
+    others = [piece for piece in pieces if not is_side(piece)]
+    if not others:
+        return parse_prompts(sides)[0]  # refuses a side alone
+    joined = [" ".join([*sides, *reversed(others)]), " ".join([*sides, *others])]
+    known = [word for word in joined if load_vocabulary().lookup(word) is not None]
+    return parse_prompts([(known or joined)[0 if known else -1]])[0]
 
 
 def _words(text: str | Sequence[str]) -> Iterator[str]:
@@ -100,35 +137,55 @@ def _words(text: str | Sequence[str]) -> Iterator[str]:
                 f"The words have {len(part)} characters together; at most {LONGEST_TEXT} are allowed."
             )
         lines = part.replace("\r\n", "\n").replace("\r", "\n")
-        for typed in SEPARATORS.split(unicodedata.normalize("NFC", lines)):
-            word = _check_word(typed)
-            if word:
-                yield word
+        pieces = [_check_word(typed) for typed in SEPARATORS.split(unicodedata.normalize("NFC", lines))]
+        yield from _attach_sides([piece for piece in pieces if piece])
+
+
+def _attach_sides(pieces: Sequence[str]) -> list[str]:
+    """["kidney", "left", "right"] -> ["left kidney", "right kidney"]: a side belongs to the word before."""
+    words: list[str] = []
+    base = None
+    for piece in pieces:
+        if not is_side(piece):
+            base = piece
+            words.append(piece)
+        elif base is None:
+            raise PromptError(
+                f"{_shorten_for_message(piece)} is a side without a structure; add it, for example "
+                '"left kidney".'
+            )
+        else:
+            sided = f"{piece} {base}"
+            if words[-1] == base:
+                words[-1] = sided
+            else:
+                words.append(sided)
+    return words
 
 
 def _check_word(typed: str) -> str:
-    """One word, trimmed; "" when nothing is left of it, PromptError when it cannot be read."""
+    """Trim one word; "" when nothing is left of it, PromptError when the text encoders cannot read it."""
     for character in typed:
         category = unicodedata.category(character)
         if category[0] == "C" or category in ("Zl", "Zp"):
             number = f"U+{ord(character):04X}"
             raise PromptError(
-                f"The words hold an invisible control character ({number}); remove it and type the words "
+                f"The text contains an invisible control character ({number}); remove it and type the words "
                 "again."
             )
-    # Any other space (a no-break space, pasted from a report) is a space, and a full stop at the end is the
-    # sentence's.
+    # Any other space (a no-break space, pasted from a report) counts as a space, and a full stop at the end
+    # belongs to the sentence, not to the word.
     word = " ".join(typed.split()).strip(" .")
     for character in word:
         if not _is_readable(character):
             raise PromptError(
-                f"{_shorten_for_message(word)} holds {character!r} (U+{ord(character):04X}), which the text "
-                "encoders cannot read; use Latin letters, digits, spaces, hyphens, apostrophes and parentheses."
+                f"{_shorten_for_message(word)} contains {character!r} (U+{ord(character):04X}), which the "
+                "text encoders cannot read; use Latin letters, digits, spaces, hyphens, apostrophes and "
+                "parentheses."
             )
     if word and not any(character.isalpha() for character in word):
         raise PromptError(
-            f"{_shorten_for_message(word)} has no letter, so it names nothing that could be looked for; type a "
-            "word."
+            f"{_shorten_for_message(word)} contains no letter, so it does not name a structure; type a word."
         )
     return word
 

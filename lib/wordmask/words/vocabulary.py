@@ -1,7 +1,7 @@
-"""The words that WordMask knows: names, codes, colours and windows of the things one may look for.
+"""The vocabulary: names, codes, colours and windows of the structures that WordMask knows.
 
-Knows: configs/vocabulary.yaml. Does not know: what a model was trained on, torch, images, the server. A word
-that is not in here can be asked for all the same (`wordmask.words.prompts`).
+Words that it does not have can be asked for all the same (`wordmask.words.prompts`). Knows
+configs/vocabulary.yaml; not what a model was trained on, torch, images or the server.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
 from wordmask.resources import read_config
+from wordmask.words.sides import exchange_sides, put_side_first
 
 SHORTEST_MISSPELLING = 3  # letters; below that, every second word is one edit away
-# of Damerau-Levenshtein, 0..1: one edit in four letters ("lnug"), three in ten ("galblader", "oesofagis")
+# Of Damerau-Levenshtein, 0..1: one edit in four letters ("lnug"), three in ten ("galblader", "oesofagis").
 LEAST_SIMILARITY = 0.7
 
 Channel = Annotated[int, Field(ge=0, le=255)]
@@ -40,7 +41,6 @@ class Code:
 
 LEFT = Code("SCT", "7771000", "Left")
 RIGHT = Code("SCT", "24028007", "Right")
-OPPOSITE_SIDES = {"left": "right", "right": "left"}
 
 # The property categories that DICOM segmentations and Slicer's terminologies ask for.
 CATEGORY_CODES: dict[Category, Code] = {
@@ -77,7 +77,21 @@ SnomedCode = Annotated[Code, BeforeValidator(_with_scheme)]
 
 
 class VocabularyEntry(_Strict):
-    """One thing with all its names; the head of vocabulary.yaml explains the keys."""
+    """One structure with all its names; the head of vocabulary.yaml explains the keys.
+
+    Attributes:
+        word: its name.
+        synonyms: other names.
+        plurals: names of several of them.
+        code: what it is, in SNOMED CT.
+        region: where it is, in SNOMED CT.
+        side: of a structure that exists on both sides of the body.
+        objects: how many of them a slice shows at most.
+        category: for terminologies.
+        color: 0..255 each.
+        window: name of its CT window.
+        modalities: in which images it is usually looked for.
+    """
 
     word: Name
     synonyms: tuple[Name, ...] = ()
@@ -93,23 +107,29 @@ class VocabularyEntry(_Strict):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every text that means this thing, the word first."""
+        """Every text that means this structure, the word first."""
         return (self.word, *self.synonyms, *self.plurals)
 
     @property
     def modifier(self) -> Code | None:
-        """Left or right."""
+        """The code of its side; None for a structure without a side."""
         return {"left": LEFT, "right": RIGHT, None: None}[self.side]
 
     @property
     def category_code(self) -> Code:
-        """The kind of thing, as DICOM segmentations and Slicer's terminologies ask for it."""
+        """The code of its category, as DICOM segmentations and Slicer's terminologies require it."""
         return CATEGORY_CODES[self.category]
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A word to offer. matched: the text that fits the query, the word itself or one of its other names."""
+    """A word to offer.
+
+    Attributes:
+        word: of the vocabulary.
+        matched: the text that fits the query: the word itself or one of its other names.
+        kind: how it fits.
+    """
 
     word: str
     matched: str
@@ -117,11 +137,9 @@ class Suggestion:
 
 
 def same_text(text: str) -> str:
-    """The form in which two spellings of one text are equal.
+    """The form in which all spellings of a text are equal: "left kidney" for "Left_Kidney", "LEFT-KIDNEY".
 
-    "Left_Kidney", "left  kidney" and "LEFT-KIDNEY" are one.
-
-    A curly apostrophe counts as a straight one. Accents count.
+    A curly apostrophe counts as a straight one. Accents are kept.
     """
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace(
         "\u2019", "'"
@@ -130,7 +148,7 @@ def same_text(text: str) -> str:
 
 
 class Vocabulary(_Strict):
-    """All entries. Refuses a text that is claimed twice and a colour that is given twice."""
+    """All entries; a text or a colour that two entries claim is refused."""
 
     entries: tuple[VocabularyEntry, ...] = Field(min_length=1)
 
@@ -143,8 +161,7 @@ class Vocabulary(_Strict):
                 key = same_text(text)
                 if key in owners:
                     raise ValueError(
-                        f"{text!r} stands in the vocabulary twice: for {owners[key]!r} and for "
-                        f"{entry.word!r}."
+                        f"{text!r} is in the vocabulary twice: for {owners[key]!r} and for {entry.word!r}."
                     )
                 owners[key] = entry.word
             if entry.color in colors:
@@ -160,25 +177,33 @@ class Vocabulary(_Strict):
 
     @cached_property
     def colors(self) -> frozenset[tuple[int, int, int]]:
-        """The colours that are taken."""
+        """The colours of all entries."""
         return frozenset(entry.color for entry in self.entries)
 
     def lookup(self, word: str) -> VocabularyEntry | None:
-        """The entry that has this word, synonym or plural.
+        """The entry that has this word, synonym or plural; None when there is none.
 
-        case, hyphens, underscores and repeated spaces do not matter.
+        Case, hyphens, underscores, repeated spaces and the place of "left" or "right" do not matter.
         """
-        return self._by_text.get(same_text(word))
+        found = self._by_text.get(same_text(word))
+        if found is None and (sided := put_side_first(same_text(word))) is not None:
+            found = self._by_text.get(sided)
+        return found
 
     def texts(self) -> list[str]:
         """Every word, synonym and plural, in the order of the file."""
         return [text for entry in self.entries for text in entry.texts]
 
     def suggest(self, query: str, limit: int = 10) -> list[Suggestion]:
-        """What somebody who typed ``query`` may mean, best first, each entry once, at most ``limit``.
+        """Suggest what a person who typed ``query`` may mean.
 
-        The very text first; then words that begin with the query or have a part that does, then synonyms and
-        plurals likewise, then what is spelt much like it.
+        Args:
+            query: what was typed so far.
+            limit: how many suggestions to return at most.
+
+        Returns:
+            Each entry at most once: an exact match first, then words that begin with the query or have a part
+            that does, then synonyms and plurals likewise, then similar spellings.
         """
         wanted = same_text(query)
         if not wanted or limit <= 0:
@@ -220,7 +245,7 @@ class Vocabulary(_Strict):
 
 
 def read_vocabulary(text: str) -> Vocabulary:
-    """A vocabulary from YAML; pydantic's ValidationError (a ValueError) says what is wrong with it."""
+    """Read a vocabulary from YAML; pydantic's ValidationError (a ValueError) explains what is wrong."""
     return Vocabulary.model_validate(yaml.load(text, Loader=_LOADER))
 
 
@@ -236,9 +261,8 @@ def opposite_word(word: str) -> str | None:
     Returns:
         The vocabulary's own word where it has one; None for a word without a side.
     """
-    first, *rest = word.split(" ")
-    if first.lower() not in OPPOSITE_SIDES or not rest:
+    other = exchange_sides(word)
+    if other is None:
         return None
-    other = " ".join([OPPOSITE_SIDES[first.lower()], *rest])
     entry = load_vocabulary().lookup(other)
     return entry.word if entry else other

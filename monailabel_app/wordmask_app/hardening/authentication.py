@@ -18,7 +18,7 @@ from monailabel.endpoints.user import auth
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
 
 
-def believe_signed_tokens() -> None:
+def accept_signed_tokens() -> None:
     """Let MONAI Label accept what the realm has signed; nothing changes while authentication is off."""
     if settings.MONAI_LABEL_AUTH_ENABLE:
         auth.jwt = SimpleNamespace(decode=functools.partial(jwt.decode, algorithms=ALGORITHMS))

@@ -51,7 +51,7 @@ def require_free(method: str) -> None:
 def stop(method: str) -> dict[str, object] | None:
     """Stop the task that runs, waiting for its process where it is only about to run.
 
-    None when there is none.
+    Returns None if no task runs.
     """
     deadline = time.monotonic() + STARTING
     while (

@@ -10,29 +10,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
-from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from wordmask.data.studies import FILE_SUFFIXES, list_studies
 from wordmask.errors import RequestError
-from wordmask.files import remove_leftovers
 from wordmask.learning.inspection import OWN_FILES
+from wordmask_app.hardening.folder_lock import FolderLock, ReadOnlyError
 from wordmask_app.hardening.images import UnknownImageError, safe_id, safe_tag
 from wordmask_app.hardening.record import (
-    NOT_ALLOWED,
-    ReadOnlyError,
     check_info,
     make_entries,
-    refuse_denied,
     report_left_out,
     split_served,
     stage,
@@ -45,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 RECORD = "datastore_v2.json"
 IMAGE_SUFFIXES = (*FILE_SUFFIXES, ".dcm")
-READ_ONLY_SETTING = "start the server without MONAI_LABEL_DATASTORE_READ_ONLY"
-RIGHT_TO_WRITE = "give the server's account the right to write there and start it again, or serve a copy"
 
 
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
@@ -64,6 +56,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             what would change it raises ReadOnlyError.
 
     Attributes:
+        lock: whoever changes more than one thing holds it.
         left_out: name -> why it is not an image, of what else lies in the folder.
     """
 
@@ -78,35 +71,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         self._datastore = LocalDatastoreModel(name="new-dataset", description="New Dataset", images_dir=".")
         self._datastore.base_path = datastore_path
         self.left_out: dict[str, str] = {}
-        self._asked_read_only = read_only
-        # One object, because the thread that holds the lock may take it again.
-        self._held: AbstractContextManager[Any] = threading.RLock()
-        self._read_only = read_only or not self._prepare()
+        self.lock = FolderLock(self._root, read_only=read_only)
         self._reconcile_datastore()
         if auto_reload:
             self._observer = watch_folder(self._root, self._reload)
-
-    def _prepare(self) -> bool:
-        """Make the lock and the folders of labels; whether that was allowed."""
-        held = FileLock(self._root / ".lock")
-        try:
-            with held:
-                for tag in (DefaultLabelTag.FINAL, DefaultLabelTag.ORIGINAL):
-                    (self._root / "labels" / tag.value).mkdir(parents=True, exist_ok=True)
-                for folder in (self._root, *self._root.glob("labels/*")):
-                    remove_leftovers(folder)
-        except OSError as error:
-            if error.errno not in NOT_ALLOWED:
-                raise
-            logger.warning(
-                "The studies folder %s cannot be written to (%s): its images are served, but no label can be "
-                "kept.",
-                self._root,
-                error.strerror,
-            )
-            return False
-        self._held = held
-        return True
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
         """The content of an image; None when there is no such image."""
@@ -118,7 +86,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             UnknownImageError: the file is outside the folder.
         """
-        return self._inside(super().get_image_uri(_id(image_id)))
+        return self._check_inside(super().get_image_uri(_id(image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is known of an image; empty when there is no such image."""
@@ -139,7 +107,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             UnknownImageError: the file is outside the folder.
         """
-        return self._inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
+        return self._check_inside(super().get_label_uri(_id(label_id), safe_tag(label_tag)))
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """What is known of a label; empty when there is no such label."""
@@ -170,7 +138,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         image_id = _id(image_id or stem)
         name = image_id + ending
         info = {**check_info(image_info), "ts": int(time.time()), "name": name}
-        with self.lock_to_write():
+        with self.lock.writing():
             self._init_from_datastore_file()
             before = self._datastore.objects.get(image_id)
             labels = before.labels if before else {}
@@ -186,7 +154,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; ImageNotFoundException."""
-        with self.lock_to_write():
+        with self.lock.writing():
             entry = self._entry(image_id)
             for tag, label in entry.labels.items():
                 self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(
@@ -199,14 +167,15 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any] | None
     ) -> str:
-        """Copy a file in as a label of an image: a label that was there stays whole until the new one is.
+        """Copy a file in as a label of an image; an earlier label stays whole until the new one is.
 
-        ImageNotFoundException.
+        Raises:
+            ImageNotFoundException: there is no such image.
         """
         _, ending = split_served(os.path.basename(label_filename), FILE_SUFFIXES)
         name = _id(image_id) + ending
         info = {**check_info(label_info), "ts": int(time.time()), "name": name}
-        with self.lock_to_write():
+        with self.lock.writing():
             entry = self._entry(image_id)
             folder = self._datastore.label_path(safe_tag(label_tag))
             before = entry.labels.get(label_tag)
@@ -220,7 +189,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; ImageNotFoundException, LabelNotFoundException."""
         safe_tag(label_tag)
-        with self.lock_to_write():
+        with self.lock.writing():
             entry = self._entry(label_id)
             label = entry.labels.pop(label_tag, None)
             if label is None:
@@ -236,7 +205,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             ImageNotFoundException: there is no such image.
             RequestError: the information is not a JSON object.
         """
-        with self.lock_to_write():
+        with self.lock.writing():
             entry = self._entry(image_id)
             entry.image.info.update(check_info(info))
             with self._track_change(image_id, entry):
@@ -251,28 +220,13 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             RequestError: the information is not a JSON object.
         """
         safe_tag(label_tag)
-        with self.lock_to_write():
+        with self.lock.writing():
             entry = self._entry(label_id)
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
             entry.labels[label_tag].info.update(check_info(info))
             with self._track_change(label_id, entry):
                 pass
-
-    @contextmanager
-    def lock_to_write(self) -> Iterator[None]:
-        """Let nobody else write for as long as the block lasts.
-
-        Raises:
-            ReadOnlyError: the folder cannot be written to.
-        """
-        if self._read_only:
-            raise ReadOnlyError(
-                f"The studies folder {self._root.name} is served without the right to write, so nothing was "
-                f"kept; {READ_ONLY_SETTING if self._asked_read_only else RIGHT_TO_WRITE}."
-            )
-        with refuse_denied(self._root), self._held:
-            yield
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP of all images with a final label.
@@ -316,9 +270,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     @contextmanager
     def _stage_record(self) -> Iterator[None]:
-        """The record is on the disk beside its place while the body runs, and in its place after it.
+        """Write the record beside its place before the body runs, and move it there after it.
 
-        A full disk shows before.
+        A full disk is therefore noticed before anything changes.
         """
         try:
             text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
@@ -326,8 +280,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             LocalDatastoreModel.model_validate_json(text)
         except (ValueError, RecursionError):
             raise RequestError(
-                "What is said of an image or label is nested too deeply, or has characters that cannot be "
-                "kept."
+                "The information about an image or label is nested "
+                "too deeply, or has characters that cannot be stored."
             ) from None
         record = Path(self._datastore_config_path)
         with stage(record, text.encode()):
@@ -337,11 +291,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._root)
 
-    def _inside(self, uri: str) -> str:
+    def _check_inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
             raise UnknownImageError(
-                "The file of this image or label lies outside the folder of studies and is not served; copy "
-                "it there."
+                "The file of this image or label lies outside the "
+                "folder of studies and is not served; copy it there."
             )
         return uri
 
@@ -352,20 +306,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             raise RequestError("This label_tag leads out of the folder of studies; use another one.")
         return path
 
-    @contextmanager
-    def _lock_to_read(self) -> Iterator[None]:
-        """The lock, which is itself a file that may not be writable any more."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._held)
-            except OSError as error:
-                if error.errno not in NOT_ALLOWED:
-                    raise
-            yield
-
     def _reconcile_datastore(self) -> None:
         """Record the files that there are now."""
-        with self._lock_to_read():
+        with self.lock.reading():
             self._init_from_datastore_file()
             found = list_studies(self._root, ignore=OWN_FILES, follow_links=False)
             entries = make_entries(
@@ -386,7 +329,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the record when it has changed; a damaged one is put aside."""
         record = Path(self._datastore_config_path)
-        with self._lock_to_read():
+        with self.lock.reading():
             if not record.exists() or record.stat().st_mtime == self._config_ts:
                 return
             changed = record.stat().st_mtime
@@ -396,18 +339,16 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 aside = record.with_name(f"{record.name}.damaged-{int(time.time())}")
                 record.rename(aside)
                 logger.warning(
-                    "The record of images and labels was damaged; it is %s now, and is made again from the "
-                    "files.",
+                    "The record of images and labels was damaged; it was "
+                    "renamed to %s, and is made again from the files.",
                     aside.name,
                 )
             self._datastore.base_path = self._datastore_path
             self._config_ts = changed
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        if self._read_only:
-            return
         # Without the right to write, the record lives in memory.
-        with suppress(ReadOnlyError), refuse_denied(self._root), self._held, self._stage_record():
+        with suppress(ReadOnlyError), self.lock.writing(), self._stage_record():
             pass
 
 

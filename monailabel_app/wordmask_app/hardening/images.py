@@ -79,7 +79,7 @@ def safe_id(image: object) -> str:
         RequestError: it is anything else.
     """
     if not isinstance(image, str) or not image:
-        raise RequestError("The request names no image; give the id of an image of this server.")
+        raise RequestError("The request does not name an image; give the id of an image of this server.")
     if _PATH.search(image) or len(image) > 200:
         raise RequestError("image is the id of an image of this server, not a path.")
     return image
@@ -93,7 +93,8 @@ def safe_session(session_id: str) -> str:
     """
     if not _SESSION.fullmatch(session_id):
         raise RequestError(
-            "A session is named by what PUT /session/ answered, such as 3f0b9ba4-7a0e-11ee-b962-0242ac120002."
+            "A session is named by the id that PUT /session/ "
+            "returned, such as 3f0b9ba4-7a0e-11ee-b962-0242ac120002."
         )
     return session_id
 

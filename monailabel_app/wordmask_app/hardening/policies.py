@@ -72,7 +72,7 @@ _NAMED: Mapping[str, Callable[[object], str]] = {
 }
 
 
-def _ids(incoming: Incoming) -> None:
+def _check_ids(incoming: Incoming) -> None:
     """Ids and tags of the query; a parameter may be given twice, so every value counts."""
     for name, value in incoming.query.multi_items():
         if value and name in _NAMED:
@@ -81,7 +81,7 @@ def _ids(incoming: Incoming) -> None:
         raise RequestError("check_sum is SHA256, SHA512 or MD5, a colon, and the digits of the sum.")
 
 
-def _session(incoming: Incoming) -> None:
+def _check_session(incoming: Incoming) -> None:
     session_id = safe_session(incoming.path["session_id"])
     sessions = app_instance().sessions()
     session = None if sessions is None else sessions.get_session(session_id, update_ts=False)
@@ -91,7 +91,7 @@ def _session(incoming: Incoming) -> None:
         )
 
 
-def _new_session(incoming: Incoming) -> None:
+def _check_new_session(incoming: Incoming) -> None:
     if _asks_for(incoming, "uncompress"):
         raise RequestError(
             "uncompress is not offered, because an archive may write anywhere; send the files themselves."
@@ -114,7 +114,7 @@ def _check_name(kind: str) -> Check:
     return check
 
 
-def _task(kind: str, method: str) -> Check:
+def _check_task(kind: str, method: str) -> Check:
     """A background task of a known name, one at a time.
 
     Its JSON body cannot name a path, and it does not run in the event loop.
@@ -124,10 +124,10 @@ def _task(kind: str, method: str) -> Check:
         _check_name(kind)(incoming)
         if _asks_for(incoming, "run_sync"):
             raise RequestError(
-                "run_sync is not offered, because it would keep all others waiting; ask for the state of the "
-                "task."
+                "run_sync is not offered, because it would block "
+                "all other requests; ask for the state of the task."
             )
-        _object_without_paths(incoming.body)
+        _check_body(incoming.body)
         if incoming.path and not _asks_for(incoming, "enqueue"):  # the routes without a name queue always
             require_free(method)
 
@@ -140,12 +140,12 @@ def _asks_for(incoming: Incoming, switch: str) -> bool:
     )
 
 
-def _strategy(incoming: Incoming) -> None:
+def _check_strategy(incoming: Incoming) -> None:
     _check_name("strategy")(incoming)
-    _object_without_paths(incoming.body)
+    _check_body(incoming.body)
 
 
-def _object_without_paths(body: bytes) -> None:
+def _check_body(body: bytes) -> None:
     if not body:
         return
     try:
@@ -158,7 +158,7 @@ def _object_without_paths(body: bytes) -> None:
         raise RequestError('The body of the request is a JSON object, such as {"max_epochs": 10}.')
     _refuse_paths(found)
     if reserved := sorted(_RESERVED & found.keys()):
-        raise RequestError(f"{reserved[0]} is not for clients to set; leave it out.")
+        raise RequestError(f"{reserved[0]} cannot be set by clients; leave it out.")
     if any(not isinstance(found.get(name, ""), str) for name in ("model", "method", "strategy")):
         raise RequestError("model, method and strategy are names.")
     safe_tag(found.get("label_tag") or "original")
@@ -181,26 +181,26 @@ def _refuse_paths(value: Any, depth: int = 0) -> None:
         _refuse_paths(item, depth + 1)
 
 
-def _signed_in(incoming: Incoming) -> None:
+def _require_sign_in(incoming: Incoming) -> None:
     if not settings.MONAI_LABEL_AUTH_ENABLE:
         raise RequestError(
-            "The log names studies, so it is shown to administrators only: turn authentication on, or read "
-            "logs/app.log."
+            "The log names studies, so it is shown to administrators "
+            "only: turn authentication on, or read logs/app.log."
         )
 
 
-def _downward(incoming: Incoming) -> None:
+def _check_path(incoming: Incoming) -> None:
     path = incoming.path.get("path", "")
     if re.search(r"(^|/|:|\\|%2f|%5c)\.{1,2}($|/|:|\\|%2f|%5c)|\x00", path, flags=re.IGNORECASE):
-        raise RequestError("A path without . and .. is needed here.")
+        raise RequestError("The path must not contain . or .. as a folder name.")
 
 
-def _proxied(incoming: Incoming) -> None:
+def _check_proxy(incoming: Incoming) -> None:
     if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
         raise UnknownModelError(
             "This server's studies are a folder, so there is no DICOMweb server to pass requests on to."
         )
-    _downward(incoming)
+    _check_path(incoming)
 
 
 _OURS = Policy("ours", "MONAI Label's access rule; errors are sentences")
@@ -208,15 +208,22 @@ _LEFT_TASK = Policy("left", "state or end of a background task; takes no names")
 _DATASTORE = Policy(
     "guarded",
     "ids and tags are names, never paths; the datastore checks them again and replaces files whole",
-    _ids,
+    _check_ids,
 )
 _UPLOAD = Policy(
-    "replaced", "blocked the event loop and failed on JSON that is no object; ids and tags as above", _ids
+    "replaced",
+    "blocked the event loop and failed on JSON that is not an object; ids and tags as above",
+    _check_ids,
+)
+_LABEL = Policy(
+    "replaced",
+    "kept whatever was sent: a final label is read and compared with its image first; ids and tags as above",
+    _check_ids,
 )
 _DOWNLOAD = Policy(
-    "replaced", "knew no DICOM: it is sent as the server reads it, as NIfTI or PNG; ids as above", _ids
+    "replaced", "knew no DICOM: it is sent as the server reads it, as NIfTI or PNG; ids as above", _check_ids
 )
-_PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _proxied)
+_PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _check_proxy)
 _PAGE = Policy("left", "a page or file of MONAI Label; takes nothing")
 _NO_SLIDES = Policy("refused", "whole-slide inference: no model here does it, and its parameters name files")
 
@@ -252,27 +259,33 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/batch/infer"): _LEFT_TASK,
     ("DELETE", "/batch/infer"): _LEFT_TASK,
     ("POST", "/batch/infer/{model}"): Policy(
-        "guarded", "known model, one at a time, no `run_sync`, no paths", _task("model", "batch_infer"), True
+        "guarded",
+        "known model, one at a time, no `run_sync`, no paths",
+        _check_task("model", "batch_infer"),
+        True,
     ),
     ("GET", "/train/"): _LEFT_TASK,
     ("DELETE", "/train/"): Policy("replaced", "missed a training that was about to start"),
-    ("POST", "/train/"): Policy("guarded", "no `run_sync`, no paths", _task("trainer", "train"), True),
+    ("POST", "/train/"): Policy("guarded", "no `run_sync`, no paths", _check_task("trainer", "train"), True),
     ("POST", "/train/{model}"): Policy(
-        "guarded", "known trainer, one at a time, no `run_sync`, no paths", _task("trainer", "train"), True
+        "guarded",
+        "known trainer, one at a time, no `run_sync`, no paths",
+        _check_task("trainer", "train"),
+        True,
     ),
     ("GET", "/scoring/"): _LEFT_TASK,
     ("DELETE", "/scoring/"): _LEFT_TASK,
     ("POST", "/scoring/"): Policy(
-        "guarded", "no `run_sync`, no paths", _task("scoring method", "scoring"), True
+        "guarded", "no `run_sync`, no paths", _check_task("scoring method", "scoring"), True
     ),
     ("POST", "/scoring/{method}"): Policy(
         "guarded",
         "known method, one at a time, no `run_sync`, no paths",
-        _task("scoring method", "scoring"),
+        _check_task("scoring method", "scoring"),
         True,
     ),
     ("POST", "/activelearning/{strategy}"): Policy(
-        "replaced", "chose in the event loop; known strategy, no paths in the body", _strategy, True
+        "replaced", "chose in the event loop; known strategy, no paths in the body", _check_strategy, True
     ),
     ("GET", "/datastore/"): Policy("left", "the list of images and labels"),
     ("PUT", "/datastore/"): _UPLOAD,
@@ -285,7 +298,10 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("PUT", "/datastore/image/info"): _UPLOAD,
     ("GET", "/datastore/label"): _DATASTORE,
     ("HEAD", "/datastore/label"): _DATASTORE,
-    ("PUT", "/datastore/label"): _UPLOAD,
+    ("PUT", "/datastore/label"): _LABEL,
+    ("POST", "/datastore/label/restore"): Policy(
+        "ours", "brings back the final label that was replaced last; ids as above", _check_ids
+    ),
     ("DELETE", "/datastore/label"): _DATASTORE,
     ("GET", "/datastore/label/info"): _DATASTORE,
     ("PUT", "/datastore/label/info"): _UPLOAD,
@@ -293,16 +309,20 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/datastore/dataset"): Policy(
         "left", "images with final labels as one ZIP; packs them while others wait"
     ),
-    ("GET", "/session/{session_id}"): Policy("guarded", "ids are those that MONAI Label makes", _session),
+    ("GET", "/session/{session_id}"): Policy(
+        "guarded", "ids are those that MONAI Label makes", _check_session
+    ),
     ("DELETE", "/session/{session_id}"): Policy(
-        "guarded", "ids are those that MONAI Label makes: `..` removed folders", _session
+        "guarded", "ids are those that MONAI Label makes: `..` removed folders", _check_session
     ),
     ("PUT", "/session/"): Policy(
-        "guarded", "no archives: unpacking a tar wrote outside; bounded expiry", _new_session
+        "guarded", "no archives: unpacking a tar wrote outside; bounded expiry", _check_new_session
     ),
-    ("GET", "/logs/"): Policy("guarded", "only with authentication on: the log names studies", _signed_in),
+    ("GET", "/logs/"): Policy(
+        "guarded", "only with authentication on: the log names studies", _require_sign_in
+    ),
     ("GET", "/logs/gpu"): Policy("refused", "`/wordmask/health` says what is known of the device"),
-    ("GET", "/ohif/{path:path}"): Policy("guarded", "no `..` in the path", _downward),
+    ("GET", "/ohif/{path:path}"): Policy("guarded", "no `..` in the path", _check_path),
     ("GET", "/proxy/dicom/wado/{path:path}"): _PROXY,
     ("POST", "/proxy/dicom/wado/{path:path}"): _PROXY,
     ("GET", "/proxy/dicom/qido/{path:path}"): _PROXY,

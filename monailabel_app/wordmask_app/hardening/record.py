@@ -5,7 +5,6 @@ Knows files, ids and tags; not HTTP, not what is in the files.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import shutil
@@ -22,17 +21,12 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from wordmask.data.image_files import suffix_of
 from wordmask.data.studies import FILE_SUFFIXES
 from wordmask.data.volumes import DICOM_SUFFIXES
-from wordmask.errors import RequestError, WordMaskError
+from wordmask.errors import RequestError
 from wordmask.files import PREFIX, replace_file, sync
 
 logger = logging.getLogger(__name__)
 
 MOST_INFO = 1_000_000  # characters of JSON about one image or label
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-class ReadOnlyError(WordMaskError):
-    """The server may not write to a folder."""
 
 
 def split_ending(name: str) -> tuple[str, str]:
@@ -139,29 +133,12 @@ def check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
         size = len(json.dumps(info, default=str, allow_nan=False))
     except (ValueError, RecursionError):  # MONAI Label could not list the datastore: NaN is not JSON
         raise RequestError(
-            "params and info hold numbers, texts, lists and objects, no NaN or Infinity, in no endless depth."
+            "params and info may contain numbers, texts, lists and "
+            "objects, but not NaN, Infinity or very deep nesting."
         ) from None
     if size > MOST_INFO:
         raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")
     return dict(info or {})
-
-
-@contextmanager
-def refuse_denied(folder: Path) -> Iterator[None]:
-    """Say which folder cannot be written to, in place of the system's error.
-
-    Raises:
-        ReadOnlyError: the block was not allowed to write.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NOT_ALLOWED:
-            raise
-        raise ReadOnlyError(
-            f"The studies folder {folder.name} cannot be written to ({error.strerror}), so nothing was kept; "
-            "give the account of the server the right to write there, or serve a copy of the folder."
-        ) from error
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Guard:
             )
             body, bounded = await _body(bounded) if policy.reads_body else (b"", bounded)
             if policy.kind == "refused":
-                raise HTTPException(403, f"This route is not offered by WordMask: {policy.why}.")
+                raise HTTPException(403, f"WordMask does not offer this route: {policy.why}.")
             if policy.check is not None:
                 policy.check(Incoming(path, QueryParams(scope["query_string"]), body, _names()))
             await self._app(scope, bounded, answer)
@@ -99,7 +99,8 @@ class Guard:
     def _policy(self, method: str, path: str) -> tuple[Policy, Mapping[str, str]]:
         """The policy of a request, and the parameters of its path.
 
-        HTTPException 404 or 405 for a route that is not in the table.
+        Raises:
+            HTTPException: 404 or 405 for a route that is not in the table.
         """
         known = False
         for candidate in (path, f"{path}/", path.rstrip("/")):  # routers redirect from the one to the other
@@ -116,8 +117,8 @@ class Guard:
     def _limit_body(self, scope: Scope, receive: Receive) -> Receive:
         """Receive no more than the largest body, whatever the request says of its length."""
         message = (
-            f"The request is larger than the {self._upload_bytes // 2**20} MB that this server takes; crop "
-            "or compress the image."
+            f"The request is larger than the {self._upload_bytes // 2**20} "
+            "MB that this server takes; crop or compress the image."
         )
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._upload_bytes:

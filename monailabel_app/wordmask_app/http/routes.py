@@ -24,6 +24,7 @@ from wordmask_app.hardening import background
 from wordmask_app.http import catalogue, downloads, uploads
 from wordmask_app.http.answers import answer, job_status
 from wordmask_app.http.next_case import NextRequest, answer_next
+from wordmask_app.http.people import name_person
 from wordmask_app.jobs.queue import Job
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.submissions import Submission, make_job
@@ -155,7 +156,7 @@ async def get_models(user: AsUser) -> dict[str, Any]:
     return await run_in_threadpool(lambda: catalogue.models(_runtime()))
 
 
-@router.post("/models/{name}/rollback", summary=f"{RBAC_ADMIN}Let an earlier version serve")
+@router.post("/models/{name}/rollback", summary=f"{RBAC_ADMIN}Use an earlier version again")
 async def rollback(name: str, user: AsAdmin, to: Annotated[int | None, Query(ge=0)] = None) -> dict[str, Any]:
     """to: a version's number, 0 the preset's own weights, else the version before.
 
@@ -183,17 +184,22 @@ async def get_training(user: AsUser, model: str = "") -> dict[str, Any]:
     "/next", summary=f"{RBAC_USER}The case to label next, why this one, and a label map to start from"
 )
 async def next_case(
+    request: Request,
     user: AsUser,
     strategy: Annotated[str, Query(max_length=100)] = "hybrid",
     model: str = "",
     words: Annotated[str, Query(max_length=10_000)] = "",
     skip: Annotated[list[str] | None, Query()] = None,
+    annotator: str = "",
+    client_id: str = "",
 ) -> dict[str, Any]:
     """strategy: first, random, uncertainty, diversity, hybrid.
 
-    words: else those of the submitted labels; skip: ids not to be offered.
+    words: else those of the submitted labels; skip: ids not to be offered, which others may have then.
+    annotator (or client_id): who asks, where authentication is off; nobody else is offered the case.
     """
-    question = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
+    who = name_person(request, user, annotator, client_id)
+    question = NextRequest(strategy, model, words, frozenset(skip or ()), who)
     return await run_in_threadpool(lambda: _answer_next(question))
 
 
@@ -233,9 +239,13 @@ async def infer(
 @replacing.post(
     "/activelearning/{strategy}", summary=f"{RBAC_USER}Run Active Learning strategy to get next sample"
 )
-async def activelearning(strategy: str, user: AsUser, params: dict[str, Any] | None = None) -> dict[str, Any]:
+async def activelearning(
+    request: Request, strategy: str, user: AsUser, params: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """MONAI Label's route, off the event loop; the same choice as `/wordmask/next`, without a preview."""
-    found: dict[str, Any] = await run_in_threadpool(sample, strategy, params, user.username)
+    asked = params or {}
+    who = name_person(request, user, asked.get("annotator"), asked.get("client_id"))
+    found: dict[str, Any] = await run_in_threadpool(sample, strategy, {**asked, "client_id": who}, who)
     return found
 
 
@@ -256,6 +266,6 @@ async def reload(user: AsAdmin) -> dict[str, Any]:
 def _refuse_dicom_seg(output: ResultType | None) -> None:
     if output == ResultType.dicom_seg:
         raise RequestError(
-            "This server answers with label maps, not with DICOM SEG; leave output out, or use image, json "
-            "or all."
+            "This server answers with label maps, not with DICOM "
+            "SEG; leave output out, or use image, json or all."
         )

@@ -1,4 +1,1 @@
-"""How a request travels through the server.
-
-checked, queued, computed by the one worker, kept until it is fetched.
-"""
+"""How a request travels through the server: checked, queued, computed by the one worker, fetched."""

@@ -68,7 +68,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job made: a file and what is said about it."""
+    """What a job made: a file, and its description as JSON."""
 
     file: Path
     fields: dict[str, Any]
@@ -166,8 +166,8 @@ class JobQueue:
             if len(self._waiting) >= self.limit or self._closed:
                 seconds = self._seconds_until_room()
                 raise QueueFullError(
-                    f"{len(self._waiting)} requests are waiting, which is as many as this server takes; try "
-                    f"again in {seconds} s.",
+                    f"{len(self._waiting)} requests are waiting, which is as "
+                    f"many as this server accepts; try again in {seconds} s.",
                     retry_after=seconds,
                 )
             job.outcome.set_running_or_notify_cancel()  # from now on only the queue decides how it ends
@@ -189,8 +189,8 @@ class JobQueue:
         job = self._jobs.get(job_id)
         if job is None:
             raise UnknownJobError(
-                "There is no such job on this server; it expired, or the server was restarted: send the "
-                "request again."
+                "There is no such job on this server; it expired, or "
+                "the server was restarted: send the request again."
             )
         return job
 
@@ -203,7 +203,7 @@ class JobQueue:
     def cancel(self, job_id: str) -> Job:
         """Take a waiting job out, or ask the running one to stop between two batches.
 
-        A final one stays as it is.
+        A job that has ended stays as it is.
         """
         job = self.get(job_id)
         with self._changed:
@@ -296,7 +296,7 @@ class JobQueue:
                 self._finish(job, outcome)
                 self.expire()
             except Exception:  # this thread is the only one: without it nothing would ever be computed again
-                logger.exception("What job %s left could not be put in order.", job.id)
+                logger.exception("Cleaning up after job %s failed.", job.id)
 
     def _next(self) -> Job | None:
         with self._changed:

@@ -71,8 +71,8 @@ class InferRequest:
             )
         if output_volume != "labels" and len(prompts) > 1:
             raise RequestError(
-                f"output_volume {output_volume!r} is a volume of one word; ask for the {len(prompts)} words "
-                "one by one."
+                f"output_volume {output_volume!r} is a volume of one "
+                f"word; ask for the {len(prompts)} words one by one."
             )
         return cls(
             prompts=prompts,
@@ -102,8 +102,8 @@ def read_words(params: Mapping[str, Any]) -> Any:
     if words is None or words == "" or words == prompt:
         return prompt
     raise RequestError(
-        f"words and prompt are the same, but words is {_shorten(words)} and prompt is {_shorten(prompt)}; "
-        "leave prompt out."
+        f"words and prompt are the same, but words is {_shorten(words)} "
+        f"and prompt is {_shorten(prompt)}; leave prompt out."
     )
 
 
@@ -114,7 +114,7 @@ def json_object(text: str) -> dict[str, Any]:
         RequestError: it is not an object, or too long.
     """
     if len(text) > MOST_PARAMS:
-        raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are taken.")
+        raise RequestError(f"params has {len(text):,} characters, at most {MOST_PARAMS:,} are allowed.")
     try:
         params = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -145,8 +145,8 @@ def _refuse_scribbles(params: Mapping[str, Any]) -> None:
         given = params.get(name)
         if given is not None and given != [] and given != "":
             raise RequestError(
-                "No model here can use scribbles; leave them out. Some take points or a box: GET "
-                "/wordmask/models tells."
+                "No model here can use scribbles; leave them out. Some "
+                "take points or a box: GET /wordmask/models lists which."
             )
 
 
@@ -166,8 +166,8 @@ def _point(given: object) -> tuple[float, float, float, bool]:
         if sign in (0, 1):
             return float(given[0]), float(given[1]), float(given[2]), sign == 1
     raise RequestError(
-        "A point is [i, j, k] in voxels, or [i, j, k, 0] for one outside the structure, not "
-        f"{_shorten(given)}."
+        "A point is [i, j, k] in voxels, or [i, j, k, 0] for "
+        f"one outside the structure, not {_shorten(given)}."
     )
 
 

@@ -1,8 +1,7 @@
 """What exists once per server process, however often MONAI Label builds the app again.
 
-models, job queue, files of requests.
-
-Knows models, jobs and files; not HTTP, not MONAI Label's app or datastore.
+It is the models, the job queue and the files of requests. Knows models, jobs and files; not HTTP, not MONAI
+Label's app or datastore.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Runtime:
     """The configured models, the queue of their one worker, and the folder of requests' files."""
 
     def __init__(self, app_dir: Path, chosen: AppSettings) -> None:
-        """UnknownModelError: a model or preset is not known. Neither loads weights nor starts a thread."""
+        """Neither loads weights nor starts a thread; raises UnknownModelError."""
         self.chosen = chosen
         self.began = time.time()
         self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)

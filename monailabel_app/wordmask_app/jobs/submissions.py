@@ -38,7 +38,7 @@ class CaseSource(Protocol):
     def sessions(self) -> Sessions | None:
         """The images that clients have lent for a while; None when sessions are turned off."""
 
-    def keep_label(self, image: str, result: JobResult, tag: str) -> str:
+    def keep_result(self, image: str, result: JobResult, tag: str) -> object:
         """Save a result as a label of its image; its id."""
 
 
@@ -83,12 +83,12 @@ def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Jo
                 model, path(), request, job_id=job.id, progress=job.report, cancel=job.cancel
             )
         except WordMaskError as error:
-            raise type(error)(_with_its_own_name(str(error), files, submission)) from error
+            raise type(error)(_use_client_name(str(error), files, submission)) from error
         if save_tag is not None:
-            source.keep_label(submission.image, result, save_tag)
+            source.keep_result(submission.image, result, save_tag)
         return result
 
-    return Job(model, _shown_image(submission), _words(request), work, files)
+    return Job(model, _name_image(submission), _words(request), work, files)
 
 
 def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None:
@@ -97,8 +97,8 @@ def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None
     for name in _ADDRESS:
         if name in params and (name not in same or params[name] != same[name]):
             raise RequestError(
-                f"{name} stands in the address or the form of a request, not in params; image is the id of "
-                "an image."
+                f"{name} belongs in the address or the form of a "
+                "request, not in params; image is the id of an image."
             )
 
 
@@ -120,8 +120,8 @@ def _find_image(
         suffix = suffix_of(Path(name or "volume.nii.gz"))
         if suffix not in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"):
             raise RequestError(
-                "An upload is a NIfTI, NRRD, MetaImage, DICOM or picture file by its name, not "
-                f"{suffix[:20]!r}."
+                "An upload is a NIfTI, NRRD, MetaImage, DICOM or "
+                f"picture file by its name, not {suffix[:20]!r}."
             )
         path = runtime.spool.keep(content, suffix)
         return lambda: path, [path]
@@ -129,19 +129,20 @@ def _find_image(
         return lambda: session_image(submission.session_id, source.sessions()), []
     if not submission.image:
         raise RequestError(
-            "The request names no image: give the id of an image of this server, a session, or a file."
+            "The request does not name an image: give the id "
+            "of an image of this server, a session, or a file."
         )
     return lambda: find_image(submission.image, source.datastore()), []
 
 
-def _with_its_own_name(sentence: str, files: list[Path], submission: Submission) -> str:
+def _use_client_name(sentence: str, files: list[Path], submission: Submission) -> str:
     """The name that the client gave its file, in place of the one that it has in the spool."""
     for file in files:
-        sentence = sentence.replace(file.name, _shown_image(submission))
+        sentence = sentence.replace(file.name, _name_image(submission))
     return sentence
 
 
-def _shown_image(submission: Submission) -> str:
+def _name_image(submission: Submission) -> str:
     if submission.upload is not None:
         return Path(submission.upload[0] or "volume").name[:100]
     return submission.image or f"session {submission.session_id}"

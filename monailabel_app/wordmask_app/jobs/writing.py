@@ -15,9 +15,11 @@ LEAST_ROOM = 1 << 20  # bytes; with less, a failure to write is one of space
 
 
 def write_result(segmentation: Segmentation, request: InferRequest, path: Path) -> Path:
-    """Write what was asked for to ``path``, whose ending says how.
+    """Write the requested volume to ``path``, whose ending decides the format.
 
-    The file is removed when writing fails (VolumeError, DiskFullError).
+    Raises:
+        VolumeError: writing failed; the file is removed.
+        DiskFullError: likewise, because the disk is full.
     """
     try:
         if request.output_volume == "labels":

@@ -25,7 +25,7 @@ from wordmask_app.jobs.runtime import Runtime
 class WordMaskInfer(InferTask):  # type: ignore[misc]  # monailabel has no types
     """A text-prompted model as MONAI Label sees it.
 
-    Keeps nothing of a request: two at the same time cannot mix.
+    Keeps nothing of a request, so that two at the same time cannot mix.
     """
 
     def __init__(self, name: str, runtime: Runtime, default_words: Sequence[Prompt]) -> None:

@@ -6,6 +6,7 @@ the datastore; not HTTP, not models.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import re
 import shutil
@@ -22,6 +23,7 @@ from monailabel.interfaces.exception import LabelNotFoundException
 from wordmask.data.image_files import suffix_of
 from wordmask.data.label_maps import check_same_grid, read_label_map
 from wordmask.data.volumes import read_volume
+from wordmask.errors import RequestError
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import find_image
 from wordmask_app.tasks.labelled import FINAL, make_case
@@ -82,20 +84,21 @@ def keep_label(new: NewLabel, datastore: Datastore, max_voxels: int | None = Non
         label: str = datastore.save_label(new.image, str(new.file), new.tag, dict(new.info))
         return KeptLabel(label, new.tag, f"The label map of {new.image} is kept as {new.tag}.")
     info = {**new.info, "annotator": new.annotator} if new.annotator else dict(new.info)
-    with datastore.lock_to_write():
+    with datastore.lock.writing():
         tags = datastore.get_labels_by_image_id(new.image)
         owner = datastore.get_label_info(new.image, FINAL).get("annotator", "") if FINAL in tags else ""
         own_tag = tag_of(new.annotator)
         if owner and owner != new.annotator and not new.replace:
             label = datastore.save_label(new.image, str(new.file), own_tag, info)
             return KeptLabel(label, own_tag, _say_beside(new.image, str(owner), own_tag))
-        if FINAL in tags:
-            old = datastore.get_label_uri(new.image, FINAL)
+        old = datastore.get_label_uri(new.image, FINAL)
+        is_superseding = bool(old) and not filecmp.cmp(old, new.file, shallow=False)
+        if is_superseding:
             datastore.save_label(new.image, old, BEFORE, datastore.get_label_info(new.image, FINAL))
         label = datastore.save_label(new.image, str(new.file), FINAL, info)
         if own_tag in tags:
             datastore.remove_label(new.image, own_tag)
-    kept_before = f" The one before is kept as {BEFORE}." if FINAL in tags else ""
+    kept_before = f" The one before is kept as {BEFORE}." if is_superseding else ""
     return KeptLabel(label, FINAL, f"The label map of {new.image} is kept as its final one.{kept_before}")
 
 
@@ -109,8 +112,28 @@ def check_label(new: NewLabel, datastore: Datastore, max_voxels: int | None = No
     if new.tag == FINAL:
         make_case(new.image, image, new.file, new.info).read(max_voxels)
         return
+    if not new.annotator:  # what a model makes lies on the grid of its image
+        return
     labels = read_label_map(new.file, max_voxels)
     check_same_grid(labels, new.file, read_volume(image, max_voxels=max_voxels), image)
+
+
+def check_new_info(
+    image: str, tag: str, added: Mapping[str, Any], datastore: Datastore, max_voxels: int | None = None
+) -> None:
+    """Refuse what is to be added to the information about a final label, if its names would not fit any more.
+
+    Raises:
+        RequestError: it names another annotator.
+        UnknownImageError, VolumeError, LabelError, PromptError: a training could not use the label.
+    """
+    if "annotator" in added:
+        raise RequestError("annotator is set when a label is submitted; leave it out.")
+    if tag == FINAL and added.keys() & {"label_info", "params"}:
+        info = {**datastore.get_label_info(image, tag), **added}
+        label = Path(datastore.get_label_uri(image, tag))
+        if label.is_file():
+            make_case(image, find_image(image, datastore), label, info).read(max_voxels)
 
 
 def restore_label(
@@ -123,7 +146,7 @@ def restore_label(
         LabelNotFoundException: no final label was replaced.
     """
     find_image(image, datastore)
-    lock = datastore.lock_to_write() if isinstance(datastore, GuardedDatastore) else nullcontext()
+    lock = datastore.lock.writing() if isinstance(datastore, GuardedDatastore) else nullcontext()
     with lock, tempfile.TemporaryDirectory() as folder:
         if BEFORE not in datastore.get_labels_by_image_id(image):
             raise LabelNotFoundException(f"Label: {image} Tag: {BEFORE} not found")

@@ -3,7 +3,7 @@
 Made in a process of their own, kept beside a model's versions, made again when they are stale.
 
 One file per model holds the last score of every case with all that it depends on: the image's file, the
-version and the words. It is replaced whole after every case, so a scoring that is killed goes on where it
+version and the words. It is replaced whole after every case, so a scoring that is killed continues where it
 was. Knows MONAI Label's tasks and datastore, and models; not HTTP. What a score is, is the library's
 business; which case comes next, strategies.py decides.
 """
@@ -77,10 +77,7 @@ class ScoreBook:
         self._read: tuple[int, _Content] | None = None
 
     def read(self) -> tuple[tuple[str, ...], dict[str, Entry]]:
-        """The words of the last scoring, and the entries by image.
-
-        Nothing when there is no file, or a damaged one.
-        """
+        """The words of the last scoring, and the entries by image; empty without a readable file."""
         try:
             changed = self._path.stat().st_mtime_ns
             if self._read is None or self._read[0] != changed:
@@ -97,7 +94,7 @@ class ScoreBook:
         return self._read[1].words, dict(self._read[1].cases)
 
     def write(self, words: tuple[str, ...], cases: Mapping[str, Entry]) -> None:
-        """Replace the file whole. OSError: the disk is full."""
+        """Replace the file as a whole; raises OSError when the disk is full."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(self._path, _Content(words=words, cases=dict(cases)).model_dump_json())
 
@@ -134,15 +131,12 @@ def words_for(given: object, datastore: Datastore, default: Sequence[Prompt]) ->
 
 
 class CaseScoring(ScoringMethod):  # type: ignore[misc]  # monailabel has no types
-    """`POST /scoring/active_learning`.
-
-    Scores of all images without a final label, and embeddings of the others.
-    """
+    """`POST /scoring/active_learning`: scores the images without a final label, and embeds the others."""
 
     def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
         super().__init__(
-            "How sure the model is of every case without a final label; for the strategies uncertainty, "
-            "diversity and hybrid"
+            "How sure the model is of every case without a final label; "
+            "for the strategies uncertainty, diversity and hybrid"
         )
         self._runtime, self._default_words = runtime, tuple(default_words)
 
@@ -210,7 +204,7 @@ def score_datastore(
 def is_valid(
     entry: Entry | None, stamp: str, version: str, words: tuple[str, ...], *, labelled: bool
 ) -> bool:
-    """Whether an entry says of a case what would be said of it now.
+    """Whether the entry of a case is still valid.
 
     Of a labelled case only the embedding counts, whatever the words.
     """
@@ -284,7 +278,7 @@ class ScoreWatch:
                 try:
                     self.look(name)
                 except Exception:  # the next look may go better: without this thread scores would stay stale
-                    logger.exception("Whether the scores of %s are stale could not be found out", name)
+                    logger.exception("Could not check whether the scores of %s are stale", name)
 
     def look(self, name: str) -> None:
         """Start a refresh of one model's scores if another version made them than the one in use."""

@@ -79,9 +79,9 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
             raise self._record_failure(str(error)) from None
         except (ProcessRaisedException, ProcessExitedException) as error:
             logger.error("%s", error)  # one of several devices, which may have said why
-            told = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
+            state = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
             raise self._record_failure(
-                told["message"] if told["state"] == "failed" else UNEXPLAINED
+                state["message"] if state["state"] == "failed" else UNEXPLAINED
             ) from None
         except BaseException as error:
             self._record_failure(UNEXPLAINED)
@@ -90,19 +90,19 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         finally:
             shutil.rmtree(self._run_folder(), ignore_errors=True)
 
-    def _train(self, asked: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def _train(self, body: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         self._write({"state": "running", "stage": "starting", "done": 0, "total": 0})
         for old in (self.store.path / "runs").glob("*"):  # of trainings that were killed: one runs at a time
             shutil.rmtree(old, ignore_errors=True)
-        request = self.training.make_request(self.name, self.preset, self._options(asked))
-        devices = _count_devices(asked)
+        request = self.training.make_request(self.name, self.preset, self._options(body))
+        devices = _count_devices(body)
         if devices > 1 and not self.training.uses_devices:
             raise RequestError(f"The training of {self.name} uses one device; leave multi_gpu out.")
         studies, problems = studies_of(datastore)
         for problem in problems:
             logger.warning("Left out: %s", problem)
         if problems and not request.words and not any(study.case for study in studies):
-            raise RequestError(f"No label can be learned from; the first reason: {problems[0]}")
+            raise RequestError(f"None of the labels can be used; the first reason: {problems[0]}")
         data = self.training.choose_data(studies, request)
         if devices == 1:
             return self._run(data, request, problems, self._run_folder(), leads=True)
@@ -110,28 +110,28 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         report: dict[str, Any] = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
         return report
 
-    def _options(self, asked: Mapping[str, Any]) -> TrainingOptions:
+    def _options(self, body: Mapping[str, Any]) -> TrainingOptions:
         """Read the options of a request.
 
         Raises:
             RequestError: a value is of the wrong kind.
         """
         for name in ("recipe", "device", "gpus"):
-            if not isinstance(asked.get(name, ""), str):
-                raise RequestError(f"{name} is a text, not {type(asked[name]).__name__}.")
-        start = asked.get("start")
+            if not isinstance(body.get(name, ""), str):
+                raise RequestError(f"{name} must be text, not {type(body[name]).__name__}.")
+        start = body.get("start")
         if start is not None and (type(start) is not int or start < 0):
             raise RequestError(
-                "start is the number of the version to go on from, 0 for the preset's own weights."
+                "start is the number of the version to start from, 0 for the preset's own weights."
             )
         numbers = self.training.recipe.model_fields.keys() - {"name"}
         return TrainingOptions(
-            recipe=asked.get("recipe"),
-            settings={name: asked[name] for name in sorted(numbers) if name in asked},
-            words=read_words(asked) or "",
-            device=asked.get("device", self.device),
+            recipe=body.get("recipe"),
+            settings={name: body[name] for name in sorted(numbers) if name in body},
+            words=read_words(body) or "",
+            device=body.get("device", self.device),
             start=start,
-            force=switch(asked, "force", default=False),
+            force=switch(body, "force", default=False),
         )
 
     def train_on(
@@ -199,11 +199,11 @@ def _train_on_device(rank: int, devices: int, task: WordMaskTrain, *work: Any) -
     task.train_on(rank, devices, *work)
 
 
-def _count_devices(asked: Mapping[str, Any]) -> int:
+def _count_devices(body: Mapping[str, Any]) -> int:
     """How many devices are to train together: 1, unless ``multi_gpu`` asks for more and there are more."""
-    if not switch(asked, "multi_gpu", default=False):
+    if not switch(body, "multi_gpu", default=False):
         return 1
-    gpus = asked.get("gpus", "all")
+    gpus = body.get("gpus", "all")
     return max(1, torch.cuda.device_count() if gpus in ("", "all") else len(gpus.split(",")))
 
 
@@ -245,6 +245,6 @@ def _describe_stop(state: dict[str, Any], number: int) -> dict[str, Any]:
         number: of the newest version, which may be its own.
     """
     if number > state.get("newest", number):
-        told = f"Version {number} is published and serves; the training was stopped right after that."
-        return {**state, "state": "done", "version": number, "message": told}
+        message = f"Version {number} is published and in use; the training was stopped right after that."
+        return {**state, "state": "done", "version": number, "message": message}
     return {**state, "state": "stopped", "message": STOPPED}

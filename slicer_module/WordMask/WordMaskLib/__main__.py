@@ -24,8 +24,8 @@ ENDING = ".seg.nrrd"
 
 
 def start_scene() -> None:
-    """An empty scene where there is no application that has one; must come before the package's MRML parts
-    are used.
+    """Make an empty scene where no application has made one. Call it before the package's MRML parts are
+    used.
     """
     if getattr(slicer, "mrmlScene", None) is None:
         vtk.vtkObject.GlobalWarningDisplayOff()
@@ -35,10 +35,12 @@ def start_scene() -> None:
 def segment_file(
     image: Path, words: str, output: Path, server: str, *, model: str = "", token: str = ""
 ) -> list[str]:
-    """Segment an image file, write a segmentation with names, colours and codes, and return the lines of a
-    table.
+    """Segment an image file and write a segmentation with names, colours and codes.
 
-    ClientError, SegmentsError: a sentence, and no output.
+    Returns the lines of a table.
+
+    Raises:
+        ClientError: a sentence, and no output
     """
     from .client.client import WordMaskClient
     from .client.errors import LocalFileError
@@ -70,7 +72,9 @@ def segment_file(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when it went well, also when a word was not found; 2 with one sentence on stderr."""
+    """Run the command. Returns 0 on success, also if a word was not found, and 2 after one sentence on
+    stderr.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m WordMaskLib", description="Segment an image file by words, with a WordMask server."
     )

@@ -26,8 +26,8 @@ from wordmask.data.studies import list_studies
 from wordmask.errors import RequestError
 from wordmask.learning.inspection import OWN_FILES
 from wordmask_app.hardening.datastore import GuardedDatastore
+from wordmask_app.hardening.folder_lock import ReadOnlyError
 from wordmask_app.hardening.images import UnknownImageError
-from wordmask_app.hardening.record import ReadOnlyError
 
 VOXELS = np.arange(3 * 5 * 6, dtype=np.int16).reshape(3, 5, 6)
 PATHS = ("../x", "/etc/x", "a/../../x", "..", "a\\b", "x\x00", "x\n")

@@ -220,7 +220,7 @@ def test_the_worker_outlives_what_goes_wrong_between_two_jobs(queue, tmp_path, m
     assert [wait_for(job).state for job in made] == [JobState.DONE] * 2
     monkeypatch.undo()
     assert wait_for(queue.submit(job_of(Work(tmp_path)))).state is JobState.DONE
-    assert "could not be put in order" in caplog.text
+    assert "Cleaning up after job" in caplog.text
 
 
 def test_closing_cancels_what_runs_and_what_waits(queue, tmp_path):

@@ -212,7 +212,7 @@ def objects(draw):
     return images, positions, orientations, rescale, labels, draw(st.booleans())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(objects())
 def test_any_enhanced_object_is_read_as_it_says_or_refused(tmp_path_factory, drawn):
     images, positions, orientations, rescale, labels, shared = drawn

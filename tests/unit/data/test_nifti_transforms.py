@@ -152,7 +152,7 @@ def affines():
     return st.builds(make, turns, flips, shears, shifts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(affines(), affines(), st.tuples(st.integers(0, 4), st.integers(0, 4)), st.booleans())
 def test_any_pair_of_transforms_is_followed_or_refused(tmp_path_factory, sform, qform, codes, same):
     path = save(tmp_path_factory.mktemp("nifti") / "a.nii", sform, sform if same else qform, codes)

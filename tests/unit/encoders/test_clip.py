@@ -167,7 +167,7 @@ def test_a_row_of_the_tiny_table_ends_with_its_largest_number() -> None:
 
 @pytest.mark.parametrize("ids", [(), (5, 5), (7, 6), (-1, 2), (3, 49406)])
 def test_a_token_list_that_is_not_one_is_refused(ids: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must rise"):
+    with pytest.raises(ValueError, match="must ascend"):
         TinyTokenizer(ids, 12)
 
 

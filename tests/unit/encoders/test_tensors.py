@@ -94,6 +94,6 @@ def test_a_file_of_other_things_is_refused(tmp_path: Path, content: object) -> N
 
 
 def test_a_missing_file_is_named_without_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"^There is no weights file gone\.pth;") as caught:
+    with pytest.raises(WeightsError, match=r"^There is no file of weights gone\.pth;") as caught:
         read_tensors(tmp_path / "gone.pth")
     assert str(tmp_path) not in str(caught.value)

@@ -322,5 +322,5 @@ def test_leftovers_of_a_process_that_died_are_cleared_and_fresh_ones_left_alone(
 
 @pytest.mark.parametrize(("memory", "disk"), [(-1, None), (1, -1)])
 def test_a_cache_of_less_than_nothing_is_refused(memory, disk):
-    with pytest.raises(ValueError, match="less than 0 bytes"):
+    with pytest.raises(ValueError, match="must not be negative"):
         FeatureCache(memory, None, disk)

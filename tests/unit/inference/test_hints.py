@@ -81,8 +81,8 @@ def test_hints_reach_a_model_that_takes_them_in_the_slices_of_the_plane():
         ("liver", VoxelHints(((float("nan"), 5.0, 1.0, True),)), "lies at voxel"),
         ("liver", VoxelHints(box=((0.0, 0.0, 0.0), (5.0, 5.0, 400.0))), r"voxel \(5, 5, 400\)"),
         ("liver, spleen", VoxelHints(((3.0, 5.0, 4.0, True),)), "one word at a time"),
-        ("liver", VoxelHints(((3.0, 5.0, 4.0, True),)), "slice 4, which is not looked at"),
-        ("liver", VoxelHints(box=((0.0, 0.0, 0.0), (5.0, 5.0, 4.0))), "slice 0, which is not looked at"),
+        ("liver", VoxelHints(((3.0, 5.0, 4.0, True),)), "slice 4, which is not computed"),
+        ("liver", VoxelHints(box=((0.0, 0.0, 0.0), (5.0, 5.0, 4.0))), "slice 0, which is not computed"),
     ],
 )
 def test_hints_that_cannot_be_used_are_refused(words, hints, sentence):

@@ -24,10 +24,10 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.learning.active.scores import (
     CaseScore,
     band_of,
+    decision_entropy,
     disagreement,
     embed_case,
     score_case,
-    undecided,
 )
 from wordmask.learning.active.strategies import STRATEGIES, UNSURE_SHARE, choose
 from wordmask.models.loading import load_segmenter
@@ -109,7 +109,7 @@ def test_without_embeddings_the_choice_falls_back_and_says_so():
     assert choose("diversity", [*pool, a_score("c", 0.1, (1.0,))], [a_score("l")]).case == "c"
 
 
-def test_what_cannot_be_chosen_is_refused():
+def test_what_cannot_be_chosen_is_refuses():
     with pytest.raises(RequestError, match="Did you mean 'diversity'"):
         choose("divresity", [a_score("a")], [])
     with pytest.raises(ValueError, match="a case to choose"):
@@ -117,10 +117,10 @@ def test_what_cannot_be_chosen_is_refused():
 
 
 def test_a_decision_is_most_open_at_its_limit():
-    assert undecided(0.5, 0.0) == pytest.approx(1.0)
-    assert undecided(1 / (1 + math.exp(1.5)), -1.5) == pytest.approx(1.0)
-    assert undecided(0.99, 0.0) < undecided(0.7, 0.0) < 1
-    assert undecided(0.0, 0.0) == pytest.approx(0.0, abs=1e-6)
+    assert decision_entropy(0.5, 0.0) == pytest.approx(1.0)
+    assert decision_entropy(1 / (1 + math.exp(1.5)), -1.5) == pytest.approx(1.0)
+    assert decision_entropy(0.99, 0.0) < decision_entropy(0.7, 0.0) < 1
+    assert decision_entropy(0.0, 0.0) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_masks_disagree_by_what_they_do_not_share():

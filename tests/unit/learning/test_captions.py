@@ -39,8 +39,8 @@ def listed(folder: Path, text: str, name: str = "pairs.csv"):
 def test_a_csv_gives_pairs_with_paths_beside_it_and_counts_short_captions(folder):
     found = listed(
         folder,
-        "id,image,caption,group\n"
-        f'1,One.png,"{LONG}, with\na comma",anna\n2,two.png,short,\n3,two.png,{LONG},\n',
+        f'id,image,caption,group\n1,One.png,"{LONG}, with\na '
+        f'comma",anna\n2,two.png,short,\n3,two.png,{LONG},\n',
     )
     first, second = found.pairs
     assert found.short == 1
@@ -70,11 +70,11 @@ def test_a_json_list_may_name_slices_in_display_order(folder):
         ("image,caption\n", "pairs.csv has no caption to learn from: it is empty"),
         ("image,caption\nOne.png,short\n", "its 1 captions are all shorter than 20"),
         (f"image,caption\nMissing.png,{LONG}\n", "no file Missing.png, which line 2 of pairs.csv names"),
-        (f"image,caption\nOne.png,{LONG}, and more\n", "Line 2 of pairs.csv has not as many fields"),
-        ("image,caption\nOne.png\n", "Line 2 of pairs.csv has not as many fields"),
+        (f"image,caption\nOne.png,{LONG}, and more\n", "Line 2 of pairs.csv has more or fewer fields"),
+        ("image,caption\nOne.png\n", "Line 2 of pairs.csv has more or fewer fields"),
         (f"image,caption\nOne.png,{LONG}\n,{LONG}\n", "Line 3 of pairs.csv needs image and caption"),
         (f"image,caption,slice\nOne.png,{LONG},-1\n", "slice in line 2 of pairs.csv must be a whole number"),
-        (f'image,caption\nOne.png,"{LONG}\n', "is no readable CSV"),
+        (f'image,caption\nOne.png,"{LONG}\n', "is not readable CSV"),
     ],
 )
 def test_a_wrong_csv_is_refused_with_its_line(folder, text, message):
@@ -89,7 +89,7 @@ def test_a_wrong_csv_is_refused_with_its_line(folder, text, message):
         ("[]", "must be a list"),
         ("[3]", "Entry 0 of Pairs.json must be a table"),
         ('[{"image": "One.png"}]', "Entry 0 of Pairs.json needs image and caption"),
-        ("[", "is no readable JSON"),
+        ("[", "is not readable JSON"),
     ],
 )
 def test_a_wrong_json_list_is_refused_with_its_entry(folder, text, message):
@@ -150,7 +150,7 @@ def test_a_labelled_picture_is_one_pair_and_an_empty_one_none(tmp_path):
     cases = [write_case(tmp_path, 1), write_case(tmp_path, 2, empty=True)]
     (pair,) = captions_of_cases(cases, slices=5, words=None).pairs
     assert (pair.caption, pair.slice) == (f"picture showing {WORD}", None)
-    with pytest.raises(VolumeError, match="shows anything"):
+    with pytest.raises(VolumeError, match="label maps of these cases are empty"):
         captions_of_cases(cases[1:], slices=5, words=None)
 
 

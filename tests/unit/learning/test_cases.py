@@ -89,11 +89,11 @@ def test_a_list_in_json_takes_values_lists_and_label_info(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no readable JSON"),
+        ("{", "not readable JSON"),
         ("[]", "at least one entry"),
         ('[{"image": "a.png"}]', "needs image and label"),
         ('[{"image": "a.png", "label": "b.png", "names": {"liver": 1}}]', "There is no file a.png"),
-        ('[{"image": "cases.json", "label": "cases.json", "names": {}}]', "names no label"),
+        ('[{"image": "cases.json", "label": "cases.json", "names": {}}]', "does not name a label"),
         ('[{"image": "cases.json", "label": "cases.json", "names": {"liver": 0}}]', "above 0"),
         ('[{"image": "cases.json", "label": "cases.json", "names": {"***": 1}}]', "entry 0"),
     ],

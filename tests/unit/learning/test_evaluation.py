@@ -25,7 +25,7 @@ from wordmask.learning.evaluation.answers import Answer, LabelMaps, ask
 from wordmask.learning.evaluation.contact_sheet import MARKED, TRUTH, draw_case, pick
 from wordmask.learning.evaluation.metrics import Agreement, agreement, dice
 from wordmask.learning.evaluation.run import Evaluation, evaluate
-from wordmask.learning.evaluation.statistics import CaseScore, bootstrap, overall, summarise
+from wordmask.learning.evaluation.statistics import CaseResult, bootstrap, overall, summarise
 from wordmask.learning.evaluation.tables import summary_text
 from wordmask.learning.evaluation.validation import validate
 from wordmask.models.loading import load_segmenter
@@ -120,8 +120,8 @@ def test_one_group_has_a_mean_and_no_interval():
     assert math.isnan(bootstrap([], [], seed=1).mean)
 
 
-def score(case: str, word: str, value: float, *, predicted: int = 5, true: int = 5) -> CaseScore:
-    return CaseScore(case, case, word, Agreement(value, value / 2, value, predicted, true), None, "mm")
+def score(case: str, word: str, value: float, *, predicted: int = 5, true: int = 5) -> CaseResult:
+    return CaseResult(case, case, word, Agreement(value, value / 2, value, predicted, true), None, "mm")
 
 
 def test_a_word_is_averaged_over_the_cases_that_show_it_and_counted_in_the_others():
@@ -194,11 +194,12 @@ def test_label_maps_of_another_tool_are_judged_like_a_model(cases, tmp_path):
 
 def test_other_values_are_told_in_names_json(cases, tmp_path):
     folder = made_by_another_tool(tmp_path / "made", cases, value=7)
-    assert judge(cases, LabelMaps(folder), tmp_path / "out").words[0].sensitivity == 0
-    (folder / "names.json").write_text(json.dumps({WORD: 7}))
+    unnamed = judge(cases[:1] + cases[-1:], LabelMaps(folder), tmp_path / "out")
+    assert "holds the value 7, which no name announces" in unnamed.failed[0]
+    (folder / "names.json").write_text(json.dumps({WORD: 7, "liver": 8}))
     assert judge(cases, LabelMaps(folder), tmp_path / "out").words[0].scores["dice"].mean == 1
     (folder / "names.json").write_text(json.dumps({"liver": 7}))
-    with pytest.raises(RequestError, match=r"names.json gives no value for blob"):
+    with pytest.raises(RequestError, match=r"names.json does not give a value for blob"):
         judge(cases, LabelMaps(folder), tmp_path / "out")
 
 
@@ -210,7 +211,7 @@ def test_a_case_that_cannot_be_judged_is_reported_counted_and_skipped(cases, tmp
     assert (found.judged, found.total) == (3, 5)
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "| cases judged | 3 of 5 |" in summary
-    assert "There is no label map called picture_1" in summary
+    assert "has no label map named picture_1" in summary
 
 
 def test_what_was_judged_before_it_was_stopped_is_kept(cases, tmp_path):
@@ -241,7 +242,7 @@ def test_impossible_evaluations_are_refused_with_a_reason(cases, tmp_path):
     with pytest.raises(RequestError, match="no folder nowhere"):
         LabelMaps(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="holds no label map"):
+    with pytest.raises(RequestError, match="does not contain a label map"):
         LabelMaps(tmp_path / "empty")
 
 

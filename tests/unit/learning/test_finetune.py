@@ -15,8 +15,8 @@ from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case
 from wordmask.learning.finetuning import run as finetune
-from wordmask.learning.finetuning.engine import rate
 from wordmask.learning.recipes import Recipe
+from wordmask.learning.schedules import warm_up_share
 from wordmask.learning.training import TrainingReport, TrainingRequest, find_training
 from wordmask.models.loading import load_segmenter
 from wordmask.progress import CancelToken
@@ -278,7 +278,7 @@ def test_the_decoder_learns_slowly_where_the_weights_know_every_word(words, fres
 
 
 def test_the_learning_rate_rises_and_falls_to_a_hundredth():
-    rates = [rate(step, 100, 0.05) for step in range(101)]
+    rates = [warm_up_share(step, steps=100, warm_up=0.05) for step in range(101)]
     assert rates[0] < rates[3] < rates[5] == pytest.approx(1, abs=0.01)
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[100] == pytest.approx(0.01)

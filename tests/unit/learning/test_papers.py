@@ -124,19 +124,19 @@ def test_cases_are_taken_evenly_and_images_with_two_labels_stay_together(tmp_pat
 def test_missing_data_sets_are_named_in_one_sentence(tmp_path):
     write_data_set(tmp_path, "isic")
     protocol = load_protocol("few_shot")
-    require_folders(protocol.chosen(["ISIC"]), tmp_path)
+    require_folders(protocol.choose_runs(["ISIC"]), tmp_path)
     with pytest.raises(
         RequestError,
         match=r"lacks Kvasir-SEG/train, Kvasir-SEG/test, each with images/ and labels/; `wordmask",
     ):
-        require_folders(protocol.chosen(["isic", "Kvasir-SEG"]), tmp_path)
+        require_folders(protocol.choose_runs(["isic", "Kvasir-SEG"]), tmp_path)
 
 
 def test_wrong_names_say_which_there_are():
     with pytest.raises(RequestError, match="Did you mean 'zero_shot'"):
         load_protocol("zeroshot")
     with pytest.raises(RequestError, match="no run 'colon'; runs: Kvasir-SEG, ISIC"):
-        load_protocol("few_shot").chosen(["colon"])
+        load_protocol("few_shot").choose_runs(["colon"])
     with pytest.raises(ValidationError, match="no data set 'moon'"):
         a_protocol(train=["moon"])
 

@@ -91,9 +91,13 @@ def test_a_word_of_ones_own_is_repeated_as_often_as_all_bundled_words_together(t
     new = [replace(found, masks={"a new thing": found.masks[WORD]}) for found in learned_before]
     phantoms = phantom_cases(card, {WORD}, REPEAT_SEED, 0.3)
     data = TrainingPairs(
-        new, load_segmenter("simple_vilmedsam"), recipe, FeatureCache(1 << 20), frame_of=trainee.target_frame,
+        new,
+        load_segmenter("simple_vilmedsam"),
+        recipe,
+        FeatureCache(1 << 20),
+        frame_of=trainee.target_frame,
         replayed=[learned_before, phantoms],
-    )  # fmt: skip
+    )
     words = [data.pairs[number].word for batch in EpochSampler(data, recipe) for number, _ in batch]
     bundled = [word for word in words if word not in (WORD, "a new thing")]
     assert len(bundled) == pytest.approx(words.count(WORD), abs=len(words) * 0.1)

@@ -1,7 +1,4 @@
-"""A whole tuning at tiny size: learned, judged, published, served, killed and resumed.
-
-And its parts against hand-made cases.
-"""
+"""A whole tuning at tiny size: learned, judged, published, served, killed and resumed."""
 
 from __future__ import annotations
 
@@ -13,30 +10,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.public_files import biomed_config, make_biomed_folder
 from tests.support.captioned_pictures import write_pairs
-from tests.support.labelled_pictures import write_case
 from transformers import BertConfig
 
-from wordmask.cli import main
 from wordmask.encoders.configs import ClipConfig
-from wordmask.errors import CancelledError, RequestError, VolumeError
+from wordmask.errors import CancelledError, RequestError
 from wordmask.learning.captions import CaptionList, ImageCaption, read_caption_list
 from wordmask.learning.clip_tuning import run as module
-from wordmask.learning.clip_tuning.batches import epoch_batches, store_pictures
+from wordmask.learning.clip_tuning.embedding import start_clip
 from wordmask.learning.clip_tuning.epochs import CHECKPOINT
-from wordmask.learning.clip_tuning.presence_fit import fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
-from wordmask.learning.clip_tuning.retrieval import retrieval
-from wordmask.learning.clip_tuning.run import TuneReport, start_clip
+from wordmask.learning.clip_tuning.run import TuneReport
 from wordmask.learning.training import TrainingRequest, find_training
 from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.registry import load_preset
-from wordmask.models.word_scores import WordScores
 from wordmask.progress import CancelToken
 from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
@@ -261,10 +252,12 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
         update={"clip": ClipConfig(source=f"local-dir:{public.path}"), "weights": None, "presence": None}
     )
     monkeypatch.setattr(module, "load_preset", lambda *_: preset)
-    few = CaptionList(tuple(
-        ImageCaption(pair.image, caption, pair.source, pair.group)
-        for pair, caption in zip(pairs.pairs, captions * 3, strict=False)
-    ))  # fmt: skip
+    few = CaptionList(
+        tuple(
+            ImageCaption(pair.image, caption, pair.source, pair.group)
+            for pair, caption in zip(pairs.pairs, captions * 3, strict=False)
+        )
+    )
     tensors = []
     for name in ("once", "again"):
         store, cancel = ModelStore(tmp_path / name), CancelToken()
@@ -290,148 +283,3 @@ def test_both_towers_of_a_public_clip_learn_and_a_run_that_was_cancelled_goes_on
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     served = MedCLIPSAMv2.from_preset(preset, tmp_path / "once" / "versions" / "1").state_dict()
     assert all(torch.equal(served[name], value) for name, value in tensors[0].items())
-
-
-# --- the parts
-
-
-def test_retrieval_of_a_hand_computed_case():
-    scores = torch.tensor(
-        [[3.0, 2.0, 1.0, 0.0], [4.0, 3.0, 2.0, 1.0], [0.0, 0.0, 5.0, 6.0], [9.0, 8.0, 7.0, 6.5]]
-    )
-    image, text = scores, torch.eye(4)
-    found = retrieval(image, text, "abcd", "wxyz")  # every pair meets all others: fewer than fifty
-    # rivals that score as high: rows 0, 1, 1, 3; columns [3 4 0 9], [2 3 0 8], [1 2 5 7], [0 1 6 6.5]: 2, 1,
-    # 1, 0
-    assert (found.image_to_text_top1, found.image_to_text_top2) == (0.25, 0.75)
-    assert (found.text_to_image_top1, found.text_to_image_top2) == (0.25, 0.75)
-    assert found.top1 == 0.25
-    # The same caption twice: the second row is right with the first text.
-    alike = retrieval(image, text, "aacd", "wxyz")
-    assert alike.image_to_text_top1 == 0.5
-    assert retrieval(image, text, "abcd", "wxyy").image_to_text_top1 == 0.5  # a picture twice
-    # An encoder that says the same of everything.
-    assert retrieval(torch.ones(4, 2), torch.ones(4, 2), "abcd", "wxyz").top1 == 0
-
-
-def test_a_pair_that_is_left_over_is_asked_among_as_many_rivals_as_the_others():
-    image, text, names = -torch.eye(11), torch.eye(11), range(11)  # each is least like its own
-    found = retrieval(image, text, names, names, batch=10)
-    # A single pair would always be right.
-    assert (found.image_to_text_top1, found.text_to_image_top2, found.pairs) == (0, 0, 11)
-    generator = torch.Generator().manual_seed(0)
-    image, text = torch.randn(2, 51, 4, generator=generator)
-    assert retrieval(image, text, range(51), range(51)) == retrieval(image, text, range(51), range(51))
-
-
-def test_equal_captions_and_equal_pictures_never_meet_and_batches_are_as_large_as_they_can_be():
-    captions = ["liver"] * 20 + ["spleen"] * 5 + [f"finding {n}" for n in range(31)]
-    pictures = [*range(54), 0, 25]  # the last two pairs are second captions of pictures
-    seen = set()
-    for epoch in range(12):
-        batches = epoch_batches(captions, pictures, batch=8, seed=1, epoch=epoch)
-        for rows in batches:
-            assert 2 <= len(rows) <= 8
-            assert len({captions[row] for row in rows}) == len({pictures[row] for row in rows}) == len(rows)
-        used = [row for rows in batches for row in rows]
-        assert len(used) == len(set(used))
-        seen |= set(used)
-    assert seen == set(range(56))
-    distinct = epoch_batches(range(64), range(64), batch=16, seed=1, epoch=0)
-    assert [len(rows) for rows in distinct] == [16] * 4
-    assert distinct != epoch_batches(range(64), range(64), batch=16, seed=1, epoch=1)
-    assert epoch_batches(["same"] * 4, range(4), batch=2, seed=1, epoch=0) == []
-
-
-def test_pictures_are_kept_as_bytes_and_an_image_that_is_broken_leaves_nothing(pairs, tmp_path):
-    def store(listed, name):
-        return store_pictures(tmp_path / name, listed, 32, (), lambda *_: None, CancelToken())
-
-    kept = store(pairs.pairs[:3], "pictures.npy")
-    assert isinstance(kept, np.memmap)
-    assert (kept.shape, kept.dtype) == ((3, 3, 32, 32), np.uint8)
-    assert kept[0, :, 0].max() == 0  # the padding of a picture that is wider than high
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(VolumeError, match=r"line 9 of list\.csv"):
-        store(
-            [*pairs.pairs[:3], ImageCaption(tmp_path / "broken.png", "x", "line 9 of list.csv", "x")],
-            "other.npy",
-        )
-    assert not (tmp_path / "other.npy").exists()
-
-
-def test_presence_keeps_its_meaning_where_cosines_moved_and_gives_up_where_they_are_lost():
-    generator = torch.Generator().manual_seed(1)
-    before, scores = torch.rand(60, 9, generator=generator) * 2 - 1, WordScores(presence=(7.0, -2.0))
-    wanted = scores.presence(before).detach()
-    fit = fit_presence(scores, before, 0.25 * before + 0.6, -4.0)
-    torch.testing.assert_close(scores.presence(0.25 * before + 0.6), wanted, atol=1e-2, rtol=1e-3)
-    assert fit.holds
-    assert fit.agreement > 0.99
-    lost = fit_presence(
-        WordScores(presence=(7.0, -2.0)), before, torch.rand(60, 9, generator=generator), -4.0
-    )
-    assert not lost.holds
-
-
-# --- the command
-
-
-def test_the_command_tunes_on_a_list_tells_and_publishes(tmp_path, capsys):
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "main.py").touch()
-    listed = write_pairs(tmp_path, 24)
-    with listed.open("a", encoding="utf-8") as file:
-        file.write("0.png,too short\n")
-    common = [
-        "--app",
-        str(tmp_path / "app"),
-        "--run",
-        str(tmp_path / "run"),
-        "--device",
-        "cpu",
-        "--set",
-        "batch=8",
-    ]
-    assert main(["train", "--model", MODEL, str(listed), *common, "--set", "epochs=1", "--force"]) == 0
-    told = capsys.readouterr()
-    assert "picture of a caption, first" in told.out
-    assert "Version 1 is published" in told.out
-    assert "Left out: 1 captions of fewer than 20 characters" in " ".join(told.err.split())
-    assert main(["models", "list", "--app", str(tmp_path / "app"), "--model", MODEL]) == 0
-    assert "retrieval 0." in capsys.readouterr().out
-    assert main(["models", "rollback", "--app", str(tmp_path / "app"), "--model", MODEL]) == 0
-    for arguments, message in (
-        ([str(tmp_path / "none.csv")], "no file none.csv"),
-        ([str(listed), "--set", "epochs"], "NAME=VALUE"),
-        ([str(listed), "--recipe", "tinny"], "Did you mean 'tiny'"),
-        ([str(tmp_path)], "--word"),
-    ):
-        assert main(["train", "--model", MODEL, *arguments, *common]) == 2
-        assert message in " ".join(capsys.readouterr().err.split())
-
-
-def test_the_command_writes_captions_of_labelled_cases(tmp_path, capsys):
-    (tmp_path / "main.py").touch()
-    for number in range(1, 5):
-        write_case(tmp_path, number)
-    entries = ", ".join(
-        f'{{"image": "picture_{n}.png", "label": "label_{n}.png", "names": {{"{word}": 1}}}}'
-        for n, word in enumerate(("polyp", "skin lesion", "breast tumor", "liver"), start=1)
-    )
-    (tmp_path / "cases.json").write_text(f"[{entries}]", encoding="utf-8")
-    arguments = [
-        "--app",
-        str(tmp_path),
-        "--run",
-        str(tmp_path / "run"),
-        "--device",
-        "cpu",
-        "--set",
-        "epochs=1",
-        "--force",
-    ]
-    assert main(["train", "--model", MODEL, str(tmp_path / "cases.json"), *arguments]) == 0
-    card = read_card(tmp_path / "model" / MODEL / "versions" / "1")
-    assert card.as_json()["training_pairs"] == 3
-    capsys.readouterr()

@@ -96,7 +96,7 @@ def test_a_slice_lies_in_its_square_as_the_model_will_see_it(tmp_path):
     words = parse_prompts("polyp, liver, skin lesion")
     count = write_raw_dataset(
         tmp_path / "raw", [one], [[0]], words, [1, 3], side=96, preset=PRESET, report=lambda done, total: None
-    )  # fmt: skip
+    )
     assert count == 1
     dataset = json.loads((tmp_path / "raw" / "dataset.json").read_text())
     assert dataset["numTraining"] == 1

@@ -95,7 +95,7 @@ def test_it_is_published_with_what_it_learned_and_from_what(trained):
     assert list(card.training_cases) == report.training_cases
     assert card.validation_dice == report.dice
     assert card.validation_dice_before == report.dice_before
-    assert report.message.startswith("Version 1 is published and serves: mean Dice ")
+    assert report.message.startswith("Version 1 is published and in use: mean Dice ")
     assert report.message.endswith("of the zero-shot masks on 1 labelled cases.")
     json.dumps(report.summary())
 
@@ -206,7 +206,7 @@ def test_the_servers_task_says_what_is_missing_or_cannot_be(tmp_path):
     datastore.add_image(image.name, str(image.path), {})
     task = WordMaskTrain(MODEL, "tiny", "cpu", ModelStore(tmp_path / MODEL))
     for request, sentence in (
-        ({}, "give words, such as"),
+        ({}, "name some, such as"),
         ({"words": WORD, "recipe": "tiny"}, "Recipes: paper, small, smoke"),
         ({"words": WORD, "epochs": 0}, "'epochs'"),
         ({"prompt": "flurbinator"}, "cannot draw masks of 'flurbinator'"),
@@ -220,7 +220,7 @@ def test_a_word_that_is_nowhere_is_said(tmp_path):
     image = draw_image(tmp_path / "images", 1)
     with pytest.raises(RequestError, match="There is no image to learn from"):
         find_training(MODEL).run([], ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
-    with pytest.raises(RequestError, match="is there a mask of 'bladder'"):
+    with pytest.raises(RequestError, match="has a mask of 'bladder'"):
         find_training(MODEL).run(
             [image], ask("bladder"), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run"
         )
@@ -236,7 +236,7 @@ def test_the_teacher_is_the_version_that_serves(images, tmp_path):
     )
     never = {"scores.presence_bias": torch.tensor(-1000.0)}
     teacher.publish(lambda folder: save_checkpoint(folder, never, card.model_copy(update={"preset": "tiny"})))
-    with pytest.raises(RequestError, match="In none of these images is there a mask"):
+    with pytest.raises(RequestError, match="None of these images has a mask"):
         find_training(MODEL).run(unlabelled, ask(), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run")
     teacher.publish(
         lambda folder: save_checkpoint(folder, never, card.model_copy(update={"preset": "biomedclip_vit_b"}))
@@ -279,7 +279,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_a_cancelled_training_publi
 
 def test_a_failure_of_nnunet_is_a_sentence_and_its_log_is_kept_in_ours(tmp_path, caplog):
     order = Order(recipe=ask().recipe, device="cpu", mirror=False)
-    with pytest.raises(TrainingError, match="nnU-Net stopped before its end"):  # there is no data set
+    with pytest.raises(TrainingError, match="nnU-Net failed"):  # there is no data set
         run_nnunet(tmp_path, order, lambda *told: None, CancelToken())
     assert "dataset.json" in caplog.text
 

@@ -110,7 +110,7 @@ def test_a_model_of_another_package_segments_and_learns(a_package, tmp_path):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("bright = bright_modell:MODEL", "The model 'bright' of the package bright-model does not load"),
+        ("bright = bright_modell:MODEL", "The model 'bright' of the package bright-model cannot be loaded"),
         ("bright = bright_model.preset:BrightPreset", "of the package bright-model is not a ModelEntry"),
         ("medclip_samv2 = bright_model:MODEL", "There is no model 'bright'"),
     ],

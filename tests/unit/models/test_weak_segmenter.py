@@ -120,7 +120,7 @@ def test_a_card_that_does_not_belong_to_the_weights_is_refused(a_checkpoint, cha
 ])  # fmt: skip
 def test_a_card_cannot_call_what_is_no_network(a_checkpoint, change):
     card = a_checkpoint.card.model_copy(update={"network": {**a_checkpoint.card.network, **change}})
-    with pytest.raises(WeightsError, match="not of nnU-Net"):
+    with pytest.raises(WeightsError, match="not part of nnU-Net"):
         MedCLIPSAMv2Weak.from_checkpoint(load_preset(MODEL, "tiny"), replace(a_checkpoint, card=card))
 
 

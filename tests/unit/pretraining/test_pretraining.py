@@ -11,7 +11,7 @@ from wordmask.errors import WeightsError
 from wordmask.phantoms.words import LABELS, WORDS
 from wordmask.pretraining import loop
 from wordmask.pretraining.baselines import best_threshold
-from wordmask.pretraining.loop import Schedule, train
+from wordmask.pretraining.loop import train
 from wordmask.pretraining.phantom_data import augment, make_slices, word_fractions, word_masks
 from wordmask.pretraining.run import Plan, Pretraining
 from wordmask.weights.card import Card
@@ -37,12 +37,12 @@ def quadratic(interrupt_at=None):
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
     whole, groups, loss = quadratic()
-    train(whole, groups, loss, schedule=Schedule(6, warm_up=2), seed=3, checkpoint=tmp_path / "whole.pt")
+    train(whole, groups, loss, steps=6, warm_up=2, seed=3, checkpoint=tmp_path / "whole.pt")
     first, groups, loss = quadratic(interrupt_at=4)
     with pytest.raises(InterruptedRunError):
-        train(first, groups, loss, schedule=Schedule(6, warm_up=2), seed=3, checkpoint=tmp_path / "parts.pt")
+        train(first, groups, loss, steps=6, warm_up=2, seed=3, checkpoint=tmp_path / "parts.pt")
     second, groups, loss = quadratic()
-    train(second, groups, loss, schedule=Schedule(6, warm_up=2), seed=3, checkpoint=tmp_path / "parts.pt")
+    train(second, groups, loss, steps=6, warm_up=2, seed=3, checkpoint=tmp_path / "parts.pt")
     assert torch.equal(whole.weight, second.weight)
 
 

@@ -116,7 +116,7 @@ def test_what_cannot_be_written_changes_nothing(store):
 
     with pytest.raises(OSError, match="No space left"):
         store.publish(fail)
-    with pytest.raises(WeightsError, match=r"lack card\.json"):
+    with pytest.raises(WeightsError, match=r"have no card\.json"):
         store.publish(lambda folder: None)
     assert store.served() == 1
     assert sorted(path.name for path in (store.path / "versions").iterdir()) == ["1"]

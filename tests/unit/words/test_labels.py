@@ -75,7 +75,7 @@ def test_label_info_is_read_by_name_and_never_by_position():
 )
 def test_there_and_back_through_label_info(names):
     if len(set(names.values())) < len(names):
-        with pytest.raises(LabelError, match="give each its own"):
+        with pytest.raises(LabelError, match="give each word its own"):
             LabelTable.from_names(names)
         return
     table = LabelTable.from_names(names)
@@ -93,11 +93,11 @@ def test_there_and_back_through_label_info(names):
         (["liver"], "needs a name"),
         ([{"idx": 1}], "needs a name"),
         ([{"name": None, "idx": 1}], "needs a name"),
-        ([{"name": "liver"}], "'liver' came without its value"),
-        ([{"name": "liver", "idx": None}], "'liver' came without its value"),
-        ([{"name": "liver", "idx": "1"}], "'liver' came without its value"),
-        ([{"name": "liver", "idx": 1.5}], "'liver' came without its value"),
-        ([{"name": "liver", "idx": True}], "'liver' came without its value"),
+        ([{"name": "liver"}], "'liver' has no value"),
+        ([{"name": "liver", "idx": None}], "'liver' has no value"),
+        ([{"name": "liver", "idx": "1"}], "'liver' has no value"),
+        ([{"name": "liver", "idx": 1.5}], "'liver' has no value"),
+        ([{"name": "liver", "idx": True}], "'liver' has no value"),
         ([{"name": "liver", "idx": -1}], "value -1; it must lie in 1 to 65535"),
         ([{"name": "liver", "idx": 65536}], "value 65536; it must lie in 1 to 65535"),
         ([{"name": "  ", "idx": 3}], "value 3 has no name"),
@@ -115,7 +115,7 @@ def test_label_info_that_says_nothing_clear_is_refused(info, message):
 
 @pytest.mark.parametrize("value", ["1", None, 1.0, True])
 def test_names_with_something_else_than_a_whole_number_are_refused(value):
-    with pytest.raises(LabelError, match="'liver' came without its value"):
+    with pytest.raises(LabelError, match="'liver' has no value"):
         LabelTable.from_names({"liver": value})
 
 
@@ -134,12 +134,12 @@ def test_announced_values_and_absent_labels_are_fine(dtype):
 
 def test_unannounced_values_are_named(a_table_with_gaps):
     with pytest.raises(
-        LabelError, match=r"holds the value 3, which no name announces; announced are liver = 2"
+        LabelError, match=r"contains the value 3 without a name; the named values are liver = 2"
     ):
         a_table_with_gaps.check_values(np.array([0, 2, 3], np.uint8))
-    with pytest.raises(LabelError, match=r"holds the values -1, 1, 255, which"):
+    with pytest.raises(LabelError, match=r"contains the values -1, 1, 255 without"):
         a_table_with_gaps.check_values(np.array([[255, 2], [1, -1]], np.int16))
-    with pytest.raises(LabelError, match=r"values 8, 9, 10, 11, 12, 13, 14, 15, \.\.\., which"):
+    with pytest.raises(LabelError, match=r"values 8, 9, 10, 11, 12, 13, 14, 15, \.\.\. without"):
         a_table_with_gaps.check_values(np.arange(8, 200, dtype=np.uint16))
 
 
@@ -147,11 +147,11 @@ def test_a_file_saved_with_scribbles_first_is_caught():
     # Slicer's MONAI Label plugin counts scribbles in idx, but not in the values it exports: liver is
     # announced as 2, stored as 1.
     table = LabelTable.from_label_info([{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}])
-    with pytest.raises(LabelError, match="holds the value 1, which"):
+    with pytest.raises(LabelError, match="contains the value 1 without"):
         table.check_values(np.array([0, 1, 2], np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_a_map_of_fractions_is_no_label_map(dtype, a_table_with_gaps):
-    with pytest.raises(LabelError, match=f"this one holds {np.dtype(dtype)}"):
+    with pytest.raises(LabelError, match=f"this one contains {np.dtype(dtype)}"):
         a_table_with_gaps.check_values(np.zeros(3, dtype))

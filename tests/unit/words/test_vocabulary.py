@@ -274,7 +274,7 @@ def test_loading_refuses_two_entries_with_one_name_or_one_colour():
     spleen = {"word": "spleen", "category": "anatomy", "color": [1, 2, 200], "modalities": ["CT"]}
     assert len(read_vocabulary(a_vocabulary(A_LIVER, spleen)).entries) == 2
     with pytest.raises(
-        ValidationError, match="'LIVER' stands in the vocabulary twice: for 'liver' and for 'spleen'"
+        ValidationError, match="'LIVER' is in the vocabulary twice: for 'liver' and for 'spleen'"
     ):
         read_vocabulary(a_vocabulary(A_LIVER, spleen | {"synonyms": ["LIVER"]}))
     with pytest.raises(ValidationError, match="'liver' and 'spleen' have the same colour"):

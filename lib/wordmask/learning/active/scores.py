@@ -109,7 +109,7 @@ def score_case(
     made = as_prompts(prompts)
     pipeline = _pipeline(model, cache)
     embedding = _embedding(pipeline, volume, made[0], cancel)
-    known = [prompt for prompt in made if not _refused(pipeline.segmenter, prompt)]
+    known = [prompt for prompt in made if not _refuses(pipeline.segmenter, prompt)]
     if not known:
         words = ", ".join(repr(prompt.word) for prompt in made)
         return CaseScore(name, 1.0, 1.0, 1.0, 1.0, embedding, f"the model has not learned {words} yet")
@@ -158,7 +158,7 @@ def _embedding(
     return [round(value, 6) for value in (mean / mean.norm().clamp_min(1e-12)).tolist()]
 
 
-def _refused(segmenter: Segmenter, prompt: Prompt) -> bool:
+def _refuses(segmenter: Segmenter, prompt: Prompt) -> bool:
     return segmenter.preset.unknown_words == "refuse" and not bool(
         segmenter.encode_prompts([prompt]).known.all()
     )
@@ -182,20 +182,20 @@ def _score_word(
     tinted = isinstance(others[0].segmenter, _Tinted)
     cause = "when the grey values change a little" if tinted else "with other noise"
     return _WordScore(
-        presence=undecided(probability, _presence_limit(pipeline.segmenter, prompt)),
+        presence=decision_entropy(probability, _presence_limit(pipeline.segmenter, prompt)),
         boundary=boundary,
         disagreement=disagreement(masks),
         reasons=(
             f"it is not clear whether {word!r} is in the image (presence {probability:.2f})",
             f"the outline of {word!r} is vague{where}"
             if masks[0].any()
-            else f"{word!r} is almost marked somewhere, but nowhere quite",
+            else f"{word!r} is close to being marked somewhere, but is not",
             f"the mask of {word!r} changes {cause}",
         ),
     )
 
 
-def undecided(probability: float, limit: float) -> float:
+def decision_entropy(probability: float, limit: float) -> float:
     """Entropy, in bits, of a decision: presence (0..1) against a limit (logit).
 
     1 at the limit, towards 0 on either side.
@@ -215,7 +215,7 @@ def disagreement(masks: Sequence[NDArray[np.bool_]]) -> float:
 def band_of(masks: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     """[n, h, w], pixels within ``width`` steps of the outline, in each slice by itself.
 
-    The edge of the picture is no outline.
+    The edge of the picture is not an outline.
     """
     in_plane = np.ones((1, 3, 3), dtype=bool)
     grown = binary_dilation(masks, in_plane, iterations=width)
@@ -261,9 +261,9 @@ def _bits(probability: Any) -> Any:
 
 
 def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
-    """The logit at which `presence.is_present` decides.
+    """The logit at which `presence.is_present` decides; 0 without a limit.
 
-    That of the threshold where the mask alone does, 0 where there is no limit.
+    Where the mask alone decides, the logit of its threshold.
     """
     preset = segmenter.preset
     if not segmenter.judges_presence(prompt):
@@ -279,7 +279,7 @@ def _other_views(pipeline: VolumeSegmenter) -> list[VolumeSegmenter]:
     others = [other for offset in OTHER_SEEDS if (other := model.with_other_noise(offset)) is not None]
     if others:
         return [VolumeSegmenter(other, cache=pipeline.cache) for other in others]
-    cache = FeatureCache(CACHE_BYTES)  # of this case alone: nobody else asks for them
+    cache = FeatureCache(CACHE_BYTES)  # of this case alone, because others do not use its features
     return [VolumeSegmenter(cast(Segmenter, _Tinted(model, gamma)), cache=cache) for gamma in GAMMAS]
 
 

@@ -116,8 +116,8 @@ def _hybrid(candidates: Sequence[CaseScore], labelled: Sequence[CaseScore], seed
         )
     return Choice(
         score.case,
-        f"The model is unsure here ({score.reason}), and of such cases this looks least like what is "
-        "labelled.",
+        f"The model is unsure here ({score.reason}), and of "
+        "such cases this looks least like what is labelled.",
     )
 
 
@@ -170,8 +170,8 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
         "uncertainty": "the case of which the model is least sure",
         "diversity": "the case that looks least like those that are labelled (core-set on CLIP features)",
         "hybrid": (
-            "of the half of the cases of which the model is least sure, the one that looks least like those "
-            "that are labelled"
+            "of the half of the cases of which the model is least sure, "
+            "the one that looks least like those that are labelled"
         ),
     }
 )

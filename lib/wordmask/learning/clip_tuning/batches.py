@@ -64,7 +64,7 @@ def store_pictures(
                     file.write(_fit_into_square(picture, size).tobytes())
         except OSError as error:
             raise DiskFullError(
-                f"The pictures of this tuning cannot be kept ({error.strerror}); "
+                f"The pictures of this tuning cannot be stored ({error.strerror}); "
                 f"{len(pairs) * 3 * size * size >> 20} MB are needed."
             ) from error
     pictures: Bytes = np.load(path, mmap_mode="r")

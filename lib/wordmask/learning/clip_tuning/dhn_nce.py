@@ -85,8 +85,8 @@ def _scaled_cosines(image: Tensor, text: Tensor, temperature: float) -> Tensor:
         )
     if len(image) < 2:
         raise ValueError(
-            "A contrastive loss needs at least 2 pairs, because the others are the negatives; got "
-            f"{len(image)}."
+            "A contrastive loss needs at least 2 pairs, because "
+            f"the others are the negatives; got {len(image)}."
         )
     if not temperature > 0:
         raise ValueError(f"The temperature must be above 0, got {temperature}.")

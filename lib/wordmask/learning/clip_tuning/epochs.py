@@ -24,7 +24,9 @@ from wordmask.errors import DiskFullError, RequestError
 from wordmask.files import replace_file
 from wordmask.learning.clip_tuning.batches import Bytes, epoch_batches
 from wordmask.learning.clip_tuning.dhn_nce import dhn_nce, info_nce
+from wordmask.learning.clip_tuning.embedding import image_embeddings, unit_pixels
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
+from wordmask.learning.schedules import decay_in_steps
 from wordmask.learning.seeds import step_seed
 from wordmask.progress import CancelToken
 
@@ -55,18 +57,8 @@ class TuningPairs:
     shown: Sequence[Hashable]
 
     def pixels(self, batch: Sequence[int], device: torch.device) -> Tensor:
-        """[B, 3, S, S] in 0..1."""
+        """Pictures of some rows, [B, 3, S, S] in 0..1."""
         return unit_pixels(self.pictures, [self.rows[row] for row in batch], device)
-
-
-def unit_pixels(pictures: Bytes, rows: Sequence[int], device: torch.device) -> Tensor:
-    """Some of [N, 3, S, S] uint8 as [B, 3, S, S] in 0..1."""
-    return torch.from_numpy(pictures[list(rows)]).to(device).float() / 255
-
-
-def image_embeddings(clip: ClipEncoder, pixels: Tensor) -> Tensor:
-    """Embeddings [B, E], not of unit length, of pictures [B, 3, S, S] in 0..1."""
-    return clip.tail(clip.head(clip.normalise(pixels), 0), 0)
 
 
 def tune(
@@ -101,12 +93,14 @@ def tune(
     checkpoint = _Checkpoint(folder / CHECKPOINT, clip, optimizer, scaler)
     for epoch in range(checkpoint.resume(), recipe.epochs):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * recipe.decay ** (epoch // recipe.decay_every)
+            group["lr"] = recipe.learning_rate * decay_in_steps(
+                epoch, decay=recipe.decay, every=recipe.decay_every
+            )
         batches = epoch_batches(data.said, data.shown, batch=recipe.batch, seed=recipe.seed, epoch=epoch)
         if not batches:
             raise RequestError(
-                "All these captions say the same, so there is nothing to tell apart; add pairs with other "
-                "captions."
+                "All these captions say the same, so there is nothing "
+                "to learn from them; add pairs with other captions."
             )
         losses = []
         for step, rows in enumerate(batches):
@@ -157,17 +151,18 @@ class _Checkpoint:
         tensors = {f"clip.{name}": value for name, value in self.clip.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        told = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
+        metadata = {"epoch": str(epoch), "scaler": json.dumps(self.scaler.state_dict())}
         try:
             with replace_file(self.path) as part:
                 save_file(
                     {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
                     part,
-                    metadata=told,
+                    metadata=metadata,
                 )
         except (OSError, SafetensorError) as error:
             raise DiskFullError(
-                f"The checkpoint of epoch {epoch} cannot be written ({error}); make room and start again."
+                f"The checkpoint of epoch {epoch} cannot be written "
+                f"({error}); free some space and start again."
             ) from error
 
     def resume(self) -> int:
@@ -176,11 +171,11 @@ class _Checkpoint:
             return 0
         try:
             with safe_open(self.path, framework="pt") as file:
-                told = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
         except (SafetensorError, OSError) as error:
             logger.warning(
-                "The checkpoint of this tuning is damaged (%s); it starts anew.", type(error).__name__
+                "The checkpoint of this tuning is damaged (%s); it starts from scratch.", type(error).__name__
             )
             return 0
         self.clip.load_state_dict(
@@ -192,6 +187,6 @@ class _Checkpoint:
                 _, number, part = name.split(".", 2)
                 state["state"].setdefault(int(number), {})[part] = value
         self.optimizer.load_state_dict(state)
-        self.scaler.load_state_dict(json.loads(told["scaler"]))
-        logger.info("The tuning goes on after epoch %s.", told["epoch"])
-        return int(told["epoch"])
+        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        logger.info("The tuning continues after epoch %s.", metadata["epoch"])
+        return int(metadata["epoch"])

@@ -15,7 +15,7 @@ from wordmask.learning.recipes import AnyRecipe
 
 
 class TuneRecipe(AnyRecipe):
-    """Everything about a tuning but its pairs."""
+    """The numbers of a tuning of CLIP; only its pairs are not here."""
 
     kind = "clip_tuning"
     default = "paper"
@@ -30,7 +30,7 @@ class TuneRecipe(AnyRecipe):
     )
     beta_text: float = Field(default=0.15, ge=0, description="the same, text to image")
     batch: int = Field(
-        ge=2, description="pairs per step; fewer where the captions repeat so often that no more may meet"
+        ge=2, description="pairs per step; fewer where captions repeat too often to fill a step"
     )
     epochs: int = Field(ge=1, le=10_000)
     learning_rate: PositiveFloat = Field(description="of both towers, at the start")
@@ -41,12 +41,10 @@ class TuneRecipe(AnyRecipe):
     weight_decay: float = Field(default=0.1, ge=0, description="of AdamW; not on biases and norms")
     held_out: float = Field(default=0.15, gt=0, lt=1, description="share of the groups that only judge")
     least_characters: int = Field(default=20, ge=0, description="shorter captions of a list are left out")
-    slices_per_case: PositiveInt = Field(
-        default=5, description="of a labelled case that captions are written of"
-    )
+    slices_per_case: PositiveInt = Field(default=5, description="slices of a labelled case that get captions")
     caption_words: PositiveInt | None = Field(
         default=None,
-        description="things that such a caption names, the largest first; None: all that the slice shows",
+        description="structures that such a caption names, the largest first; None: all that the slice shows",
     )
     seed: int = 1
 

@@ -37,7 +37,7 @@ class Retrieval:
         return (self.image_to_text_top1 + self.text_to_image_top1) / 2
 
     def summary(self) -> dict[str, float]:
-        """Ready for JSON."""
+        """The figures by name, ready for JSON."""
         return asdict(self)
 
 
@@ -88,9 +88,11 @@ def retrieval(
 
 
 def _ranks(scores: Tensor, same: Tensor) -> Tensor:
-    """[B]: how many wrong candidates score at least as high as the best right one. scores, same.
+    """How many wrong candidates score at least as high as the best right one, [B].
 
-    [B, B], a row per question.
+    Args:
+        scores: [B, B], a row per question.
+        same: [B, B], whether a candidate is right.
     """
     right = scores.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
     return ((scores >= right) & ~same).sum(1)

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from wordmask.encoders.clip import ClipEncoder, load_clip
-from wordmask.encoders.tiny_tokenizer import token_ids_of
+from wordmask.encoders.clip import ClipEncoder
 from wordmask.errors import RequestError
 from wordmask.inference.memory import explain_out_of_memory
 from wordmask.learning.captions import (
@@ -34,7 +32,8 @@ from wordmask.learning.captions import (
 )
 from wordmask.learning.cases import Study, read_cases
 from wordmask.learning.clip_tuning.batches import Bytes, store_pictures
-from wordmask.learning.clip_tuning.epochs import TuningPairs, image_embeddings, tune, unit_pixels
+from wordmask.learning.clip_tuning.embedding import embed_pictures, embed_texts, start_clip
+from wordmask.learning.clip_tuning.epochs import TuningPairs, tune
 from wordmask.learning.clip_tuning.presence_fit import PresenceFit, fit_presence
 from wordmask.learning.clip_tuning.recipe import TuneRecipe
 from wordmask.learning.clip_tuning.retrieval import BATCH, ROUNDS, Retrieval, retrieval
@@ -48,29 +47,26 @@ from wordmask.learning.training import (
     TrainingReport,
     TrainingRequest,
 )
-from wordmask.models.clip_sam import with_rows
 from wordmask.models.loading import choose_device
 from wordmask.models.medclip_samv2.preset import MedCLIPSAMv2Preset
 from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import ClipWithScores
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
-from wordmask.weights.checkpoint import checkpoint_folder, load_checkpoint, read_card, save_checkpoint
+from wordmask.weights.checkpoint import checkpoint_folder, read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore, weights_digest
 
-TUNED = ("clip.", "scores.")  # of a bundle: what this training starts from and may change
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
-ENCODED = 32  # pictures at a time, where nothing is learned
 MOST_FITTED = 500  # pictures that the presence is fitted on
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneReport(TrainingReport):
-    """What came of a tuning.
+    """The result of a tuning.
 
     Attributes:
         before: retrieval on the held-out pairs; None without any.
-        after: the same of the result.
+        after: the same after the tuning.
         training_pairs: how many were learned from.
         cut: captions that fill all the places of the text tower, whose ends it may not have seen.
         presence: how scores of presence were fitted again; None where the preset judges none.
@@ -104,7 +100,7 @@ _FOUND = {
 class ClipTuning(Training[TuneRecipe]):
     """Tuning of MedCLIP-SAMv2's CLIP on pictures with captions."""
 
-    description = "Tune CLIP on captions, which are written of the submitted labels"
+    description = "Tune CLIP on captions written from the submitted labels"
     recipe = TuneRecipe
     resumes = True
 
@@ -150,31 +146,31 @@ class _Tuning:
     def __init__(
         self,
         pairs: CaptionList,
-        asked: TrainingRequest[TuneRecipe],
+        request: TrainingRequest[TuneRecipe],
         store: ModelStore,
         run_folder: Path,
         report: Report,
         cancel: CancelToken,
     ) -> None:
-        self.pairs, self.short, self.asked, self.store = pairs.pairs, pairs.short, asked, store
+        self.pairs, self.short, self.request, self.store = pairs.pairs, pairs.short, request, store
         self.runs, self.report, self.cancel = run_folder, report, cancel
-        self.preset = cast(MedCLIPSAMv2Preset, load_preset(asked.model, asked.preset))
-        self.device = choose_device(asked.device)
+        self.preset = cast(MedCLIPSAMv2Preset, load_preset(request.model, request.preset))
+        self.device = choose_device(request.device)
         self.began = time.monotonic()
-        judging = judging_groups({pair.group for pair in self.pairs}, asked.recipe.held_out)
+        judging = judging_groups({pair.group for pair in self.pairs}, request.recipe.held_out)
         self.held = [row for row, pair in enumerate(self.pairs) if pair.group in judging]
         self.learned = [row for row, pair in enumerate(self.pairs) if pair.group not in judging]
 
     def run(self) -> TuneReport:
         if len(self.learned) < 2:
             raise RequestError(
-                f"{len(self.pairs)} pairs of pictures and captions are too few to learn from; give more, of "
-                "several images."
+                f"{len(self.pairs)} pairs of pictures and captions are "
+                "too few to learn from; add more, from several images."
             )
-        if not self.held and not self.asked.force:
+        if not self.held and not self.request.force:
             raise RequestError(
-                "All pairs are of one group, so none is left to check the result; add others, or force the "
-                "publication."
+                "All pairs belong to one group, so none is left to check the "
+                "result; add pairs of other groups, or force the publication."
             )
         parent = self._find_parent()
         start = None if parent is None else self.store.folder(parent)
@@ -182,9 +178,13 @@ class _Tuning:
         served, model = start_clip(self.preset, start, ()), start_clip(self.preset, start, captions)
         folder = self._make_folder(start)
         pictures = store_pictures(
-            folder / "pictures.npy", self.pairs, model.clip.image_size, self.preset.windows,
-            lambda done, total: self.report(TrainingProgress("reading pictures", done, total)), self.cancel,
-        )  # fmt: skip
+            folder / "pictures.npy",
+            self.pairs,
+            model.clip.image_size,
+            self.preset.windows,
+            lambda done, total: self.report(TrainingProgress("reading pictures", done, total)),
+            self.cancel,
+        )
         said = self._tokenize_captions(model.clip)
         before, words_before = self._judge(served.to(self.device), pictures, said)
         model.to(self.device)
@@ -195,11 +195,15 @@ class _Tuning:
             [said[r] for r in self.learned],
             [self._pictures[r] for r in self.learned],
         )
-        epochs = self.asked.recipe.epochs
+        epochs = self.request.recipe.epochs
         tune(
-            model.clip, data, self.asked.recipe, folder,
-            lambda epoch, loss: self.report(TrainingProgress("tuning", epoch, epochs, loss)), self.cancel,
-        )  # fmt: skip
+            model.clip,
+            data,
+            self.request.recipe,
+            folder,
+            lambda epoch, loss: self.report(TrainingProgress("tuning", epoch, epochs, loss)),
+            self.cancel,
+        )
         after, words_after = self._judge(model, pictures, said)
         fit = None
         if words_before is not None and words_after is not None and self.preset.presence is not None:
@@ -211,10 +215,12 @@ class _Tuning:
         seconds = round(time.monotonic() - self.began, 1)
         skipped = []
         if self.short:
-            least = self.asked.recipe.least_characters
+            least = self.request.recipe.least_characters
             skipped.append(f"{self.short} captions of fewer than {least} characters were left out.")
         if cut:
-            skipped.append(f"{cut} captions fill all that the text tower reads; it sees nothing beyond that.")
+            skipped.append(
+                f"{cut} captions reach the limit of the text tower, which may not read their ends."
+            )
         if fit is not None:
             message += f" {_describe_fit(fit)}"
         return TuneReport(
@@ -232,14 +238,14 @@ class _Tuning:
         )
 
     def _find_parent(self) -> int | None:
-        number = find_start(self.store, self.asked.start)
+        number = find_start(self.store, self.request.start)
         if number is None:
             return None
         trained = read_card(self.store.folder(number)).preset
-        if trained != self.asked.preset:
+        if trained != self.request.preset:
             raise RequestError(
-                f"Version {number} was trained from the preset {trained!r}; tune that preset, or start from "
-                "0."
+                f"Version {number} was trained from the preset "
+                f"{trained!r}; tune that preset, or start from 0."
             )
         return number
 
@@ -250,9 +256,12 @@ class _Tuning:
         """
         base = None if self.preset.weights is None else weights_digest(checkpoint_folder(self.preset.weights))
         what = [
-            self.preset.model_dump(mode="json"), base, None if start is None else weights_digest(start),
-            self.asked.recipe.model_dump(mode="json"), [_identify(pair) for pair in self.pairs],
-        ]  # fmt: skip
+            self.preset.model_dump(mode="json"),
+            base,
+            None if start is None else weights_digest(start),
+            self.request.recipe.model_dump(mode="json"),
+            [_identify(pair) for pair in self.pairs],
+        ]
         folder = self.runs / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -279,14 +288,14 @@ class _Tuning:
             return None, None
         self.report(TrainingProgress("measuring"))
         image = embed_pictures(model.clip, pictures, self.held, self.cancel)
-        text = _embed_texts(model.clip, [self.pairs[row].caption for row in self.held])
+        text = embed_texts(model.clip, [self.pairs[row].caption for row in self.held])
         found = retrieval(
             image, text, [said[row] for row in self.held], [self._pictures[row] for row in self.held]
         )
         words = self._card_of_preset().words
         if self.preset.presence is None or not words:
             return found, None
-        return found, image[:MOST_FITTED] @ _embed_texts(model.clip, words).T
+        return found, image[:MOST_FITTED] @ embed_texts(model.clip, words).T
 
     def _card_of_preset(self) -> Card:
         return Card() if self.preset.weights is None else read_card(checkpoint_folder(self.preset.weights))
@@ -302,8 +311,8 @@ class _Tuning:
         check = None
         if before is not None and after is not None:
             figures = (
-                f"retrieval, top 1, {after.top1:.3f} against {before.top1:.3f} before, on {after.pairs} "
-                "held-out pairs"
+                f"retrieval, top 1, {after.top1:.3f} against "
+                f"{before.top1:.3f} before, on {after.pairs} held-out pairs"
             )
             check = Check(after.top1, before.top1, figures)
 
@@ -312,7 +321,7 @@ class _Tuning:
                 folder, self._collect_changes(model), self._make_card(model, parent, before, after, fit)
             )
 
-        return publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
+        return publish_if_better(self.store, check, write, self.cancel, force=self.request.force)
 
     def _collect_changes(self, model: ClipWithScores) -> dict[str, Tensor]:
         """What differs from the preset's own weights, whatever version this tuning started from."""
@@ -335,11 +344,11 @@ class _Tuning:
         sides = {"before": before, "after": after}
         scores = {side: None if found is None else found.summary() for side, found in sides.items()}
         return fill_card(
-            model=self.asked.model,
-            preset=self.asked.preset,
+            model=self.request.model,
+            preset=self.request.preset,
             parent=parent,
-            recipe=self.asked.recipe,
-            forced=self.asked.force,
+            recipe=self.request.recipe,
+            forced=self.request.force,
             libraries=LIBRARIES,
             title=f"{self.preset.title}, CLIP tuned on captions",
             training_pairs=len(self.learned),
@@ -352,57 +361,15 @@ class _Tuning:
         )
 
 
-def start_clip(preset: MedCLIPSAMv2Preset, start: Path | None, captions: Sequence[str]) -> ClipWithScores:
-    """Load the preset's CLIP, lay the weights of a version over it, and freeze it.
-
-    Args:
-        preset: whose CLIP.
-        start: folder of the version; None: the preset's own weights.
-        captions: tiny's text table gets rows for the new tokens in them, random at first.
-
-    Raises:
-        WeightsError: weights are missing, damaged or of another architecture.
-    """
-    bundles = [
-        load_checkpoint(location).only(TUNED) for location in (preset.weights, start) if location is not None
-    ]
-    known = bundles[-1].token_ids if bundles else ()
-    wanted = sorted({*known, *token_ids_of(captions)}) if known else []
-    model = ClipWithScores(load_clip(preset.clip, token_ids=wanted))
-    for bundle in bundles:
-        with_rows(bundle, wanted).overlay(model)
-    return model.eval().requires_grad_(False)
-
-
-def embed_pictures(clip: ClipEncoder, pictures: Bytes, rows: Sequence[int], cancel: CancelToken) -> Tensor:
-    """[N, E], unit length, float32 on the CPU, of pictures [all, 3, S, S] uint8 at ``rows``."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), ENCODED):
-            cancel.check()
-            pixels = unit_pixels(pictures, rows[start : start + ENCODED], clip.logit_scale.device)
-            parts.append(F.normalize(image_embeddings(clip, pixels).float(), dim=1).cpu())
-    return torch.cat(parts)
-
-
-def _embed_texts(clip: ClipEncoder, texts: Sequence[str]) -> Tensor:
-    """[N, E], unit length, on the CPU; equal texts have equal rows, to the last bit."""
-    distinct = list(dict.fromkeys(texts))
-    with torch.inference_mode():
-        embedding = clip.encode_text(distinct).float().cpu()
-    place = {text: row for row, text in enumerate(distinct)}
-    return embedding[[place[text] for text in texts]]
-
-
 def _describe_fit(fit: PresenceFit) -> str:
     consequence = (
         "so presence is still judged"
         if fit.holds
-        else "which is too little: this version does not judge presence, and marks every word somewhere"
+        else "which is too few: this version does not judge presence, and marks every word somewhere"
     )
     return (
-        f"Presence was fitted again, on {fit.pictures} held-out pictures and all trained words: it agrees "
-        f"with before in {fit.agreement:.1%}, {consequence}."
+        f"Presence was fitted again, on {fit.pictures} held-out pictures and all trained "
+        f"words: {fit.agreement:.1%} of the decisions are as before, {consequence}."
     )
 
 

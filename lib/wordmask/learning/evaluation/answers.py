@@ -69,16 +69,16 @@ class LabelMaps:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise RequestError(f"There is no folder {folder.name} with label maps to judge.")
+            raise RequestError(f"There is no folder {folder.name} with label maps to judge; check its name.")
         suffixes = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
         files = [path for path in sorted(folder.iterdir()) if suffix_of(path) in suffixes]
         self._files = {path.name.removesuffix(suffix_of(path)): path for path in files}
         if not self._files:
             raise RequestError(
-                f"The folder {folder.name} holds no label map; each must be called like its case, such as "
-                "case_1.nii.gz."
+                f"The folder {folder.name} does not contain a label map; "
+                "each must be named like its case, such as case_1.nii.gz."
             )
-        self._names = _names_in(folder / NAMES)
+        self._names = _read_names(folder / NAMES)
 
     def __call__(self, case: LabelledVolume) -> Iterator[Answer]:
         """What the label map of a case marks.
@@ -89,23 +89,23 @@ class LabelMaps:
         """
         own = case.case
         if own.name not in self._files:
-            raise VolumeError(f"There is no label map called {own.name} among those to judge.")
-        words = own.words
-        if self._names is not None:
-            if missing := sorted(words.keys() - self._names.keys()):
-                raise LabelError(f"{NAMES} gives no value for {', '.join(missing)}.")
-            words = {word: self._names[word] for word in words}
+            raise VolumeError(
+                f"The folder to judge has no label map named {own.name}; name each label map like its case."
+            )
+        words = own.words if self._names is None else self._names
+        if missing := sorted(own.words.keys() - words.keys()):
+            raise LabelError(f"{NAMES} does not give a value for {', '.join(missing)}.")
         made = replace(own, label=self._files[own.name], words=words).read()
-        return (Answer(word, mask) for word, mask in made.masks.items())
+        return (Answer(word, made.masks[word]) for word in own.words)
 
 
-def _names_in(path: Path) -> dict[str, tuple[int, ...]] | None:
+def _read_names(path: Path) -> dict[str, tuple[int, ...]] | None:
     if not path.exists():
         return None
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LabelError(f"{path.name} is no readable JSON ({error}).") from error
+        raise LabelError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(names, dict | list):
         raise LabelError(f'{path.name} must say which value stands for which word, such as {{"liver": 1}}.')
     return words_of(names, path.name)

@@ -74,7 +74,7 @@ class ContactSheet:
         strips = []
         for place, (word, kept) in enumerate(self._kept.items()):
             strips.append(self._folder / f"strip_{place}.png")
-            _strip(word, kept).save(strips[-1])
+            _draw_strip(word, kept).save(strips[-1])
         if not strips:
             return False
         try:
@@ -129,13 +129,13 @@ def _outline(mask: NDArray[np.bool_], size: tuple[int, int], width: int) -> NDAr
     return large & ~ndimage.binary_erosion(large, iterations=width, border_value=1)
 
 
-def _strip(word: str, kept: Sequence[_Kept]) -> Image.Image:
+def _draw_strip(word: str, kept: Sequence[_Kept]) -> Image.Image:
     """One row of the sheet: the word and what the colours mean, then its cases."""
     page = Image.new("RGB", (HEADING + 3 * (CELL[0] + GAP), GAP + LINE + CELL[1] + GAP), PAPER)
     pen = ImageDraw.Draw(page)
     for line, (text, color) in enumerate(
         [
-            (_short(word, 22), INK),
+            (_shorten(word, 22), INK),
             (f"{len(kept)} case{'s' if len(kept) > 1 else ''}", FAINT),
             ("truth", TRUTH),
             ("marked", MARKED),
@@ -147,14 +147,14 @@ def _strip(word: str, kept: Sequence[_Kept]) -> Image.Image:
         entry = kept[place]
         result = f"Dice {entry.dice:.3f}" if entry.marked else "nothing marked"
         pen.text(
-            (left, GAP), f"{rank}, {result}: {_short(entry.case, 34)}", INK, font=ImageFont.load_default(17)
+            (left, GAP), f"{rank}, {result}: {_shorten(entry.case, 34)}", INK, font=ImageFont.load_default(17)
         )
         with Image.open(entry.picture) as picture:
             page.paste(picture, (left + (CELL[0] - picture.width) // 2, GAP + LINE))
     return page
 
 
-def _short(text: str, length: int) -> str:
+def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -99,10 +99,12 @@ def agreement(prediction: Mask, truth: Mask, *, spacing: Sequence[float], tolera
 def _crop(prediction: Mask, truth: Mask) -> tuple[Tensor, Tensor] | None:
     """Both as [1, 1, ...], cut to the box that holds every voxel of either, which changes no metric.
 
-    None when there is none.
+    None when both are empty.
     """
     if prediction.shape != truth.shape:
-        raise ValueError(f"Masks of one shape can be compared, got {prediction.shape} and {truth.shape}.")
+        raise ValueError(
+            f"Only masks of one shape can be compared, got {prediction.shape} and {truth.shape}."
+        )
     boxes = ndimage.find_objects((prediction | truth).view(np.uint8))
     if not boxes:
         return None

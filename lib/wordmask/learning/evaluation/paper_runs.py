@@ -1,7 +1,7 @@
 """Run a protocol: train, test, and a table of our numbers beside the published ones, written after every run.
 
 Knows protocols, trainings and evaluations; not HTTP. A run that is finished is kept, so that the same command
-goes on where it stopped.
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of one run.
+    """The result of one run.
 
     Attributes:
         scores: metric -> mean over words in percent, NaN where there is none.
@@ -71,14 +71,14 @@ class ProtocolRequest:
 
 
 def run_protocol(
-    asked: ProtocolRequest, folder: Path, tell: Tell = lambda stage, done, total: None
+    request: ProtocolRequest, folder: Path, tell: Tell = lambda stage, done, total: None
 ) -> list[RunResult]:
     """Do all runs in turn; writes table.md into ``folder``, and each run's files into a folder below it.
 
     Everything is checked before the first run. KeyboardInterrupt goes through; finished runs are kept.
 
     Args:
-        asked: which runs, and on what.
+        request: which runs, and on what.
         folder: for the results.
         tell: called with the stage, the steps that are done and their number.
 
@@ -87,10 +87,11 @@ def run_protocol(
         VolumeError: the folder cannot be written.
         WordMaskError: a training or an evaluation failed.
     """
-    runs = asked.protocol.chosen(asked.only)
-    require_folders(runs, asked.data)
+    runs = request.protocol.choose_runs(request.only)
+    require_folders(runs, request.data)
     recipes = [
-        Recipe.load(asked.protocol.recipe, **{**run.recipe_changes, **(asked.changes or {})}) for run in runs
+        Recipe.load(request.protocol.recipe, **{**run.recipe_changes, **(request.changes or {})})
+        for run in runs
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,25 +103,25 @@ def run_protocol(
     for run, recipe in zip(runs, recipes, strict=True):
         results.append(
             _run(
-                asked,
+                request,
                 run,
                 recipe,
                 folder / run.folder,
                 lambda stage, *count, run=run: tell(f"{run.label}: {stage}", *count),
             )
         )
-        (folder / TABLE).write_text(table_text(asked, results), encoding="utf-8")
+        (folder / TABLE).write_text(table_text(request, results), encoding="utf-8")
     return results
 
 
-def table_text(asked: ProtocolRequest, results: Sequence[RunResult]) -> str:
+def table_text(request: ProtocolRequest, results: Sequence[RunResult]) -> str:
     """table.md: our numbers and the published ones, in percent."""
-    protocol = asked.protocol
+    protocol = request.protocol
     lines = [f"# {protocol.title}", "", f"{protocol.source}. {protocol.description}", ""]
     lines += [
         (
-            f"Model {asked.model}, preset {asked.preset}, recipe {protocol.recipe}"
-            f"{_describe_changes(asked)}. All numbers in percent."
+            f"Model {request.model}, preset {request.preset}, recipe "
+            f"{protocol.recipe}{_describe_changes(request)}. All numbers in percent."
         ),
         "",
     ]
@@ -134,7 +135,7 @@ def table_text(asked: ProtocolRequest, results: Sequence[RunResult]) -> str:
 
 
 def headings() -> list[str]:
-    """Of the table."""
+    """Headings of the table."""
     return [
         "run",
         "trained on",
@@ -153,26 +154,28 @@ def cells(result: RunResult) -> list[str]:
     return [result.label, str(result.trained_on), str(result.tested_on), *scores]
 
 
-def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: Tell) -> RunResult:
+def _run(request: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: Tell) -> RunResult:
     settings = json.loads(
-        json.dumps([asked.model, asked.preset, asked.cases, run.model_dump(), recipe.model_dump(mode="json")])
+        json.dumps(
+            [request.model, request.preset, request.cases, run.model_dump(), recipe.model_dump(mode="json")]
+        )
     )
     published: dict[Metric, float | None] = {metric: getattr(run.published, metric) for metric in METRICS}
     if (kept := _read_kept(folder / RESULT, settings)) is not None:
         return RunResult(
             **{**kept, "published": published, "scores": {m: _number(kept["scores"][m]) for m in METRICS}}
         )
-    training = asked.protocol.cases(run, "train", asked.data, most=asked.cases)
-    testing = asked.protocol.cases(run, "test", asked.data)
+    training = request.protocol.cases(run, "train", request.data, most=request.cases)
+    testing = request.protocol.cases(run, "test", request.data)
     store, scratch = ModelStore(folder / "model"), folder / "scratch"
     try:
-        report = find_training(asked.model).run(
+        report = find_training(request.model).run(
             training,
             TrainingRequest(
-                model=asked.model,
-                preset=asked.preset,
+                model=request.model,
+                preset=request.preset,
                 recipe=recipe,
-                device=asked.device,
+                device=request.device,
                 start=0,
                 force=True,
             ),
@@ -184,12 +187,12 @@ def _run(asked: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell: T
         shutil.rmtree(scratch, ignore_errors=True)
     assert report.version is not None  # it was forced
     segmenter = load_segmenter(
-        asked.model, preset=asked.preset, device=asked.device, weights=store.folder(report.version)
+        request.model, preset=request.preset, device=request.device, weights=store.folder(report.version)
     )
     how = {
         "run": run.label,
-        "model": asked.model,
-        "preset": asked.preset,
+        "model": request.model,
+        "preset": request.preset,
         "trained on": f"{len(training)} cases of {', '.join(run.train)}",
         "recipe": f"{recipe.name}, {report.epochs} epochs",
         "threshold": f"{segmenter.preset.threshold:g}",
@@ -221,8 +224,8 @@ def _read_kept(path: Path, settings: Any) -> dict[str, Any] | None:
         return None
 
 
-def _describe_changes(asked: ProtocolRequest) -> str:
-    changes = dict(asked.changes or {}) | ({"cases": asked.cases} if asked.cases else {})
+def _describe_changes(request: ProtocolRequest) -> str:
+    changes = dict(request.changes or {}) | ({"cases": request.cases} if request.cases else {})
     return "" if not changes else " with " + ", ".join(f"{name}={value}" for name, value in changes.items())
 
 

@@ -110,7 +110,7 @@ class Protocol(_Settings):
             data_set(name)
         return self
 
-    def chosen(self, labels: Sequence[str]) -> list[Run]:
+    def choose_runs(self, labels: Sequence[str]) -> list[Run]:
         """The runs with these labels; all when none is given.
 
         Raises:

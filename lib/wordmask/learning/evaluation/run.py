@@ -1,8 +1,6 @@
 """Judge all cases one after the other, and write what is known after each.
 
-Nothing is lost when it is stopped.
-
-Knows cases, answers and reports; not which model answers.
+Stopping early loses nothing. Knows cases, answers and reports; not which model answers.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from wordmask.learning.cases import Case
 from wordmask.learning.evaluation.answers import Answers
 from wordmask.learning.evaluation.contact_sheet import ContactSheet
 from wordmask.learning.evaluation.metrics import agreement
-from wordmask.learning.evaluation.statistics import CaseScore, WordSummary, summarise
+from wordmask.learning.evaluation.statistics import CaseResult, WordSummary, summarise
 from wordmask.learning.evaluation.tables import CaseTable, summary_text
 
 logger = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ TOLERANCE = 2.0  # mm of volumes, pixels of pictures: what the papers use for pi
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of an evaluation.
+    """The result of an evaluation.
 
     Attributes:
         scores: of every case and word.
@@ -40,7 +38,7 @@ class Evaluation:
         stopped: whether the user ended it before all cases were judged.
     """
 
-    scores: list[CaseScore]
+    scores: list[CaseResult]
     words: list[WordSummary]
     failed: list[str]
     total: int
@@ -83,7 +81,7 @@ def evaluate(
     """
     _check(cases, tolerance)
     _prepare(folder)
-    scores: list[CaseScore] = []
+    scores: list[CaseResult] = []
     failed: list[str] = []
     stopped = False
     with (
@@ -115,7 +113,7 @@ def evaluate(
     return evaluation
 
 
-def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) -> list[CaseScore]:
+def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) -> list[CaseResult]:
     """All words of a case, or the error of one of them, because half a case would distort the means."""
     read = case.read()
     unit: Literal["mm", "pixels"] = "pixels" if read.volume.is_picture else "mm"
@@ -125,7 +123,7 @@ def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) 
     for answer in given:
         found = agreement(answer.mask, read.masks[answer.word], spacing=spacing, tolerance=tolerance)
         scores.append(
-            CaseScore(case.name, case.group or case.name, answer.word, found, answer.presence, unit)
+            CaseResult(case.name, case.group or case.name, answer.word, found, answer.presence, unit)
         )
         sheet.add(read, answer.word, answer.mask, found.dice)
     return scores

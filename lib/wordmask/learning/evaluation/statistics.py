@@ -22,7 +22,7 @@ Metric = Literal["dice", "iou", "nsd"]
 
 
 @dataclass(frozen=True)
-class CaseScore:
+class CaseResult:
     """One word in one case.
 
     Attributes:
@@ -74,7 +74,7 @@ class WordSummary:
     specificity: float
 
 
-def summarise(scores: Sequence[CaseScore], *, seed: int) -> list[WordSummary]:
+def summarise(scores: Sequence[CaseResult], *, seed: int) -> list[WordSummary]:
     """One summary per word, in the order in which the words come; ``seed`` is that of the bootstrap."""
     return [
         _summary(word, [s for s in scores if s.word == word], seed)
@@ -107,7 +107,7 @@ def bootstrap(values: Sequence[float], groups: Sequence[str], *, seed: int) -> E
     return Estimate(float(np.mean(values)), float(low), float(high))
 
 
-def _summary(word: str, scores: Sequence[CaseScore], seed: int) -> WordSummary:
+def _summary(word: str, scores: Sequence[CaseResult], seed: int) -> WordSummary:
     shown = [score for score in scores if score.agreement.shown]
     absent = [score for score in scores if not score.agreement.shown]
     groups = [score.group for score in shown]

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wordmask.errors import VolumeError
-from wordmask.learning.evaluation.statistics import METRICS, CaseScore, Estimate, WordSummary, overall
+from wordmask.learning.evaluation.statistics import METRICS, CaseResult, Estimate, WordSummary, overall
 
 NAMES = {"dice": "Dice", "iou": "IoU", "nsd": "NSD"}
 HEADINGS = ("word", "cases with it", "without", *NAMES.values(), "sensitivity", "specificity")
@@ -35,11 +35,9 @@ COLUMNS = (
     "tolerance_unit",
 )
 LEGEND = (
-    "Dice, IoU and NSD: means over the cases that show the word, in brackets the 95 % bootstrap interval "
-    "over groups of cases. "
-    "Sensitivity: share of these cases in which something was marked. Specificity: share of the cases "
-    "without the thing in which nothing "
-    "was marked."
+    "Dice, IoU and NSD: means over the cases that show the word, in brackets the 95 % bootstrap "
+    "interval over groups of cases. Sensitivity: share of these cases in which something was "
+    "marked. Specificity: share of the cases without the structure in which nothing was marked."
 )
 MOST_FAILED = 20  # that are listed one by one
 
@@ -69,8 +67,8 @@ class CaseTable:
     ) -> None:
         self._file.close()
 
-    def add(self, scores: Sequence[CaseScore]) -> None:
-        """All words of one case."""
+    def add(self, scores: Sequence[CaseResult]) -> None:
+        """Add a row for each word of a case."""
         self._writer.writerows(_row(score) for score in scores)
         self._file.flush()
 
@@ -136,7 +134,7 @@ def number(value: float | None) -> str:
     return "" if value is None or isnan(value) else f"{value:.3f}"
 
 
-def _row(score: CaseScore) -> list[str]:
+def _row(score: CaseResult) -> list[str]:
     found = score.agreement
     numbers = ["" if isnan(value) else f"{value:.6f}" for value in (found.dice, found.iou, found.nsd)]
     presence = "" if score.presence is None else f"{score.presence:.6f}"

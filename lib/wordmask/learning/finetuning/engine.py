@@ -26,12 +26,11 @@ from wordmask.learning.finetuning.ranks import Ranks, RunningStatistics, Share
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.losses import GRADIENT_LIMIT
 from wordmask.learning.recipes import Recipe
+from wordmask.learning.schedules import warm_up_share
 from wordmask.learning.seeds import step_seed
 from wordmask.progress import CancelToken
 
 logger = logging.getLogger(__name__)
-
-LOWEST_RATE = 0.01  # of the peak, at the end
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,9 @@ def run_epochs(
     optimizer = torch.optim.AdamW(trainee.parameter_groups(), weight_decay=recipe.weight_decay)
     accumulate = math.ceil(recipe.accumulate / ranks.count) * ranks.count
     steps = math.ceil(len(sampler) / accumulate) * recipe.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps, recipe.warm_up))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warm_up_share(step, steps=steps, warm_up=recipe.warm_up)
+    )
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=recipe.epochs,
@@ -119,17 +120,6 @@ def run_epochs(
     trainer.run()
     watch.restore()
     return Outcome(trainer.state.epoch, watch.best)
-
-
-def rate(step: int, steps: int, warm_up: float) -> float:
-    """Factor on the learning rate: linear to 1 over the share ``warm_up`` of all steps, then a cosine to 0.01
-    (methods.md 1.6).
-    """
-    rising = warm_up * steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    share = min(1.0, (step - rising) / max(1.0, steps - rising))
-    return LOWEST_RATE + (1 - LOWEST_RATE) * (0.5 + 0.5 * math.cos(math.pi * share))
 
 
 class _Step:

@@ -137,8 +137,8 @@ class TrainingPairs:
         self.replayed = [self._add_repeated(source, cancel) for source in replayed if source]
         if not self.present:
             raise RequestError(
-                "No labelled case has a voxel of any word, so there is nothing to learn; check the label "
-                "maps."
+                "No labelled case has a voxel of any word, so "
+                "there is nothing to learn; check the label maps."
             )
 
     def _add_repeated(

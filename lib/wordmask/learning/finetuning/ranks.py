@@ -65,9 +65,9 @@ class Ranks:
 
 
 class Share(Sampler[list[Any]]):
-    """Of every ``count`` batches the one of this rank, empty where the last round has fewer.
+    """The batches of this rank: one of every ``count``, empty where the last round has fewer.
 
-    All together in the order of one rank.
+    Together, the ranks see the batches in the order of one rank.
     """
 
     def __init__(self, batches: Sampler[list[Any]], ranks: Ranks) -> None:

@@ -1,6 +1,6 @@
 """What a training repeats so that words which were learned before are not forgotten.
 
-Phantoms for the bundled words, and the cases of the versions that it goes on from.
+Phantoms for the bundled words, and the cases of the versions that it starts from.
 
 Knows phantoms, cases and what a version wrote about its cases; not models, not losses.
 """
@@ -92,7 +92,7 @@ def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
 
 
 def write_cases(folder: Path, cases: Sequence[Case]) -> None:
-    """Record where the cases of a version lie, for the trainings that go on from it."""
+    """Record where the cases of a version lie, for the trainings that start from it."""
     entries = [
         {
             "name": case.name,

@@ -75,7 +75,7 @@ class FineTuning(Training[Recipe]):
         """Load a model that learns ``words``.
 
         Args:
-            weights: folder of the version to go on from; None: the preset's own weights.
+            weights: folder of the version to start from; None: the preset's own weights.
 
         Raises:
             UnknownModelError: there is no such preset.
@@ -107,7 +107,7 @@ class FineTuning(Training[Recipe]):
 @dataclass
 class _Run:
     training: FineTuning
-    asked: TrainingRequest[Recipe]
+    request: TrainingRequest[Recipe]
     store: ModelStore
     run_folder: Path
     report: Report
@@ -123,7 +123,7 @@ class _Run:
     ranks: Ranks = field(default_factory=Ranks)
 
     def run(self, cases: Sequence[Case]) -> CaseReport:
-        recipe, parent = self.asked.recipe, find_start(self.store, self.asked.start)
+        recipe, parent = self.request.recipe, find_start(self.store, self.request.start)
         start = None if parent is None else self.store.folder(parent)
         self.parent_card, self.start_sha256 = (
             Card() if start is None else read_card(start),
@@ -141,7 +141,7 @@ class _Run:
         self._check(learned, judges)
         self.words = sorted({word for case in (*learned, *repeated) for word in case.masks})
         sources = (repeated, self._draw_phantoms(REPEAT_SEED)) if recipe.replay else ()
-        device = choose_device(self.asked.device)
+        device = choose_device(self.request.device)
         cache = FeatureCache(CACHE_BYTES, self.run_folder / "features")
         serving = self.store.served()
         held = self._draw_phantoms(CHECK_SEED, CHECK_SHARE)
@@ -150,7 +150,7 @@ class _Run:
         )
         torch.manual_seed(recipe.seed)
         trainee = self.training.start_trainee(
-            self.asked.model, self.asked.preset, start, recipe, self.words
+            self.request.model, self.request.preset, start, recipe, self.words
         ).to(device)
         data = TrainingPairs(
             learned,
@@ -183,14 +183,14 @@ class _Run:
         return self.ranks.broadcast_from_leader(conclude)
 
     def _digest_start(self, start: Path | None) -> str | None:
-        base = load_preset(self.asked.model, self.asked.preset).weights
+        base = load_preset(self.request.model, self.request.preset).weights
         folder = start or (None if base is None else checkpoint_folder(base))
         return None if folder is None else weights_digest(folder)
 
     def _split(self, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         card = self.parent_card
         return split_cases(
-            cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases
+            cases, self.request.recipe.validation, learned=card.training_cases, judging=card.validation_cases
         )
 
     def _read(self, cases: Sequence[Case]) -> tuple[list[LabelledVolume], list[str]]:
@@ -214,16 +214,15 @@ class _Run:
             raise RequestError(
                 f"There is no labelled case to learn from; label and submit some first.{reason}"
             )
-        if not judges and not self.asked.force:
+        if not judges and not self.request.force:
             raise RequestError(
-                f"Of {count} labelled case{'s' if count > 1 else ''} none is left to check the result; label "
-                "another one, or force the "
-                f"publication without a check.{reason}"
+                f"There are too few labelled cases ({count}), so none is left to check the "
+                f"result; label another one, or force the publication without a check.{reason}"
             )
 
     def _draw_phantoms(self, seed: int, share: float = 1.0) -> list[LabelledVolume]:
-        """Of the words that the preset's weights know and nobody has labelled yet."""
-        base = load_preset(self.asked.model, self.asked.preset).weights
+        """Phantoms of the words that the preset's weights know and that are not labelled yet."""
+        base = load_preset(self.request.model, self.request.preset).weights
         card = Card() if base is None else read_card(checkpoint_folder(base))
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
 
@@ -234,18 +233,18 @@ class _Run:
         held: Sequence[LabelledVolume],
         cache: FeatureCache,
     ) -> tuple[ValidationScore, ValidationScore]:
-        """Of the version in use, on the same cases and on phantoms of old words.
+        """Scores of the version in use, on the same cases and on phantoms of old words.
 
-        0 when a preset has no weights of its own yet.
+        They are 0 when the preset does not have weights of its own yet.
         """
-        if serving is None and load_preset(self.asked.model, self.asked.preset).weights is None:
+        if serving is None and load_preset(self.request.model, self.request.preset).weights is None:
             return ValidationScore(
                 {(case.case.name, word): 0.0 for case in judges for word in case.masks}
             ), ValidationScore({})
         self._tell("measuring the version in use")
         folder = None if serving is None else self.store.folder(serving)
         segmenter = load_segmenter(
-            self.asked.model, preset=self.asked.preset, device=self.asked.device, weights=folder
+            self.request.model, preset=self.request.preset, device=self.request.device, weights=folder
         )
         return validate(segmenter, judges, cache, self.cancel), validate(segmenter, held, cache, self.cancel)
 
@@ -263,8 +262,8 @@ class _Run:
         names = [[case.case.name for case in side] for side in (learned, judges)]
         used = "the weights of the preset" if serving is None else f"version {serving}"
         figures = (
-            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation "
-            "cases"
+            f"mean Dice {after.mean:.3f} against {before.mean:.3f} "
+            f"of {used} on {len(judges)} validation cases"
         )
         check = Check(after.mean, before.mean, figures) if judges else None
 
@@ -274,11 +273,11 @@ class _Run:
             )
             write_cases(folder, self.cases)
 
-        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.asked.force)
+        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.request.force)
         if self.kept.dice:
             message += (
-                f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} on phantoms, before "
-                f"{self.kept_before.mean:.3f}."
+                f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} "
+                f"on phantoms, before {self.kept_before.mean:.3f}."
             )
         return CaseReport(
             version=number,
@@ -307,13 +306,13 @@ class _Run:
         names: list[list[str]],
         epochs: int,
     ) -> Card:
-        base = load_preset(self.asked.model, self.asked.preset).weights
+        base = load_preset(self.request.model, self.request.preset).weights
         return fill_card(
-            model=self.asked.model,
-            preset=self.asked.preset,
+            model=self.request.model,
+            preset=self.request.preset,
             parent=parent,
-            recipe=self.asked.recipe,
-            forced=self.asked.force,
+            recipe=self.request.recipe,
+            forced=self.request.force,
             libraries=LIBRARIES,
             start_sha256=self.start_sha256,
             base=None
@@ -345,6 +344,6 @@ class _Run:
         mean = before.mean if before.dice else None
         self.report(
             TrainingProgress(
-                "training", epoch.number, self.asked.recipe.epochs, epoch.loss, epoch.dice, mean, seconds
+                "training", epoch.number, self.request.recipe.epochs, epoch.loss, epoch.dice, mean, seconds
             )
         )

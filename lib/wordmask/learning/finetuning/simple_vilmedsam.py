@@ -1,10 +1,8 @@
 """How Simple-ViLMedSAM learns from labelled slices (methods.md 1.6).
 
-The decoder; where asked for, LoRA of SAM's encoder.
-
-Beyond the paper: tiny's text tower learns words that it never met, while the embeddings of the words it knows
-are held in place; and the presence logit learns with the mask. Public text towers stay frozen, as in the
-paper.
+The decoder learns, and LoRA of SAM's encoder if the recipe asks for it. Beyond the paper: tiny's text tower
+learns words that it never met, while the embeddings of the words it knows are held in place; and the presence
+logit learns with the mask. Public text towers stay frozen, as in the paper.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from wordmask.words.prompts import parse_prompts
 from wordmask.words.vocabulary import load_vocabulary
 
 ANCHORS = 12  # words per step whose embedding is held
-SMALLEST_PRESENT = 0.0006  # share of the frame below which a thing counts neither as present nor as absent
+SMALLEST_PRESENT = 0.0006  # share of the frame; a smaller structure counts neither as present nor as absent
 
 
 class SimpleViLMedSAMTrainee(Trainee):

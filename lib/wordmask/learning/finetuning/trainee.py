@@ -34,7 +34,7 @@ class Trainee(nn.Module, abc.ABC):
 
         Args:
             preset: an instance of the model's own preset class.
-            weights: folder of the version to go on from; None: the preset's own.
+            weights: folder of the version to start from; None: the preset's own.
             words: what is to be learned.
 
         Raises:

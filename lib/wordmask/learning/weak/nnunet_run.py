@@ -30,7 +30,7 @@ DATASET = "Dataset001_weak"
 RAW, PREPROCESSED, RESULTS = "raw", "preprocessed", "results"
 WORKERS = "nnUNet_n_proc_DA"  # its variable for the number of processes that augment
 ORDER, PLAN, MEMBERS, LOG = "order.json", "network.json", "members", "nnunet.log"
-LOG_END = 2000  # characters of its log that are told when it fails
+LOG_END = 2000  # characters of its log that ours repeats when it fails
 
 Report = Callable[[str, int, int, float | None], None]  # stage, done, total, loss
 
@@ -107,10 +107,10 @@ def environment(folder: Path) -> dict[str, str]:
 def _failure(code: int, log: str) -> WordMaskError:
     if "out of memory" in log.lower() or "not enough memory" in log.lower() or code == -signal.SIGKILL:
         return OutOfMemoryError(
-            "There is not enough memory for this training; use fewer slices per step (batch) or a smaller "
-            "side."
+            "There is not enough memory for this training; use "
+            "fewer slices per step (batch) or a smaller side."
         )
     logger.error("nnU-Net ended with status %d:\n%s", code, log[-LOG_END:])
     return TrainingError(
-        f"nnU-Net stopped before its end (status {code}), so nothing was published; the log says why."
+        f"nnU-Net failed (status {code}), so nothing was published; its log, in ours, says why."
     )

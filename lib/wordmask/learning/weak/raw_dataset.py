@@ -1,9 +1,8 @@
 """Labelled slices as a 2-D data set in nnU-Net's raw format.
 
-Each in the square, with the grey values, that the model will see.
-
-Knows nnU-Net's files; not nnU-Net, not where the labels come from. File names are numbers: no name of an
-image gets into nnU-Net's logs.
+Each slice lies in the square and has the grey values that the model will see. Knows nnU-Net's files; not
+nnU-Net, not where the labels come from. File names are numbers, so that the name of an image never gets into
+nnU-Net's logs.
 """
 
 from __future__ import annotations

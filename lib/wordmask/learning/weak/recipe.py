@@ -7,7 +7,6 @@ Knows numbers; not nnU-Net, not images. What is not named here is nnU-Net's own 
 
 from __future__ import annotations
 
-from math import floor
 from typing import Literal, Self
 
 from pydantic import (
@@ -20,10 +19,11 @@ from pydantic import (
 )
 
 from wordmask.learning.recipes import AnyRecipe
+from wordmask.learning.schedules import decay_in_cycles
 
 
 class WeakRecipe(AnyRecipe):
-    """Everything about a training but its images and words."""
+    """The numbers of a weakly supervised training; only its images and words are not here."""
 
     kind = "weak"
     default = "small"
@@ -35,7 +35,7 @@ class WeakRecipe(AnyRecipe):
     )
     save_last: PositiveInt = Field(description="epochs at the end of a cycle whose networks are kept")
     iterations: PositiveInt = Field(default=250, description="steps per epoch")
-    rate: PositiveFloat = Field(default=0.01, description="learning rate at the begin of a cycle")
+    rate: PositiveFloat = Field(default=0.01, description="learning rate at the beginning of a cycle")
     gamma: float = Field(
         default=0.8, gt=0, le=1, description="share of a cycle after which the learning rate stays"
     )
@@ -90,17 +90,9 @@ class WeakRecipe(AnyRecipe):
         return self
 
     def rate_in(self, epoch: int) -> float:
-        """The learning rate of an epoch (0-based).
-
-        With T epochs in cycles of Tc, and tc the epoch within its cycle: ``rate`` where tc is 0, else ``rate
-        * (1 - min(tc, floor(gamma * Tc)) / T) ** 0.9``.
-
-        Source: the formula of the released code. T and not Tc is the denominator, so within one of several
-        cycles the rate falls only a little (to 0.0076 with 600 epochs in 3 cycles).
-        """
-        length = self.epochs // self.cycles
-        within = min(epoch % length, floor(self.gamma * length))
-        return float(self.rate * (1 - within / self.epochs) ** 0.9)
+        """The learning rate of an epoch (0-based)."""
+        factor = decay_in_cycles(epoch, epochs=self.epochs, cycles=self.cycles, gamma=self.gamma)
+        return self.rate * factor
 
     def is_member(self, epoch: int) -> bool:
         """Whether the network after this epoch (0-based) is kept: the last ``save_last`` of a cycle are."""

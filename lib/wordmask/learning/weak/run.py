@@ -65,8 +65,8 @@ class WeakTraining(Training[WeakRecipe]):
             image = case.image.resolve()
             if image not in studies:
                 raise RequestError(
-                    f"The list of labels names {case.image.name}, which is not in the folder {path.name}; "
-                    "add the image to the folder, or remove it from the list."
+                    f"The list of labels names {case.image.name}, which is not in the folder "
+                    f"{path.name}; add the image to the folder, or remove it from the list."
                 )
             studies[image] = replace(studies[image], group=case.group, case=case)
         return list(studies.values())
@@ -109,7 +109,7 @@ TRAINING = WeakTraining()
 
 @dataclass
 class _WeakTraining:
-    asked: TrainingRequest[WeakRecipe]
+    request: TrainingRequest[WeakRecipe]
     store: ModelStore
     run_folder: Path
     report: Report
@@ -118,10 +118,10 @@ class _WeakTraining:
     skipped: list[str] = field(default_factory=list)
 
     def run(self, images: Sequence[Study]) -> CaseReport:
-        recipe, words = self.asked.recipe, self._choose_words(images)
-        preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.asked.model, self.asked.preset))
+        recipe, words = self.request.recipe, self._choose_words(images)
+        preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.request.model, self.request.preset))
         learned, judging = self._split(images)
-        self.device = choose_device(self.asked.device)
+        self.device = choose_device(self.request.device)
         self.teacher_version, weights = self._find_teacher_weights(preset)
         teacher = load_segmenter(preset.teacher, preset=preset.name, device=str(self.device), weights=weights)
         self._check_known(teacher, words, learned)
@@ -129,13 +129,13 @@ class _WeakTraining:
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
             raise RequestError(
-                f"In none of these images is there a mask of {_join_words(words)}, so there is nothing to "
-                f"learn from.{self._explain_skipped()}"
+                f"None of these images has a mask of {_join_words(words)}, "
+                f"so there is nothing to learn from.{self._explain_skipped()}"
             )
         self.words = [words[value - 1].key for value in values]
         self._write(labelled, words, values, preset)
         order = Order(recipe=recipe, device=str(self.device), mirror=self._may_mirror(labelled))
-        network, tensors = run_nnunet(self.run_folder, order, lambda *told: self._tell(*told), self.cancel)
+        network, tensors = run_nnunet(self.run_folder, order, self._tell, self.cancel)
         card = self._make_card(network, tensors, labelled, words)
         save_checkpoint(self.run_folder / "candidate", tensors, card)
         return self._decide(teacher, tensors, card, self._read_judges(judging))
@@ -152,21 +152,21 @@ class _WeakTraining:
         return number, store.folder(number)
 
     def _choose_words(self, images: Sequence[Study]) -> list[Prompt]:
-        """What to learn: as asked, else the words of the labels."""
+        """What to learn: those of the request, else the words of the labels."""
         labelled = {word for image in images if image.case for word in image.case.words}
-        words = list(self.asked.words) or (parse_prompts(sorted(labelled)) if labelled else [])
+        words = list(self.request.words) or (parse_prompts(sorted(labelled)) if labelled else [])
         if not words:
             raise RequestError(
-                'Nothing says what to learn: give words, such as "liver, spleen", or submit named labels.'
+                'There are no words to learn: name some, such as "liver, spleen", or submit named labels.'
             )
         if len(words) > MOST_WORDS:
             raise RequestError(f"{len(words)} words were given; at most {MOST_WORDS} are learned together.")
         return words
 
     def _split(self, images: Sequence[Study]) -> tuple[list[Study], list[Case]]:
-        """What is learned from, and the labelled cases that judge.
+        """The images to learn from, and the labelled cases that judge.
 
-        Nothing of a judge's patient is learned from.
+        Images of a judging case's patient are not learned from.
         """
         if not images:
             raise RequestError("There is no image to learn from; add some first.")
@@ -174,7 +174,7 @@ class _WeakTraining:
         card = Card() if serving is None else read_card(self.store.folder(serving))
         cases = [replace(image.case, name=image.name, group=image.patient) for image in images if image.case]
         _, judging = split_cases(
-            cases, self.asked.recipe.validation, learned=card.training_cases, judging=card.validation_cases
+            cases, self.request.recipe.validation, learned=card.training_cases, judging=card.validation_cases
         )
         held = {case.group for case in judging}
         return [image for image in images if image.patient not in held], judging
@@ -192,9 +192,9 @@ class _WeakTraining:
         ]
         if strange and teacher.preset.unknown_words == "refuse":
             raise RequestError(
-                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw masks of "
-                f"{_join_words(strange)}, which it was not trained "
-                f"on; leave that out, label some cases of it, or use a preset with public weights."
+                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw "
+                f"masks of {_join_words(strange)}, which it was not trained on; leave "
+                "that out, label some cases of it, or use a preset with public weights."
             )
 
     def _label(
@@ -223,18 +223,24 @@ class _WeakTraining:
         values: Sequence[int],
         preset: MedCLIPSAMv2WeakPreset,
     ) -> None:
-        recipe = self.asked.recipe
+        recipe = self.request.recipe
         chosen = choose_slices(labelled, recipe.negatives, recipe.seed)
         write_raw_dataset(
-            self.run_folder / RAW / DATASET, labelled, chosen, words, values, side=recipe.side, preset=preset,
+            self.run_folder / RAW / DATASET,
+            labelled,
+            chosen,
+            words,
+            values,
+            side=recipe.side,
+            preset=preset,
             report=lambda done, total: self._tell("writing slices", done, total),
-        )  # fmt: skip
+        )
 
     def _may_mirror(self, labelled: Sequence[SliceLabels]) -> bool:
         """Where up and down, left and right mean nothing."""
         sided = any(opposite_word(word) for word in self.words)
         return (
-            self.asked.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
+            self.request.recipe.mirror == "pictures" and not sided and all(one.is_picture for one in labelled)
         )
 
     def _read_judges(self, cases: Sequence[Case]) -> list[LabelledVolume]:
@@ -273,7 +279,7 @@ class _WeakTraining:
             save_checkpoint(folder, tensors, card.model_copy(update=measured))
 
         number, message = publish_if_better(
-            self.store, check, write, self.cancel, force=self.asked.force or not judges
+            self.store, check, write, self.cancel, force=self.request.force or not judges
         )
         if not judges:
             message += " No labelled case was held out: look at its masks before you rely on them."
@@ -285,7 +291,7 @@ class _WeakTraining:
             mean_before=before.mean if judges else None,
             dice=after.words(),
             dice_before=before.words(),
-            epochs=self.asked.recipe.epochs,
+            epochs=self.request.recipe.epochs,
             seconds=round(time.monotonic() - self.began, 1),
             training_cases=list(card.training_cases),
             validation_cases=names,
@@ -308,7 +314,7 @@ class _WeakTraining:
 
     def _load(self, folder: Path) -> Segmenter:
         return load_segmenter(
-            self.asked.model, preset=self.asked.preset, device=str(self.device), weights=folder
+            self.request.model, preset=self.request.preset, device=str(self.device), weights=folder
         )
 
     def _make_card(
@@ -318,13 +324,13 @@ class _WeakTraining:
         labelled: Sequence[SliceLabels],
         words: Sequence[Prompt],
     ) -> Card:
-        recipe = self.asked.recipe
+        recipe = self.request.recipe
         return fill_card(
-            model=self.asked.model,
-            preset=self.asked.preset,
+            model=self.request.model,
+            preset=self.request.preset,
             parent=None,
             recipe=recipe,
-            forced=self.asked.force,
+            forced=self.request.force,
             libraries=LIBRARIES,
             title="nnU-Net on zero-shot masks",
             teacher_version=self.teacher_version,

@@ -1,10 +1,8 @@
-"""MedCLIP-SAMv2 (Medical Image Analysis 2025).
+"""MedCLIP-SAMv2 (Medical Image Analysis 2025), untrained: a map of the word becomes boxes or points for SAM.
 
-A map of the word becomes boxes or points, from which SAM draws the mask. Untrained.
-
-Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from methods.md 2.1. Differs
-from the released code: maps stay floating point in the slice's own frame (no 8-bit round trips, nothing is
-cropped away), a slice without a map has no box, and what is drawn by lot is keyed by slice and word.
+Written from methods.md 2.1. Differs from the released code: maps stay floating point in the slice's own frame
+(no 8-bit round trips, nothing is cropped away), a slice without a map has no box, and random numbers are
+keyed by slice and word. Knows slices, words, CLIP, SAM, and the frames between them; not volumes.
 """
 
 from __future__ import annotations
@@ -40,11 +38,11 @@ from wordmask.weights.checkpoint import load_checkpoint
 from wordmask.words.prompt_sets import sentences
 from wordmask.words.prompts import Prompt
 
-USED = ("clip.", "sam.", "scores.")  # of a checkpoint: this model has no decoder of its own
+USED = ("clip.", "sam.", "scores.")  # parts of a checkpoint; this model has no decoder of its own
 
 
 class MedCLIPSAMv2(ClipSamSegmenter):
-    """CLIP and SAM as they are published, or with a CLIP that was tuned on captions."""
+    """CLIP and SAM as they were published, or with a CLIP that was tuned on captions."""
 
     name = "medclip_samv2"
     preset: MedCLIPSAMv2Preset
@@ -54,11 +52,16 @@ class MedCLIPSAMv2(ClipSamSegmenter):
 
     @classmethod
     def from_preset(cls, preset: MedCLIPSAMv2Preset, weights: Path | None = None) -> Self:
-        """Public weights are all that it needs; WeightsError: they are missing or damaged.
+        """Build the model; public weights are all that it needs.
 
-        weights: a version, of which CLIP alone was tuned; it is laid over the preset's own weights, and the
-        words stay theirs. Presence is no longer judged when its card says that it cannot be
-        (`training.presence_fit`).
+        Args:
+            preset: of this model.
+            weights: folder of a version with a tuned CLIP, which replaces the preset's. The preset's list of
+                trained words stays valid. Presence is not judged when the version's card says that it cannot
+                be (`wordmask.learning.clip_tuning.presence_fit`).
+
+        Raises:
+            WeightsError: weights are missing or damaged.
         """
         checkpoints = [
             load_checkpoint(location).only(USED)
@@ -80,21 +83,19 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         return model
 
     def judges_presence(self, prompt: Prompt) -> bool:
-        """Only where scale and bias of the cosine were trained, which those of public weights are not."""
+        """Whether scale and bias of the cosine were trained, which those of public weights are not."""
         return self.preset.presence is not None
 
     def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
-        """What each word's prompt set says of it.
+        """Text embeddings of the words' prompt sets, [K, E].
 
-        Of several sentences the mean of their embeddings, made 1 long again.
+        The embedding of several sentences is their mean, normalised again.
         """
-        asked = [
-            sentences(prompt, prompt.prompt_set or self.preset.zero_shot.prompt_set) for prompt in prompts
-        ]
-        text = [
-            self.clip.encode_text(said).mean(0) for said in asked
-        ]  # word by word: none may change with those beside it
-        return F.normalize(torch.stack(text), dim=-1)
+        default = self.preset.zero_shot.prompt_set
+        texts = [sentences(prompt, prompt.prompt_set or default) for prompt in prompts]
+        # Word by word, so that no embedding depends on the other words.
+        embeddings = [self.clip.encode_text(text).mean(0) for text in texts]
+        return F.normalize(torch.stack(embeddings), dim=-1)
 
     def forward(
         self,
@@ -103,7 +104,7 @@ class MedCLIPSAMv2(ClipSamSegmenter):
         pairs: Tensor | None = None,
         hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """logits [P, 4g, 4g] in SAM's frame, padding included.
+        """Segment pairs, as `Segmenter.forward`: logits [P, 4g, 4g] in SAM's frame, padding included.
 
         A person's hints replace the model's own prompts in their slice.
         """
@@ -120,13 +121,11 @@ class MedCLIPSAMv2(ClipSamSegmenter):
             for row, word in pairs.tolist()
         ]
         logits = torch.full_like(saliency, NOTHING)
-        for number in range(
-            max((len(found) for found in objects), default=0)
-        ):  # the first object of every pair, then the second
-            asked = prompts_of_objects(
-                [found[number : number + 1] for found in objects], keys, frame, side, settings
-            )
-            logits = torch.maximum(logits, asked.draw(self.sam, embeddings, settings))
+        # The first object of every pair, then the second, and so on.
+        for number in range(max((len(found) for found in objects), default=0)):
+            one_each = [found[number : number + 1] for found in objects]
+            own = prompts_of_objects(one_each, keys, frame, side, settings)
+            logits = torch.maximum(logits, own.draw(self.sam, embeddings, settings))
         logits = _largest(logits, [len(found) for found in objects])
         marked = prompts_of_hints(hints, [slices.keys[row] for row in pairs[:, 0].tolist()], frame)
         if marked is not None:
@@ -142,13 +141,13 @@ class MedCLIPSAMv2(ClipSamSegmenter):
     def _objects(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, saliency: Tensor
     ) -> list[NDArray[np.bool_]]:
-        """What each pair's map shows, largest first: at most as many as the vocabulary has of the thing."""
+        """The objects of each pair's map, largest first, at most as many as the body has of the structure."""
         settings, frame, side = self.preset.zero_shot, slices.frames["sam"], saliency.shape[-1]
         height, width = (
             max(1, round(length * scale * side / model))
             for length, scale, model in zip(frame.original, frame.scale, frame.model, strict=True)
         )
-        maps = saliency[:, :height, :width].cpu().contiguous()  # the padding is no background
+        maps = saliency[:, :height, :width].cpu().contiguous()  # the padding is not background
         masks = coarse_masks(maps, settings.split, settings.threshold).numpy()
         found = []
         for mask, values, word in zip(masks, maps.numpy(), pairs[:, 1].tolist(), strict=True):
@@ -162,12 +161,12 @@ class MedCLIPSAMv2(ClipSamSegmenter):
 
 
 def _number(key: object) -> int:
-    """A seed for a key, the same in every process."""
+    """A seed for the points of a key, the same in every process."""
     return int.from_bytes(hashlib.sha256(key_text(key).encode()).digest()[:8], "little")
 
 
 def _largest(logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """Of each pair's mask only as many parts as it had objects: SAM's crumbs go."""
+    """Keep only as many parts of each pair's mask as it had objects, so that SAM's crumbs disappear."""
     kept = logits.clone()
     for row, count in enumerate(counts):
         mask = (logits[row] > 0).cpu().numpy()

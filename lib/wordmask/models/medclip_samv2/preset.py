@@ -1,4 +1,4 @@
-"""What a preset of MedCLIP-SAMv2 says (configs/models/medclip_samv2)."""
+"""The preset of MedCLIP-SAMv2 (configs/models/medclip_samv2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ZeroShotPreset(SamPromptsPreset):
     """How a map becomes prompts for SAM (methods.md 2.1)."""
 
     prompt_set: Literal["P0", "P1", "P2", "P3", "P4", "P5"] = Field(
-        default="P0", description="what CLIP is told of a word (prompt_sets)"
+        default="P0", description="which sentences CLIP reads for a word (prompt_sets)"
     )
     split: Literal["two_means", "fixed"] = Field(
         default="two_means", description="which part of a map is the object, roughly"
@@ -29,6 +29,6 @@ class ZeroShotPreset(SamPromptsPreset):
 
 
 class MedCLIPSAMv2Preset(ClipSamPreset):
-    """CLIP, SAM, bottleneck and how their map becomes prompts."""
+    """CLIP, SAM, the bottleneck, and how its map becomes prompts for SAM."""
 
     zero_shot: ZeroShotPreset = ZeroShotPreset()

@@ -1,4 +1,4 @@
-"""nnU-Net that learned from masks of MedCLIP-SAMv2."""
+"""MedCLIP-SAMv2 with weak supervision: nnU-Nets that learned from its masks."""
 
 from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
 from wordmask.models.registry import ModelEntry

@@ -1,10 +1,8 @@
-"""MedCLIP-SAMv2 with weak supervision (Medical Image Analysis 2025).
+"""MedCLIP-SAMv2 with weak supervision (Medical Image Analysis 2025): nnU-Nets that learned from its masks.
 
-An ensemble of nnU-Nets that learned from the zero-shot masks.
-
-Knows slices, the words that the networks were trained on, and their square; not volumes, not CLIP, not how
-the networks were trained (wordmask.learning.weak). Written from methods.md 2.4. Differs from the released
-code: uncertainty is the binary entropy in nats, and 0, not NaN, where the probability is 0 or 1.
+Written from methods.md 2.4. Differs from the released code: uncertainty is the binary entropy in nats, and 0,
+not NaN, where the probability is 0 or 1. Knows slices, the words that the networks were trained on, and their
+square; not volumes, CLIP, or how the networks were trained (wordmask.learning.weak).
 """
 
 from __future__ import annotations
@@ -33,12 +31,12 @@ from wordmask.models.medclip_samv2_weak.preset import MedCLIPSAMv2WeakPreset
 from wordmask.weights.checkpoint import Checkpoint, load_checkpoint
 from wordmask.words.prompts import Prompt
 
-CERTAIN = 1e-6  # a probability is kept so far from 0 and 1, for a logit to be a number
-UNKNOWN = -1  # the channel of a word that has none
+CERTAIN = 1e-6  # a probability keeps at least this distance from 0 and 1, so that its logit is finite
+UNKNOWN = -1  # stands for the channel of a word without one
 
 
 class MedCLIPSAMv2Weak(Segmenter):
-    """One channel per word; nothing that a word changes is computed after `encode_slices`."""
+    """An ensemble of networks with one channel per word; words only select channels of its output."""
 
     name = "medclip_samv2_weak"
     preset: MedCLIPSAMv2WeakPreset
@@ -46,7 +44,14 @@ class MedCLIPSAMv2Weak(Segmenter):
     def __init__(
         self, preset: MedCLIPSAMv2WeakPreset, ensemble: Ensemble, words: Sequence[str], side: int
     ) -> None:
-        """words: of the channels, in their order; side: of the networks' square, in pixels."""
+        """Wrap an ensemble.
+
+        Args:
+            preset: of this model.
+            ensemble: the networks.
+            words: of the channels, in their order.
+            side: of the networks' square, in pixels.
+        """
         super().__init__(preset)
         self.ensemble, self.words, self.side = ensemble, tuple(words), side
         self.trained_words = frozenset(words)
@@ -54,13 +59,20 @@ class MedCLIPSAMv2Weak(Segmenter):
 
     @classmethod
     def from_preset(cls, preset: MedCLIPSAMv2WeakPreset, weights: Path | None = None) -> Self:
-        """UntrainedError: no version was published yet.
+        """Build the model from a published version.
 
-        WeightsError: the version is damaged; BrokenEnvironmentError: without nnU-Net.
+        Args:
+            preset: of this model.
+            weights: folder of the version.
+
+        Raises:
+            UntrainedError: no version was published yet.
+            WeightsError: the version is damaged.
+            BrokenEnvironmentError: nnU-Net is not installed.
         """
         if weights is None:
             raise UntrainedError(
-                f"The model {cls.name!r} has no weights before it was trained; train it on your own images, "
+                f"The model {cls.name!r} has no weights until it is trained; train it on your own images, "
                 "which need no labels: "
                 f'`wordmask train IMAGES --model {cls.name} --words "WORDS" --preset {preset.name}`.'
             )
@@ -68,7 +80,7 @@ class MedCLIPSAMv2Weak(Segmenter):
 
     @classmethod
     def from_checkpoint(cls, preset: MedCLIPSAMv2WeakPreset, checkpoint: Checkpoint) -> Self:
-        """As `from_preset`, of a checkpoint in memory."""
+        """Build the model from a checkpoint in memory, with the errors of `from_preset`."""
         plan, card = read_plan(checkpoint.card), checkpoint.card
         if card.side is None or card.members is None or card.threshold is None:
             raise WeightsError(
@@ -88,15 +100,20 @@ class MedCLIPSAMv2Weak(Segmenter):
 
     @property
     def fingerprint(self) -> str:
-        """Of all networks and their square."""
+        """Digest of all networks and the size of their square."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.ensemble, architecture=f"{self.name} {self.side}")
         return self._fingerprint
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """slices: [N, 3, H, W] in 0..1.
+        """Compute the mean probability of every word over the ensemble.
 
-        Keeps foreground [N, words, S, S], the mean probability over the ensemble.
+        Args:
+            slices: [N, 3, H, W] in 0..1.
+            keys: one per slice.
+
+        Returns:
+            foreground [N, words, S, S].
         """
         frame = square_frame((slices.shape[-2], slices.shape[-1]), self.side)
         return SliceFeatures(
@@ -104,7 +121,7 @@ class MedCLIPSAMv2Weak(Segmenter):
         )
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
-        """channel [K]: which one is the word's."""
+        """Find the channel of each word: channel [K]."""
         named = [prompt.key for prompt in prompts]
         channels = torch.tensor(
             [self.words.index(word) if word in self.trained_words else UNKNOWN for word in named]
@@ -118,9 +135,12 @@ class MedCLIPSAMv2Weak(Segmenter):
         pairs: Tensor | None = None,
         hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """logits [P, S, S] in the networks' square, padding included; a word without a channel is nowhere.
+        """Segment pairs, as `Segmenter.forward`: logits [P, S, S] in the networks' square, padding included.
 
-        RequestError: hints, which this model cannot use.
+        The mask of a word without a channel is empty.
+
+        Raises:
+            RequestError: hints are given, which this model cannot use.
         """
         self.refuse_hints(hints)
         if pairs is None:
@@ -140,5 +160,9 @@ def square_frame(size: tuple[int, int], side: int) -> Letterbox:
 
 
 def entropy(probability: Tensor) -> Tensor:
-    """Of "here or not", in nats: 0..ln 2, exactly 0 at 0 and 1. Any shape."""
+    """Binary entropy of probabilities of any shape, in nats: 0..ln 2, exactly 0 at 0 and 1.
+
+    In the tensor's own precision, on its device; `wordmask.inference.overlaps.binary_entropy` computes in
+    float64, so the last bits differ.
+    """
     return torch.special.entr(probability) + torch.special.entr(1 - probability)

@@ -1,7 +1,6 @@
-"""A network as nnU-Net planned it, and the ensemble of several with different weights.
+"""A network as planned by nnU-Net, and an ensemble of such networks with different weights.
 
-Knows nnU-Net's way to build a network, and torch; not slices, words or trainings. nnU-Net is an optional
-package.
+nnU-Net is an optional package. Knows torch and how nnU-Net builds a network; not slices, words or trainings.
 """
 
 from __future__ import annotations
@@ -18,18 +17,19 @@ from wordmask.environment.packages import BrokenEnvironmentError
 from wordmask.errors import WeightsError
 from wordmask.weights.card import Card
 
-NETWORKS, LAYERS = (
-    "dynamic_network_architectures.",
-    "torch.nn.",
-)  # where a class may come from that a card names
+# Packages that a class named in a card may come from.
+NETWORKS, LAYERS = "dynamic_network_architectures.", "torch.nn."
 
 
 class NetworkPlan(BaseModel):
-    """What nnU-Net's plans say of a network, in plain JSON, and its channels.
+    """A network of nnU-Net's plans in plain JSON; classes are named and never pickled.
 
-    Classes are named and never pickled.
-
-    outputs: background and one channel per word.
+    Attributes:
+        network_class: its dotted name.
+        arguments: for the class.
+        imported: names of the arguments that are dotted names of classes themselves.
+        inputs: number of input channels.
+        outputs: number of output channels: background and one per word.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,9 +41,11 @@ class NetworkPlan(BaseModel):
     outputs: PositiveInt
 
     def build(self) -> nn.Module:
-        """A network with random weights that gives one map at the resolution of its input.
+        """Build the network with random weights; its output has the resolution of its input.
 
-        WeightsError: the plan is of no network.
+        Raises:
+            WeightsError: the plan does not describe a network of nnU-Net.
+            BrokenEnvironmentError: nnU-Net is not installed.
         """
         require_nnunet()
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -52,10 +54,9 @@ class NetworkPlan(BaseModel):
             (self.network_class, NETWORKS),
             *((self.arguments.get(name), LAYERS) for name in self.imported),
         ]
-        if not all(
-            name is None or str(name).startswith(home) for name, home in named
-        ):  # else a card could call anything
-            raise WeightsError("The weights name a network that is not of nnU-Net; train them anew.")
+        # Otherwise a card could call any function.
+        if not all(name is None or str(name).startswith(home) for name, home in named):
+            raise WeightsError("The weights name a network that is not part of nnU-Net; train them again.")
         try:
             network: nn.Module = get_network_from_plans(
                 self.network_class,
@@ -90,25 +91,28 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(plan.build() for _ in range(count))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: [N, inputs, S, S] in 0..1.
-
-        Returns the mean probability of every word, [N, outputs - 1, S, S].
-        """
+        """Mean probability of every word, [N, outputs - 1, S, S], for pixels [N, inputs, S, S] in 0..1."""
         total = sum(member(pixels).softmax(dim=1)[:, 1:] for member in self.members)
         return torch.as_tensor(total) / len(self.members)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """tensors: ``members.<n>.<name>``, each weight once. WeightsError: they are of other networks."""
-        own = dict(
-            self.named_parameters()
-        )  # unlike a state dict, it names the encoder once, which the decoder holds, too
+        """Load the weights of all networks.
+
+        Args:
+            tensors: named ``members.<n>.<name>``, each weight once.
+
+        Raises:
+            WeightsError: the weights are of other networks.
+        """
+        # Unlike a state dict, this names the encoder only once, although the decoder contains it, too.
+        own = dict(self.named_parameters())
         wrong = own.keys() ^ tensors.keys() | {
             name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape
         }
         if wrong:
             raise WeightsError(
                 f"The weights do not fit the network in their card: {len(wrong)} parts, such as "
-                f"{min(wrong)}; train anew."
+                f"{min(wrong)}; train them again."
             )
         with torch.no_grad():
             for name, parameter in own.items():
@@ -125,17 +129,17 @@ def as_members(networks: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def read_plan(card: Card) -> NetworkPlan:
-    """What a card says under ``network``; WeightsError: nothing usable."""
+    """The network in a card; WeightsError when the card does not describe one."""
     try:
         return NetworkPlan.model_validate(card.network)
     except ValidationError as error:
         raise WeightsError(
-            "The weights do not say which network they are of, so they cannot be used; train them anew."
+            "The weights do not say which network they belong to, so they cannot be used; train them again."
         ) from error
 
 
 def require_nnunet() -> None:
-    """BrokenEnvironmentError with what to type when nnU-Net is not installed."""
+    """Raise BrokenEnvironmentError, with the command to type, when nnU-Net is not installed."""
     if importlib.util.find_spec("nnunetv2") is None:
         raise BrokenEnvironmentError(
             'medclip_samv2_weak requires nnU-Net, which is missing; type `pip install "wordmask[nnunet]"`.'

@@ -1,11 +1,11 @@
-"""The decoder of Simple-ViLMedSAM.
+"""The decoder of Simple-ViLMedSAM: affinity refinement, implicit position prompt (IPP), and bidirectional
+interaction decoder (BID).
 
-Affinity refinement, implicit position prompt (IPP) and bidirectional interaction decoder (BID).
+Takes SAM's image embedding and a map of where the word is, and returns mask logits. Knows tensors only; not
+words or slices.
 
-Takes SAM's image embedding and a map of where the word is; returns mask logits. Knows tensors only: not
-words, not slices.
-Source: Simple-ViLMedSAM (CVPR 2026), written from its equations (methods.md 1.2 to 1.5). Differs: the
-affinity mean is per image, there per batch; rows of the affinity that the reference turns into NaN (uniform
+Source: Simple-ViLMedSAM (CVPR 2026), written from its equations (methods.md 1.2 to 1.5). Differs: the mean
+affinity is per image instead of per batch; rows of the affinity that the reference turns into NaN (uniform
 images) keep their own cell.
 """
 
@@ -23,9 +23,8 @@ from wordmask.models.simple_vilmedsam.preset import DecoderPreset
 
 TEMPERATURE = 3.0  # methods.md 1.2: in the released code, not in the paper's formula
 THRESHOLD = 1.2  # similarities below this multiple of their mean are cut off
-LARGEST_MEAN_SIMILARITY = (
-    1 - 1e-3
-) / THRESHOLD  # above it even a cell's similarity to itself would be cut off
+# Above it even a cell's similarity to itself would be cut off.
+LARGEST_MEAN_SIMILARITY = (1 - 1e-3) / THRESHOLD
 LEAKY_SLOPE = 0.01
 
 REFERENCE_NAMES = {  # parts of the published checkpoint -> ours
@@ -48,15 +47,20 @@ REFERENCE_NAMES = {  # parts of the published checkpoint -> ours
 
 
 def refine_by_affinity(features: Tensor, maps: Tensor) -> Tensor:
-    """Spread each map over the cells that look alike.
+    """Spread each map over cells that look alike.
 
-    features: [B, C, g, g]; maps: [B, M, g, g]. Returns [B, M, g, g]: C A with C the row-wise softmax of 3 (S
-    - 1.2 mean S) where that is not negative, S the cosine similarity of cells. mean S = |mean q|^2 needs no
-    pass over S.
+    The result is C A with C the row-wise softmax of 3 (S - 1.2 mean S) where that is not negative, and S the
+    cosine similarity of cells. mean S = |mean q|^2 needs no pass over S.
+
+    Args:
+        features: [B, C, g, g], of the cells.
+        maps: [B, M, g, g].
+
+    Returns:
+        [B, M, g, g].
     """
-    with torch.autocast(
-        features.device.type, enabled=False
-    ):  # in bfloat16 a cell's similarity to itself may fall below the threshold
+    # In bfloat16 a cell's similarity to itself may fall below the threshold.
+    with torch.autocast(features.device.type, enabled=False):
         cells = F.normalize(features.float().flatten(2), dim=1)  # [B, C, N]
         mean = cells.mean(dim=2).square().sum(dim=1).clamp(max=LARGEST_MEAN_SIMILARITY)[:, None, None]
         affinity = TEMPERATURE * (cells.transpose(1, 2) @ cells - THRESHOLD * mean)
@@ -66,7 +70,7 @@ def refine_by_affinity(features: Tensor, maps: Tensor) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention at half width, without positions: q, k, v [B, N, C] -> [B, N, C]."""
+    """Multi-head attention at half width, without positions."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -77,7 +81,10 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(channels // 2, channels)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """All [B, N, C], also what is returned; key and value may have another N than query."""
+        """Attend from ``query`` to ``key`` and ``value``, each [B, N, C]; returns the shape of ``query``.
+
+        Key and value may have another N than the query.
+        """
         q, k, v = (
             self._split(proj(x))
             for proj, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
@@ -96,7 +103,7 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> the same shape."""
+        """Normalise [B, C, h, w] over C."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -123,7 +130,7 @@ def _upsampler(channels: int, widths: tuple[int, int, int]) -> nn.Sequential:
 
 
 class ImplicitPositionPrompt(nn.Module):
-    """Map and refined map -> one prompt vector per cell, F_A [B, N, C] (methods.md 1.3)."""
+    """Makes a prompt vector per cell, F_A, from map and refined map (methods.md 1.3)."""
 
     def __init__(self, preset: DecoderPreset, maps: int) -> None:
         super().__init__()
@@ -146,32 +153,32 @@ class ImplicitPositionPrompt(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """maps: [B, maps, g, g]."""
+        """[B, maps, g, g] -> [B, N, C]."""
         prompt = self.norm_in(self.convolutions(self.norm(maps)).flatten(2).transpose(1, 2))
         return self.norm_out(prompt + self.mlp(prompt))
 
 
 class LinearPositionPrompt(nn.Module):
-    """Map and refined map -> one vector per cell by a linear layer.
-
-    What an ablation puts in the place of the implicit position prompt.
-    """
+    """Makes a prompt vector per cell by one linear layer; for ablations."""
 
     def __init__(self, preset: DecoderPreset, maps: int) -> None:
         super().__init__()
         self.linear = nn.Linear(maps, preset.channels)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """maps: [B, maps, g, g]. Returns [B, N, C]."""
+        """[B, maps, g, g] -> [B, N, C]."""
         return self.linear(maps.flatten(2).transpose(1, 2))
 
 
 class PositionPromptDecoder(nn.Module):
-    """Affinity, IPP, BID and the two upsamplers. 3,267,522 parameters at full size (methods.md 1.5).
+    """Affinity, IPP, BID and the two upsamplers; 3,267,522 parameters at full size (methods.md 1.5).
 
-    Without BID, Q1 is the image with the prompt added, and the only thing that is drawn from.
-    text_width: length of the word token, when the preset asks for one; the token is added to the position
-    prompt and to Q1.
+    Without BID, Q1 is the image with the prompt added, and the mask is drawn from Q1 alone.
+
+    Args:
+        preset: sizes and variant.
+        text_width: length of the word token, when the preset asks for one; the token is added to the position
+            prompt and to Q1.
     """
 
     def __init__(self, preset: DecoderPreset | None = None, text_width: int = 0) -> None:
@@ -197,11 +204,14 @@ class PositionPromptDecoder(nn.Module):
 
     @classmethod
     def from_reference(cls, state: Mapping[str, Any], preset: DecoderPreset | None = None) -> Self:
-        """A decoder with the weights of the published repository's checkpoint, ``{"model".
+        """Build a decoder with the weights of the published repository.
 
-        {...}}`` or its inner dictionary.
+        Args:
+            state: its checkpoint, ``{"model": {...}}``, or the inner dictionary.
+            preset: sizes and variant.
 
-        WeightsError: names or shapes are not those of the published decoder.
+        Raises:
+            WeightsError: names or shapes are not those of the published decoder.
         """
         decoder = cls(preset)
         tensors = {name.removeprefix("module."): value for name, value in state.get("model", state).items()}
@@ -215,9 +225,15 @@ class PositionPromptDecoder(nn.Module):
         return decoder.eval()
 
     def forward(self, sam_features: Tensor, attribution: Tensor, word: Tensor | None = None) -> Tensor:
-        """sam_features: [B, C, g, g]; attribution: [B, priors, g, g], each map 0..1; word: [B, text_width].
+        """Draw masks.
 
-        Returns logits [B, 1, 4g, 4g].
+        Args:
+            sam_features: [B, C, g, g].
+            attribution: [B, priors, g, g], each map 0..1.
+            word: [B, text_width], for the word token.
+
+        Returns:
+            Logits [B, 1, 4g, 4g].
         """
         refined = refine_by_affinity(sam_features, attribution)
         prompt = self.position_prompt(torch.cat([attribution, refined], dim=1))
@@ -234,7 +250,7 @@ class PositionPromptDecoder(nn.Module):
         return drawn + self.upsample_second(second.transpose(1, 2).reshape(shape))
 
     def _second(self, first: Tensor, prompt: Tensor, image: Tensor) -> Tensor:
-        """Q2 (methods.md 1.4): the released code and the paper's equations differ.
+        """Q2 (methods.md 1.4), by the released code or by the paper's equations.
 
         Both have the same parameters.
         """

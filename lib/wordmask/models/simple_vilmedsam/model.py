@@ -1,12 +1,9 @@
-"""Simple-ViLMedSAM (CVPR 2026): a frozen CLIP says where the word is, SAM's encoder says what belongs
-together, one decoder draws it.
+"""Simple-ViLMedSAM (CVPR 2026): a frozen CLIP locates the word, and a decoder draws it on SAM's features.
 
-Knows slices, words, CLIP, SAM, and the frames between them; not volumes. Written from the paper's equations
-(methods.md 1).
-Beyond the paper, by preset: the un-normalised patch-text similarity as prior, a word token in the decoder, a
-presence logit.
-Differs from the released code: CLIP's map reaches SAM's cells by one look-up in their common slice, without
-8-bit rounding.
+Written from the paper's equations (methods.md 1). Beyond the paper, by preset: the patch-text similarity
+without normalisation as prior, a word token in the decoder, a presence logit. Differs from the released code:
+CLIP's map reaches SAM's cells by one look-up in their common slice, without 8-bit rounding. Knows slices,
+words, CLIP, SAM, and the frames between them; not volumes.
 """
 
 from __future__ import annotations
@@ -50,10 +47,14 @@ LORA = "lora."  # prefix, in a version's file, of the low-rank parts of SAM's en
 
 @dataclass
 class DecoderInputs:
-    """sam [P, C, g, g]; priors [P, priors, g, g] in 0..1.
+    """The input of the decoder for P pairs.
 
-    Token [P, E + 1], what the word's vectors are made of; presence [P], logits; pixels [P, 3, 4g, 4g] in 0..1
-    if there is a refiner.
+    Attributes:
+        sam: [P, C, g, g], SAM's features.
+        priors: [P, priors, g, g], maps in 0..1.
+        token: [P, E + 1], for the word token and the refiner.
+        presence: [P], logits.
+        pixels: [P, 3, 4g, 4g] in 0..1; None without a refiner.
     """
 
     sam: Tensor
@@ -64,7 +65,7 @@ class DecoderInputs:
 
     @classmethod
     def join(cls, parts: Sequence[DecoderInputs]) -> DecoderInputs:
-        """The pairs of several, which may come from slices of different sizes, one after another."""
+        """Join the pairs of several inputs, which may come from slices of different sizes."""
         pixels = [part.pixels for part in parts if part.pixels is not None]
         return cls(
             torch.cat([part.sam for part in parts]),
@@ -85,27 +86,38 @@ class SimpleViLMedSAM(ClipSamSegmenter):
     def __init__(
         self, preset: SimpleViLMedSAMPreset, clip: ClipEncoder, sam: Sam, *, trained_words: Sequence[str] = ()
     ) -> None:
-        """trained_words: what the weights were trained on; empty: not limited."""
+        """Put the parts together; the decoder is random.
+
+        Args:
+            preset: of this model.
+            clip: the encoder of words and slices.
+            sam: its image encoder is used.
+            trained_words: the words that the weights were trained on; empty without such a list.
+        """
         super().__init__(preset, clip, sam, trained_words=trained_words)
         text_width = clip.embed_dim + 1  # the embedding and the presence logit
         self.decoder = PositionPromptDecoder(preset.decoder, text_width)
         self.refiner = Refiner(text_width) if preset.decoder.refiner else None
-        # from labels: the preset's limits of presence were not made for them
+        # Learned from labels; the preset's limits of presence were not made for these words.
         self.learned_words: frozenset[str] = frozenset()
 
     @classmethod
     def from_preset(cls, preset: SimpleViLMedSAMPreset, weights: Path | None = None) -> Self:
-        """Build the preset with its trained weights, or with what a published version has changed in them.
+        """Build the preset with its trained weights.
 
-        WeightsError: they are missing or damaged, or the preset has none yet (nobody has published a trained
-        decoder).
+        Args:
+            preset: of this model.
+            weights: folder of a published version, whose weights replace those of the preset.
+
+        Raises:
+            WeightsError: weights are missing or damaged, or there is no trained decoder for the preset.
         """
         if preset.weights is None and weights is None:
             raise WeightsError(
                 f"Preset {preset.name!r} of Simple-ViLMedSAM has public encoders but no trained decoder, "
                 "because none has been published; "
                 "train it on your own labels with `wordmask train`, use preset 'tiny' to try the workflow, "
-                "or the model medclip_samv2, "
+                "or use the model medclip_samv2, "
                 "which needs public weights alone (of a server: --conf models=medclip_samv2)."
             )
         model = cls.for_training(preset, weights)
@@ -123,11 +135,19 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         fresh: Mapping[str, Any] | None = None,
         refiner: bool = False,
     ) -> Self:
-        """As `from_preset`, with low-rank parts that are not merged, a random decoder where the preset has
-        none, and, for tiny, a row in the text table for every token of ``texts``.
+        """Build the model for a training: low-rank parts are not merged.
 
-        fresh: a random decoder in place of the trained one, with these changes of its form; refiner: a new
-        one where there is none yet.
+        The decoder is random where the preset has none.
+
+        Args:
+            preset: of this model.
+            weights: folder of a published version, whose weights replace those of the preset.
+            texts: for tiny, texts whose tokens get a row in the text table.
+            fresh: changes of the decoder's form, for a random decoder instead of the trained one.
+            refiner: whether to add a new refiner where there is none yet.
+
+        Raises:
+            WeightsError: weights are missing or damaged.
         """
         checkpoints = [
             load_checkpoint(location) for location in (preset.weights, weights) if location is not None
@@ -139,9 +159,8 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             checkpoints = [_without_decoder(checkpoint) for checkpoint in checkpoints]
         elif (form.ipp, form.bid) != (preset.decoder.ipp, preset.decoder.bid):
             checkpoints = [_without_decoder(checkpoint) for checkpoint in checkpoints[:-1]] + checkpoints[-1:]
-        whole = (
-            fresh is None and form == preset.decoder and preset.weights is not None
-        )  # the first checkpoint then has every part
+        # Whether the first checkpoint has every part.
+        whole = fresh is None and form == preset.decoder and preset.weights is not None
         preset = preset.model_copy(update={"decoder": form})
         known = checkpoints[-1].token_ids if checkpoints else ()
         wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
@@ -171,18 +190,18 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
     @classmethod
     def untrained(cls, preset: SimpleViLMedSAMPreset) -> Self:
-        """The preset's public encoders with a random decoder.
-
-        Where a training, or `load_reference`, starts.
-        """
+        """Build the preset's public encoders with a random decoder, for a training or `load_reference`."""
         return cls(preset, load_clip(preset.clip), load_sam(preset.sam))
 
     def load_reference(self, decoder_checkpoint: Path, lora_file: Path | None = None) -> None:
-        """Take files in the format of the published repository.
+        """Load files in the format of the published repository.
 
-        The decoder's checkpoint and, merged at once, LoRA of SAM's encoder.
+        Args:
+            decoder_checkpoint: of the decoder.
+            lora_file: LoRA of SAM's encoder, which is merged.
 
-        WeightsError: a file is damaged or of another model; nothing is changed then.
+        Raises:
+            WeightsError: a file is damaged or of another model; the model is then unchanged.
         """
         decoder = PositionPromptDecoder.from_reference(read_tensors(decoder_checkpoint), self.preset.decoder)
         if lora_file is not None:
@@ -192,11 +211,11 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
     @property
     def fingerprint(self) -> str:
-        """Of both image encoders, and whether pixels are kept."""
+        """Digest of both image encoders, and whether pixels are kept."""
         return super().fingerprint if self.refiner is None else f"{super().fingerprint}-pixels"
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """As `ClipSamSegmenter`; for a refiner also pixels [N, 3, 4g, 4g], the logits' square."""
+        """Compute the features of `ClipSamSegmenter`; for a refiner also pixels [N, 3, 4g, 4g]."""
         features = super().encode_slices(slices, keys)
         if self.refiner is not None:
             features.tensors["pixels"] = self.logits_frame((slices.shape[-2], slices.shape[-1])).to_model(
@@ -210,9 +229,9 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return Letterbox.fit(size, (side, side), "top_left")
 
     def judges_presence(self, prompt: Prompt) -> bool:
-        """Not for words that were learned from labels.
+        """Whether the word was not learned from labels.
 
-        A few cases tell nothing about how often CLIP's cosine is wrong.
+        A few labelled cases do not show how often CLIP's cosine is wrong.
         """
         return prompt.key not in self.learned_words
 
@@ -223,9 +242,10 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         pairs: Tensor | None = None,
         hints: Hints | None = None,
     ) -> SegmenterOutput:
-        """logits [P, 4g, 4g] in SAM's frame, padding included; see `Segmenter.forward`.
+        """Segment pairs, as `Segmenter.forward`: logits [P, 4g, 4g] in SAM's frame, padding included.
 
-        RequestError: hints, which this model cannot use.
+        Raises:
+            RequestError: hints are given, which this model cannot use.
         """
         self.refuse_hints(hints)
         if pairs is None:
@@ -236,11 +256,15 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         )
 
     def with_other_noise(self, offset: int) -> Self | None:
-        """As `ClipSamSegmenter`, where the bottleneck's map reaches the decoder at all."""
+        """The same weights with other noise; None when the decoder does not use the bottleneck's map.
+
+        Args:
+            offset: added to the preset's seed.
+        """
         return None if self.preset.decoder.prior == "similarity" else super().with_other_noise(offset)
 
     def draw(self, inputs: DecoderInputs) -> Tensor:
-        """Logits [P, 4g, 4g] of what `decoder_inputs` gave."""
+        """Draw logits [P, 4g, 4g] from the result of `decoder_inputs`."""
         logits: Tensor = self.decoder(inputs.sam, inputs.priors, inputs.token)
         if self.refiner is not None and inputs.pixels is not None:
             logits = self.refiner(inputs.pixels, logits, inputs.token)
@@ -249,9 +273,13 @@ class SimpleViLMedSAM(ClipSamSegmenter):
     def decoder_inputs(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, priors: Tensor | None = None
     ) -> DecoderInputs:
-        """What the decoder is given for each pair.
+        """Put together the decoder's input for each pair.
 
-        priors: [P, priors, g, g], where they are known already.
+        Args:
+            slices: features of slices.
+            prompts: features of words.
+            pairs: [P, 2], (slice, word).
+            priors: [P, priors, g, g], when they were computed before.
         """
         rows, words = pairs.to(self.device).unbind(1)
         presence = self.presence(slices, prompts, pairs)

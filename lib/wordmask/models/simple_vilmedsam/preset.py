@@ -1,4 +1,4 @@
-"""What a preset of Simple-ViLMedSAM says (configs/models/simple_vilmedsam)."""
+"""The preset of Simple-ViLMedSAM (configs/models/simple_vilmedsam)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DecoderPreset(Settings):
         description="form of the bidirectional interaction decoder; none adds the prompt (for ablations)",
     )
     prior: Literal["m2ib", "similarity", "both"] = Field(
-        default="m2ib", description="which map tells the decoder where the word is"
+        default="m2ib", description="which map shows the decoder where the word is"
     )
     word_token: bool = Field(
         default=False, description="the text embedding also reaches the decoder directly (beyond the paper)"
@@ -40,6 +40,6 @@ class DecoderPreset(Settings):
 
 
 class SimpleViLMedSAMPreset(ClipSamPreset):
-    """CLIP, SAM, bottleneck and the decoder between them."""
+    """CLIP, SAM, the bottleneck, and the decoder."""
 
     decoder: DecoderPreset = DecoderPreset()

@@ -1,9 +1,8 @@
-"""The refiner: a small U-Net on the slice's own pixels, with one head for all words, corrects the logits that
-a decoder has drawn.
+"""The refiner: a small U-Net on the slice's own pixels that corrects the logits of a decoder.
 
-Takes pixels, logits and the word; returns logits. Knows tensors only: not words, not slices. Beyond the
-paper: what an encoder has not learned to tell apart, and what is smaller than its cells, no decoder can draw;
-pixels and a few labelled cases can teach it (docs/experiments.md).
+Beyond the paper: a decoder cannot draw structures that the encoder does not tell apart, or that are smaller
+than its cells; pixels and a few labelled cases can teach them (docs/experiments.md). Knows tensors only; not
+words or slices.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 WIDTHS = (16, 16, 32, 64, 128, 16)
-# of the correction: a word that nobody has taught begins at logits of about -10, far from where anything is
-# marked
+# Of the correction: an untrained word starts at logits of about -10, far below those of marked pixels.
 SCALE = 8.0
 
 
 class Refiner(nn.Module):
-    """MONAI's BasicUNet over pixels; the word's vector says how its channels are added up.
+    """MONAI's BasicUNet over pixels, whose channels are added up with weights from the word's vector.
 
-    A new one changes nothing.
+    A new refiner changes nothing. The network does not get the logits as input: a decoder learns a few cases
+    by heart, and a network that sees its masks learns to trust them.
 
-    The net does not see the logits: a decoder learns few cases by heart, and a net that sees what it draws
-    learns to trust it.
-    text_width: length of the word's vector.
+    Args:
+        text_width: length of the word's vector.
     """
 
     def __init__(self, text_width: int) -> None:
@@ -37,9 +35,15 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, pixels: Tensor, logits: Tensor, word: Tensor) -> Tensor:
-        """pixels: [P, 3, h, w] in 0..1; logits: [P, 1, h, w]; word: [P, text_width].
+        """Correct logits.
 
-        Returns corrected logits [P, 1, h, w].
+        Args:
+            pixels: [P, 3, h, w] in 0..1.
+            logits: [P, 1, h, w].
+            word: [P, text_width].
+
+        Returns:
+            [P, 1, h, w].
         """
         weights, bias = self.head(word).split((WIDTHS[-1], 1), dim=1)
         correction = torch.einsum("pchw,pc->phw", self.net(pixels), weights) + bias[:, :, None]

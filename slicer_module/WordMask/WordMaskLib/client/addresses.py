@@ -31,11 +31,13 @@ _UNBOUND = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server listens, and 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is.
+    """Address of a server.
 
     Attributes:
+        scheme: "http" or "https"
         host: a name, or an IP address without brackets
-        prefix: path before the server's own, "" or "/a/b"
+        port: 1 to 65535
+        prefix: path before the server's own paths, "" or "/a/b"
     """
 
     scheme: str
@@ -54,7 +56,7 @@ class ServerAddress:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine."""
+        """Whether the server runs on this computer."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -62,15 +64,15 @@ class ServerAddress:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether requests travel by TLS."""
+        """Whether requests are encrypted with TLS."""
         return self.scheme == "https"
 
     def target(self, path: str, query: Sequence[tuple[str, str]] = ()) -> str:
-        """What the request line names: the prefix, the path (already quoted) and the query."""
+        """Return what the request line names: the prefix, the path (already quoted) and the query."""
         return f"{self.prefix}{path}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
 
     def url(self, path: str, query: Sequence[tuple[str, str]] = ()) -> str:
-        """The whole URL of a route."""
+        """Return the whole URL of a route."""
         return f"{self.scheme}://{self.authority}{self.target(path, query)}"
 
     @property
@@ -79,7 +81,7 @@ class ServerAddress:
 
 
 def repair_address(text: str) -> ServerAddress:
-    """The address that somebody means by ``text``; AddressError, a sentence, when it cannot be one.
+    """Return the address that a person means by ``text``; AddressError if it cannot be one.
 
     ``localhost:8000``, ``0.0.0.0:8000`` (127.0.0.1), ``server`` (http, port 8000), ``server:443`` (https), a
     trailing slash, spaces around it and around its colons, and a pasted ``/docs``, ``/info/`` or

@@ -1,10 +1,8 @@
-"""What a server says of itself, checked and with types: models, words and cases.
+"""What a server says about itself, checked and typed: models, words and cases.
 
-Of work that takes time: `job_answers`.
-
-Fields that are not known here are left out of account, so a newer server can say more. A field that is
-missing, or of another type, makes a ValueError; whoever reads the answer turns it into a sentence. Knows
-JSON; not HTTP, not files.
+Answers about jobs and trainings are in `job_answers`. Unknown fields are ignored, so a newer server can say
+more. A missing field or one of another type raises a ValueError, which the reader of the answer turns into a
+sentence. Knows JSON; not HTTP, not files.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from .json_fields import (
     int_in,
     list_in,
     mapping_in,
-    number_in,
     numbers_in,
     object_in,
     rows_in,
@@ -30,70 +27,64 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What any MONAI Label server says of itself.
+    """What any MONAI Label server says about itself.
 
-    images, labelled: how many cases there are, and how many have a final label.
+    Attributes:
+        name: of the app
+        version: of the app
+        models: names
+        images: number of cases
     """
 
     name: str
-    description: str
     version: str
     models: tuple[str, ...]
-    trainers: tuple[str, ...]
-    strategies: tuple[str, ...]
     images: int
-    labelled: int
 
     @classmethod
     def from_json(cls, found: Any) -> ServerInfo:
-        """ValueError: it is not what MONAI Label answers."""
-        cases = object_in(found, "datastore")
+        """Read it from JSON; ValueError if a MONAI Label server does not answer like this."""
         return cls(
             text_in(found, "name"),
-            text_in(found, "description", ""),
             str(found.get("version", "")),
             tuple(object_in(found, "models")),
-            tuple(object_in(found, "trainers")),
-            tuple(object_in(found, "strategies")),
-            int_in(cases, "total", 0),
-            int_in(cases, "completed", 0),
+            int_in(object_in(found, "datastore"), "total", 0),
         )
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a WordMask server says of itself.
+    """What a WordMask server says about itself.
 
     Attributes:
         version: of WordMask
-        waiting, running: jobs
-        uptime: seconds
+        waiting, running: numbers of jobs
         models: name -> version
     """
 
     version: str
-    uptime: float
     waiting: int
     running: int
     models: Mapping[str, str]
 
     @classmethod
     def from_json(cls, found: Any) -> Health:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         queue = object_in(found, "queue")
         models = {text_in(model, "name"): str(model.get("version", "")) for model in rows_in(found, "models")}
         jobs = (int_in(queue, "waiting", 0), int_in(queue, "running", 0))
-        return cls(text_in(found, "wordmask"), number_in(found, "uptime", 0.0), *jobs, models)
+        return cls(text_in(found, "wordmask"), *jobs, models)
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One published version.
+    """One published version of a model.
 
     Attributes:
-        words: what it learned from labels
-        dice, dice_before: word -> on its validation cases
-        card: all of it
+        number: counted from 1
+        served: whether the server uses it
+        words: words that it learned from labels
+        dice, dice_before: word -> Dice on its validation cases, after and before the training
     """
 
     number: int
@@ -102,11 +93,10 @@ class ModelVersion:
     words: tuple[str, ...]
     dice: Mapping[str, float]
     dice_before: Mapping[str, float]
-    card: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, found: Any) -> ModelVersion:
-        """A card that cannot be read is an empty one, as it is on the server."""
+        """Read it from JSON. A card that cannot be read becomes an empty one, as on the server."""
         card = object_in(found, "card")
         return cls(
             number=int_in(found, "number"),
@@ -115,32 +105,29 @@ class ModelVersion:
             words=texts_in(card, "learned"),
             dice=numbers_in(card.get("validation_dice")),
             dice_before=numbers_in(card.get("validation_dice_before")),
-            card=card,
         )
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model.
+    """A model and what it can do.
 
     Attributes:
-        hints: points, box, as far as it takes them
-        output_volumes: labels, probability, uncertainty, attribution
-        trained_words: empty when it is not limited to a list
-        refuses_unknown: whether it marks nothing for other words
-        version: that serves
-        recipes: of its trainings, the usual one first, empty when the server does not train it
-        learns_words: whether a training needs words
+        hints: "points" and "box", as far as the model takes them
+        output_volumes: which of labels, probability, uncertainty and attribution it can return
+        trained_words: empty if the model is not limited to a list
+        refuses_unknown: whether it marks nothing for words outside that list
+        version: the version in use
+        recipes: of its trainings with the default first; empty if the server does not train it
+        learns_words: whether a training must be told its words
     """
 
     name: str
-    preset: str
     title: str
     description: str
     device: str
     hints: tuple[str, ...]
     output_volumes: tuple[str, ...]
-    windows: tuple[str, ...]
     trained_words: frozenset[str]
     refuses_unknown: bool
     version: str
@@ -150,17 +137,15 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, found: Any) -> ModelInfo:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         training = object_in(found, "training")
         return cls(
             name=text_in(found, "name"),
-            preset=text_in(found, "preset", ""),
             title=text_in(found, "title", "") or text_in(found, "name"),
             description=text_in(found, "description", ""),
             device=text_in(found, "device", ""),
             hints=texts_in(found, "hints"),
             output_volumes=texts_in(found, "output_volumes") or ("labels",),
-            windows=texts_in(found, "windows"),
             trained_words=frozenset(texts_in(found, "trained_words")),
             refuses_unknown=found.get("unknown_words") == "refuse",
             version=str(found.get("version", "")),
@@ -172,7 +157,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Code:
-    """One coded concept; scheme SCT is SNOMED CT."""
+    """A coded concept; scheme "SCT" is SNOMED CT."""
 
     scheme: str
     value: str
@@ -190,14 +175,15 @@ class Code:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One thing of the vocabulary.
+    """An entry of the vocabulary that fits what was typed.
 
     Attributes:
-        matched: the text that fits what was typed
-        kind: prefix, synonym, misspelling
-        trained: None when the model is not limited to a list of words
-        color: 0..255
+        word: the vocabulary's own word
+        matched: the text of the entry that fits
+        kind: prefix, synonym or misspelling
+        trained: whether the model was trained on it, None if the model is not limited to a list
         modalities: as the vocabulary names them ("CT", "MR")
+        color: 0..255
     """
 
     word: str
@@ -207,7 +193,6 @@ class Suggestion:
     trained: bool | None
     modalities: tuple[str, ...]
     color: tuple[int, int, int]
-    window: str | None
     category: Code | None
     code: Code | None
     modifier: Code | None
@@ -215,8 +200,8 @@ class Suggestion:
 
     @classmethod
     def from_json(cls, found: Any) -> Suggestion:
-        """ValueError: it is not what WordMask answers."""
-        word, trained, window = text_in(found, "word"), found.get("trained"), found.get("window")
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
+        word, trained = text_in(found, "word"), found.get("trained")
         channels = [
             channel for channel in list_in(found, "color") if type(channel) is int and 0 <= channel <= 255
         ]
@@ -230,7 +215,6 @@ class Suggestion:
             trained=trained,
             modalities=texts_in(found, "modalities"),
             color=(channels[0], channels[1], channels[2]),
-            window=window if isinstance(window, str) else None,
             category=Code.from_json(found.get("category")),
             code=Code.from_json(found.get("code")),
             modifier=Code.from_json(found.get("modifier")),
@@ -240,41 +224,39 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class DatastoreImage:
-    """One case.
+    """One case of the server's datastore.
 
     Attributes:
-        extension: of its file, such as ".nii.gz"
-        labels: tag ("final", "original") -> what was kept with the label
+        labels: tag ("final", "original") -> what was stored with the label
     """
 
     id: str
-    extension: str
     info: Mapping[str, Any]
     labels: Mapping[str, Mapping[str, Any]]
 
     @property
     def is_labelled(self) -> bool:
-        """Whether it has a final label."""
+        """Whether the case has a final label."""
         return "final" in self.labels
 
 
 def images_from_json(found: Any) -> tuple[DatastoreImage, ...]:
-    """Every case of ``GET /datastore/?output=all``, by id; ValueError."""
+    """Read every case from the answer to ``GET /datastore/?output=all``, sorted by id; ValueError."""
     images = []
     for image_id, entry in sorted(object_in(found, "objects", required=True).items()):
         image, labels = object_in(entry, "image"), object_in(entry, "labels")
         kept = {tag: object_in(label, "info") for tag, label in labels.items()}
-        images.append(DatastoreImage(image_id, text_in(image, "ext", ""), object_in(image, "info"), kept))
+        images.append(DatastoreImage(image_id, object_in(image, "info"), kept))
     return tuple(images)
 
 
 def rows_of(name: str, row: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
-    """A reader of an object whose list ``name`` holds rows."""
+    """Make a reader of an object whose list ``name`` has rows."""
     return lambda found: tuple(row(entry) for entry in rows_in(found, name, required=True))
 
 
 def text_of(name: str) -> Callable[[Any], str]:
-    """A reader of an object that holds a text or a number ``name``."""
+    """Make a reader of an object with a text or a number ``name``."""
 
     def read(found: Any) -> str:
         value = mapping_in(found).get(name)
@@ -286,4 +268,4 @@ def text_of(name: str) -> Callable[[Any], str]:
 
 
 def ignore_answer(found: Any) -> None:
-    """A reader of an answer that says only that it was done."""
+    """Read an answer that says only that the request was carried out."""

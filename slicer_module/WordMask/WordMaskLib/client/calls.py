@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 class Call(Generic[T]):
     """One request.
 
-    safe_to_repeat: sending it twice does what sending it once does, so a broken connection is tried again.
+    ``safe_to_repeat`` means that sending it twice has the same effect as sending it once, so it may be sent
+    again after the connection broke.
     """
 
     method: str
@@ -57,11 +58,11 @@ class Call(Generic[T]):
     safe_to_repeat: bool = False
 
     def url(self, address: ServerAddress) -> str:
-        """The whole URL."""
+        """Return the whole URL at a server."""
         return address.url(self.path, self.query)
 
     def headers(self, token: str | None = None) -> dict[str, str]:
-        """All headers but Host and Content-Length; AddressError: the token cannot be one."""
+        """Return all headers except Host and Content-Length; AddressError: the token is not valid."""
         found = {
             "Accept": "*/*",
             "Accept-Encoding": "identity",
@@ -76,12 +77,12 @@ class Call(Generic[T]):
         return found
 
     def body(self) -> bytes | None:
-        """The JSON that is sent; None where there is none, or a form."""
+        """Return the JSON to send; None if there is none, or a form."""
         return None if self.json is None else json.dumps(self.json).encode()
 
 
 def check_token(token: str) -> str:
-    """A bearer token as it may stand in a header; AddressError, which does not repeat it."""
+    """Return a bearer token as it may stand in a header; AddressError, which does not repeat the token."""
     token = token.strip()
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{1,16384}", token):
         raise AddressError(
@@ -92,26 +93,27 @@ def check_token(token: str) -> str:
 
 
 def info() -> Call[ServerInfo]:
-    """What any MONAI Label server says of itself."""
+    """Ask any MONAI Label server what it is."""
     return _get("/info/", ServerInfo.from_json)
 
 
 def health() -> Call[Health]:
-    """What a WordMask server says of itself; the first question to ask."""
+    """Ask a WordMask server what it is. This is the first request to send."""
     return _get("/wordmask/health", Health.from_json)
 
 
 def models() -> Call[tuple[ModelInfo, ...]]:
-    """Models, what they can do, and their versions."""
+    """Ask for the models, what they can do, and their versions."""
     return _get("/wordmask/models", rows_of("models", ModelInfo.from_json))
 
 
 def vocabulary(typed: str = "", model: str = "", limit: int = 20) -> Call[tuple[Suggestion, ...]]:
-    """Suggestions for the beginning of a word or a misspelt one, best first.
+    """Ask for suggestions for the beginning of a word or a misspelt one, best first.
 
     Args:
+        typed: only its first 200 characters are sent
+        model: whose trained words are marked
         limit: at most 500
-        typed: its first 200 characters
     """
     query = [("q", typed[:200]), ("limit", str(max(1, min(limit, 500))))] + (
         [("model", _name(model))] if model else []
@@ -130,12 +132,15 @@ def start_job(
     """Queue a segmentation of an image of the server, or of a file.
 
     Args:
-        words: None for the server's own default words
+        model: its name
+        words: as typed, with commas, or one by one; None for the server's default words
+        image: id of an image of the server
+        file: an image file to send instead
         options: ``plane``, ``window``, ``threshold``, ``slices`` ([first, last]), ``output_volume``,
             ``result_extension``, ``points``, ``box``, ``scribbles`` and others that docs/server.md names
 
     Raises:
-        ClientError: neither or both of image and file, or a strange file
+        ClientError: neither or both of image and file, or a file of another kind
     """
     if bool(image) == (file is not None):
         raise ClientError("A request is about either an image of the server or a file; choose one of them.")
@@ -150,7 +155,7 @@ def start_job(
 
 
 def job(job_id: str) -> Call[JobStatus]:
-    """How far a job is."""
+    """Ask how far a job is."""
     return _get(f"/wordmask/jobs/{_name(job_id)}", JobStatus.from_json)
 
 
@@ -160,8 +165,8 @@ def cancel_job(job_id: str) -> Call[JobStatus]:
 
 
 def job_result(job_id: str, folder: Path, stem: str = "") -> Call[JobResult]:
-    """What a job made; the file is put into ``folder`` as ``stem`` (else the job's id) with the ending of its
-    format.
+    """Ask for the result of a job. Its file is put into ``folder`` as ``stem`` (by default the job's id) with
+    the ending of its format.
     """
     name = stem or _name(job_id)
     return Call(
@@ -173,13 +178,13 @@ def job_result(job_id: str, folder: Path, stem: str = "") -> Call[JobResult]:
 
 
 def images() -> Call[tuple[DatastoreImage, ...]]:
-    """Every case of the server's datastore."""
+    """Ask for every case of the server's datastore."""
     return _get("/datastore/", images_from_json, [("output", "all")])
 
 
 def image_file(image: str, folder: Path, stem: str = "") -> Call[Path]:
-    """The file of a case, put into ``folder`` as ``stem`` (else a safe form of its id) with the ending of its
-    format.
+    """Ask for the file of a case. It is put into ``folder`` as ``stem`` (by default a safe form of its id)
+    with the ending of its format.
     """
     name = stem or safe_file_name(image)
     query = (("image", image),)
@@ -193,9 +198,9 @@ def image_file(image: str, folder: Path, stem: str = "") -> Call[Path]:
 
 
 def upload_image(image: str, file: Path, info: Mapping[str, Any] | None = None) -> Call[str]:
-    """Put a file into the datastore under the id ``image``, which is answered.
+    """Put a file into the datastore under the id ``image``, which the server returns.
 
-    An image of that id is replaced, its labels stay.
+    An image with that id is replaced, and its labels stay.
     """
     form = _form(info or {}, "file", file, "image")
     return Call("PUT", "/datastore/image", _json(text_of("image")), (("image", image),), form)
@@ -209,11 +214,14 @@ def submit_label(
     tag: str = "final",
     codes: Mapping[str, Any] | None = None,
 ) -> Call[str]:
-    """Keep a label map of an image, the final one is learned from.
+    """Store a label map of an image; the model learns from the one with the tag "final".
 
     Args:
-        names: word -> value in the file; a word without a voxel is absent
-        codes: what else is kept with the labels, as ``label_info`` of MONAI Label does: word -> {"color":
+        image: id of the image
+        file: the label map
+        names: word -> value in the file; a word without a voxel is absent from the image
+        tag: "final", or another one
+        codes: what else is stored with the labels, like ``label_info`` of MONAI Label: word -> {"color":
             [...], "code": {...}}
 
     Raises:
@@ -235,31 +243,33 @@ def submit_label(
 
 
 def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call[None]:
-    """Learn from all final labels, in the background.
+    """Start learning from all final labels, in the background.
 
-    options: ``recipe``, ``force``, ``start``, ``epochs`` and other numbers.
+    ``options`` are ``recipe``, ``force``, ``start``, ``epochs`` and other numbers.
     """
     return Call("POST", f"/train/{_name(model)}", _json(ignore_answer), json=dict(options or {}))
 
 
 def training(model: str = "") -> Call[TrainingState]:
-    """How far a training is, or how the last one ended."""
+    """Ask how far a training is, or how the last one ended."""
     return _get("/wordmask/training", TrainingState.from_json, [("model", _name(model))] if model else [])
 
 
 def stop_training() -> Call[None]:
-    """End the training that runs, if one does; what serves stays as it is."""
+    """Stop the running training, if there is one; the model in use stays as it is."""
     return Call("DELETE", "/train/", _json(ignore_answer))
 
 
 def next_case(
     strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()
 ) -> Call[NextCase]:
-    """The case to label next, with why and a preview job.
+    """Ask for the case to label next, with a reason and a preview job.
 
     Args:
-        strategy: first, random, uncertainty, diversity, hybrid
-        skip: ids
+        strategy: first, random, uncertainty, diversity or hybrid
+        model: its name; by default the server's first one
+        words: what to look for; by default the server's words
+        skip: ids of cases to leave out
     """
     query = [
         ("strategy", strategy),
@@ -272,8 +282,8 @@ def next_case(
 
 
 def rollback(model: str, to: int | None = None) -> Call[str]:
-    """Let the version before serve again, or version ``to`` (0: the preset's own weights); answers the
-    version that serves.
+    """Use the previous version again, or version ``to`` (0: the preset's own weights). The server returns the
+    version in use.
     """
     query = () if to is None else (("to", str(to)),)
     return Call("POST", f"/wordmask/models/{_name(model)}/rollback", _json(text_of("version")), query)
@@ -301,7 +311,7 @@ def _name(given: str) -> str:
 
 
 def _form(params: Mapping[str, Any], field: str, file: Path | None, called: str | None) -> Form:
-    """``params`` as JSON, and a file. called: its name for the server without ending; None: its own.
+    """Make a form of ``params`` as JSON and a file, which the server knows as ``called``, or by its own name.
 
     MONAI Label takes everything after the first dot of a name for its ending, so "CT 1.5.nii.gz" must not be
     sent as it is.

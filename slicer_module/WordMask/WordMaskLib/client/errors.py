@@ -3,24 +3,24 @@
 Each message is one sentence that a clinician can act on.
 
     ClientError
-    ├── AddressError                what was typed is no address
-    ├── ServerUnreachableError      nobody answers: server down, name unknown
-    │   ├── ServerTimeoutError      it is there, and says nothing for too long
-    │   └── EncryptionError         certificate not trusted, or no TLS where it was asked for
+    ├── AddressError                what was typed is not an address
+    ├── ServerUnreachableError      no answer: server down, or name unknown
+    │   ├── ServerTimeoutError      it exists, but says nothing for too long
+    │   └── EncryptionError         certificate not trusted, or no TLS
     ├── ConnectionLostError         the connection broke in the middle
     ├── ServerAnswerError           the server refused; ``status`` of HTTP, ``sentence``
     │   ├── AccessDeniedError       401, 403
     │   └── ServerBusyError         429; ``retry_after`` in seconds
-    ├── BadAnswerError              something answers, but not what WordMask answers
-    ├── NotAWordMaskServerError     it is another server
+    ├── BadAnswerError              the answer is not one of WordMask
+    ├── NotAWordMaskServerError     it is another kind of server
     │   └── IncompatibleServerError it is WordMask, too old or too new for this module
-    ├── TransferCancelledError      the person asked to stop
-    ├── LocalFileError              a file or folder of this machine cannot be read or written
-    ├── ServerStartError            a server on this machine cannot be started, or died
-    └── SegmentsError               something cannot be done with what is in the scene, which is as it was
+    ├── TransferCancelledError      a person cancelled
+    ├── LocalFileError              a file or folder of this computer cannot be read or written
+    ├── ServerStartError            a server on this computer cannot start, or stopped
+    └── SegmentsError               something cannot be done with the scene, which is as it was
         └── GeometryError           two images do not lie on one grid, or a grid cannot be used
 
-Knows nothing else of the package. No message holds a token or the name of a Python exception.
+Knows nothing else of the package. No message contains a token or the name of a Python exception.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Protocol
 
 START_COMMAND = "wordmask serve --studies FOLDER"
-LONGEST_QUOTE = 40  # characters of what somebody typed that are repeated
+LONGEST_QUOTE = 40  # characters of typed text that a message repeats
 LONGEST_SENTENCE = 500  # characters of what a server says that are shown
 
 
@@ -43,11 +43,11 @@ class AddressError(ClientError):
 
 
 class ServerUnreachableError(ClientError):
-    """Nobody answers at the address."""
+    """The server does not answer: it is down, or its name is unknown."""
 
 
 class ServerTimeoutError(ServerUnreachableError):
-    """The server said nothing for too long."""
+    """The server did not say anything for too long."""
 
 
 class EncryptionError(ServerUnreachableError):
@@ -59,11 +59,12 @@ class ConnectionLostError(ClientError):
 
 
 class ServerAnswerError(ClientError):
-    """The server refused a request, or failed at it.
+    """The server refused a request, or failed while processing it.
 
-    Args:
+    Attributes:
         status: of HTTP
-        sentence: what it said, also the message
+        sentence: what the server said, which is also the message
+        retry_after: seconds to wait before another request, None if the server did not say
     """
 
     def __init__(self, status: int, sentence: str, *, retry_after: float | None = None) -> None:
@@ -72,11 +73,11 @@ class ServerAnswerError(ClientError):
 
 
 class AccessDeniedError(ServerAnswerError):
-    """The server wants a token, another one, or an account that may do more."""
+    """The server requires a token, another token, or an account with more rights."""
 
 
 class ServerBusyError(ServerAnswerError):
-    """The server has too much to do; ``retry_after``: seconds until there should be room, None when it did
+    """The server is too busy; ``retry_after`` says in how many seconds to try again, None if the server did
     not say.
     """
 
@@ -86,7 +87,7 @@ class BadAnswerError(ClientError):
 
 
 class NotAWordMaskServerError(ClientError):
-    """The server at the address is another one."""
+    """The server at the address is not a WordMask server."""
 
 
 class IncompatibleServerError(NotAWordMaskServerError):
@@ -94,7 +95,7 @@ class IncompatibleServerError(NotAWordMaskServerError):
 
 
 class TransferCancelledError(ClientError):
-    """Stopped, because somebody asked for it; no half of a file is left."""
+    """A person cancelled; no partial file is left."""
 
 
 class LocalFileError(ClientError):
@@ -114,19 +115,19 @@ class GeometryError(SegmentsError):
 
 
 class Address(Protocol):
-    """What a sentence needs to know of an address."""
+    """What a sentence needs to know about an address."""
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine."""
+        """Whether the address is this computer."""
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether it begins with https."""
+        """Whether the address begins with https."""
 
 
 def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> ClientError:
-    """The error for a failure without an answer.
+    """Return the error for a failure without an answer.
 
     Args:
         kind: refused, closed, unknown host, timeout, certificate, no tls or tls; anything else means that the
@@ -169,14 +170,14 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
 
 
 def bad_answer(address: object, what: str) -> BadAnswerError:
-    """Something answers, and ``what`` says what is wrong with it, as the end of a sentence."""
+    """Return the error for an answer that WordMask would not give; ``what`` ends its sentence."""
     return BadAnswerError(
         f"What answers at {address} is not a WordMask server, or something stands in between: {what}."
     )
 
 
 def no_certificates(ca_file: Path | None) -> LocalFileError:
-    """The file of an authority cannot be used; None: this machine's own."""
+    """Return the error for an authority's file that cannot be used; None: this computer's own."""
     name = "of this machine" if ca_file is None else ca_file.name
     return LocalFileError(
         f"The file {name} does not contain readable certificates; choose the authority's file in PEM format."
@@ -184,13 +185,15 @@ def no_certificates(ca_file: Path | None) -> LocalFileError:
 
 
 def quote_text(text: str) -> str:
-    """Something that a person typed, in quotes for a sentence: printable, and not long."""
+    """Quote something that a person typed, for a sentence: printable and short."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return repr(printable if len(printable) <= LONGEST_QUOTE else f"{printable[:LONGEST_QUOTE]}...")
 
 
 def as_sentence(text: object) -> str:
-    """What a server said as one sentence to show; empty when it is none (a page, a trace, not a text)."""
+    """Return what a server said as one sentence to show; "" if it is not a sentence (a page, a trace, not a
+    text).
+    """
     if not isinstance(text, str):
         return ""
     line = " ".join("".join(" " if ord(character) < 32 else character for character in text).split())

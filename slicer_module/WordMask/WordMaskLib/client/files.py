@@ -1,4 +1,4 @@
-"""Files of this machine that come from a server: whole, or not there. Knows folders and disks; not HTTP."""
+"""Files that come from a server: complete, or not there. Knows folders and disks; not HTTP."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from .errors import LocalFileError
 
 
 class FileInProgress:
-    """A file that is in its folder under its own name when it is whole, and not at all before.
-
-    A file of that name is replaced.
+    """A file that gets its own name in its folder only when it is complete, and then replaces one of that
+    name.
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
-        """stem: its name without the ending; LocalFileError for one that is no plain name."""
+        """Prepare a file with this name without ending; LocalFileError: ``stem`` is not a plain name."""
         if not re.fullmatch(r"[\w-][\w .-]{0,99}", stem):
             raise LocalFileError(
                 f"{stem[:40]!r} is not a valid file name; use letters, digits, spaces, dots and hyphens."
@@ -34,11 +33,11 @@ class FileInProgress:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was begun."""
+        """Whether writing has begun."""
         return self._file is not None
 
     def open(self, ending: str) -> None:
-        """Begin; LocalFileError: the folder cannot be written to."""
+        """Begin to write; LocalFileError: the folder cannot be written to."""
         self.path = self._folder / f"{self._stem}{ending}"
         part = self._folder / f".{self._stem}.{secrets.token_hex(4)}.part"
         with self._explain_errors():
@@ -46,14 +45,14 @@ class FileInProgress:
             self._part = part
 
     def write(self, data: bytes) -> None:
-        """More of it; LocalFileError: the disk is full, or the folder is gone."""
+        """Append data; LocalFileError: the disk is full, or the folder is gone."""
         if self._file is not None:
             self.size += len(data)
             with self._explain_errors():
                 self._file.write(data)
 
     def keep(self) -> None:
-        """It is whole: give it its name; LocalFileError."""
+        """Give the complete file its name; LocalFileError."""
         if self._file is not None and self._part is not None:
             with self._explain_errors():
                 self._file.close()
@@ -61,7 +60,7 @@ class FileInProgress:
             self._part = None
 
     def remove(self) -> None:
-        """Leave nothing; a file that was kept stays."""
+        """Remove what was written, unless the file was kept."""
         with contextlib.suppress(OSError):
             if self._file is not None:
                 self._file.close()

@@ -1,14 +1,13 @@
-"""What a server says of work that takes time: jobs and their results, trainings, and the case that comes
-next.
+"""What a server says about work that takes time: jobs and their results, trainings, and the next case.
 
-As in `answers`: fields that are not known here are left out of account, a missing or wrong one makes a
-ValueError. Knows JSON; not HTTP.
+As in `answers`, unknown fields are ignored, and a missing or wrong one raises a ValueError. Knows JSON; not
+HTTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from .json_fields import (
     mapping_in,
     number_in,
     number_or_none,
-    numbers_in,
     object_in,
-    rows_in,
     text_in,
     texts_in,
 )
@@ -35,11 +32,13 @@ class JobStatus:
     """How far a job is.
 
     Attributes:
-        state: one of `STATES`; done of total: slices
-        seconds: of computing
-        waiting: jobs before it, None unless queued
+        state: one of `STATES`
+        words: what the server understood of the typed words
+        done, total: slices
+        seconds: computing time so far
+        waiting: number of jobs before it, None unless it is queued
         message: a sentence
-        status_code: of HTTP, of what a failed one died of
+        status_code: HTTP's code for why it failed, None unless it did
     """
 
     id: str
@@ -57,7 +56,7 @@ class JobStatus:
 
     @classmethod
     def from_json(cls, found: Any) -> JobStatus:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         waiting, code = mapping_in(found).get("waiting"), found.get("status_code")
         return cls(
             id=text_in(found, "id"),
@@ -76,21 +75,13 @@ class JobStatus:
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the job has ended."""
         return self.state in FINAL_STATES
 
     @property
-    def fraction(self) -> float | None:
-        """0..1, None while it is not known."""
-        if self.state == "done":
-            return 1.0
-        return min(1.0, self.done / self.total) if self.total > 0 else None
-
-    @property
     def seconds_left(self) -> float | None:
-        """At the pace so far, None while that is not known.
-
-        Rough: the first slices carry what is done once.
+        """Estimate by the pace so far, None while that is not known. Rough, because the first slices include
+        one-time work.
         """
         if self.state != "running" or self.done <= 0 or self.total <= 0:
             return None
@@ -99,8 +90,12 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class WordStatistics:
-    """presence, mean_probability: 0..1; millilitres: None for pictures; mean_uncertainty: nats;
-    largest_slice: along the slicing plane.
+    """What the server measured for one word.
+
+    Attributes:
+        presence, mean_probability: 0..1
+        millilitres: None for pictures
+        mean_uncertainty: nats
     """
 
     presence: float | None
@@ -108,30 +103,27 @@ class WordStatistics:
     millilitres: float | None
     mean_probability: float | None
     mean_uncertainty: float | None
-    largest_slice: int | None
 
     @classmethod
     def from_json(cls, found: Any) -> WordStatistics:
-        """ValueError: it is not what WordMask answers."""
-        slice_index = mapping_in(found).get("largest_slice")
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         names = ("presence", "millilitres", "mean_probability", "mean_uncertainty")
-        presence, millilitres, probability, uncertainty = (number_or_none(found.get(name)) for name in names)
-        index = slice_index if type(slice_index) is int else None
-        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty, index)
+        presence, millilitres, probability, uncertainty = (
+            number_or_none(mapping_in(found).get(name)) for name in names
+        )
+        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty)
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job made.
+    """The result of a job.
 
     Attributes:
-        path: the file, None when only JSON was asked for
-        label_names: word -> value in the file, 1..N in the order asked
+        path: the file, None if only JSON was requested
+        label_names: word -> value in the file, 1..N in the order of the request
         not_found: words without a voxel
         warnings: sentences
-        window: word -> name
-        plane: along which slices were cut
-        fields: all of it
+        plane: along which the server cut the volume
     """
 
     path: Path | None
@@ -142,12 +134,12 @@ class JobResult:
     model: str
     version: str
     plane: str
-    window: Mapping[str, str]
-    fields: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, found: Any, path: Path | None = None) -> JobResult:
-        """ValueError: it is not what WordMask answers, or two words have one value."""
+        """Read it from JSON; ValueError if WordMask does not answer like this, or if two words have one
+        value.
+        """
         names = {
             word: int_in(object_in(found, "label_names"), word) for word in object_in(found, "label_names")
         }
@@ -164,8 +156,6 @@ class JobResult:
             model=text_in(found, "model", ""),
             version=str(found.get("version", "")),
             plane=text_in(found, "plane", ""),
-            window={word: str(name) for word, name in object_in(found, "window").items()},
-            fields=found,
         )
 
 
@@ -176,9 +166,8 @@ class TrainingState:
     Attributes:
         state: one of `TRAINING_STATES`
         dice, dice_before: means over the words
-        dice_by_word: at the end
-        message: a sentence at the end
-        version: number that was published, None without one
+        message: a sentence when the training has ended
+        version: number of the published version, None without one
     """
 
     state: str
@@ -189,17 +178,15 @@ class TrainingState:
     loss: float | None = None
     dice: float | None = None
     dice_before: float | None = None
-    dice_by_word: Mapping[str, float] = field(default_factory=dict)
-    dice_by_word_before: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
     version: int | None = None
     seconds: float = 0.0
-    skipped: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, found: Any) -> TrainingState:
-        """While it runs the server gives means, at its end a table of words beside ``mean``; both become both
-        here. ValueError.
+        """Read it from JSON; ValueError.
+
+        A running training reports means, one that has ended a table of words and the means as ``mean``.
         """
         dice, before, version = mapping_in(found).get("dice"), found.get("dice_before"), found.get("version")
         return cls(
@@ -211,12 +198,9 @@ class TrainingState:
             loss=number_or_none(found.get("loss")),
             dice=number_or_none(found.get("mean") if isinstance(dice, Mapping) else dice),
             dice_before=number_or_none(found.get("mean_before") if isinstance(before, Mapping) else before),
-            dice_by_word=numbers_in(dice),
-            dice_by_word_before=numbers_in(before),
             message=text_in(found, "message", ""),
             version=version if type(version) is int else None,
             seconds=number_in(found, "seconds", 0.0),
-            skipped=texts_in(found, "skipped"),
         )
 
 
@@ -225,40 +209,25 @@ class NextCase:
     """The case to label next.
 
     Attributes:
-        case: None when none is left, and ``reason`` says so
-        uncertainty: 0..1, None without a score
-        skipped: id -> why it cannot be read
-        preview: the job that makes a label map to start from, None with ``preview_message``
+        case: its id, None if none is left
+        reason: why this case, or why none
+        preview: the job that makes a label map to start from; None with ``preview_message``
     """
 
     case: str | None
-    strategy: str
-    model: str
-    version: str
-    words: tuple[str, ...]
     reason: str
-    uncertainty: float | None
-    unlabelled: int
-    skipped: Mapping[str, str]
     preview: JobStatus | None
     preview_message: str
 
     @classmethod
     def from_json(cls, found: Any) -> NextCase:
-        """ValueError: it is not what WordMask answers."""
+        """Read it from JSON; ValueError if WordMask does not answer like this."""
         case, preview = mapping_in(found).get("case"), found.get("preview")
         if not (case is None or (isinstance(case, str) and case)):
             raise ValueError("case")
         return cls(
             case=case,
-            strategy=text_in(found, "strategy", ""),
-            model=text_in(found, "model", ""),
-            version=str(found.get("version", "")),
-            words=texts_in(found, "words"),
             reason=text_in(found, "reason"),
-            uncertainty=number_or_none(object_in(found, "score").get("uncertainty")),
-            unlabelled=int_in(object_in(found, "scores"), "unlabelled", 0),
-            skipped={text_in(row, "case"): text_in(row, "reason", "") for row in rows_in(found, "skipped")},
             preview=None if preview is None else JobStatus.from_json(preview),
             preview_message=text_in(found, "preview_message", ""),
         )

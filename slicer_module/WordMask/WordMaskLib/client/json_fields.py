@@ -1,7 +1,6 @@
-"""Fields of JSON that came over the wire, one by one: of the type that was expected, or a ValueError with the
-field's name.
+"""Fields of JSON that a server sent: of the expected type, or a ValueError with the field's name.
 
-Knows JSON; not what it means.
+Knows JSON; not what the fields mean.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from typing import Any
 
 
 def mapping_in(found: Any) -> Mapping[str, Any]:
-    """An object."""
+    """Return ``found`` if it is an object."""
     if not isinstance(found, dict):
         raise ValueError("not an object")
     return found
 
 
 def object_in(found: Any, name: str, *, required: bool = False) -> dict[str, Any]:
-    """An inner object; an empty one where there is none or null."""
+    """Return an inner object; an empty one if it is missing or null."""
     value = mapping_in(found).get(name)
     if value is None and not required:
         return {}
@@ -28,7 +27,7 @@ def object_in(found: Any, name: str, *, required: bool = False) -> dict[str, Any
 
 
 def list_in(found: Any, name: str, *, required: bool = False) -> list[Any]:
-    """A list; an empty one where there is none or null."""
+    """Return a list; an empty one if it is missing or null."""
     value = mapping_in(found).get(name)
     if value is None and not required:
         return []
@@ -38,12 +37,12 @@ def list_in(found: Any, name: str, *, required: bool = False) -> list[Any]:
 
 
 def rows_in(found: Any, name: str, *, required: bool = False) -> list[Mapping[str, Any]]:
-    """A list of objects; an empty one where there is none or null."""
+    """Return a list of objects; an empty one if it is missing or null."""
     return [mapping_in(row) for row in list_in(found, name, required=required)]
 
 
 def texts_in(found: Any, name: str) -> tuple[str, ...]:
-    """A list of texts; an empty one where there is none or null."""
+    """Return a list of texts; an empty one if it is missing or null."""
     values = list_in(found, name)
     if not all(isinstance(value, str) for value in values):
         raise ValueError(name)
@@ -51,7 +50,7 @@ def texts_in(found: Any, name: str) -> tuple[str, ...]:
 
 
 def text_in(found: Any, name: str, default: str | None = None) -> str:
-    """A text; ``default`` where there is none or null."""
+    """Return a text; ``default`` if it is missing or null."""
     value = mapping_in(found).get(name)
     value = default if value is None else value
     if not isinstance(value, str):
@@ -60,7 +59,7 @@ def text_in(found: Any, name: str, default: str | None = None) -> str:
 
 
 def choice_in(found: Any, name: str, allowed: tuple[str, ...]) -> str:
-    """One of some texts."""
+    """Return a text that must be one of ``allowed``."""
     value = text_in(found, name)
     if value not in allowed:
         raise ValueError(name)
@@ -68,7 +67,7 @@ def choice_in(found: Any, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def int_in(found: Any, name: str, default: int | None = None) -> int:
-    """A whole number; ``default`` where there is none or null."""
+    """Return a whole number; ``default`` if it is missing or null."""
     value = mapping_in(found).get(name)
     value = default if value is None else value
     if type(value) is not int:
@@ -77,7 +76,7 @@ def int_in(found: Any, name: str, default: int | None = None) -> int:
 
 
 def number_in(found: Any, name: str, default: float) -> float:
-    """A number; ``default`` where there is none or null."""
+    """Return a number; ``default`` if it is missing or null."""
     value = mapping_in(found).get(name)
     number = default if value is None else number_or_none(value)
     if number is None:
@@ -86,7 +85,7 @@ def number_in(found: Any, name: str, default: float) -> float:
 
 
 def number_or_none(value: Any) -> float | None:
-    """A number, None for anything else."""
+    """Return a number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -96,7 +95,7 @@ def number_or_none(value: Any) -> float | None:
 
 
 def numbers_in(found: Any) -> dict[str, float]:
-    """Names with numbers; nothing where there is another thing."""
+    """Return those entries of an object that are numbers; an empty one for anything else."""
     numbers = (
         {name: number_or_none(value) for name, value in found.items()} if isinstance(found, dict) else {}
     )

@@ -1,5 +1,5 @@
-"""`multipart/form-data` in blocks, both ways: a form that is never whole in memory, and a parser that is fed
-as bytes come.
+"""`multipart/form-data` in blocks: a form that is never completely in memory, and a parser that is fed as
+bytes arrive.
 
 Knows the format (RFC 7578, RFC 2046); not HTTP, not what the parts mean.
 """
@@ -30,20 +30,22 @@ class MultipartError(ValueError):
 
 @dataclass(frozen=True)
 class TextPart:
-    """A field with a text."""
+    """A form field with a text."""
 
     name: str
     text: str
     content_type: str = "text/plain; charset=utf-8"
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Names and values."""
+        """Return names and values of the part's headers."""
         return ("Content-Disposition", f'form-data; name="{self.name}"'), ("Content-Type", self.content_type)
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A field with a file. file_name: what the server is told, letters, digits and ``._-`` only."""
+    """A form field with a file; ``file_name`` is what the server is told, with letters, digits and ``._-``
+    only.
+    """
 
     name: str
     path: Path
@@ -51,7 +53,7 @@ class FilePart:
     content_type: str = "application/octet-stream"
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Names and values."""
+        """Return names and values of the part's headers."""
         disposition = f'form-data; name="{self.name}"; filename="{self.file_name}"'
         return ("Content-Disposition", disposition), ("Content-Type", self.content_type)
 
@@ -62,20 +64,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """What is sent, in this order. Qt's transport reads ``parts``, the client that waits ``blocks()``."""
+    """The parts of a request, in order. Qt's transport reads ``parts``, the client that waits reads
+    ``blocks()``.
+    """
 
     parts: tuple[Part, ...]
     boundary: str = field(default_factory=lambda: f"wordmask-{secrets.token_hex(16)}")
 
     @property
     def content_type(self) -> str:
-        """For the header."""
+        """The value of the Content-Type header."""
         return f"multipart/form-data; boundary={self.boundary}"
 
     def blocks(self) -> tuple[int, Iterator[bytes]]:
-        """Length in bytes, and the bytes in blocks.
+        """Return the length in bytes, and the bytes in blocks.
 
-        LocalFileError: a file cannot be read, or changes while it is sent.
+        Raises:
+            LocalFileError: a file cannot be read, or changes while it is sent
         """
         heads = [self._head(part) for part in self.parts]
         sizes = [
@@ -101,8 +106,8 @@ class Form:
 
 
 def safe_file_name(name: str) -> str:
-    """A file name for a header: no path, no quote, no letter outside ASCII, at most 100 characters from its
-    end.
+    """Return a file name for a header: no path, no quotes, no letters outside ASCII, at most the last 100
+    characters.
     """
     return (
         re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-100:]
@@ -111,25 +116,23 @@ def safe_file_name(name: str) -> str:
 
 
 class Sink(Protocol):
-    """Takes the parts of an answer as they come."""
+    """Receives the parts of an answer as they arrive."""
 
     def start(self, name: str, file_name: str | None) -> None:
-        """A part begins."""
+        """Begin a part."""
 
     def write(self, content: bytes) -> None:
-        """More of the part that began last."""
+        """Append to the part that began last."""
 
     def end(self) -> None:
-        """The part is complete."""
+        """Complete the part."""
 
 
 class MultipartParser:
-    """Cuts bytes into parts as they come; keeps no more of them than a boundary's length, and the headers of
-    one part.
-    """
+    """Cuts bytes into parts as they arrive, and keeps no more than a boundary and the headers of one part."""
 
     def __init__(self, content_type: str, sink: Sink) -> None:
-        """content_type: the header's value; MultipartError when it names no boundary."""
+        """Read the boundary from the Content-Type header; MultipartError if it does not name one."""
         head = Message()
         head["Content-Type"] = content_type
         boundary = head.get_boundary()
@@ -142,7 +145,7 @@ class MultipartParser:
         self._parts = 0
 
     def feed(self, data: bytes) -> None:
-        """More of the body; MultipartError, and whatever the sink raises."""
+        """Parse more of the body; MultipartError, and whatever the sink raises."""
         self._buffer += data
         while self._state != "epilogue" and (
             self._read_headers() if self._state == "headers" else self._read_content()
@@ -152,14 +155,13 @@ class MultipartParser:
             self._buffer.clear()
 
     def finish(self) -> None:
-        """The body has ended; MultipartError when its last boundary has not come."""
+        """Check that the body is complete; MultipartError if its last boundary is missing."""
         if self._state != "epilogue":
             raise MultipartError("its answer ends in the middle")
 
     def _read_content(self) -> bool:
-        """Pass on what surely belongs to the part, up to the next boundary.
-
-        Whether there may be more to read.
+        """Pass on what surely belongs to the part, up to the next boundary; return whether there may be more
+        to read.
         """
         at = self._buffer.find(self._delimiter)
         if at < 0:
@@ -206,12 +208,12 @@ class MultipartParser:
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """A header by its name in any case, empty when it is not there."""
+    """Return a header by its name in any case; "" if it is missing."""
     return next((value for key, value in headers.items() if key.lower() == name.lower()), "")
 
 
 def file_name_in(disposition: str) -> str:
-    """The file name in a Content-Disposition header, empty without one; never to be used as a path."""
+    """Return the file name in a Content-Disposition header, "" without one. Never use it as a path."""
     head = Message()
     head["Content-Disposition"] = disposition or "attachment"
     return head.get_filename() or ""
@@ -228,7 +230,7 @@ def _size(path: Path) -> int:
 
 
 def _file_blocks(path: Path, size: int) -> Iterator[bytes]:
-    """Exactly ``size`` bytes of a file."""
+    """Read exactly ``size`` bytes of a file."""
     changed = LocalFileError(
         f"The file {path.name} changed while it was being sent, so nothing was kept; try again."
     )

@@ -1,8 +1,8 @@
-"""What helps a person to type words: completion, history, and hints beside a word.
+"""Help for typing words: completion, history, and hints about a word.
 
-The server reads what was typed and answers with the words; here text is only taken apart at commas. Knows the
-vocabulary only by the server's suggestions; no Qt, no scene. Positions in a text count its characters, as Qt
-does for all letters that the server can read.
+The server reads the typed text and answers with the words; here the text is only split at commas. Knows the
+vocabulary only from the server's suggestions; no Qt, no scene. Positions in a text count its characters, as
+Qt does for all letters that the server can read.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ MODALITIES = {
 
 @dataclass(frozen=True)
 class TypedWord:
-    """The word under the cursor.
+    """The word at the cursor.
 
     Attributes:
-        start, end: where it stands in the text, without spaces
+        start, end: its place in the text, without spaces
         query: its part before the cursor
     """
 
@@ -45,8 +45,8 @@ class WordHint:
     """A sentence about one word.
 
     Attributes:
-        kind: unknown, untrained, modality
-        better: the word to offer in its place, empty without one
+        kind: unknown, untrained or modality
+        better: the word to offer instead, "" without one
     """
 
     word: str
@@ -56,7 +56,7 @@ class WordHint:
 
 
 def same_text(text: str) -> str:
-    """A form in which the spellings of one text are equal: "Left_Kidney", "left  kidney", "LEFT-KIDNEY".
+    """Return a form in which the spellings of a text are equal: "Left_Kidney", "left  kidney", "LEFT-KIDNEY".
 
     Finds a typed word among the vocabulary and the trained words, which the server folds in this way, and the
     earlier segment of a word. It never decides what is segmented.
@@ -66,16 +66,16 @@ def same_text(text: str) -> str:
 
 
 def typed_words(text: str) -> list[str]:
-    """The texts between separators, trimmed: what completion, hints and history are about.
+    """Split a text at separators, for completion, hints and history.
 
-    Which words are segmented only the server says (`JobStatus.words`): it also refuses characters, and takes
-    synonyms for one word.
+    Only the server decides which words are segmented (`JobStatus.words`): it also refuses characters, and
+    treats synonyms as one word.
     """
     return [word for piece in SEPARATORS.split(text) if (word := " ".join(piece.split()))]
 
 
 def word_at(text: str, cursor: int) -> TypedWord:
-    """The word that the cursor is in or beside; an empty one between two separators."""
+    """Return the word at the cursor; an empty one between two separators."""
     cursor = min(max(cursor, 0), len(text))
     separators = [found.start() for found in SEPARATORS.finditer(text)]
     start = max((at + 1 for at in separators if at < cursor), default=0)
@@ -88,9 +88,7 @@ def word_at(text: str, cursor: int) -> TypedWord:
 
 
 def replace_word(text: str, cursor: int, chosen: str) -> tuple[str, int]:
-    """The text with the word under the cursor replaced by a chosen one, and where the cursor is then: behind
-    it.
-    """
+    """Replace the word at the cursor by a chosen one; return the text and the cursor behind it."""
     typed = word_at(text, cursor)
     before = text[: typed.start]
     if before and SEPARATORS.match(before[-1]) and before[-1] in ",;":
@@ -99,7 +97,7 @@ def replace_word(text: str, cursor: int, chosen: str) -> tuple[str, int]:
 
 
 def remember(history: Sequence[str], text: str, *, limit: int = MOST_REMEMBERED) -> list[str]:
-    """The history with a text in front, once and tidied, and no longer than ``limit``."""
+    """Return the history with a text in front, without duplicates, and no longer than ``limit``."""
     tidy = ", ".join(typed_words(text))
     if not tidy or not tidy.isprintable():
         return list(history[:limit])
@@ -107,8 +105,8 @@ def remember(history: Sequence[str], text: str, *, limit: int = MOST_REMEMBERED)
 
 
 def read_history(kept: object, *, limit: int = MOST_REMEMBERED) -> list[str]:
-    """A history out of settings, where one text may come back as itself and anything may be damaged: what can
-    be used of it.
+    """Return what can be used of a history from settings, in which a single text may not be a list and
+    anything may be damaged.
     """
     texts = [kept] if isinstance(kept, str) else list(kept) if isinstance(kept, (list, tuple)) else []
     history: list[str] = []
@@ -118,8 +116,8 @@ def read_history(kept: object, *, limit: int = MOST_REMEMBERED) -> list[str]:
 
 
 def find_suggestion(word: str, suggestions: Iterable[Suggestion]) -> Suggestion | None:
-    """The thing that a whole typed word means, out of the server's suggestions for it; None when the
-    vocabulary does not have it.
+    """Return the entry that a complete typed word means, among the server's suggestions; None if there is
+    none.
     """
     key = same_text(word)
     for found in suggestions:
@@ -133,17 +131,18 @@ def find_suggestion(word: str, suggestions: Iterable[Suggestion]) -> Suggestion 
 def word_hints(
     word: str, suggestions: Sequence[Suggestion], model: ModelInfo | None = None, modality: str = ""
 ) -> list[WordHint]:
-    """What a person should know before asking for a word; nothing when all is well.
+    """Return what a person should know before requesting a word; an empty list if all is well.
 
     Args:
-        suggestions: the server's for this word, whole
-        model: of which they were asked
-        modality: DICOM's code, or "picture", of the volume, "" when it is not known
+        word: as typed
+        suggestions: the server's suggestions for this word
+        model: the model that the suggestions are for
+        modality: DICOM's code for the volume, "picture", or "" if it is not known
     """
     shown, found = quote_text(word), find_suggestion(word, suggestions)
     if found is None:
         trained = model is not None and same_text(word) in {same_text(known) for known in model.trained_words}
-        if trained:  # taught by somebody, and no word of the vocabulary
+        if trained:  # a word that somebody taught it, outside the vocabulary
             return []
         better = suggestions[0].word if suggestions else ""
         advice = (
@@ -175,7 +174,7 @@ def word_hints(
 
 
 def _may_show(kind: str, modalities: Sequence[str]) -> bool:
-    """As on the server: a picture may be of any kind, but is seldom a slice of CT or MR."""
+    """Decide as the server does: a picture may be of any kind, but is seldom a slice of CT or MR."""
     if not modalities:
         return True
     return not set(modalities) <= {"CT", "MR"} if kind == "picture" else kind in modalities

@@ -1,10 +1,10 @@
-"""How answers are read, in pieces as they come: JSON into objects, files into a folder that the caller names,
-refusals into errors.
+"""Readers of answers as they arrive: JSON into objects, files into a folder that the caller names, refusals
+into errors.
 
-The same readers serve a transport that waits and Qt's, which does not: `begin` with status and headers,
-`feed` with what came, `finish` at the end for the answer, and `abort` whenever it ends otherwise, also by an
-error of `begin` or `feed`. Nothing is left of a file that did not come whole, and a file never has the name
-that the server gave it. Knows HTTP's words; not sockets.
+The client that waits and Qt's transport share these readers. They call `begin` with status and headers,
+`feed` with data, `finish` at the end for the answer, and `abort` if it ends in another way, also after an
+error of `begin` or `feed`. Nothing is left of an incomplete file, and a file never gets the name that the
+server gave it. Knows HTTP's terms; not sockets.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class AnswerReader(ABC, Generic[T_co]):
-    """Reads one answer; use once.
+    """Reads one answer; use it once.
 
-    A refusal (status 400 and above) becomes the error of its kind in `finish`.
+    A refusal (a status other than 2xx) becomes the error of its kind in `finish`.
     """
 
     def __init__(self, address: ServerAddress) -> None:
@@ -54,7 +54,7 @@ class AnswerReader(ABC, Generic[T_co]):
         self._received = 0
 
     def begin(self, status: int, reason: str, headers: Mapping[str, str]) -> None:
-        """The head of the answer; BadAnswerError, LocalFileError."""
+        """Take the status and the headers; BadAnswerError, LocalFileError."""
         self._status, self._reason, self._headers = status, reason, headers
         if not self.is_refusal:
             if header(headers, "content-encoding").lower() not in ("", "identity"):
@@ -62,7 +62,7 @@ class AnswerReader(ABC, Generic[T_co]):
             self._start()
 
     def feed(self, data: bytes) -> None:
-        """More of the body; BadAnswerError, LocalFileError."""
+        """Take more of the body; BadAnswerError, LocalFileError."""
         self._received += len(data)
         if not self.is_refusal:
             self._take(data)
@@ -70,8 +70,12 @@ class AnswerReader(ABC, Generic[T_co]):
             self._refusal += data
 
     def finish(self) -> T_co:
-        """The answer; ServerAnswerError and its kinds for a refusal, ConnectionLostError, BadAnswerError,
-        LocalFileError.
+        """Return the answer.
+
+        Raises:
+            ServerAnswerError: the server refused
+            ConnectionLostError, BadAnswerError, LocalFileError: the answer is incomplete, not understood, or
+                cannot be written
         """
         if self.is_refusal:
             raise refusal(self.address, self._status, self._reason, self._headers, bytes(self._refusal))
@@ -85,11 +89,11 @@ class AnswerReader(ABC, Generic[T_co]):
             raise
 
     def abort(self) -> None:
-        """Leave nothing behind; more than once does no harm."""
+        """Remove whatever was written; calling it again has no effect."""
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the server did not do what it was asked for."""
+        """Whether the server did not carry out the request."""
         return not 200 <= self._status < 300
 
     @property
@@ -111,7 +115,7 @@ class AnswerReader(ABC, Generic[T_co]):
 
 
 class JsonReader(AnswerReader[T]):
-    """An answer in JSON. parse: makes an object of it, ValueError when it is not what was expected."""
+    """Reads JSON, of which ``parse`` makes an object or raises a ValueError."""
 
     def __init__(self, address: ServerAddress, parse: Callable[[Any], T]) -> None:
         super().__init__(address)
@@ -128,12 +132,13 @@ class JsonReader(AnswerReader[T]):
 
 
 class FileReader(AnswerReader[T]):
-    """A file, alone.
+    """Reads a single file.
 
     Args:
-        folder: where it is put
+        address: of the server
+        folder: where the file is put
         stem: its name without ending, safe letters only
-        made: makes the answer of its path
+        made: makes the answer from its path
     """
 
     def __init__(self, address: ServerAddress, folder: Path, stem: str, made: Callable[[Path], T]) -> None:
@@ -181,9 +186,9 @@ class FileReader(AnswerReader[T]):
 
 
 class ResultReader(FileReader[T]):
-    """A file with JSON beside it, in multipart/form-data as infer answers.
+    """Reads a file with JSON beside it, in multipart/form-data as MONAI Label's infer route answers.
 
-    made: makes the answer of JSON and path, or ValueError.
+    ``made`` makes the answer from the JSON and the path, or raises a ValueError.
     """
 
     def __init__(
@@ -218,7 +223,7 @@ class ResultReader(FileReader[T]):
         return super()._make_answer()
 
     def start(self, name: str, file_name: str | None) -> None:
-        """A part begins: the parser's business, as are `write` and `end`."""
+        """Begin a part. The parser calls this, `write` and `end`."""
         self._part = name
         if name == "image":
             if self._file.is_open:
@@ -226,7 +231,7 @@ class ResultReader(FileReader[T]):
             self._file.open(self._ending(file_name or ""))
 
     def write(self, content: bytes) -> None:
-        """More of a part."""
+        """Append to the part."""
         if self._part == "image":
             self._file.write(content)
         elif self._part == "params":
@@ -235,7 +240,7 @@ class ResultReader(FileReader[T]):
             self._params += content
 
     def end(self) -> None:
-        """A part is complete."""
+        """Complete the part."""
         self._part = None
 
     def _with_bad_answers(self, step: Callable[[], Any]) -> Any:
@@ -246,7 +251,7 @@ class ResultReader(FileReader[T]):
 
 
 def parse_json(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -> T:
-    """An object of a JSON body; BadAnswerError."""
+    """Make an object from a JSON body; BadAnswerError."""
     try:
         found = json.loads(body, parse_constant=lambda _: None)  # NaN is no JSON, and nothing to show
     except (ValueError, RecursionError):
@@ -261,7 +266,7 @@ def parse_json(address: ServerAddress, body: bytes, parse: Callable[[Any], T]) -
 def refusal(
     address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes
 ) -> ServerAnswerError:
-    """The error for a status that is no success; its sentence is the server's own where that is one."""
+    """Return the error for a status that is not a success; its sentence is the server's if it sent one."""
     told = _server_sentence(body)
     if status == 401:
         return AccessDeniedError(
@@ -301,7 +306,7 @@ def refusal(
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds of a Retry-After header, which has a number or a date; None when it has neither."""
+    """Return the seconds of a Retry-After header, which has a number or a date; None if it has neither."""
     if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]*)?\s*", text):
         return float(text)
     try:
@@ -312,7 +317,7 @@ def retry_after(text: str) -> float | None:
 
 
 def _server_sentence(body: bytes) -> str:
-    """The sentence of a refusal: FastAPI's ``detail``, also where that is a list of what is wrong with the
+    """Return the sentence of a refusal: FastAPI's ``detail``, which may be a list of what is wrong with the
     parameters.
     """
     try:

@@ -1,4 +1,4 @@
-"""When a request that failed is sent again. Knows errors; not how requests travel."""
+"""When a failed request is sent again. Knows errors; not how requests travel."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class RetryPolicy:
     """How often and after which waits a request is sent again.
 
     Attributes:
-        attempts: in all
+        attempts: number of attempts in all
         first_wait: seconds, doubled each time
-        patience: the longest wait in seconds that a server may ask for; a server that asks for more gets no
-            second request, and its sentence is shown
+        patience: the longest wait in seconds that a server may ask for; if it asks for more, its sentence is
+            shown instead
     """
 
     attempts: int = 3
@@ -31,10 +31,10 @@ class RetryPolicy:
     patience: float = 10.0
 
     def wait(self, error: ClientError, attempt: int, *, safe_to_repeat: bool) -> float | None:
-        """Seconds to wait after an attempt (counted from 1) ended with ``error``; None to give up.
+        """Return the seconds to wait after an attempt (counted from 1) ended with ``error``; None to give up.
 
-        A request that was refused because there are too many (429) did nothing, so any request may follow it
-        if the server says when.
+        A request that was refused because there are too many (429) had no effect, so any request may be sent
+        again when the server says when.
         """
         if attempt >= self.attempts:
             return None

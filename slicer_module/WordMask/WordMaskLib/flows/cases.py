@@ -1,8 +1,8 @@
 """Cases of a server as volumes of the scene: opened from their files, and recognised again.
 
-A volume that was opened from a server keeps the case's id and the server's address; any other volume gets an
-id by its content when it is put on a server, for names of volumes often hold those of patients. Knows MRML
-and files; not requests, not Qt.
+A volume that was opened from a server keeps the case's id and the server's address. Any other volume gets an
+id made from its content when it is uploaded, because names of volumes often contain those of patients. Knows
+MRML and files; not requests, not Qt.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ _READERS.update({".tif": "vtkTIFFReader", ".tiff": "vtkTIFFReader"})
 
 
 def open_case(path: Path, case: str, address: ServerAddress) -> Any:
-    """The file of a case as a new volume node. SegmentsError: it cannot be read, and the scene is as it was.
+    """Open the file of a case as a new volume node.
 
-    No storage node is left: it would tell Slicer that the volume is saved in a file, and that file is a
-    temporary one.
+    No storage node is left: it would tell Slicer that the volume is saved in a file, but that file is
+    temporary.
+
+    Raises:
+        SegmentsError: the file cannot be read, and the scene is as it was
     """
     picture = path.suffix.lower() in PICTURE_SUFFIXES
     node = _read_picture(path) if picture else _read_volume(path)
@@ -47,7 +50,7 @@ def open_case(path: Path, case: str, address: ServerAddress) -> Any:
 
 
 def case_of(volume: Any, address: ServerAddress) -> str:
-    """The id that a volume has on a server; empty when it did not come from there and was not put there."""
+    """Return the id of a volume on a server; "" if it neither came from there nor was uploaded there."""
     return str(volume.GetAttribute(CASE) or "") if volume.GetAttribute(SERVER) == str(address) else ""
 
 
@@ -58,7 +61,7 @@ def mark_case(volume: Any, case: str, address: ServerAddress) -> None:
 
 
 def open_volume_of(case: str, address: ServerAddress) -> Any | None:
-    """The volume of a case that is open already; None without one."""
+    """Return the volume of a case that is already open; None without one."""
     for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):  # pictures are of this class, too
         if case_of(volume, address) == case:
             return volume
@@ -66,7 +69,7 @@ def open_volume_of(case: str, address: ServerAddress) -> Any | None:
 
 
 def show_volume(volume: Any) -> None:
-    """Put a volume behind everything in all slice views, and fit it in."""
+    """Show a volume in the background of all slice views, and fit it in."""
     application = slicer.app.applicationLogic()
     selection = application.GetSelectionNode()
     if selection is not None:
@@ -75,8 +78,8 @@ def show_volume(volume: Any) -> None:
 
 
 def content_id(path: Path) -> Iterator[str]:
-    """An id for a file, by its content alone: empty texts while it reads, so that others have their turn, and
-    the id at last.
+    """Make an id from a file's content alone. Yields "" while it reads, so that the window stays alive, then
+    the id.
     """
     digest = hashlib.sha256()
     try:
@@ -98,9 +101,8 @@ def _read_volume(path: Path) -> Any | None:
 
 
 def _read_picture(path: Path) -> Any | None:
-    """As Slicer opens pictures: colours, row 0 at the top, pixels of 1 mm.
-
-    Not with a storage node, see `export`.
+    """Read a picture as Slicer opens it: colours, row 0 at the top, pixels of 1 mm. Without a storage node,
+    see `export`.
     """
     reader = getattr(vtk, _READERS[path.suffix.lower()])()
     if not reader.CanReadFile(str(path)):

@@ -1,11 +1,11 @@
-"""Work that takes time, cut into steps: a *flow* is a generator that yields what it waits for, and is sent
-what came of it.
+"""Work that takes time, cut into steps: a *flow* is a generator that yields what it waits for and receives
+the answer.
 
     def flow():
         job = yield calls.start_job("simple_vilmedsam", ["liver"], file=path)  # a request; raises its error
-        yield Report("computing", 3, 40)                                          # how far it is
-        yield Pause(0.3)                                                          # let others work
-        agreed = yield Question("replace_edited", ("liver",))                     # a person answers yes or no
+        yield Report("computing", 3, 40)                       # how far it is
+        yield Pause(0.3)                                       # let others work
+        agreed = yield Question("replace_edited", ("liver",))  # a person answers yes or no
         return job
 
 The Widget drives flows from its event loop (`tasks`), scripts and tests with `run_waiting`. Knows no Qt and
@@ -32,7 +32,7 @@ Flow = Generator[Any, Any, T]
 
 @dataclass(frozen=True)
 class Pause:
-    """Go on after so many seconds; 0: when what is waiting has had its turn."""
+    """Continue after so many seconds; 0 means after other waiting work had its turn."""
 
     seconds: float = 0.0
 
@@ -42,10 +42,11 @@ class Report:
     """How far the work is.
 
     Attributes:
-        stage: a name that `messages` translates; done of total: bytes or slices, total 0 when not known
-        waiting: jobs before this one
-        seconds_left: a rough guess
-        can_cancel: nothing of the scene is changed yet
+        stage: a name that `messages` translates
+        done, total: bytes or slices; total is 0 if it is not known
+        waiting: number of jobs before this one
+        seconds_left: a rough estimate
+        can_cancel: whether nothing in the scene has been changed yet
     """
 
     stage: str
@@ -56,13 +57,13 @@ class Report:
     can_cancel: bool = True
 
     def with_bytes(self, done: int, total: int | None) -> Report:
-        """The same stage with how much was sent or received."""
+        """Return the same stage with how much was sent or received."""
         return replace(self, done=done, total=total or 0)
 
 
 @dataclass(frozen=True)
 class Question:
-    """Something that only a person can decide, yes or no.
+    """A decision that only a person can make, yes or no.
 
     Attributes:
         kind: a name that `messages` translates
@@ -74,12 +75,12 @@ class Question:
 
 
 def cancelled_error() -> TransferCancelledError:
-    """What is raised in a flow when somebody asks it to stop."""
+    """Return the error that is raised in a flow when a person cancels it."""
     return TransferCancelledError("Cancelled at your request; nothing was changed.")
 
 
 def in_turns(steps: Generator[None, None, T]) -> Flow[T]:
-    """Work in pieces, as a flow: what is waiting has its turn before each of them."""
+    """Run steps as a flow, so that other waiting work has its turn before each of them."""
     while True:
         yield Pause()
         try:
@@ -91,7 +92,7 @@ def in_turns(steps: Generator[None, None, T]) -> Flow[T]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder for the files of one flow, gone after it; LocalFileError."""
+    """Make a folder for the files of one flow, which is removed afterwards; LocalFileError."""
     try:
         folder = TemporaryDirectory(prefix="wordmask-")
     except OSError:
@@ -108,11 +109,14 @@ def run_waiting(
     answer: Callable[[Question], bool] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Drive a flow to its end and return what it returns; for scripts and tests.
+    """Run a flow to its end and return its result; for scripts and tests. Control-C cancels it.
 
-    answer: no to everything when None.
-
-    Control-C stops the flow as its Cancel button does in Slicer.
+    Args:
+        flow: to run
+        client: sends its requests
+        report: called with every report
+        answer: answers its questions; by default with no
+        sleep: waits for so many seconds
     """
     reply: Any = None
     error: BaseException | None = None

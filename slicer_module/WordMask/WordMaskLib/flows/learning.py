@@ -28,17 +28,17 @@ from .session import ServerState, Session, present
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
 SPECIAL_RECIPES = frozenset({"zero_shot", "smoke"})  # for experiments and tests
 WATCH_SECONDS = 1.0
-MOST_SILENCES = 5  # questions without an answer before a training is no longer watched
+MOST_SILENCES = 5  # failed requests after which a training is no longer watched
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was kept.
+    """What was stored on the server.
 
     Attributes:
-        case: its id on the server
-        words: in the label map
-        absent: said not to be in the image
+        case: its id
+        words: words in the label map
+        absent: words that were said to be absent from the image
     """
 
     case: str
@@ -51,9 +51,10 @@ class Opened:
     """The next case.
 
     Attributes:
-        volume: None when none is left
-        previewed: whether the model's label map is beside it
-        message: why it is not
+        next: the server's answer
+        volume: None if no case is left
+        previewed: whether the model's segments are shown with it
+        message: why they are not
     """
 
     next: NextCase
@@ -65,10 +66,10 @@ class Opened:
 def submit(
     session: Session, address: ServerAddress, volume: Any, segmentation: Any, *, absent: Sequence[str] = ()
 ) -> Flow[Submitted]:
-    """Keep the visible segments of a volume as its final label map; a volume that the server does not have is
-    put there first.
+    """Store the visible segments of a volume as its final label map; upload the volume first if the server
+    does not have it.
 
-    absent: words that are surely not in the image, from which training learns, too.
+    ``absent`` are words that are certainly not in the image, from which training learns, too.
     """
     check_volume(volume)
     chosen = visible_segments(segmentation, volume)
@@ -93,7 +94,7 @@ def submit(
 
 
 def visible_segments(segmentation: Any, volume: Any) -> list[str]:
-    """The segments that are shown and have a voxel on the volume; SegmentsError when there is none."""
+    """Return the segments that are visible and have a voxel on the volume; SegmentsError if there is none."""
     if segmentation is None or not present(segmentation):
         raise SegmentsError(
             "There is nothing to submit yet: segment the volume, or draw in a segmentation and choose it."
@@ -115,8 +116,11 @@ def train(
     """Start a training.
 
     Args:
-        segmentations: (segmentation, volume) whose corrections may not be submitted yet, which is asked about
-        words: what to learn, for models that learn without labels; else the words of the labels
+        session: what the module knows
+        model: its name
+        segmentations: pairs (segmentation, volume); a person is asked before corrections in them are left out
+        recipe: its name
+        words: what to learn, for models that learn without labels; otherwise the words of the labels
     """
     unsubmitted: list[str] = []
     for segmentation, volume in segmentations:
@@ -134,9 +138,8 @@ def train(
 
 
 def watch_training(model: str, tell: Callable[[TrainingState], None]) -> Flow[TrainingState]:
-    """Tell how far a training is until it ends, and return how.
-
-    ClientError: the server did not answer several times.
+    """Report how far a training is until it ends, and return how it ended; ClientError after several failed
+    requests.
     """
     silences = 0
     while True:
@@ -158,16 +161,16 @@ def watch_training(model: str, tell: Callable[[TrainingState], None]) -> Flow[Tr
 
 
 def stop_training() -> Flow[None]:
-    """Ask for the end of a training; how it ended is told to whoever watches it."""
+    """Ask the server to stop a training; `watch_training` reports how it ended."""
     yield calls.stop_training()
 
 
 def next_case(
     session: Session, address: ServerAddress, strategy: str, *, words: str = "", skip: Sequence[str] = ()
 ) -> Flow[Opened]:
-    """Open the case that the server would have labelled next, with the label map that its model makes of it.
+    """Open the case that should be labelled next, with the model's segmentation.
 
-    A case that is open already is not opened twice, and what was done there stays as it is.
+    A case that is already open is not opened twice, and the work on it stays as it is.
     """
     yield Report("choosing")
     server: ServerState = yield from _connect_if_needed(session, address)
@@ -200,7 +203,7 @@ def next_case(
 
 
 def use_version(session: Session, address: ServerAddress, version: int) -> Flow[ServerState]:
-    """Let another version of the model serve; 0: the weights that came with it."""
+    """Use another version of the model; 0 means the weights that came with it."""
     server: ServerState = yield from _connect_if_needed(session, address)
     yield Report("connecting")
     yield calls.rollback(server.model.name, version)
@@ -225,9 +228,9 @@ def _connect_if_needed(session: Session, address: ServerAddress) -> Flow[ServerS
 
 
 def _case_on_server(session: Session, address: ServerAddress, volume: Any, folder: Path) -> Flow[str]:
-    """The id of the volume's case; the volume is sent when the server does not have it.
+    """Return the id of the volume's case, after uploading the volume if the server does not have it.
 
-    Asks before another final label map is replaced.
+    A person is asked before somebody else's final label map is replaced.
     """
     images: dict[str, DatastoreImage] = {image.id: image for image in (yield calls.images())}
     case = case_of(volume, address)
@@ -251,8 +254,8 @@ def _case_on_server(session: Session, address: ServerAddress, volume: Any, folde
 
 
 def _file_of(case: str, volume: Any, address: ServerAddress, folder: Path) -> Flow[Path | None]:
-    """The server's own file, on whose grid the label map has to lie; None for pictures, which have rows and
-    columns only.
+    """Download the server's own file, on whose grid the label map has to lie; None for pictures, which have
+    only rows and columns.
     """
     if is_picture(volume):
         return None
@@ -283,7 +286,7 @@ def _label_map(
 
 
 def _preview(found: NextCase, folder: Path) -> Flow[tuple[JobResult | None, str]]:
-    """What the model makes of the case; none of its faults keeps the case from being opened."""
+    """Fetch the model's segmentation of the case; if that fails, the case is opened without it."""
     if found.preview is None:
         return None, found.preview_message
     try:
@@ -296,6 +299,6 @@ def _preview(found: NextCase, folder: Path) -> Flow[tuple[JobResult | None, str]
 
 
 def results_in_scene(volumes: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """(segmentation, volume) of all results that were made here and are in the scene."""
+    """Return (segmentation, volume) for all results in the scene."""
     pairs = [(segmentation_of(volume), volume) for volume in volumes if volume.GetImageData() is not None]
     return [(segmentation, volume) for segmentation, volume in pairs if segmentation is not None]

@@ -1,6 +1,6 @@
-"""What the panel says, in the person's language: stages, questions, results.
+"""What the panel says, in the person's language: stages, questions and results.
 
-Errors bring their own sentence. Knows what is to be said; not where it is shown.
+Errors bring their own sentence. Knows the texts; not where they are shown.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ try:
 except ImportError:  # without the application, as in scripts
 
     def _(text: str) -> str:
-        """English."""
+        """Return the English text, as it is."""
         return text
 
 
 def stage_text(report: Report) -> str:
-    """How far the work is."""
+    """Say how far the work is."""
     if report.stage in ("uploading", "downloading") and report.total:
         sending = report.stage == "uploading"
         text = (
@@ -54,7 +54,7 @@ def stage_text(report: Report) -> str:
 
 
 def time_text(seconds: float | None) -> str:
-    """A rough time; empty when it is not known."""
+    """Say a rough time; "" if it is not known."""
     if seconds is None:
         return ""
     if seconds < 90:
@@ -63,7 +63,7 @@ def time_text(seconds: float | None) -> str:
 
 
 def question_text(question: Question) -> tuple[str, str, str]:
-    """The question, and what stands on the buttons for yes and no."""
+    """Return a question and the texts of its buttons for yes and no."""
     names = ", ".join(question.names)
     if question.kind == "replace_edited":
         text = _("You edited the segment of {names} by hand. Replace it with the new result?")
@@ -90,7 +90,7 @@ def question_text(question: Question) -> tuple[str, str, str]:
 
 
 def segmented_text(done: Segmented, table: Sequence[ResultRow]) -> str:
-    """What was found and what was not, and what the server warns of."""
+    """Say what was found, what was not, and what the server warns about."""
     rows = {row.word: row for row in table}
     found = [_amount(rows[word]) for word in done.imported.ids if word in rows]
     parts = [_("Found: {names}.").format(names=", ".join(found))] if found else []
@@ -104,7 +104,7 @@ def segmented_text(done: Segmented, table: Sequence[ResultRow]) -> str:
 
 
 def not_found_text(words: Sequence[str]) -> str:
-    """Empty when all were found."""
+    """Name the words that were not found; "" if all were found."""
     return _("Not found: {names}.").format(names=", ".join(words)) if words else ""
 
 
@@ -115,5 +115,5 @@ def _amount(row: ResultRow) -> str:
 
 
 def millilitres_text(amount: float) -> str:
-    """Three digits, as nobody measures better."""
+    """Round a volume to three digits, because nobody measures better."""
     return f"{amount:.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 10 else f"{amount:.2f}"

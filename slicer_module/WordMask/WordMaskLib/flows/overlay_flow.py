@@ -1,7 +1,7 @@
-"""What the model thought: probability, uncertainty or attribution of one word as a volume in colour over the
+"""What the model thought: probability, uncertainty or attribution of one word as a coloured volume over the
 image.
 
-A flow: see `flows`. Knows MRML and requests as data; not Qt.
+This is a flow: see `flows`. Knows MRML and requests as data; not Qt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from .session import Session, present
 
 @dataclass(frozen=True)
 class OverlayResult:
-    """node: the overlay; plane: along which the server cut; word, kind: of what."""
+    """An overlay that is shown.
+
+    Attributes:
+        node: its volume node
+        plane: along which the server cut the volume
+        word, kind: what it shows
+    """
 
     node: Any
     plane: str
@@ -28,7 +34,7 @@ class OverlayResult:
     kind: str
 
     def place(self) -> SlicePosition:
-        """The slice with the largest sum of values; SegmentsError when it is 0 everywhere, or gone."""
+        """Find the slice with the largest sum of values; SegmentsError if it is 0 everywhere, or gone."""
         if not present(self.node):
             raise SegmentsError("The overlay is no longer in the scene; request it again.")
         return most_uncertain_slice(self.node, self.plane)
@@ -37,7 +43,7 @@ class OverlayResult:
 def request_overlay(
     session: Session, address: ServerAddress, volume: Any, word: str, kind: str
 ) -> Flow[OverlayResult]:
-    """Ask what the model thought of one word. kind: "probability", "uncertainty" or "attribution"."""
+    """Request "probability", "uncertainty" or "attribution" of one word, and show it."""
     handshake = yield from shake_hands(address)
     if session.server is None or session.server.handshake.address != address:
         session.server = yield from load_models_and_words(handshake, "")

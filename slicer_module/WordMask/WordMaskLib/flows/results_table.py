@@ -1,5 +1,4 @@
-"""The table of results: what the server says of each word, beside where its segment is now, and how to go
-there.
+"""The table of results: what the server says about each word, where its segment is now, and how to go there.
 
 Knows segments and the server's statistics. Does not know: requests, Qt.
 """
@@ -23,15 +22,15 @@ from ..scene.terminology import DIGEST, tag
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        segment_id: None when the word was not found
+        segment_id: None if the word was not found
         color: 0..255
-        edited: a person changed the voxels since they came
+        edited: whether a person changed the voxels since the result came
         voxels, millilitres, largest: of the segment as it is now; millilitres is None for pictures
-        presence, mean_probability: 0..1, and mean_uncertainty: nats, of the server's result; the means are
-            None once the segment was edited
+        presence, mean_probability: 0..1, from the server; the mean is None once the segment was edited
+        mean_uncertainty: nats, from the server; None once the segment was edited
     """
 
     word: str
@@ -54,18 +53,23 @@ def result_rows(
     statistics: Mapping[str, WordStatistics],
     plane: str,
 ) -> list[ResultRow]:
-    """One row per word, in their order.
+    """Make one row per word, in their order.
 
     Args:
-        plane: along which the server cut
-        statistics: of its answer, words may be missing there
+        words: to list
+        segmentation: with their segments, None without one
+        volume: that was segmented
+        statistics: of the server's answer; words may be missing
+        plane: along which the server cut the volume
     """
     slicing = grid_of(volume).slicing(plane, picture=is_picture(volume))
     return [_result_row(word, segmentation, volume, statistics.get(word), slicing) for word in words]
 
 
 def largest_slice(cropped: Cropped, volume: slicer.vtkMRMLVolumeNode, slicing: Slicing) -> SlicePosition:
-    """The slice with most voxels of a mask, of equals the first, and its voxel nearest to their centre."""
+    """Find the slice with most voxels of a mask (the first among equals), and its voxel nearest to their
+    centre.
+    """
     counts = np.count_nonzero(cropped.mask, axis=tuple(axis for axis in range(3) if axis != slicing.axis))
     first = cropped.first[2 - slicing.axis]
     index = min(slicing.entry(first + int(entry)) for entry in np.flatnonzero(counts == counts.max()))

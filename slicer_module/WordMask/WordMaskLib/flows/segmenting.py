@@ -1,7 +1,7 @@
-"""From words to segments: find the server, send the volume, wait, fetch, and show it all in one step at the
-end.
+"""From words to segments: find the server, send the volume, wait, fetch the result, and show it in one step
+at the end.
 
-Until that step the scene is not touched, whatever goes wrong and whenever somebody stops it. Flows: see
+Until that step the scene is not touched, whatever goes wrong and whenever a person cancels. For flows see
 `flows`. Knows MRML and requests as data; not how they travel, not Qt.
 """
 
@@ -51,10 +51,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Segmented:
-    """What came of a request. volume, segmentation: where.
+    """The outcome of a request.
 
     Attributes:
-        result: the server's
+        volume: that was segmented
+        imported: what changed in the scene
+        result: the server's answer
         warnings: sentences
     """
 
@@ -65,7 +67,7 @@ class Segmented:
 
 
 def connect(session: Session, address: ServerAddress, model: str = "") -> Flow[ServerState]:
-    """Ask a server who it is, what it can do and which words it knows."""
+    """Ask a server what it is, what it can do and which words it knows."""
     yield Report("connecting")
     session.forget_server()
     handshake = yield from shake_hands(address)
@@ -74,7 +76,7 @@ def connect(session: Session, address: ServerAddress, model: str = "") -> Flow[S
 
 
 def shake_hands(address: ServerAddress) -> Flow[Handshake]:
-    """Whether the server can be used; ClientError says why not."""
+    """Check whether the server can be used; ClientError says why not."""
     health: Health | ClientError
     info: ServerInfo | ClientError | None = None
     try:
@@ -94,7 +96,9 @@ def shake_hands(address: ServerAddress) -> Flow[Handshake]:
 
 
 def load_models_and_words(handshake: Handshake, model: str) -> Flow[ServerState]:
-    """Models and words of a server. model: its name; the first one when there is none of that name."""
+    """Load the server's models, and the words of the model of that name, or of the first one if there is
+    none.
+    """
     models = yield calls.models()
     chosen = model_named(models, model)
     if chosen is None:
@@ -120,10 +124,16 @@ def segment(
     """Segment a volume that is open in Slicer by words.
 
     Args:
-        segmentation: where to, None for the one that was made here before, or a new one
+        session: what the module knows
+        address: of the server
+        volume: to segment
+        text: the words as typed; the server reads them
+        segmentation: where the segments go; None: the volume's earlier result, or a new segmentation
+        model: its name, for a server that was not asked yet
         redo: compute this slice only, counted as the server counts along the plane of the earlier result;
             other slices stay
-        hint: a Markups node, points on the thing or a region of interest around it, for models that take such
+        hint: a Markups node for models that take one: points on the structure or a region of interest around
+            it
     """
     check_volume(volume)
     target = target_segmentation(volume, segmentation)
@@ -152,7 +162,9 @@ def segment(
 
 
 def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
-    """Wait for a job and fetch its result into a folder; a flow that is stopped meanwhile cancels the job."""
+    """Wait for a job and download its result into a folder. If a person cancels meanwhile, the job is
+    cancelled, too.
+    """
     status = yield from _or_cancel(job, _watch(job))
     if status.state != "done":
         raise ServerAnswerError(
@@ -163,7 +175,7 @@ def finish_job(job: JobStatus, folder: Path) -> Flow[JobResult]:
 
 
 def _watch(job: JobStatus) -> Flow[JobStatus]:
-    """Report how far a job is until it ends; its final status."""
+    """Report how far a job is until it ends; return its final status."""
     turn = 0
     while not job.final:
         stage = "queued" if job.state == "queued" else "computing"
@@ -174,7 +186,7 @@ def _watch(job: JobStatus) -> Flow[JobStatus]:
 
 
 def _or_cancel(job: JobStatus, flow: Flow[T]) -> Flow[T]:
-    """Run a flow; when a person stops it, the job is cancelled, too."""
+    """Run a flow; if a person cancels it, cancel the job, too."""
     try:
         return (yield from flow)
     except TransferCancelledError:
@@ -184,11 +196,12 @@ def _or_cancel(job: JobStatus, flow: Flow[T]) -> Flow[T]:
 
 
 def slice_in_view(volume: Any, plane: str, slice_nodes: Sequence[Any]) -> int:
-    """The slice of a volume that a slice view shows, as the server counts.
+    """Return the slice of a volume that is in view, as the server counts.
 
-    The view whose direction is nearest to the plane counts.
+    Among several slice views, the one whose direction is nearest to the plane counts.
 
-    SegmentsError: no view shows a slice of the volume.
+    Raises:
+        SegmentsError: no view shows a slice of the volume
     """
     if is_picture(volume):
         return 0
@@ -216,7 +229,7 @@ def _options(only: SliceRange | None) -> dict[str, Any]:
 
 
 def start_on(model: str, words: str, volume: Any, folder: Path, options: dict[str, Any]) -> Flow[JobStatus]:
-    """Write a volume into a folder, send it, and queue the work.
+    """Write a volume into a folder, upload it, and queue a job.
 
     Args:
         model: its name
@@ -236,9 +249,9 @@ def start_on(model: str, words: str, volume: Any, folder: Path, options: dict[st
 def _confirm_replacing(
     session: Session, words: Sequence[str], target: Any | None, volume: Any, agreed: dict[str, str]
 ) -> Flow[dict[str, str]]:
-    """Ask before what a person corrected is replaced.
+    """Ask before segments are replaced that a person corrected.
 
-    agreed: what was allowed before; corrections made since are asked for again.
+    ``agreed`` is what was allowed before; corrections made since then are asked about again.
     """
     if target is None or not present(target) or not present(volume):
         return agreed
@@ -252,7 +265,7 @@ def _confirm_replacing(
 
 
 def _corrections(target: Any, volume: Any) -> dict[str, str]:
-    """word -> a mark that changes when the segment is edited again."""
+    """Return word -> a mark that changes when the segment is edited again."""
     marks = {}
     for word, segment_id in edited_segments(target, volume).items():
         image = target.GetSegmentation().GetSegment(segment_id).GetRepresentation("Binary labelmap")
@@ -261,8 +274,8 @@ def _corrections(target: Any, volume: Any) -> dict[str, str]:
 
 
 def _vocabulary_entries(server: ServerState, words: Sequence[str]) -> Flow[dict[str, Suggestion]]:
-    """What the vocabulary has for each word, for colours and codes; words that only the server understands
-    (plurals) are asked for.
+    """Find the vocabulary's entry for each word, for colours and codes. Words that only the server
+    understands (plurals) are looked up there.
     """
     found = {}
     for word in words:
@@ -287,7 +300,7 @@ def show_result(
     target: Any | None,
     only: SliceRange | None,
 ) -> Flow[Segmented]:
-    """Read and check a result in pieces; the scene changes in the last one, or does not."""
+    """Read and check a result in steps; the scene changes in the last one, or not at all."""
     yield Report("showing")
     if not present(volume):
         raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
@@ -313,7 +326,7 @@ def show_result(
 def _show_surfaces(imported: Imported) -> Flow[None]:
     """Show a segmentation that was made here in 3-D.
 
-    In a person's own one, all segments would get surfaces that nobody asked for.
+    In a person's own segmentation, all segments would get surfaces that were not requested.
     """
     segmentation = imported.segmentation
     if segmentation is None or not imported.ids:

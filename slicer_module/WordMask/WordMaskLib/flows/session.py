@@ -1,5 +1,5 @@
 """What the module knows while Slicer runs: one server with its models and words, the results per volume, and
-the steps back.
+the undo steps.
 
 Knows segments and the server's answers. Does not know: requests on their way, Qt.
 """
@@ -26,7 +26,7 @@ USUAL_PLANE = "axial"
 
 @dataclass(frozen=True)
 class ServerState:
-    """A server that can be used. words: of the chosen model's vocabulary, whole."""
+    """A server that can be used; ``words`` is the whole vocabulary of the chosen model."""
 
     handshake: Handshake
     models: tuple[ModelInfo, ...]
@@ -34,7 +34,7 @@ class ServerState:
     words: tuple[Suggestion, ...]
 
     def look_up(self, word: str) -> Suggestion | None:
-        """What the vocabulary has for a word or synonym; None when it does not know it."""
+        """Find the vocabulary's entry for a word or synonym; None if there is none."""
         return find_suggestion(word, self.words)
 
 
@@ -43,9 +43,9 @@ class VolumeResults:
     """Results of one volume.
 
     Attributes:
-        statistics: word -> the server's
-        plane: along which it cut
-        not_found: of the last request
+        statistics: word -> what the server measured
+        plane: along which the server cut the volume
+        not_found: words of the last request without a voxel
     """
 
     statistics: Mapping[str, WordStatistics] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class VolumeResults:
 
 
 class Session:
-    """server: None until one was asked; history: of imports."""
+    """The state of the module: the server, None until one was asked, and the history of imports."""
 
     def __init__(self) -> None:
         self.server: ServerState | None = None
@@ -68,28 +68,28 @@ class Session:
 
     @property
     def model(self) -> ModelInfo | None:
-        """The model that is asked."""
+        """The chosen model."""
         return None if self.server is None else self.server.model
 
     def forget_server(self) -> None:
-        """Another address was typed."""
+        """Forget the server, because another address was typed."""
         self.server = None
 
     def forget_scene(self) -> None:
-        """The scene was closed."""
+        """Forget all results, because the scene was closed."""
         self.history.clear()
         self._results.clear()
         self._before.clear()
         self._marks.clear()
 
     def results_of(self, volume: Any | None) -> VolumeResults:
-        """What there is of a volume; empty when nothing was asked of it yet."""
+        """Return the results of a volume; empty ones before the first request."""
         return VolumeResults() if volume is None else self._results.get(str(volume.GetID()), VolumeResults())
 
     def record(self, volume: Any, imported: Imported, result: JobResult, *, part: bool = False) -> None:
-        """Keep what came of a request.
+        """Remember the result of a request.
 
-        part: of some slices only, so that the server's figures are not those of the segment.
+        ``part`` means of some slices only, so that the server's statistics are not those of the segment.
         """
         key, before = str(volume.GetID()), self._results.get(str(volume.GetID()))
         if imported.step is not None:
@@ -105,11 +105,11 @@ class Session:
         )
 
     def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
+        """Whether there is a step to undo."""
         return self.history.next() is not None
 
     def undo(self) -> tuple[str, ...]:
-        """Take the last import back; its words. SegmentsError: there is none."""
+        """Undo the last import and return its words; SegmentsError: there is none."""
         step = self.history.undo()
         key, shown = self._before.pop(id(step), ("", None))
         if shown is not None:
@@ -119,8 +119,8 @@ class Session:
         return step.words
 
     def table(self, volume: Any | None, segmentation: Any | None) -> list[ResultRow]:
-        """One row per result in the segmentation, then the words that were not found last; empty when
-        something is gone.
+        """Return one row per result in the segmentation, then the words that were not found last; empty if a
+        node is gone.
         """
         if volume is None or volume.GetImageData() is None:
             return []
@@ -138,7 +138,7 @@ class Session:
             return []
 
     def marks(self, segmentation: Any) -> dict[str, int]:
-        """Segment id -> a number that changes when its voxels do."""
+        """Return segment id -> a number that changes when the segment's voxels do."""
         contents = segmentation.GetSegmentation()
         images = {
             segment_id: contents.GetSegment(segment_id).GetRepresentation(BINARY)
@@ -151,21 +151,21 @@ class Session:
     def remember_submission(
         self, address: str, case: str, segmentation: Any, marks: Mapping[str, int]
     ) -> None:
-        """Remember what was submitted; marks: of the segments as they were then."""
+        """Remember that a case was submitted, and the `marks` of its segments at that time."""
         self._submitted.add((address, case))
         self._marks[str(segmentation.GetID())] = dict(marks)
 
     def has_submitted(self, address: str, case: str) -> bool:
-        """Whether the final label map of a case is our own."""
+        """Whether the final label map of a case was submitted from here."""
         return (address, case) in self._submitted
 
     def submitted_marks(self, segmentation: Any) -> dict[str, int]:
-        """The marks of a segmentation's segments at its last submission; empty without one."""
+        """Return the `marks` of a segmentation's segments at its last submission; empty without one."""
         return self._marks.get(str(segmentation.GetID()), {})
 
     def earlier_word(self, word: str, segmentation: Any | None) -> str:
-        """The word as its earlier result has it ("liver" for "hepar"), so that a synonym replaces it; else
-        the word itself.
+        """Return the word of an earlier result that means the same ("liver" for "hepar"), so that a synonym
+        replaces it; otherwise the word itself.
         """
         if segmentation is None:
             return word
@@ -177,7 +177,9 @@ class Session:
         return word
 
     def _key(self, word: str) -> str:
-        """Equal for the words of one entry of the vocabulary, and for two spellings of any other word."""
+        """Return a key that is equal for the words of one entry of the vocabulary, and for the spellings of
+        any other word.
+        """
         entry = None if self.server is None else self.server.look_up(word)
         return same_text(word if entry is None else entry.word)
 
@@ -188,12 +190,10 @@ def present(node: Any | None) -> bool:
 
 
 def target_segmentation(volume: Any, chosen: Any | None) -> Any | None:
-    """Where results go: the chosen segmentation, else the one that was made for the volume here; None for a
-    new one.
-    """
+    """Return where results go: the chosen segmentation or the volume's earlier result; None: a new one."""
     return chosen if chosen is not None else segmentation_of(volume)
 
 
 def model_named(models: Sequence[ModelInfo], name: str) -> ModelInfo | None:
-    """The model of that name, else the first one; None when there is none."""
+    """Return the model of that name, or the first one; None if there is none."""
     return next((model for model in models if model.name == name), models[0] if models else None)

@@ -1,7 +1,6 @@
-"""A flow that runs beside everything else: each of its steps ends at the event loop, so the window never
-freezes.
+"""A flow that runs in the background: each of its steps ends at the event loop, so the window never freezes.
 
-Knows flows, a transport and a timer, which are given to it; neither Qt nor what the steps are about.
+Knows flows, and the transport and the timer that it is given; neither Qt nor what the steps are about.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from .flows import Flow, Pause, Question, Report, cancelled_error
 
 
 class Sending(Protocol):
-    """A request that is on its way."""
+    """A request on its way."""
 
     def abort(self) -> None:
-        """Stop it; nobody is told afterwards, and nothing is left of a file."""
+        """Stop it without calling anybody; nothing is left of a file."""
 
 
 class Transport(Protocol):
-    """Sends requests without waiting."""
+    """Sends requests without waiting for the answer."""
 
     def send(
         self,
@@ -33,7 +32,7 @@ class Transport(Protocol):
         failed: Callable[[ClientError], None],
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Sending:
-        """One of ``done`` and ``failed`` is called once, later."""
+        """Send a call; either ``done`` or ``failed`` is called once, later."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class FlowOutcome:
 
     Attributes:
         value: what it returned
-        error: the sentence to show, empty when it went well
-        cancelled: a person stopped it
+        error: the sentence to show, "" if it succeeded
+        cancelled: whether a person cancelled it
     """
 
     value: Any = None
@@ -52,7 +51,7 @@ class FlowOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the flow succeeded."""
         return not self.error
 
 
@@ -60,9 +59,12 @@ class FlowTask:
     """One run of a flow.
 
     Args:
-        end: told once how it ended
-        report: how far it is
-        ask: gets a question and what to call with the answer
+        flow: to run
+        transport: sends its requests
+        later: calls a function after so many seconds
+        end: called once with the outcome
+        report: called with every report
+        ask: called with a question and a function for the answer
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class FlowTask:
 
     @property
     def is_running(self) -> bool:
-        """Whether its end was not told yet."""
+        """Whether the flow has not ended yet."""
         return not self._told
 
     def start(self) -> FlowTask:
@@ -94,9 +96,8 @@ class FlowTask:
         return self
 
     def cancel(self) -> bool:
-        """Stop, and tell so at once; False when it is too late for that.
-
-        The flow may still tell the server.
+        """Cancel, and report that at once; False if it is too late. The flow may still send a request to the
+        server.
         """
         if self._told or not self._last.can_cancel:
             return False
@@ -112,7 +113,7 @@ class FlowTask:
             self._advance(reply, error)
 
     def _advance(self, reply: Any = None, error: BaseException | None = None) -> None:
-        """Go from step to step until one has to be waited for."""
+        """Run steps until one has to be waited for."""
         try:
             step = self._flow.send(reply) if error is None else self._flow.throw(error)
             while isinstance(step, Report):

@@ -1,7 +1,7 @@
-"""Completion of the word under the cursor, from the vocabulary of the server.
+"""Completion of the word at the cursor, from the server's vocabulary.
 
-`matches` is plain; `WordCompleter` puts them into a QCompleter whose entries are the whole text with that
-word replaced, so that Qt's own keys and clicks do what they do everywhere.
+`matches` is plain Python. `WordCompleter` puts its result into a QCompleter whose entries are the whole text
+with that word replaced, so that keys and clicks work as everywhere in Qt.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ WHOLE_TEXT = 256  # Qt.UserRole: what the line is when the entry is chosen
 
 
 def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> list[tuple[Suggestion, str]]:
-    """What begins with ``query``, with the synonym that does ("" when the word does); words first, then words
-    within, then synonyms.
+    """Return entries that begin with ``query``, with the synonym that does ("" if the word does).
+
+    Words come first, then words that contain it, then synonyms.
     """
     key = same_text(query)
     ranked: list[tuple[int, str, Suggestion, str]] = []
@@ -40,11 +41,12 @@ def matches(query: str, words: Iterable[Suggestion], most: int = MOST_SHOWN) -> 
 
 
 class WordCompleter:
-    """Offers words while somebody types.
+    """Offers words while a person types.
 
     Args:
-        words: gives the vocabulary
-        misspelt: called with a word that nothing begins with
+        line: the line edit
+        words: returns the vocabulary
+        misspelt: called with a word that no entry begins with
     """
 
     def __init__(
@@ -69,17 +71,17 @@ class WordCompleter:
         self._timer.timeout.connect(self._on_pause)
 
     def offer(self, query: str, found: Iterable[Suggestion]) -> None:
-        """What a server suggests for a misspelt word; nothing happens when the person typed on."""
+        """Show the server's suggestions for a misspelt word, unless the person has typed on."""
         if query == self._typed_word() and bool(self._line.property("focus")):
             self._fill([(suggestion, "") for suggestion in found])
             if self._cursors:
                 self.completer.complete()
 
     def close(self) -> None:
-        """The line is about to go; more than once does no harm.
+        """Prepare for the end of the line edit; calling it again has no effect.
 
-        The completer goes first: its list is a window of its own, which it deletes, and must not find deleted
-        by others.
+        The completer goes first: its list is a window of its own, which it deletes and others must not delete
+        before.
         """
         if not self._closed:
             self._closed = True
@@ -118,7 +120,7 @@ class WordCompleter:
             self._cursors[whole] = place
 
     def _on_chosen(self, *chosen: Any) -> None:
-        """The text is put in by Qt, the cursor behind the word by us."""
+        """Place the cursor behind the word that Qt has put in."""
         text = chosen[0] if chosen and isinstance(chosen[0], str) else self._line.property("text")
         place = self._cursors.get(text)
         if place is not None:

@@ -1,9 +1,9 @@
-"""What all sections of the panel share: the server, the one piece of work that runs, its progress, the
-question, the message.
+"""What all sections of the panel share: the server, the running task, its progress, the question and the
+message.
 
-One piece of work at a time is done for a person (`begin`); what nobody waits for runs beside it
-(`run_in_background`). Expected faults are one sentence under the buttons, never a dialog. Qt: written in the
-dialect that PythonQt and PySide6 share.
+One task at a time runs for the person (`begin`); what nobody waits for runs in the background
+(`run_in_background`). Expected faults are one sentence under the buttons, never a dialog. Qt is written in
+the dialect that PythonQt and PySide6 share.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ FAULT_STYLE = "color: #c62828;"
 
 
 class Section:
-    """One part of the panel."""
+    """One section of the panel."""
 
     def __init__(self, panel: Panel) -> None:
         self.panel, self.ui, self.session = panel, panel.ui, panel.session
 
     def refresh(self) -> None:
-        """Enable and fill what depends on the state; called often, so it must be quick."""
+        """Enable and fill what depends on the state. It is called often, so it must be quick."""
 
     def connected(self) -> None:
-        """A server was asked and can be used."""
+        """React to a server that was asked and can be used."""
 
     def changed(self) -> None:
-        """Segments, the volume or the segmentation changed."""
+        """React to a change of the segments, the volume or the segmentation."""
 
     def close(self) -> None:
-        """The module ends."""
+        """Clean up when the module ends."""
 
 
 class Panel:
-    """ui: the widgets by name; make_transport: as `QtTransport`."""
+    """The panel: ``ui`` has the widgets by name, ``make_transport`` takes the arguments of `QtTransport`."""
 
     def __init__(
         self, ui: Any, session: Session, settings: Settings, make_transport: Callable[..., Any] = QtTransport
@@ -79,11 +79,13 @@ class Panel:
         return self.ui.segmentationSelector.currentNode()
 
     def address(self) -> ServerAddress:
-        """What was typed, repaired; AddressError."""
+        """Return the typed address, repaired; AddressError."""
         return repair_address(self.ui.addressLine.property("text"))
 
     def transport(self) -> Any:
-        """To the server of the address, with the token and the authority that are entered; ClientError."""
+        """Return the transport to the typed address, with the token and the authority that are entered;
+        ClientError.
+        """
         token, authority = (
             self.ui.tokenLine.property("text").strip(),
             self.ui.certificateLine.property("text").strip(),
@@ -98,15 +100,15 @@ class Panel:
 
     @property
     def busy(self) -> bool:
-        """Whether a piece of work runs."""
+        """Whether a task runs for the person."""
         return self._task is not None
 
     def begin(self, make_flow: Callable[[], Flow[Any]], done: Callable[[Any], None]) -> None:
-        """Start a piece of work; nothing while another runs.
+        """Start a task, unless another one runs.
 
         Args:
-            make_flow: may raise what is a sentence
-            done: gets what it returns
+            make_flow: makes the flow; an error that it raises is shown
+            done: called with the flow's result
         """
         if self.busy:
             return
@@ -137,9 +139,13 @@ class Panel:
         address: ServerAddress | None = None,
         timeout: float | None = None,
     ) -> FlowTask | None:
-        """Start what nobody waits for; None when there is no usable address.
+        """Start a task that nobody waits for; None if there is no usable address.
 
-        address: None for the one that is typed.
+        Args:
+            flow: to run
+            end: called with the outcome
+            address: of the server; None for the typed one
+            timeout: seconds without a sign of the server
         """
         try:
             transport = (
@@ -160,18 +166,18 @@ class Panel:
         return task.start()
 
     def drop(self, task: FlowTask | None) -> None:
-        """End what runs in the background; nobody is told."""
+        """Stop a background task without calling anybody."""
         if task is not None and task in self._background:
             self._background.remove(task)
             task.cancel()
 
     def cancel(self) -> None:
-        """Stop the piece of work that runs, if it still can be stopped."""
+        """Cancel the running task, if that is still possible."""
         if self._task is not None:
             self._task.cancel()
 
     def close(self) -> None:
-        """The module ends."""
+        """Stop everything when the module ends."""
         self._closed = True
         self.cancel()
         for task in list(self._background):
@@ -192,24 +198,24 @@ class Panel:
         self._message(text, FAULT_STYLE)
 
     def refresh(self) -> None:
-        """Bring everything in line with the state."""
+        """Refresh all sections."""
         for section in self.sections:
             section.refresh()
 
     def connected(self) -> None:
-        """A server was asked and can be used: tell the sections."""
+        """Tell the sections that a server was asked and can be used."""
         for section in self.sections:
             section.connected()
         self.refresh()
 
     def changed(self) -> None:
-        """Segments changed, or other nodes were chosen: tell the sections."""
+        """Tell the sections that segments changed, or that other nodes were chosen."""
         for section in self.sections:
             section.changed()
         self.refresh()
 
     def changed_soon(self) -> None:
-        """The same once for all that happens in this turn of the event loop."""
+        """Call `changed` once for everything that happens in this turn of the event loop."""
         if not self._changing:
             self._changing = True
             self.soon(self._on_changed)
@@ -271,11 +277,11 @@ class Panel:
 
 
 def later(seconds: float, step: Callable[[], None]) -> None:
-    """Call ``step`` from the event loop."""
+    """Call ``step`` from the event loop after so many seconds."""
     qt.QTimer.singleShot(int(1000 * seconds), step)
 
 
 def slice_nodes() -> list[Any]:
-    """The slice views that are shown; all of them where none says so."""
+    """Return the slice views in the layout; all slice views if none is marked so."""
     nodes = list(slicer.util.getNodesByClass("vtkMRMLSliceNode"))
     return [node for node in nodes if node.IsMappedInLayout()] or nodes

@@ -1,4 +1,4 @@
-"""Submit what was corrected, and open the case that comes next."""
+"""Submit corrections, and open the next case."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CasesSection(Section):
         self.ui.caseLabel.setVisible(False)
 
     def refresh(self) -> None:
-        """There must be something to submit."""
+        """Enable *Submit* if there is something to submit, and name the words that were not found."""
         free = not self.panel.busy
         segmentation = shown_segmentation(self.panel)
         something = segmentation is not None and segmentation.GetSegmentation().GetNumberOfSegments() > 0
@@ -50,7 +50,7 @@ class CasesSection(Section):
             getattr(self.ui, name).setEnabled(free)
 
     def changed(self) -> None:
-        """What is absent from one image may be in the next."""
+        """Untick the box for absent words, because the next image may contain them."""
         self.ui.absentBox.setChecked(False)
 
     def _on_submit(self, *_args: Any) -> None:
@@ -106,8 +106,8 @@ class CasesSection(Section):
             self.panel.say(" ".join([_("The case is open."), opened.message]).strip())
 
     def _show_results_of(self, volume: Any) -> None:
-        """Slicer draws every segmentation in every view, also that of another patient; those that were made
-        here are hidden as a whole.
+        """Hide the results of other volumes: Slicer draws every segmentation in every view, even of another
+        patient.
         """
         for segmentation, owner in results_in_scene(
             list(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))

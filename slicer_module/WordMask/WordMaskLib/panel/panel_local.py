@@ -1,5 +1,5 @@
-"""A server on this computer: choose where WordMask is installed once, then start and stop it here, with its
-log in view.
+"""A server on this computer: choose where WordMask is installed, then start and stop the server with its log
+in view.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from ..client import calls
 from ..client.addresses import ServerAddress, repair_address
 from ..client.answers import Health
 from ..client.errors import AddressError, ClientError
-from ..client.handshake import Handshake
 from ..flows.flows import Flow
 from ..flows.segmenting import shake_hands
 from ..flows.tasks import FlowOutcome, FlowTask
@@ -25,11 +24,11 @@ from .panel_server import ServerSection
 
 POLL_MS = 500
 MOST_LINES = 2000
-LOOK_SECONDS = 10.0  # a server that runs here answers at once, where nobody listens it is refused at once
+LOOK_SECONDS = 10.0  # a server on this computer answers, or is refused, at once
 
 
 class LocalSection(Section):
-    """Folders, start, stop, log."""
+    """Folders, buttons and log of a server on this computer."""
 
     def __init__(self, panel: Panel, server_section: ServerSection) -> None:
         super().__init__(panel)
@@ -58,7 +57,7 @@ class LocalSection(Section):
         self.ui.localLabel.setVisible(False)
 
     def refresh(self) -> None:
-        """What runs can be stopped."""
+        """Enable *Start* when nothing runs and both folders are chosen, *Stop* when a server runs."""
         idle = not self._server.is_running and self._looking is None
         folders = all(
             getattr(self.ui, name).property("text").strip() for name in ("environmentLine", "studiesLine")
@@ -69,7 +68,7 @@ class LocalSection(Section):
             getattr(self.ui, name).setEnabled(idle)
 
     def close(self) -> None:
-        """The server ends with Slicer."""
+        """End the server with Slicer."""
         self._timer.stop()
         self._server.end()
 
@@ -89,7 +88,7 @@ class LocalSection(Section):
     # --- start ---
 
     def _on_start(self, *_args: Any) -> None:
-        """Use a server that runs already; else start one."""
+        """Use a server that is already running, or start one."""
         self._say(_("Checking whether a server is already running."))
         self._look_at(likely_addresses(self._remembered_addresses()))
         self.refresh()
@@ -116,7 +115,7 @@ class LocalSection(Section):
             self._use(address)
 
         self._looking = self.panel.run_in_background(
-            _hands(address), finish, address=address, timeout=LOOK_SECONDS
+            shake_hands(address), finish, address=address, timeout=LOOK_SECONDS
         )
 
     def _start(self) -> None:
@@ -137,7 +136,7 @@ class LocalSection(Section):
         self.panel.refresh()
 
     def _on_poll(self, *_args: Any) -> None:
-        """Ask whether it is up, and say how far it is."""
+        """Check whether the server is up, and say how far it is."""
         if self._up or self._stopping:
             return
         state = self._server.state(self._answer)
@@ -191,12 +190,8 @@ class LocalSection(Section):
         self.ui.localLabel.setVisible(bool(text))
 
 
-def _hands(address: ServerAddress) -> Flow[Handshake]:
-    return (yield from shake_hands(address))
-
-
 def _health() -> Flow[Health | ClientError]:
-    """What came of the question: an error says something, too."""
+    """Ask the server what it is; return its answer, or the error, which says something, too."""
     try:
         return (yield calls.health())
     except ClientError as error:

@@ -1,5 +1,5 @@
-"""What the model thought, in colour over the image: on demand, with its opacity, and the way to the slice
-that stands out.
+"""What the model thought, in colour over the image: on demand, with its opacity and a way to the most
+striking slice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .panel_words import shown_segmentation
 
 
 class OverlaySection(Section):
-    """One overlay at a time; another one takes its place."""
+    """Shows one overlay at a time; a new one replaces it."""
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
@@ -33,7 +33,7 @@ class OverlaySection(Section):
         self.ui.opacitySlider.valueChanged.connect(self._on_opacity)
 
     def refresh(self) -> None:
-        """There must be a word, and something that the model can show of it."""
+        """Enable the buttons that can do something with the chosen word and kind."""
         if self._shown is not None and not present(self._shown.node):
             self._shown = None
         free = not self.panel.busy
@@ -46,7 +46,7 @@ class OverlaySection(Section):
             getattr(self.ui, name).setEnabled(free)
 
     def connected(self) -> None:
-        """What the model can show."""
+        """List the kinds of overlay that the model can return."""
         titles = {
             "probability": _("Probability"),
             "uncertainty": _("Uncertainty"),
@@ -63,7 +63,7 @@ class OverlaySection(Section):
             self.ui.kindBox.setCurrentIndex(self._kinds.index("uncertainty"))
 
     def changed(self) -> None:
-        """The words of the results, and an overlay of another volume goes."""
+        """List the words of the results, and remove an overlay of another volume."""
         segmentation = shown_segmentation(self.panel)
         words = []
         if segmentation is not None:
@@ -87,7 +87,7 @@ class OverlaySection(Section):
             self._on_hide()
 
     def close(self) -> None:
-        """Nothing stays in front of the image without a way to hide it."""
+        """Remove the overlay, because nothing could hide it later."""
         self._on_hide()
 
     def _on_show(self, *_args: Any) -> None:
@@ -119,7 +119,7 @@ class OverlaySection(Section):
         self.panel.refresh()
 
     def _on_remove(self, *_args: Any) -> None:
-        """With the sentence that it is shown."""
+        """Remove the overlay and the message about it."""
         self._on_hide()
         self.panel.say("")
 

@@ -1,4 +1,4 @@
-"""The table of results: how much, how sure, and a click that goes there."""
+"""The table of results: volumes, probabilities, and a click that goes there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .panel_words import shown_segmentation
 
 
 class ResultsSection(Section):
-    """One row per word."""
+    """The table, with one row per word."""
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
@@ -43,7 +43,7 @@ class ResultsSection(Section):
         self.ui.show3dBox.clicked.connect(self._on_3d)
 
     def changed(self) -> None:
-        """Fill the table anew."""
+        """Fill the table again."""
         self.rows = self.session.table(self.panel.volume, shown_segmentation(self.panel))
         table = self.ui.resultTable
         table.setRowCount(len(self.rows))
@@ -61,7 +61,7 @@ class ResultsSection(Section):
                 table.setItem(number, column, item)
 
     def refresh(self) -> None:
-        """Whether it is shown in 3-D."""
+        """Show whether the segmentation is shown in 3-D."""
         segmentation = shown_segmentation(self.panel)
         display = None if segmentation is None else segmentation.GetDisplayNode()
         has_surface = segmentation is not None and segmentation.GetSegmentation().ContainsRepresentation(

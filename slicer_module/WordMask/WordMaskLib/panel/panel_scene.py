@@ -1,8 +1,8 @@
-"""The panel and the scene's parameter node say the same, so that a saved scene brings back volume,
+"""Keeps the panel and the scene's parameter node alike, so that a saved scene brings back volume,
 segmentation, points, words and model.
 
-Not Slicer's `connectGui`: it would put "nothing" over what is typed whenever a scene is closed, and the list
-of models is the server's.
+Slicer's `connectGui` is not used: it would replace what is typed by nothing whenever a scene is closed, and
+the list of models belongs to the server.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SELECTORS = {
 
 
 class SceneSection(Section):
-    """What is chosen and typed, kept in the scene."""
+    """Stores in the scene what is chosen and typed."""
 
     def __init__(self, panel: Panel, server_section: ServerSection) -> None:
         super().__init__(panel)
@@ -37,15 +37,15 @@ class SceneSection(Section):
         self.ui.wordsLine.textChanged.connect(self._on_changed)
 
     def follow(self, node: WordMaskParameterNode | None) -> None:
-        """Show what ``node`` remembers and keep in it what is chosen from now on; None: keep nothing."""
+        """Show what ``node`` remembers and store in it what is chosen from now on; None: store nothing."""
         self._node = node
         self.show()
         self._keep()
 
     def show(self) -> None:
-        """Bring the panel in line with the node.
+        """Show the values of the node in the panel.
 
-        A scene without volume, words or model says nothing about them: they stay as they are.
+        A scene without volume, words or model does not change them.
         """
         node = self._node
         if node is None or self._ignores_changes:
@@ -63,12 +63,12 @@ class SceneSection(Section):
                 self._server_section.prefer(node.model)
 
     def connected(self) -> None:
-        """The server has a model that is asked from now on."""
+        """Store the model that the server uses from now on."""
         if self._node is not None and self.session.model is not None:
             self._node.model = self.session.model.name
 
     def close(self) -> None:
-        """The module ends; the scene stays."""
+        """Stop storing; the scene stays as it is."""
         self._node = None
 
     @property
@@ -79,7 +79,7 @@ class SceneSection(Section):
         self._keep()
 
     def _keep(self) -> None:
-        """Bring the node in line with the panel."""
+        """Store the values of the panel in the node."""
         node = self._node
         if node is None or self._ignores_changes:
             return
@@ -96,7 +96,9 @@ class SceneSection(Section):
 
     @contextmanager
     def _ignoring_changes(self) -> Iterator[None]:
-        """One after the other is set: what the later ones still have must not be taken over meanwhile."""
+        """Ignore changes while values are set one by one: those still to be set must not be overwritten
+        meanwhile.
+        """
         self._ignores_changes = True
         try:
             yield

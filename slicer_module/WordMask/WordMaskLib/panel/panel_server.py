@@ -1,4 +1,4 @@
-"""The server's section: its address, its models, who it is."""
+"""The server's section: address, token, authority, models, and what the server is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOOL_TIP = 3  # Qt.ToolTipRole, as a number for all of Slicer's versions
 
 
 class ServerSection(Section):
-    """Address, token, authority, model."""
+    """Address, token, authority and model."""
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
@@ -29,7 +29,7 @@ class ServerSection(Section):
         self.ui.modelBox.activated.connect(self._on_model)
 
     def refresh(self) -> None:
-        """Nothing of the server can be changed while it works."""
+        """Disable the server's widgets while a task runs."""
         free = not self.panel.busy
         for name in ("addressLine", "tokenLine", "certificateLine"):
             getattr(self.ui, name).setEnabled(free)
@@ -37,7 +37,7 @@ class ServerSection(Section):
         self.ui.modelBox.setEnabled(free and self.session.server is not None)
 
     def connected(self) -> None:
-        """Show what the server says of itself."""
+        """Show what the server says about itself."""
         server = self.session.server
         if server is None:
             return
@@ -54,13 +54,15 @@ class ServerSection(Section):
         self.ui.serverLabel.setText(" ".join([_describe(server), *server.handshake.warnings]))
 
     def ask(self, model: str = "") -> None:
-        """Connect, and show how that went."""
+        """Connect, and show the outcome."""
         name = model or self.panel.settings.text("model")
         self.ui.serverLabel.setText("")
         self.panel.begin(lambda: connect(self.session, self.panel.address(), name), self._on_done)
 
     def prefer(self, model: str) -> None:
-        """Use a model if the server has it: at once when it is known and free, else when it is asked next."""
+        """Use a model if the server has it: at once if the server is known and free, otherwise when it is
+        asked next.
+        """
         self.panel.settings.keep("model", model)
         server = self.session.server
         if (

@@ -1,4 +1,4 @@
-"""Teach the model: start and stop a training, see how it goes, and choose which version serves."""
+"""Teach the model: start and stop a training, follow its progress, and choose the version in use."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class TrainingSection(Section):
 
     @property
     def training(self) -> bool:
-        """Whether a training is watched."""
+        """Whether a training is being followed."""
         return self._watch is not None
 
     def refresh(self) -> None:
-        """Start what is not running, stop what is."""
+        """Enable *Train* when no training runs, *Stop* when one does."""
         model = self.session.model
         ready = not self.panel.busy and model is not None
         free = ready and not self.training and bool(model.recipes)  # type: ignore[union-attr]
@@ -68,14 +68,14 @@ class TrainingSection(Section):
         )
 
     def connected(self) -> None:
-        """Versions and recipes of the model, and a training that somebody started."""
+        """Show versions and recipes of the model, and follow a training that is already running."""
         self._fill_versions()
         self._fill_recipes()
         if self._watch is None:
             self._begin_watch()
 
     def close(self) -> None:
-        """The training goes on at the server."""
+        """Stop following; the training continues on the server."""
         self.panel.drop(self._watch)
         self._watch = None
 
@@ -197,9 +197,9 @@ class TrainingSection(Section):
 
 
 class Pace:
-    """How fast a stage goes.
+    """How fast a stage of a training goes.
 
-    The server counts the seconds of the whole training, and its stages are not equally fast.
+    The server counts the seconds of the whole training, but its stages are not equally fast.
     """
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ class Pace:
         self._begin = (0, 0.0)  # done and seconds when this stage was first heard of
 
     def seconds_left(self, state: TrainingState) -> float | None:
-        """Of the stage; None while nothing of it was seen going on."""
+        """Estimate the rest of the stage; None until some progress was seen."""
         if self._last is None:
             self._begin = (state.done, state.seconds)
         elif self._last.stage != state.stage:

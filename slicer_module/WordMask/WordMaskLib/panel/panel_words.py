@@ -1,4 +1,4 @@
-"""The text box and its buttons: type, choose, segment, redo a slice, undo."""
+"""The text box and its buttons: type, choose, segment, repeat a slice, undo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_HINTS = 3
 
 
 class WordsSection(Section):
-    """Volume, segmentation, words, and what is done with them."""
+    """Volume, segmentation, words, and the buttons that segment."""
 
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
@@ -52,11 +52,11 @@ class WordsSection(Section):
 
     @property
     def text(self) -> str:
-        """What is typed."""
+        """The typed text."""
         return str(self.ui.wordsLine.property("text"))
 
     def refresh(self) -> None:
-        """Buttons that can do something now."""
+        """Enable the buttons that can do something now."""
         volume, free = self.panel.volume, not self.panel.busy
         ready = free and volume is not None and bool(self.text.strip())
         self.ui.segmentButton.setEnabled(ready)
@@ -77,15 +77,15 @@ class WordsSection(Section):
             getattr(self.ui, name).setVisible(self._takes_hints())
 
     def connected(self) -> None:
-        """Another vocabulary: look at the words again."""
+        """Check the words again, with another vocabulary."""
         self._timer.start()
 
     def changed(self) -> None:
-        """Another volume may be of another kind."""
+        """Check the words again, because another volume may be of another kind."""
         self._timer.start()
 
     def close(self) -> None:
-        """No hint after the end."""
+        """Stop hints and completion."""
         self._timer.stop()
         self.completer.close()
 
@@ -164,8 +164,8 @@ class WordsSection(Section):
             self._menu.addAction(_("No earlier words")).setEnabled(False)
 
     def _show_hints(self, *_args: Any) -> None:
-        """What should be known of the typed words before they are asked for; nothing while no server is
-        known.
+        """Show what a person should know about the typed words before requesting them; nothing while no
+        server is known.
         """
         server, hints = self.session.server, []
         for word in [] if server is None else typed_words(self.text):
@@ -177,7 +177,9 @@ class WordsSection(Section):
         self.ui.hintLabel.setVisible(bool(hints))
 
     def _suggestions_for(self, word: str) -> tuple[Suggestion, ...] | None:
-        """What the server has for a word that is not in the vocabulary; None while it is asked."""
+        """Return the server's suggestions for a word that is not in the vocabulary; None while the server is
+        asked.
+        """
         model = self.session.model
         key = (model.name if model is not None else "", same_text(word))
         if key not in self._asked:
@@ -188,7 +190,7 @@ class WordsSection(Section):
         return found if meant is None else (meant,)
 
     def _look_up(self, word: str) -> None:
-        """Ask the server what a word may mean; it is shown when the answer comes."""
+        """Ask the server what a word may mean, and show that when the answer comes."""
         model = self.session.model
         if model is None:
             return
@@ -215,5 +217,5 @@ def _ask_for(word: str, model: str) -> Flow[tuple[Suggestion, ...]]:
 
 
 def shown_segmentation(panel: Panel) -> Any | None:
-    """The segmentation whose results are shown: the chosen one, else the volume's own."""
+    """Return the segmentation whose results are shown: the chosen one, or the volume's own."""
     return None if panel.volume is None else target_segmentation(panel.volume, panel.segmentation)

@@ -1,10 +1,10 @@
-"""Requests by Qt's network classes: sent and read in pieces while the window goes on working.
+"""Requests by Qt's network classes, sent and read in pieces while the window goes on working.
 
-The same calls, readers and sentences as `WordMaskClient`, which waits. Certificates are always verified,
+Uses the same calls, readers and sentences as `WordMaskClient`, which waits. Certificates are always verified,
 proxies of the system are not used, and redirects are not followed. Knows Qt and HTTP; not what requests mean.
 
-Every object of Qt here has a parent, so that Qt deletes it, in the right thread: Python's collector of cycles
-runs in whichever thread needs memory, and a timer that is deleted elsewhere ends the process.
+Every Qt object here has a parent, so that Qt deletes it, in the right thread: Python's collector of cycles
+runs in whichever thread needs memory, and a timer that is deleted in another thread ends the process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LAST_NETWORK_ERROR = 199  # below: no complete answer came; above: HTTP's status
 class QtTransport:
     """Sends calls to one server.
 
-    timeout: seconds without a sign of it, and until an answer without a file is complete.
+    ``timeout`` is in seconds: without a sign of the server, and until an answer without a file is complete.
     """
 
     def __init__(
@@ -56,7 +56,12 @@ class QtTransport:
         ca_file: Path | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
-        """AddressError: the token cannot be one; LocalFileError: the CA file holds no certificate."""
+        """Prepare, without asking the server anything.
+
+        Raises:
+            AddressError: the token is not valid
+            LocalFileError: the CA file does not contain a certificate
+        """
         self.address, self.timeout, self.retry = address, timeout, retry or RetryPolicy()
         self._token = check_token(token) if token else None
         self._tls = None if ca_file is None else _tls_for(ca_file)
@@ -79,26 +84,26 @@ class QtTransport:
         failed: Failed,
         progress: Callable[[int, int | None], None] | None = None,
     ) -> QtSending:
-        """Send a call; one of ``done`` and ``failed`` is called later, once.
+        """Send a call; either ``done`` or ``failed`` is called once, later.
 
-        progress: of the upload if there is one, else the download.
+        ``progress`` counts the upload if there is one, otherwise the download.
         """
         sending = QtSending(self, call, done, failed, progress)
         self._open.append(sending)
         return sending
 
     def close(self) -> None:
-        """Stop everything that is on its way."""
+        """Stop all requests."""
         for sending in list(self._open):
             sending.abort()
 
     def forget(self, sending: QtSending) -> None:
-        """A sending is over."""
+        """Remove a request that has ended."""
         if sending in self._open:
             self._open.remove(sending)
 
     def request(self, call: Call[Any]) -> Any:
-        """Qt's request for a call."""
+        """Make Qt's request for a call."""
         request = qt.QNetworkRequest(
             qt.QUrl.fromEncoded(qt.QByteArray(call.url(self.address).encode("ascii")))
         )
@@ -124,7 +129,7 @@ class QtTransport:
 
 
 class QtSending:
-    """One call, tried again where that can do no harm."""
+    """One call, sent again where that can do no harm."""
 
     def __init__(
         self, transport: QtTransport, call: Call[Any], done: Done, failed: Failed, progress: Any
@@ -137,7 +142,7 @@ class QtSending:
         self._try()
 
     def abort(self) -> None:
-        """Stop; nobody is told, and nothing is left of a file."""
+        """Stop without calling anybody; nothing is left of a file."""
         self._over = True
         if self._attempt is not None:
             self._attempt.stop()
@@ -199,7 +204,7 @@ class _Attempt:
         self._watch()
 
     def stop(self) -> None:
-        """Hang up, and tell nobody."""
+        """Close the connection without calling anybody."""
         if not self._over:
             self._leave()
             self._reply.abort()
@@ -217,7 +222,7 @@ class _Attempt:
         return reply
 
     def _multipart(self, form: Form) -> Any:
-        """Qt reads the files while it sends them. LocalFileError."""
+        """Make Qt's form, whose files Qt reads while it sends them; LocalFileError."""
         form.blocks()  # says which file cannot be read
         multipart = qt.QHttpMultiPart(qt.QHttpMultiPart.FormDataType)
         multipart.setBoundary(qt.QByteArray(form.boundary.encode("ascii")))
@@ -239,7 +244,7 @@ class _Attempt:
         return multipart
 
     def _watch(self) -> None:
-        """A sign of the server: begin to wait anew."""
+        """Restart the time-out, because the server gave a sign."""
         self._timer.start(int(1000 * self._timeout))
 
     def _on_silence(self, *_: Any) -> None:
@@ -287,7 +292,7 @@ class _Attempt:
         self._done(answer)
 
     def _take(self) -> None:
-        """Read what has come."""
+        """Read what has arrived."""
         if not self._begun:
             self._begun = True
             self._reader.begin(self._status() or 0, self._reason(), self._headers())
@@ -336,7 +341,7 @@ def _raw_header(reply: Any, name: str) -> str:
 
 
 def _tls_for(ca_file: Path) -> Any:
-    """A TLS configuration that trusts the authorities of a file, and no others."""
+    """Make a TLS configuration that trusts only the authorities of a file."""
     certificates = qt.QSslCertificate.fromPath(str(ca_file)) if ca_file.is_file() else []
     if not certificates:
         raise no_certificates(ca_file)

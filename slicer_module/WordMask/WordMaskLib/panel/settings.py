@@ -1,7 +1,7 @@
-"""What is remembered from one start of Slicer to the next. A token is not: settings are a plain file.
+"""What is remembered from one start of Slicer to the next, except the token, because settings are a plain
+file.
 
-Knows what is kept under which name; where, is the store's business (Slicer's QSettings, a plain object in
-tests).
+Knows the names; where they are stored is the store's business (Slicer's QSettings, a plain object in tests).
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from ..client.prompts import read_history, remember
 
 
 class Store(Protocol):
-    """What QSettings offers."""
+    """The part of QSettings that is used here."""
 
     def value(self, key: str) -> Any:
-        """What is kept; None when nothing is."""
+        """Return what is stored; None if nothing is."""
 
     def setValue(self, key: str, value: Any) -> None:  # noqa: N802 - Qt's name
-        """Keep a text or a list of texts."""
+        """Store a text or a list of texts."""
 
 
 class Settings:
-    """Texts and lists of texts, whatever the file holds."""
+    """Reads and writes texts and lists of texts, whatever the file contains."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     @property
     def address(self) -> str:
-        """Of the server that was used last."""
+        """The address of the server that was used last."""
         return self.text("address") or EXAMPLE
 
     @property
     def history(self) -> list[str]:
-        """Texts that were asked for, the newest first."""
+        """Texts that were used before, the newest first."""
         return read_history(self._store.value("WordMask/history"))
 
     def remember_words(self, text: str) -> None:
@@ -43,10 +43,10 @@ class Settings:
         self._store.setValue("WordMask/history", remember(self.history, text))
 
     def text(self, name: str) -> str:
-        """One of: address, model, certificate, environment, studies."""
+        """Return one of: address, model, certificate, environment, studies."""
         value = self._store.value(f"WordMask/{name}")
         return value if isinstance(value, str) else ""
 
     def keep(self, name: str, text: str) -> None:
-        """Remember a text."""
+        """Store one of the texts that `text` returns."""
         self._store.setValue(f"WordMask/{name}", text)

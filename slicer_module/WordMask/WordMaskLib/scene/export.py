@@ -1,11 +1,8 @@
-"""What leaves the scene: a volume as a file for the server, and segments as a label map that can be
-submitted.
+"""Files that leave the scene: a volume for the server, and segments as a label map to submit.
 
-Files hold the volume in its own frame, before its parent transform: the voxels that a scanner made, on their
-own grid.
-
-Knows slicer, vtk, numpy and the files that it writes. Does not know: servers, Qt. Changes nothing in the
-scene.
+Files contain the volume in its own frame, before its parent transform: the voxels of the scanner, on their
+own grid. Knows slicer, vtk, numpy and the files that it writes. Does not know: servers, Qt. Changes nothing
+in the scene.
 """
 
 from __future__ import annotations
@@ -33,9 +30,8 @@ LARGEST_VALUE = 65535
 
 
 class OverlapError(SegmentsError):
-    """Segments share voxels, and a label map holds one value per voxel.
-
-    shared: (name, name, voxels) of each pair.
+    """Segments share voxels, but a label map has one value per voxel; ``shared`` lists (name, name, voxels)
+    of each pair.
     """
 
     def __init__(self, shared: Sequence[tuple[str, str, int]]) -> None:
@@ -50,8 +46,12 @@ class OverlapError(SegmentsError):
 
 @dataclass(frozen=True)
 class ExportedVolume:
-    """path: of the file; picture: it is a PNG, whose result has rows and columns but no place in the patient;
-    bytes: its size.
+    """A volume that was written.
+
+    Attributes:
+        path: of the file
+        picture: whether it is a PNG, whose result has rows and columns but no place in the patient
+        bytes: its size
     """
 
     path: Path
@@ -61,8 +61,12 @@ class ExportedVolume:
 
 @dataclass(frozen=True)
 class ExportedLabels:
-    """path: of the label map; label_info: the table that the server keeps with it; voxels: word -> how many
-    have its value.
+    """A label map that was written.
+
+    Attributes:
+        path: of the file
+        label_info: the table that the server stores with it
+        voxels: word -> number of voxels with its value
     """
 
     path: Path
@@ -71,8 +75,8 @@ class ExportedLabels:
 
 
 def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
-    """SegmentsError when this is nothing that can be segmented: no volume, no image, a time point, a tensor,
-    a label map, 4-D, sheared.
+    """Raise a SegmentsError for what cannot be segmented: no volume, no image, a time point, a tensor, a
+    label map, 4-D, sheared.
     """
     if volume is None:
         raise SegmentsError("There is no volume; load one and choose it.")
@@ -112,12 +116,13 @@ def check_volume(volume: slicer.vtkMRMLVolumeNode | None) -> None:
 def export_volume(
     volume: slicer.vtkMRMLVolumeNode, folder: str | Path, *, compress: bool = False
 ) -> ExportedVolume:
-    """Write a volume for the server: PNG for pictures, else NRRD with the node's own grid and voxels,
-    whichever hand it has.
+    """Write a volume for the server: PNG for pictures, otherwise NRRD with the node's own grid and voxels.
 
-    compress: worth it on a slow network only; three seconds in place of none for a large CT. The file's name
-    says nothing of the patient. SegmentsError: `check_volume`, or the folder cannot be written to; then
-    nothing is left there.
+    Left-handed grids stay left-handed, and the file's name says nothing about the patient. Compressing is
+    worth it only on a slow network: it takes three seconds for a large CT.
+
+    Raises:
+        SegmentsError: see `check_volume`, or the folder cannot be written to; nothing is left there
     """
     check_volume(volume)
     picture = is_picture(volume)
@@ -155,16 +160,21 @@ def export_labels(
     A result that still has the name it was given counts as its word, any other segment as its name.
 
     Args:
+        segmentation: with the segments
+        segment_ids: what to write
+        volume: on whose grid
+        path: of the label map
         absent: words that are not in this image at all; they get a value and no voxel, from which training
             learns that they are absent (a word that is not named is unknown)
-        overlaps: "refuse", or "smaller": a shared voxel goes to the segment with fewer voxels (a lesion
-            within an organ; between equals to the earlier one)
-        like: the server's own file of the image, when the volume was loaded from it: the label map then lies
-            on the file's grid also where Slicer stores the slices the other way round
+        overlaps: "refuse", or "smaller": a shared voxel goes to the segment with fewer voxels, such as a
+            lesion in an organ, or to the earlier one of equals
+        like: the server's own file of the image, if the volume was loaded from it; the label map then lies on
+            the file's grid even if Slicer stores the slices in reverse
 
     Raises:
-        OverlapError, SegmentsError: nothing to submit, two segments of one word, a word both marked and
-            absent, no room; GeometryError
+        OverlapError: segments share voxels
+        SegmentsError: nothing to submit, two segments of one word, a word both marked and absent, or no room
+        GeometryError: a segment cannot be brought onto the grid
     """
     if overlaps not in OVERLAP_RULES:
         raise ValueError(f"overlaps is one of {', '.join(OVERLAP_RULES)}, not {overlaps!r}.")
@@ -204,9 +214,9 @@ def _write_volume(volume: slicer.vtkMRMLVolumeNode, path: Path, compress: bool) 
 
 
 def _write_picture(image: vtk.vtkImageData, path: Path) -> bool:
-    """Row 0 at the top, as in the node.
+    """Write a PNG with row 0 at the top, as in the node.
 
-    Not with a storage node: that needs ITK's PNG, which slicer-core does not have.
+    A storage node would need ITK's PNG, which slicer-core does not have.
     """
     flip = vtk.vtkImageFlip()  # VTK's pictures begin at the bottom
     flip.SetFilteredAxis(1)
@@ -242,7 +252,7 @@ def _write_labels(labels: np.ndarray, volume: Any, path: Path, grid: Grid | None
 
 
 def _merge(masks: Sequence[np.ndarray], words: Sequence[str], overlaps: str, grid: Grid) -> np.ndarray:
-    """[k, j, i], values 1..N in the order of the masks."""
+    """Combine masks into [k, j, i], with values 1..N in their order."""
     shared = [
         (words[first], words[second], count)
         for first, second in combinations(range(len(masks)), 2)
@@ -290,8 +300,8 @@ def _check_words(words: Sequence[str]) -> None:
 def _row(
     segmentation: slicer.vtkMRMLSegmentationNode, segment_ids: Sequence[str], value: int, name: str
 ) -> dict[str, Any]:
-    """As the server's `LabelTable.to_label_info`: name, idx, and where known color (0..255), code and
-    modifier.
+    """Make a row like the server's `LabelTable.to_label_info`: name, idx, and where known color (0..255),
+    code and modifier.
     """
     row: dict[str, Any] = {"name": name, "idx": value}
     if value > len(segment_ids):

@@ -38,7 +38,7 @@ PLANES = {
 
 @dataclass(frozen=True)
 class Reordering:
-    """How an array on one grid becomes the same array on another: axes of [k, j, i] in a new order, some of
+    """Turns an array on one grid into the same array on another: axes of [k, j, i] in a new order, some of
     them reversed.
     """
 
@@ -54,9 +54,12 @@ class Reordering:
 
 @dataclass(frozen=True)
 class Slicing:
-    """Which axis of [k, j, i] goes from slice to slice, and whether slice 0 is its last entry.
+    """How a plane cuts an array [k, j, i].
 
-    count: slices.
+    Attributes:
+        axis: that goes from slice to slice
+        reversed: whether slice 0 is its last entry
+        count: number of slices
     """
 
     axis: int
@@ -64,18 +67,20 @@ class Slicing:
     count: int
 
     def entry(self, index: int) -> int:
-        """Slice as the server counts -> entry of the array's axis, and back: it is its own inverse."""
+        """Convert a slice as the server counts into an entry of the array's axis, and back: it is its own
+        inverse.
+        """
         return self.count - 1 - index if self.reversed else index
 
     def entries(self, first: int, last: int) -> slice:
-        """Slices ``first`` to ``last``, both included, as a range of the array's axis."""
+        """Return slices ``first`` to ``last``, both included, as a range of the array's axis."""
         ends = sorted((self.entry(first), self.entry(last)))
         return slice(ends[0], ends[1] + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """GeometryError when it is singular.
+    """The voxel grid of a volume; GeometryError if it is singular.
 
     Attributes:
         shape: of arrays, (k, j, i)
@@ -98,8 +103,8 @@ class Grid:
 
     @property
     def is_left_handed(self) -> bool:
-        """Whether (i, j, k) are a left hand's fingers; Slicer makes such grids right-handed when it reads a
-        file.
+        """Whether the axes (i, j, k) form a left-handed system; Slicer makes such grids right-handed when it
+        reads a file.
         """
         return bool(np.linalg.det(self.matrix[:3, :3]) < 0)
 
@@ -110,24 +115,24 @@ class Grid:
         return bool(np.abs(directions.T @ directions - np.eye(3)).max() <= STRAIGHT)
 
     def voxel_millilitres(self) -> float:
-        """The volume of one voxel."""
+        """Volume of one voxel in ml."""
         return float(abs(np.linalg.det(self.matrix[:3, :3])) / 1000)
 
     def k_reversed(self) -> Grid:
-        """The same voxels in the same place, with the slices stored in the opposite order."""
+        """Return the grid of the same voxels with the slices stored in the opposite order."""
         turn = np.eye(4)
         turn[2, 2], turn[2, 3] = -1, self.shape[0] - 1
         return Grid(self.shape, self.matrix @ turn)
 
     def corners(self) -> np.ndarray:
-        """[8, 4], the outermost voxel centres as (i, j, k, 1)."""
+        """Return the outermost voxel centres as (i, j, k, 1), [8, 4]."""
         last = np.array(self.shape[::-1]) - 1
         choices = np.array(np.meshgrid((0, 1), (0, 1), (0, 1))).reshape(3, -1).T
         return np.hstack([choices * last, np.ones((8, 1))])
 
     def way_to(self, other: Grid) -> Reordering | None:
-        """How an array on this grid is stored on the other one; None when the two are not the same voxels in
-        the same place.
+        """Return how an array on this grid is stored on another one; None if they do not have the same voxels
+        in the same place.
         """
         exact = np.linalg.inv(other.matrix) @ self.matrix
         whole = np.round(exact)
@@ -147,18 +152,18 @@ class Grid:
         return Reordering(axes, tuple(flips[::-1]))  # type: ignore[arg-type]  # three of each
 
     def difference(self, other: Grid) -> str:
-        """What is wrong with this grid when it should be the other one, as the end of a sentence."""
+        """Say how this grid differs from the expected one, as the end of a sentence."""
         if sorted(self.shape) != sorted(other.shape):
             return f"it has {_size(self)} voxels instead of {_size(other)}"
         apart = np.abs((self.matrix @ self.corners().T - other.matrix @ self.corners().T)[:3]).max()
         return f"its voxels are off by up to {apart:.3g} mm"
 
     def slicing(self, plane: str, *, picture: bool = False) -> Slicing:
-        """Along which axis a plane cuts this grid, and which end is slice 0; SegmentsError for an unknown
-        plane.
+        """Return along which axis a plane cuts this grid, and at which end slice 0 is; SegmentsError for an
+        unknown plane.
 
-        The voxel axis nearest to the plane's normal, as in the library's `slicing_for`: oblique volumes are
-        not resampled. A picture has one slice, whatever was asked for.
+        The voxel axis nearest to the plane's normal counts, as in the library's `slicing_for`: oblique
+        volumes are not resampled. A picture has one slice, whatever the plane.
         """
         if picture:
             return Slicing(0, False, self.shape[0])
@@ -173,7 +178,7 @@ class Grid:
 
 
 def grid_of(volume: slicer.vtkMRMLVolumeNode) -> Grid:
-    """The grid of a volume node in local RAS; SegmentsError when it has no image."""
+    """Return the grid of a volume node in local RAS; SegmentsError if it has no image."""
     image = volume.GetImageData()
     if image is None:
         raise SegmentsError(f"{volume.GetName()!r} does not contain an image; load it again.")
@@ -186,7 +191,7 @@ def is_picture(volume: slicer.vtkMRMLVolumeNode) -> bool:
     """Whether this is a 2-D picture: one slice of colours, or one grey slice that was loaded from a picture
     file.
 
-    Pictures travel as PNG, which has no origin and no axes: only rows and columns count.
+    Pictures travel as PNG, which has neither origin nor axes: only rows and columns count.
     """
     image = volume.GetImageData()
     if (
@@ -203,7 +208,7 @@ def is_picture(volume: slicer.vtkMRMLVolumeNode) -> bool:
 
 
 def to_world(volume: slicer.vtkMRMLVolumeNode, voxels: Any) -> np.ndarray:
-    """[n, 3] (i, j, k) -> [n, 3] world RAS in mm, through the volume's parent transform, of any kind."""
+    """Convert [n, 3] (i, j, k) to [n, 3] world RAS in mm, through any parent transform of the volume."""
     local = (
         np.c_[np.asarray(voxels, dtype=float).reshape(-1, 3), np.ones(np.size(voxels) // 3)]
         @ grid_of(volume).matrix.T
@@ -212,8 +217,8 @@ def to_world(volume: slicer.vtkMRMLVolumeNode, voxels: Any) -> np.ndarray:
 
 
 def to_voxels(volume: slicer.vtkMRMLVolumeNode, world: Any) -> np.ndarray:
-    """[n, 3] world RAS in mm -> [n, 3] (i, j, k), not rounded and not limited to the volume; the inverse of
-    `to_world`.
+    """Convert [n, 3] world RAS in mm to [n, 3] (i, j, k), not rounded and not limited to the volume; the
+    inverse of `to_world`.
     """
     local = _transform_points(
         None, volume.GetParentTransformNode(), np.asarray(world, dtype=float).reshape(-1, 3)
@@ -222,12 +227,12 @@ def to_voxels(volume: slicer.vtkMRMLVolumeNode, world: Any) -> np.ndarray:
 
 
 def as_array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
-    """[4, 4] float64."""
+    """Convert VTK's matrix to [4, 4] float64."""
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
 def as_matrix(array: np.ndarray) -> vtk.vtkMatrix4x4:
-    """The inverse of `as_array`."""
+    """Convert [4, 4] float64 to VTK's matrix."""
     matrix = vtk.vtkMatrix4x4()
     for row in range(4):
         for column in range(4):
@@ -246,7 +251,7 @@ def _transform_points(
 
 
 def _nearest_axes(direction: np.ndarray) -> Sequence[int]:
-    """Which voxel axis runs along each axis of LPS: the assignment with the largest product of cosines."""
+    """Find the voxel axis along each axis of LPS: the assignment with the largest product of cosines."""
     best: Sequence[int] = (0, 1, 2)
     best_product = -np.inf
     for axes in permutations(range(3)):

@@ -1,8 +1,8 @@
-"""Hints that a person places in the views, as voxels of the exported file: points and a box out of Markups
+"""Hints that a person places in the views, as voxels of the exported file: points and a box from Markups
 nodes.
 
-Voxels are (i, j, k) of the file that `export_volume` writes, whole numbers at voxel centres. Knows Markups
-nodes and volumes. Does not know: servers, Qt.
+Voxels are (i, j, k) of the file that `export_volume` writes, with whole numbers at voxel centres. Knows
+Markups nodes and volumes. Does not know: servers, Qt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .geometry import grid_of, to_voxels
 
 @dataclass(frozen=True)
 class VoxelBox:
-    """first, last: (i, j, k) of the outermost voxels, both included."""
+    """The outermost voxels (i, j, k) of a box, both included."""
 
     first: tuple[int, int, int]
     last: tuple[int, int, int]
@@ -30,10 +30,14 @@ class VoxelBox:
 def hint_options(
     markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode, taken: Sequence[str]
 ) -> dict[str, Any]:
-    """What a request says of a hint: ``points`` [[i, j, k], ...] or ``box`` [[i, j, k], [i, j, k]], first and
-    last voxel.
+    """Return a hint as options of a request: ``points`` [[i, j, k], ...], or ``box`` with its first and last
+    voxel.
 
-    taken: the kinds that the model takes. SegmentsError: not this one; GeometryError.
+    ``taken`` are the kinds that the model takes.
+
+    Raises:
+        SegmentsError: the node is gone, of another kind, or empty
+        GeometryError: it lies outside of the volume
     """
     if not slicer.mrmlScene.IsNodePresent(markups):
         raise SegmentsError("The points or the box are no longer in the scene; choose others, or none.")
@@ -52,9 +56,12 @@ def hint_options(
 def points_in_voxels(
     markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode
 ) -> list[tuple[float, float, float]]:
-    """The placed control points as (i, j, k), in their order; points that were not placed are left out.
+    """Return the placed control points as (i, j, k), in their order; points that were not placed are left
+    out.
 
-    SegmentsError: none is placed; GeometryError names a point that lies outside of the volume.
+    Raises:
+        SegmentsError: none is placed
+        GeometryError: a point lies outside of the volume
     """
     placed = [
         number
@@ -75,12 +82,12 @@ def points_in_voxels(
 
 
 def box_in_voxels(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLVolumeNode) -> VoxelBox:
-    """The voxels whose centres lie in the smallest box along the volume's axes around a region of interest,
-    cut to the volume.
+    """Return the voxels whose centres lie in the smallest box along the volume's axes around a region of
+    interest.
 
     Raises:
         SegmentsError: the region has no size yet
-        GeometryError: it holds no voxel of the volume
+        GeometryError: it does not contain a voxel of the volume
     """
     size = _read(roi.GetSizeWorld)
     if not (size > 0).all():
@@ -102,7 +109,7 @@ def box_in_voxels(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLVolum
 
 
 def _read(getter: Any) -> np.ndarray:
-    """Three numbers from one of MRML's getters that fill a list."""
+    """Return three numbers from one of MRML's getters that fill a list."""
     numbers = [0.0, 0.0, 0.0]
     getter(numbers)
     return np.array(numbers)

@@ -1,8 +1,7 @@
-"""Image files that a server sent: whole or refused, on the grid of a volume of the scene.
+"""Image files that a server sent: complete or refused, on the grid of a volume of the scene.
 
-No node is added to the scene.
-
-Knows files, grids and Slicer's storage nodes. Does not know: segments, words, servers, Qt.
+No node is added to the scene. Knows files, grids and Slicer's storage nodes. Does not know: segments, words,
+servers, Qt.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ _SPACE_SIGNS = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superio
 
 
 def check_whole(path: str | Path) -> Iterator[None]:
-    """SegmentsError: the file is missing, empty, truncated or damaged, as far as its format lets one know
-    without reading the image.
+    """Raise a SegmentsError for a file that is missing, empty, truncated or damaged, as far as its format
+    tells without reading the image.
 
-    Yields between pieces of work, so that a window can stay alive.
+    Yields between steps, so that a window can stay alive.
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size == 0:
@@ -39,15 +38,15 @@ def check_whole(path: str | Path) -> Iterator[None]:
 
 
 def read_on_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """Voxels [k, j, i] of a file that was computed for a volume, in the order in which the volume stores
-    them; a view where possible.
+    """Return voxels [k, j, i] of a file that was computed for a volume, in the order in which the volume
+    stores them.
 
     The file may be stored in another order of axes (Slicer reverses the slices of left-handed files when it
-    reads them), but must hold the same voxels in the same place. Of a picture only rows and columns are
-    compared. `check_whole` comes before this.
+    reads them), but must have the same voxels in the same place. For a picture only rows and columns are
+    compared. Call `check_whole` first. The result is a view where possible.
 
     Raises:
-        SegmentsError: no such image
+        SegmentsError: the file is not such an image
         GeometryError: it lies elsewhere
     """
     array, found = _read(Path(path))
@@ -64,11 +63,11 @@ def read_on_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> np.ndarr
 
 
 def file_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> Grid:
-    """The grid that a file stores of which ``volume`` was loaded; GeometryError when the volume is not that
-    of the file.
+    """Return the grid of the file that ``volume`` was loaded from; GeometryError if the volume is not that of
+    the file.
 
-    Slicer makes left-handed grids right-handed when it reads a file, so the array of the node and that of the
-    file may differ.
+    Slicer makes left-handed grids right-handed when it reads a file, so the arrays of node and file may
+    differ.
     """
     path, grid = Path(path), grid_of(volume)
     stored = grid.k_reversed() if stored_left_handed(path) != grid.is_left_handed else grid
@@ -86,9 +85,10 @@ def file_grid(path: str | Path, volume: slicer.vtkMRMLVolumeNode) -> Grid:
 
 
 def stored_left_handed(path: Path) -> bool:
-    """Whether a NIfTI or NRRD file stores a left-handed grid, by its header; False for other files.
+    """Whether a NIfTI or NRRD file stores a left-handed grid, according to its header; False for other files.
 
-    SegmentsError: unreadable.
+    Raises:
+        SegmentsError: the header cannot be read
     """
     start = _header(path)
     if _is_nifti(path):
@@ -148,8 +148,10 @@ def _header(path: Path) -> bytes:
 
 
 def _check_nifti(path: Path) -> Iterator[None]:
-    """ITK fills what a truncated NIfTI lacks with zeros and compares no checksum: half of an organ would be
-    gone without a word.
+    """Check length and checksum of a NIfTI file.
+
+    ITK fills what a truncated file lacks with zeros and compares no checksum, so half of an organ would be
+    missing without a word.
     """
     try:
         with open(path, "rb") as raw:
@@ -169,7 +171,7 @@ def _check_nifti(path: Path) -> Iterator[None]:
 
 
 def _nifti_bytes(header: bytes) -> int:
-    """How long the uncompressed file has to be."""
+    """Return how long the uncompressed file has to be."""
     order = next((order for order in "<>" if struct.unpack(f"{order}i", header[:4])[0] == _NIFTI_HEADER), "")
     if not order:
         raise _damaged_error()

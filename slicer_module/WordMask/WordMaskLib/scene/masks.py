@@ -1,5 +1,5 @@
-"""Binary masks of segments: out of a segmentation onto the grid of a volume, and from arrays into images for
-a segment.
+"""Binary masks of segments: from a segmentation onto the grid of a volume, and from arrays into images for a
+segment.
 
 Knows vtkSegmentation, grids and numpy. Does not know: words, files, servers, Qt; changes no segmentation.
 """
@@ -26,10 +26,11 @@ Box = tuple  # of three slices: where a mask lies in [k, j, i]
 def mask_of(
     segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode
 ) -> np.ndarray:
-    """Boolean [k, j, i] of a segment on the grid of a volume, whatever layer, grid or transform it has;
-    resampled only if it must be.
+    """Return a segment as boolean [k, j, i] on the grid of a volume, whatever its layer, grid or transform;
+    resampled only if necessary.
 
-    SegmentsError: there is no such segment, or it has no label map (a surface).
+    Raises:
+        SegmentsError: there is no such segment, or it has no label map (a surface)
     """
     return uncrop(cropped_mask(segmentation, segment_id, volume), grid_of(volume).shape)
 
@@ -37,8 +38,8 @@ def mask_of(
 def cropped_mask(
     segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str, volume: slicer.vtkMRMLVolumeNode
 ) -> Cropped | None:
-    """`mask_of` cut to its box, None when it is empty; costs what the segment's own image costs, however
-    large the volume is.
+    """Return `mask_of` cut to its box, None if it is empty; the cost depends on the segment's own image, not
+    on the volume.
     """
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     if segment is None:
@@ -65,7 +66,9 @@ def cropped_mask(
 
 
 def layer_array(image: vtk.vtkImageData) -> np.ndarray | None:
-    """[k, j, i], label values of a layer in place (its segments share it); None when it has no voxels."""
+    """Return the label values of a layer in place, [k, j, i]; its segments share it. None if it has no
+    voxels.
+    """
     scalars = image.GetPointData().GetScalars()
     if scalars is None or min(image.GetDimensions()) < 1:
         return None
@@ -73,7 +76,7 @@ def layer_array(image: vtk.vtkImageData) -> np.ndarray | None:
 
 
 def box_of(mask: np.ndarray) -> Box | None:
-    """The smallest box around a mask; None when it is empty."""
+    """Return the smallest box around a mask; None if it is empty."""
     ranges = []
     for axis in range(3):
         filled = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
@@ -84,20 +87,20 @@ def box_of(mask: np.ndarray) -> Box | None:
 
 
 class Cropped(NamedTuple):
-    """A mask cut to its box: [k, j, i] boolean, and (i, j, k) of its first voxel in the whole grid."""
+    """A mask cut to its box: boolean [k, j, i], and (i, j, k) of its first voxel in the whole grid."""
 
     mask: np.ndarray
     first: tuple[int, int, int]
 
 
 def crop(mask: np.ndarray) -> Cropped | None:
-    """A mask's own part, copied; None when it is empty."""
+    """Cut a mask to its box, as a copy; None if it is empty."""
     box = box_of(mask)
     return None if box is None else Cropped(mask[box].copy(), (box[2].start, box[1].start, box[0].start))
 
 
 def uncrop(cropped: Cropped | None, shape: tuple[int, int, int]) -> np.ndarray:
-    """The whole array [k, j, i] that a mask was cut from."""
+    """Return the whole mask [k, j, i] that a part was cut from."""
     whole = np.zeros(shape, dtype=bool)
     if cropped is not None:
         whole[place_of(cropped)] = cropped.mask
@@ -105,17 +108,19 @@ def uncrop(cropped: Cropped | None, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def place_of(cropped: Cropped) -> Box:
-    """Where a mask lies in the whole array."""
+    """Return where a mask lies in the whole array."""
     return tuple(slice(start, start + count) for start, count in zip(cropped.first[::-1], cropped.mask.shape))
 
 
 def image_of(cropped: Cropped, grid: Grid) -> slicer.vtkOrientedImageData:
-    """A layer of its own for one segment, label value 1, no larger than the mask."""
+    """Make a layer for one segment alone, with label value 1 and no larger than the mask."""
     return _orient(cropped.mask, grid.matrix, cropped.first)
 
 
 def digest(cropped: Cropped | None) -> str:
-    """Equal for equal masks on one grid, wherever they are kept; tells whether a person changed a segment."""
+    """Return a text that is equal for equal masks on one grid, wherever they are stored; tells whether a
+    segment was edited.
+    """
     if cropped is None:
         return "empty"
     place = repr((cropped.first, cropped.mask.shape)).encode()
@@ -123,8 +128,12 @@ def digest(cropped: Cropped | None) -> str:
 
 
 def _orient(mask: np.ndarray, matrix: np.ndarray, first: tuple[int, ...]) -> slicer.vtkOrientedImageData:
-    """mask: [k, j, i]; matrix: voxel -> local RAS of the whole grid; first: (i, j, k) of the mask's first
-    voxel in it.
+    """Make an oriented image of a mask.
+
+    Args:
+        mask: [k, j, i]
+        matrix: voxel -> local RAS of the whole grid
+        first: (i, j, k) of the mask's first voxel in the whole grid
     """
     image = slicer.vtkOrientedImageData()
     last = [start + count - 1 for start, count in zip(first, mask.shape[::-1])]
@@ -143,7 +152,7 @@ def _image_matrix(image: slicer.vtkOrientedImageData) -> np.ndarray:
 
 
 def _whole_offset(image: slicer.vtkOrientedImageData, grid: Grid) -> tuple[int, int, int] | None:
-    """(i, j, k) of the layer's first voxel in the grid when their voxels coincide, else None."""
+    """Return (i, j, k) of the layer's first voxel in the grid if their voxels coincide, otherwise None."""
     first = np.array(image.GetExtent()[::2], dtype=float)
     last = np.array(image.GetExtent()[1::2], dtype=float)
     step = np.linalg.inv(grid.matrix) @ _image_matrix(image)
@@ -161,8 +170,8 @@ def _whole_offset(image: slicer.vtkOrientedImageData, grid: Grid) -> tuple[int, 
 def _crop_to_grid(
     mask: np.ndarray, first: tuple[int, int, int], shape: tuple[int, int, int]
 ) -> Cropped | None:
-    """The part of a mask that lies in an array of ``shape``; first: (i, j, k) of its first voxel there, which
-    may lie outside.
+    """Return the part of a mask that lies in an array of ``shape``; ``first`` is (i, j, k) of its first
+    voxel, which may lie outside.
     """
     kept = tuple(slice(max(0, -start), max(0, room - start)) for start, room in zip(first[::-1], shape))
     part = crop(mask[kept])
@@ -178,7 +187,7 @@ def _resample(
     segmentation: slicer.vtkMRMLSegmentationNode,
     volume: slicer.vtkMRMLVolumeNode,
 ) -> Cropped | None:
-    """Nearest neighbour, through the transforms of both, as Slicer's own export does it."""
+    """Resample by nearest neighbour through the transforms of both, like Slicer's own export."""
     grid = grid_of(volume)
     source = _orient(mask, _image_matrix(image), image.GetExtent()[::2])
     reference = _orient(np.zeros(grid.shape, dtype=np.uint8), grid.matrix, (0, 0, 0))

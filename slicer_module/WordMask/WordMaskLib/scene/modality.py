@@ -1,4 +1,4 @@
-"""What kind of image a volume is, as far as the scene tells. Knows MRML; not words, not servers."""
+"""What kind of image a volume is, as far as the scene knows. Knows MRML; not words, not servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_SLICES = 8  # that are looked at, about: the window waits, and air is aroun
 
 
 def modality_of(volume: Any | None) -> str:
-    """DICOM's code of the modality, "picture" for 2-D pictures, "" when it is not known."""
+    """Return DICOM's code of the modality, "picture" for 2-D pictures, "" if it is not known."""
     if volume is None or volume.GetImageData() is None:
         return ""
     if is_picture(volume):
@@ -28,7 +28,7 @@ def modality_of(volume: Any | None) -> str:
 
 
 def _from_hierarchy(volume: Any) -> str:
-    """What the DICOM module keeps with the series, above the volume."""
+    """Return what the DICOM module stores with the series, above the volume."""
     # GetSubjectHierarchyNode would make one.
     hierarchy = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     if hierarchy is None:

@@ -1,7 +1,7 @@
 """What the model thought, in colour over the image: probability, uncertainty or attribution as a volume of
 its own.
 
-Knows slicer, vtk, numpy and files of numbers. Does not know: words' meaning, segments, servers, Qt.
+Knows slicer, vtk, numpy and files of numbers. Does not know: the meaning of words, segments, servers, Qt.
 """
 
 from __future__ import annotations
@@ -46,12 +46,20 @@ class SlicePosition:
 
 
 def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, word: str) -> Any:
-    """Load a result of numbers over a volume: the same grid, the same parent transform, colours and a fixed
+    """Load a result of numbers over a volume, with the same grid and parent transform, colours and a fixed
     range.
 
-    kind: "probability" or "attribution" (0..1), "uncertainty" (nats; 0 to ln 2, more only where a model says
-    more). The overlay that was there for the same volume, kind and word is replaced. Returns the scalar
-    volume node. SegmentsError, GeometryError: the file cannot be used, and the scene is as it was.
+    An earlier overlay of the same volume, kind and word is replaced. Returns the scalar volume node.
+
+    Args:
+        path: of the file
+        volume: that was segmented
+        kind: "probability" or "attribution" (0..1), or "uncertainty" (nats; 0 to ln 2, more only if a model
+            says more)
+        word: for the name
+
+    Raises:
+        SegmentsError: the file cannot be used, and the scene is as it was
     """
     if kind not in COLORS:
         raise ValueError(f"kind is one of {', '.join(COLORS)}, not {kind!r}.")
@@ -85,7 +93,7 @@ def load_overlay(path: str | Path, volume: slicer.vtkMRMLVolumeNode, kind: str, 
 
 
 def find_overlay(volume: slicer.vtkMRMLVolumeNode, kind: str, word: str) -> Any | None:
-    """The overlay of this kind and word for a volume; None without one."""
+    """Return the overlay of this kind and word for a volume; None without one."""
     for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
         if (
             node.GetAttribute(KIND) == kind
@@ -97,14 +105,14 @@ def find_overlay(volume: slicer.vtkMRMLVolumeNode, kind: str, word: str) -> Any 
 
 
 def show_overlay(overlay: slicer.vtkMRMLScalarVolumeNode, opacity: float = 0.5) -> None:
-    """Show an overlay in front of the image in all slice views. opacity: 0..1."""
+    """Show an overlay in front of the image in all slice views, with an opacity of 0..1."""
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         composite.SetForegroundVolumeID(overlay.GetID())
         composite.SetForegroundOpacity(min(1.0, max(0.0, opacity)))
 
 
 def hide_overlay(overlay: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Take an overlay out of the slice views; what else is in front stays."""
+    """Remove an overlay from the slice views; other images in front stay."""
     for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
         if composite.GetForegroundVolumeID() == overlay.GetID():
             composite.SetForegroundVolumeID(None)
@@ -120,10 +128,11 @@ def remove_overlay(overlay: slicer.vtkMRMLScalarVolumeNode) -> None:
 
 
 def most_uncertain_slice(overlay: slicer.vtkMRMLScalarVolumeNode, plane: str) -> SlicePosition:
-    """The slice with the largest sum of an overlay's values, and the voxel with the largest value in it; of
-    equals the first.
+    """Return the slice with the largest sum of an overlay's values and the voxel with its largest value; the
+    first among equals.
 
-    SegmentsError: an unknown plane, or the overlay is 0 everywhere.
+    Raises:
+        SegmentsError: unknown plane, or the overlay is 0 everywhere
     """
     values = slicer.util.arrayFromVolume(overlay)
     owner = overlay.GetNodeReference(VOLUME)

@@ -1,6 +1,6 @@
 """What a saved scene remembers of the panel.
 
-Names and types as Slicer's parameter nodes keep them; changing one loses it in scenes that were saved before.
+Names and types are those of Slicer's parameter nodes; a changed one is lost in scenes that were saved before.
 Knows no widget.
 """
 
@@ -12,10 +12,8 @@ from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 @parameterNodeWrapper
 class WordMaskParameterNode:
-    """What was chosen and typed.
-
-    Neither the address nor the token: who opens somebody else's scene shall not send images to somebody
-    else's server.
+    """What was chosen and typed, except the address and the token: a scene of somebody else must not send
+    images to their server.
 
     Attributes:
         hint: points or a box

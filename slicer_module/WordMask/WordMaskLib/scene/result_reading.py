@@ -1,4 +1,4 @@
-"""What a label map of the server's says of each word, read and checked before anything is shown.
+"""What a label map of the server says about each word, read and checked before anything is shown.
 
 Knows files of labels, words and grids. Does not know: segmentations, servers, Qt; changes nothing in the
 scene.
@@ -23,8 +23,8 @@ from .terminology import Word
 
 @dataclass(frozen=True)
 class SliceRange:
-    """Only these slices were computed again, counted as the server counts: plane, first and last, both
-    included.
+    """Slices that were computed again, counted as the server counts along ``plane``; ``first`` and ``last``
+    are included.
     """
 
     plane: str
@@ -32,8 +32,8 @@ class SliceRange:
     last: int
 
     def part_of(self, volume: Any) -> tuple[slice, ...]:
-        """The part of an array [k, j, i] on a volume's grid; SegmentsError when the volume does not have such
-        slices.
+        """Return the part of an array [k, j, i] on a volume's grid; SegmentsError if the volume does not have
+        such slices.
         """
         slicing: Slicing = grid_of(volume).slicing(self.plane, picture=is_picture(volume))
         if not 0 <= self.first <= self.last < slicing.count:
@@ -56,10 +56,13 @@ class FoundWord:
 def found_words(
     path: str | Path, words: Sequence[Word], volume: Any, only: SliceRange | None
 ) -> Generator[None, None, list[FoundWord]]:
-    """The words that have voxels, in their order; yields between pieces of work, so that a window can stay
+    """Return the words that have voxels, in their order; yields between steps, so that a window can stay
     alive.
 
-    only: voxels outside of these slices do not count. SegmentsError, GeometryError: the file cannot be used.
+    Voxels outside of the slices ``only`` do not count.
+
+    Raises:
+        SegmentsError, GeometryError: the file cannot be used
     """
     check_words(words)
     part = None if only is None else only.part_of(volume)
@@ -86,7 +89,7 @@ def found_words(
 
 
 def check_words(words: Sequence[Word]) -> None:
-    """SegmentsError: there is none, or a word or a value comes twice."""
+    """Raise a SegmentsError if there is no word, or a word or a value occurs twice."""
     if not words:
         raise SegmentsError("The server's answer does not name a word, so nothing was changed; try again.")
     both: dict[str, list[Any]] = {

@@ -1,7 +1,7 @@
-"""The tutorial's images in Slicer's module *Sample Data*: from the clone when the module lies in one, else
+"""The tutorial's images in Slicer's module *Sample Data*: from the clone if the module lies in one, otherwise
 from its public address.
 
-Drawings of bodies, not patients. Knows Slicer's module SampleData; no server.
+They are drawings of bodies, not patients. Knows Slicer's module SampleData; no server.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ REPOSITORY = MODULE.parents[1]
 
 @dataclass(frozen=True)
 class Sample:
-    """One image.
+    """One image of *Sample Data*.
 
     Attributes:
-        name: on its button
-        file: in the folder of sample studies
+        name: text on its button
+        file: name in the folder of sample studies
         sha256: of the file
     """
 
@@ -33,11 +33,13 @@ class Sample:
 
     @property
     def stem(self) -> str:
-        """The file's name without its ending: of the node, and of the picture on the button."""
+        """The file's name without its ending, for the node and for the picture on the button."""
         return self.file.split(".")[0]
 
     def address(self, repository: Path = REPOSITORY) -> str:
-        """Where Slicer gets it. repository: where the clone would be; an installed extension lies in none."""
+        """Return where Slicer gets it; ``repository`` is where the clone would be, and an installed extension
+        lies in none.
+        """
         local = repository / STUDIES / self.file
         return local.as_uri() if local.is_file() else f"{ADDRESS}/raw/main/{STUDIES}/{self.file}"
 
@@ -57,7 +59,7 @@ SAMPLES = (
 
 
 def register() -> None:
-    """Add the images to *Sample Data*. They are loaded when somebody clicks on one."""
+    """Add the images to *Sample Data*; Slicer loads one when a person clicks it."""
     import SampleData
 
     for sample in SAMPLES:

@@ -1,11 +1,10 @@
-"""Results of the server as segments: one per word that was found, beside the segments that are there, which
-never change.
+"""Results of the server as segments: one per word that was found, beside other segments, which never change.
 
 All or nothing: whatever goes wrong, the scene is as it was, and the error is one sentence. Every new segment
-gets an image (a layer) of its own, cut to its box; shared images are left alone, because there Slicer's own
-import can touch other segments.
+gets an image (a layer) of its own, cut to its box. Shared images are left alone, because there Slicer's own
+import can change other segments.
 
-Transforms. Files hold the volume in its own frame, before its parent transform, and so do segments: a
+Transforms: files contain the volume in its own frame, before its parent transform, and so do segments. A
 segmentation under the same transform, linear or not, shows the mask in the right place without resampling.
 
 Knows slicer, vtk and numpy. Does not know: servers, Qt.
@@ -51,12 +50,12 @@ class Imported:
     """What an import did.
 
     Attributes:
-        segmentation: None when no word was found and no segmentation was given
+        segmentation: None if no word was found and no segmentation was given
         ids: word -> id of its segment
         replaced: words that had a segment before
         not_found: words without a voxel
-        kept: those of them whose earlier segment is still there, as it was
-        step: for `UndoHistory.add`, None when nothing changed
+        kept: words without a voxel whose earlier segment stays as it was
+        step: for `UndoHistory.add`, None if nothing changed
     """
 
     segmentation: Any
@@ -87,22 +86,23 @@ def import_labels(
     version: str = "",
     only: SliceRange | None = None,
 ) -> Imported:
-    """Show a label map of the server's: one segment per word that has a voxel.
+    """Show a label map of the server: one segment per word that has a voxel.
 
-    In both cases the scene is as it was.
+    A word that already has its segment (by the tag ``WordMask.query``; a person's copy does not count)
+    replaces only that segment, which keeps its id and what a person changed of its name, colour and
+    terminology. A word without a voxel gets no segment, and its earlier one stays as it is.
 
     Args:
         path: the label map, on the grid of the exported volume (`export_volume`)
         words: what its values mean
-        segmentation: where to; None makes one under the volume's transform. A word that has its segment there
-            already (by the tag ``WordMask.query``; a copy that a person made does not count) replaces only
-            that, which keeps its id and what a person changed of its name, colour and terminology. A word
-            without a voxel gets no segment, and an earlier one of it stays as it is
+        volume: that was segmented
+        segmentation: where the segments go; None makes one under the volume's transform
+        model, version: what made the result
         only: outside of these slices, the earlier segment's voxels stay
 
     Raises:
         GeometryError: the file does not lie on the volume, or the segmentation belongs to another one
-        SegmentsError: anything else that cannot be done
+        SegmentsError: anything else that cannot be done; in both cases the scene is as it was
     """
     steps = import_in_steps(path, words, volume, segmentation, model=model, version=version, only=only)
     while True:
@@ -122,11 +122,11 @@ def import_in_steps(
     version: str = "",
     only: SliceRange | None = None,
 ) -> Generator[None, None, Imported]:
-    """`import_labels` in pieces, for a window that must not freeze: yields before each, and returns what that
-    returns.
+    """Run `import_labels` in steps, for a window that must not freeze: yields before each, and returns the
+    same.
 
-    The scene changes in the last piece alone. Giving up before it changes nothing; what a person does
-    meanwhile is respected, or refused with a sentence when the volume or the segmentation is gone.
+    The scene changes only in the last step, and giving up before it changes nothing. What a person does
+    meanwhile is respected, or refused with a sentence if the volume or the segmentation is gone.
     """
     check_words(words)
     _check_places(volume, segmentation)
@@ -163,8 +163,8 @@ def import_in_steps(
 
 
 def own_segment(segmentation: slicer.vtkMRMLSegmentationNode, word: str) -> str | None:
-    """The id of the segment that shows a word's result, None without one; case, hyphens and repeated spaces
-    do not matter.
+    """Return the id of the segment that shows a word's result, None without one; case, hyphens and repeated
+    spaces do not matter.
     """
     contents = segmentation.GetSegmentation()
     for segment_id in contents.GetSegmentIDs():
@@ -175,7 +175,7 @@ def own_segment(segmentation: slicer.vtkMRMLSegmentationNode, word: str) -> str 
 
 
 def word_of(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> str:
-    """The word whose result a segment is; empty for a person's own segments and their copies of results."""
+    """Return the word whose result a segment is; "" for a person's segments and copies of results."""
     segment = segmentation.GetSegmentation().GetSegment(segment_id)
     return tag(segment, QUERY) if segment is not None and tag(segment, OWNER) == segment_id else ""
 
@@ -183,10 +183,7 @@ def word_of(segmentation: slicer.vtkMRMLSegmentationNode, segment_id: str) -> st
 def edited_segments(
     segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLVolumeNode
 ) -> dict[str, str]:
-    """Results whose voxels a person changed since they came: word -> segment id.
-
-    What would be lost when the word is asked for again.
-    """
+    """Return word -> segment id of results that a person edited: what another request would replace."""
     contents, edited = segmentation.GetSegmentation(), {}
     for segment_id in contents.GetSegmentIDs():
         word = word_of(segmentation, segment_id)
@@ -198,7 +195,7 @@ def edited_segments(
 
 
 def segmentation_of(volume: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:
-    """The newest segmentation that was made here for a volume; None without one."""
+    """Return the newest segmentation that was made here for a volume; None without one."""
     for segmentation in reversed(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")):
         role = segmentation.GetReferenceImageGeometryReferenceRole()
         if segmentation.GetAttribute(MADE_HERE) and segmentation.GetNodeReference(role) is volume:
@@ -207,9 +204,8 @@ def segmentation_of(volume: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLSegmentat
 
 
 def show_3d(segmentation: slicer.vtkMRMLSegmentationNode, shown: bool = True) -> None:
-    """Show all segments in 3-D, or not.
-
-    Makes the surfaces that are missing: a call of Slicer's that takes seconds on large volumes.
+    """Show or hide all segments in 3-D. Missing surfaces are created, which takes Slicer seconds on large
+    volumes.
     """
     if shown and not segmentation.CreateClosedSurfaceRepresentation():
         raise SegmentsError(
@@ -222,8 +218,8 @@ def show_3d(segmentation: slicer.vtkMRMLSegmentationNode, shown: bool = True) ->
 def check_segmentation(
     segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLVolumeNode
 ) -> None:
-    """SegmentsError, GeometryError when results on a volume cannot be put into a segmentation without harm to
-    what is there.
+    """Raise a SegmentsError or GeometryError if results on a volume cannot be put into a segmentation without
+    damaging it.
     """
     name = segmentation.GetName()
     contents = segmentation.GetSegmentation()
@@ -252,7 +248,7 @@ def check_segmentation(
 
 
 def _same_grid(owner: Any, volume: Any) -> bool:
-    """True also when the owner has lost its image: then there is nothing to compare."""
+    """Compare two grids; True also if the owner has lost its image: there is nothing to compare."""
     return owner.GetImageData() is None or grid_of(owner).way_to(grid_of(volume)) is not None
 
 
@@ -286,7 +282,7 @@ def _merge(before: np.ndarray, voxels: Cropped, part: tuple[slice, ...]) -> Crop
 def _commit(
     planned: Sequence[_Planned], segmentation: Any, volume: Any, step: UndoStep, model: str, version: str
 ) -> dict[str, str]:
-    """The only place that changes a segmentation; whoever calls it undoes the step when it raises."""
+    """Change the segmentation. This is the only place that does; the caller undoes the step if it raises."""
     contents = segmentation.GetSegmentation()
     others = UnchangedCheck(segmentation, [plan.segment_id for plan in planned if plan.segment_id])
     if contents.GetNumberOfSegments() == 0:
@@ -345,7 +341,7 @@ def _replace(contents: Any, plan: _Planned, step: UndoStep) -> str:
 
 
 def _convert(contents: Any, segment_id: str, name: str) -> None:
-    """Make one representation (a surface) of one segment: `CreateRepresentation` would make it of every
+    """Create one representation (a surface) of one segment: `CreateRepresentation` would create it for every
     segment that lacks it.
     """
     made = slicer.vtkSlicerSegmentationsModuleLogic.CreateRepresentationForOneSegment(

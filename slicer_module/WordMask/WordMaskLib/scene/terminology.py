@@ -1,4 +1,4 @@
-"""Words as Slicer keeps them with a segment: name, colour, SNOMED CT terminology, and tags that tell whose
+"""Words as Slicer stores them with a segment: name, colour, SNOMED CT terminology, and tags that tell whose
 segment it is.
 
 Knows one vtkSegment at a time and what the server says about words. Does not know: voxels, scenes, files, Qt.
@@ -37,8 +37,10 @@ class Word:
     """One word of a request.
 
     Attributes:
+        text: the word
         value: in the label map, above 0
-        color: 0..255; the codes as the vocabulary has them, None: not coded
+        color: 0..255, None for a colour made from its letters
+        code, modifier, category, region: as in the vocabulary; None without one
     """
 
     text: str
@@ -58,11 +60,11 @@ class Word:
 
 
 def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -> list[Word]:
-    """The words of an answer, in ascending order of value.
+    """Return the words of an answer, in ascending order of value.
 
     Args:
         names: `label_names` of the answer
-        vocabulary: word as it stands in ``names`` -> its entry; words without one have no code
+        vocabulary: word as in ``names`` -> its entry; words without one have no code
     """
     words = []
     for text, value in sorted(names.items(), key=lambda item: item[1]):
@@ -77,7 +79,7 @@ def words_from(names: Mapping[str, int], vocabulary: Mapping[str, Suggestion]) -
 
 
 def terminology_of(word: Word) -> str:
-    """Slicer's serialised terminology entry; empty when the word has no code."""
+    """Return Slicer's serialised terminology entry; "" if the word has no code."""
     if word.code is None:
         return ""
     category, modifier, region = (
@@ -104,7 +106,7 @@ def terminology_of(word: Word) -> str:
 
 
 def color_of(word: Word) -> tuple[int, int, int]:
-    """0..255; for words without a colour of the server's always the same one, by their letters."""
+    """Return the colour, 0..255; a word without a colour from the server gets one made from its letters."""
     if word.color is not None:
         return word.color
     hue = (zlib.crc32(same_text(word.text).encode()) % 360) / 360
@@ -113,7 +115,7 @@ def color_of(word: Word) -> tuple[int, int, int]:
 
 
 def tag(segment: slicer.vtkSegment, name: str) -> str:
-    """The text of a tag; empty when the segment does not have it."""
+    """Return the text of a tag; "" if the segment does not have it."""
     value = vtk.reference("")
     return str(value) if segment.GetTag(name, value) else ""
 
@@ -124,8 +126,8 @@ def set_tag(segment: slicer.vtkSegment, name: str, text: str) -> None:
 
 
 def describe(segment: slicer.vtkSegment, word: Word, name: str) -> None:
-    """Give a segment name, colour and terminology of a word, except those that a person has changed since
-    they were given.
+    """Set a segment's name, colour and terminology, except those that a person has changed since they were
+    set.
     """
     if not _was_edited(segment, "name"):
         segment.SetName(name)
@@ -143,7 +145,7 @@ def describe(segment: slicer.vtkSegment, word: Word, name: str) -> None:
 
 
 def keeps_given_name(segment: slicer.vtkSegment) -> bool:
-    """Whether the name is the one that was given with the result, and no person changed it."""
+    """Whether the segment still has the name that it got with the result."""
     return bool(tag(segment, GIVEN["name"])) and not _was_edited(segment, "name")
 
 

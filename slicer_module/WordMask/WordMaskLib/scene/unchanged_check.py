@@ -1,4 +1,4 @@
-"""Whether segments are still what they were: taken before a change, asked after it.
+"""Checks that segments do not change: made before a change, asked after it.
 
 Knows vtkSegmentation and its display. Does not know: words, files, servers, Qt.
 """
@@ -15,11 +15,11 @@ from .masks import BINARY, layer_array
 
 
 class UnchangedCheck:
-    """All segments of a segmentation except some: voxels, surfaces, names, colours, terminologies, tags,
-    order and visibility.
+    """Watches all segments except those in ``but``: voxels, surfaces, names, colours, terminologies, tags,
+    order, visibility.
 
-    An image that only the witnessed segments use is the same when it is the same object, not modified since;
-    one that is shared with a segment which may change is compared voxel by voxel.
+    An image that only watched segments use is unchanged if it is the same object and was not modified. One
+    that is shared with a segment which may change is compared voxel by voxel.
     """
 
     def __init__(self, segmentation: slicer.vtkMRMLSegmentationNode, but: Collection[str] = ()) -> None:
@@ -36,9 +36,7 @@ class UnchangedCheck:
         self._order = self._watched_ids()
 
     def changed(self) -> list[str]:
-        """The names of segments that are not what they were; when only their order changed, the name of the
-        segmentation.
-        """
+        """Return the names of segments that changed; the name of the segmentation if only their order did."""
         now = self._watched_ids()
         found = [
             name

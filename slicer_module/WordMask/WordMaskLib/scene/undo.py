@@ -1,10 +1,10 @@
-"""One step back: what an import changed, kept so that it can be put back exactly, and a bounded pile of such
+"""Undo: what an import changed, stored so that it can be restored exactly, and a limited history of such
 steps.
 
-Slicer's own undo does not do: `vtkMRMLScene.Undo` leaves segmentations as they are, and the Segment Editor's
-history restores whole segmentations, with the strokes that were made elsewhere since. A step here holds only
-what its import touches: the replaced segments (their images are handed over, not copied) and the names of the
-added ones. What a person changed in other segments since stays.
+Slicer's own undo is not enough: `vtkMRMLScene.Undo` leaves segmentations as they are, and the Segment
+Editor's history restores whole segmentations, without later strokes elsewhere. A step here contains only what
+its import touches: the replaced segments (their images are handed over, not copied) and the names of the
+added ones. Later changes to other segments stay.
 
 Knows vtkSegmentation and the scene. Does not know: words, files, servers, Qt.
 """
@@ -45,8 +45,8 @@ class _Saved:
 class UndoStep:
     """What one import changes in one segmentation; made before it changes anything, filled while it does.
 
-    made_node: the import made the node itself. Undoing is possible once, and no more when the scene was
-    closed.
+    ``made_node`` means that the import made the segmentation itself. A step can be undone once, and not after
+    the scene was closed.
     """
 
     segmentation: Any
@@ -63,7 +63,7 @@ class UndoStep:
         self._reference = (self.segmentation.GetNodeReferenceID(role), parameter)
 
     def will_replace(self, segment_id: str) -> None:
-        """Keep a segment before it is changed; its own mask is copied when other segments share the layer."""
+        """Store a segment before it is changed; its mask is copied if other segments share the layer."""
         contents = self.segmentation.GetSegmentation()
         segment = contents.GetSegment(segment_id)
         metadata = slicer.vtkSegment()
@@ -83,18 +83,18 @@ class UndoStep:
         )
 
     def added(self, segment_id: str) -> None:
-        """Remember a segment that was not there before."""
+        """Remember a segment that the import added."""
         self._added.append(segment_id)
 
     @property
     def possible(self) -> bool:
-        """Whether there is still something to undo: not done yet, and the segmentation is in the scene."""
+        """Whether the step can be undone: not done yet, and the segmentation is in the scene."""
         scene = slicer.mrmlScene
         return not self.done and scene is not None and bool(scene.IsNodePresent(self.segmentation))
 
     @property
     def bytes(self) -> int:
-        """Memory that is held only for this step."""
+        """Memory that only this step uses."""
         return sum(
             1024 * data.GetActualMemorySize()
             for saved in self._saved
@@ -102,8 +102,8 @@ class UndoStep:
         )
 
     def undo(self) -> None:
-        """Put back what the import changed; SegmentsError when the segmentation is gone or this was undone
-        before.
+        """Restore what the import changed; SegmentsError if the segmentation is gone or the step was already
+        undone.
         """
         if not self.possible:
             raise SegmentsError(
@@ -149,7 +149,7 @@ class UndoHistory:
         return len(self._steps)
 
     def add(self, step: UndoStep) -> None:
-        """Keep a step; the newest one stays whatever it holds."""
+        """Store a step; the newest one stays whatever its size."""
         self._steps.append(step)
         while len(self._steps) > 1 and (
             len(self._steps) > self._most_steps or sum(kept.bytes for kept in self._steps) > self._most_bytes
@@ -157,13 +157,13 @@ class UndoHistory:
             self._steps.pop(0)
 
     def next(self) -> UndoStep | None:
-        """The step that `undo` would take; None when there is none."""
+        """Return the step that `undo` would undo; None if there is none."""
         while self._steps and not self._steps[-1].possible:
             self._steps.pop()
         return self._steps[-1] if self._steps else None
 
     def undo(self) -> UndoStep:
-        """Undo the last import and return its step; SegmentsError when there is none."""
+        """Undo the last import and return its step; SegmentsError if there is none."""
         step = self.next()
         if step is None:
             raise SegmentsError("There is nothing to undo.")
@@ -187,10 +187,10 @@ def shares_layer(contents: slicer.vtkSegmentation, segment_id: str) -> bool:
 
 
 def leave_layer(contents: slicer.vtkSegmentation, segment_id: str) -> None:
-    """Take a segment's voxels out of the image that it shares with others, which stay bit for bit the same.
+    """Remove a segment's voxels from the image that it shares with others, which stay bit for bit the same.
 
-    Not `SeparateSegmentLabelmap` and without `Modified()`: both throw the closed surfaces of *all* segments
-    away. What the others show does not change, so nobody needs to hear of it.
+    Neither `SeparateSegmentLabelmap` nor `Modified()` is called, because both discard the closed surfaces of
+    *all* segments. What the other segments show does not change, so nothing has to be notified.
     """
     segment = contents.GetSegment(segment_id)
     layer = layer_array(segment.GetRepresentation(BINARY)) if shares_layer(contents, segment_id) else None

@@ -1,7 +1,7 @@
-"""Where WordMask is installed on this machine: the Python environment that a person chooses, and what is
-missing when it is another.
+"""Where WordMask is installed on this computer: the Python environment that a person chooses, and what is
+missing in it.
 
-Looks at files and runs nothing. Knows how environments look on disk; not servers.
+Reads files and runs nothing. Knows how environments look on disk; not servers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class ServerEnvironment:
     """A Python environment with MONAI Label and WordMask.
 
     Attributes:
+        folder: of the environment
         python: its interpreter
-        version: of WordMask, "" when not known
+        version: of WordMask, "" if it is not known
         source: the folder of an editable installation, None for another kind
     """
 
@@ -41,18 +42,16 @@ class ServerEnvironment:
 
     @property
     def app_folder(self) -> Path | None:
-        """The app folder of an editable installation, with the models that were trained there; None for
-        another kind.
-        """
+        """The app folder of an editable installation, with its trained models; None for another kind."""
         app = None if self.source is None else self.source / "monailabel_app"
         return app if app is not None and (app / "main.py").is_file() else None
 
 
 def find_environment(chosen: str | Path) -> ServerEnvironment:
-    """The environment that somebody means by a folder; ServerStartError says what is missing in it.
+    """Find the environment that a person means; ServerStartError says what is missing in it.
 
-    chosen: the environment itself, its ``bin`` or ``Scripts`` folder, its Python, or a folder with ``.venv``
-    in it (WordMask's own).
+    ``chosen`` is the environment itself, its ``bin`` or ``Scripts`` folder, its Python, or a folder that
+    contains ``.venv`` (such as a clone of WordMask).
     """
     path = Path(chosen).expanduser().absolute()
     if not path.exists():
@@ -71,14 +70,14 @@ def find_environment(chosen: str | Path) -> ServerEnvironment:
 
 
 def _candidates(path: Path) -> list[Path]:
-    """The folders that may be the environment."""
+    """Return the folders that may be the environment."""
     if path.is_file():
         return [path.parent.parent if path.parent.name in _PROGRAMS else path.parent]
     return [path.parent] if path.name in _PROGRAMS else [path, path / ".venv", path / "venv", path / "env"]
 
 
 def _describe(folder: Path, python: Path) -> ServerEnvironment:
-    """The environment with what its packages say; ServerStartError when one is missing for certain."""
+    """Describe an environment by its packages; ServerStartError if one is certainly missing."""
     found = {name: _find_installed(folder, name) for name in ("monailabel", "wordmask")}
     if not _uses_outside_packages(folder):  # else the packages may lie elsewhere
         for name, title in (("monailabel", "MONAI Label"), ("wordmask", "WordMask")):
@@ -95,7 +94,7 @@ def _describe(folder: Path, python: Path) -> ServerEnvironment:
 
 
 def _find_installed(folder: Path, name: str) -> Path | None:
-    """What the environment keeps of an installed package."""
+    """Return the folder of an installed package's metadata."""
     for pattern in _SITE_PACKAGES:
         for packages in sorted(folder.glob(pattern)):
             for kept in sorted(packages.glob(f"{name}-*.dist-info")):
@@ -104,7 +103,7 @@ def _find_installed(folder: Path, name: str) -> Path | None:
 
 
 def _uses_outside_packages(folder: Path) -> bool:
-    """Whether the environment also uses packages of another place."""
+    """Whether the environment also uses packages outside of it."""
     try:
         settings = (folder / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -116,7 +115,7 @@ def _uses_outside_packages(folder: Path) -> bool:
 
 
 def _editable_source(kept: Path) -> Path | None:
-    """The folder of an editable installation."""
+    """Return the source folder of an editable installation."""
     try:
         url = urlsplit(json.loads((kept / "direct_url.json").read_text(encoding="utf-8"))["url"])
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,7 +1,7 @@
-"""A server on this machine as a child of Slicer: started and stopped by Qt's process class, its log read as
-it comes.
+"""A server on this computer as a child process of Slicer, started and stopped with Qt's process class.
 
-The command, the port and what a log means come from `server_process`. Knows Qt and processes; not the panel.
+Command, port and the meaning of a log come from `server_process` and `server_log`. Knows Qt and processes;
+not the panel.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class LocalServer:
     """One server process.
 
     Args:
-        wrote: gets what it prints
-        ended: called when it ends by itself or was stopped
+        wrote: called with what it prints
+        ended: called when it has ended, by itself or because it was stopped
     """
 
     def __init__(self, wrote: Callable[[str], None], ended: Callable[[], None]) -> None:
@@ -51,11 +51,11 @@ class LocalServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is alive."""
         return self._process is not None
 
     def start(self, environment: str, studies: str) -> None:
-        """Start it and return at once; ServerStartError says what is wrong with the folders."""
+        """Start the process and return at once; ServerStartError says what is wrong with the folders."""
         found = find_environment(environment)
         port = free_port()
         command = server_command(found, found.app_folder, Path(studies).expanduser(), port)
@@ -77,14 +77,14 @@ class LocalServer:
         process.start(command[0], command[1:])
 
     def state(self, answer: Health | ClientError | None) -> StartState:
-        """Where the start is, by what the server answered last."""
+        """Return how far the start is, by the server's last answer."""
         seconds = time.monotonic() - self._began
         return judge_start(
             is_running=self.is_running, answer=answer, seconds=seconds, log=self.log, exit_code=self._code
         )
 
     def stop(self) -> None:
-        """Ask it to end, and end it if it does not; returns at once."""
+        """Ask the server to end, and kill it later if it does not; returns at once."""
         if self._process is not None:
             self._signal("ask")
             stopping = self._process
@@ -93,7 +93,7 @@ class LocalServer:
             )
 
     def end(self) -> None:
-        """End it now, and wait until it is gone: Slicer ends."""
+        """End the server now and wait for it, because Slicer ends."""
         process, self._process = self._process, None
         if process is not None:
             self._signal("ask", process)
@@ -137,13 +137,13 @@ class LocalServer:
             self._ended()
 
     def _forget(self) -> None:
-        """It is over; Qt's object goes later, for it is just telling us so."""
+        """Forget the process. Qt's object is deleted later, because it is just sending us its signal."""
         self._process.deleteLater()
         self._process = None
 
 
 def _variables() -> Any:
-    """Environment variables for another Python than Slicer's."""
+    """Return environment variables for a Python that is not Slicer's."""
     startup = getattr(slicer.util, "startupEnvironment", None)
     try:
         own = dict(startup()) if startup is not None else dict(os.environ)

@@ -1,6 +1,6 @@
-"""What the log of a server means to a person: the sentence to show when it dies.
+"""What the log of a server means to a person: the sentence to show when it stops.
 
-Knows the words of `wordmask serve`, MONAI Label, uvicorn and Python; not processes.
+Knows the messages of `wordmask serve`, MONAI Label, uvicorn and Python; not processes.
 """
 
 from __future__ import annotations
@@ -68,17 +68,15 @@ _KNOWN: tuple[
 
 
 def plain_log(text: str) -> str:
-    """A log without the terminal's colours and with one kind of line end."""
+    """Return a log without the terminal's colours and with one kind of line end."""
     return _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def reason_in(log: str, exit_code: int | None = None) -> str:
-    """The sentence that says why a server stopped, by its log; empty when the log does not say.
+    """Return the sentence that says why a server stopped, according to its log; "" if the log does not say.
 
-    exit_code: None when not known.
-
-    Sentences of WordMask are shown as they are, what is known of MONAI Label and the system is translated;
-    nothing else is.
+    Sentences of WordMask are returned as they are, known messages of MONAI Label and the system are
+    translated, others are ignored. ``exit_code`` is None if it is not known.
     """
     text = plain_log(log)
     raised = re.findall(r"^wordmask[\w.]*\.\w+(?:Error|Exception): (.+)$", text, flags=re.MULTILINE)
@@ -96,9 +94,9 @@ def reason_in(log: str, exit_code: int | None = None) -> str:
 
 
 def why_it_stopped(log: str, exit_code: int | None = None) -> str:
-    """One sentence for a server that stopped by itself, whatever its log says.
+    """Return one sentence for a server that stopped by itself, whatever its log says.
 
-    exit_code: negative for a signal, None when not known.
+    ``exit_code`` is negative for a signal, None if it is not known.
     """
     known = reason_in(log, exit_code)
     if known:

@@ -1,7 +1,7 @@
 """How a WordMask server on this computer is started, and whether it is up yet.
 
-`local_server` runs the process; where WordMask is installed is told by `environments`, what a log means by
-`server_log`. Knows commands and ports; runs nothing.
+`local_server` runs the process, `environments` finds WordMask, `server_log` reads the log. Knows commands and
+ports; runs nothing.
 """
 
 from __future__ import annotations
@@ -36,17 +36,20 @@ def server_command(
     *,
     conf: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Program and arguments of a server on 127.0.0.1.
+    """Return program and arguments of a server on 127.0.0.1.
 
-    The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH has a say in it.
+    The environment's own Python runs `wordmask serve`, so that neither a shell nor the PATH matters.
 
     Args:
-        app: where models, requests and logs are kept, made when it is missing; None: where `wordmask serve`
-            keeps them by itself
+        environment: where WordMask is installed
+        app: where models, requests and logs are stored, made if it is missing; None: where `wordmask serve`
+            stores them
+        studies: folder with the images that the server offers
+        port: to listen on
         conf: settings such as {"preset": "tiny"}
 
     Raises:
-        ServerStartError: there is no folder ``studies``
+        ServerStartError: the folder ``studies`` does not exist
     """
     if not studies.is_dir():
         raise ServerStartError(
@@ -63,11 +66,10 @@ def server_command(
 
 
 def server_variables(own: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables for the server, out of those of this process (in Slicer:
-    slicer.util.startupEnvironment()).
+    """Return environment variables for the server, without those that Slicer sets for its own Python.
 
-    Without what Slicer sets for its own Python. MONAI_LABEL_CORS_ORIGINS is left alone: MONAI Label 0.8.5
-    does not start with it.
+    ``own`` are those of this process (in Slicer: slicer.util.startupEnvironment()). MONAI_LABEL_CORS_ORIGINS
+    is not set: MONAI Label 0.8.5 does not start with it.
     """
     found = {name: value for name, value in own.items() if name.upper() not in _OF_SLICER}
     found["PYTHONUNBUFFERED"] = "1"  # so that the log is there when it is looked at
@@ -76,10 +78,7 @@ def server_variables(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port(preferred: int = DEFAULT_PORT) -> int:
-    """A port of 127.0.0.1 that nothing listens on: the preferred one when it is free.
-
-    ServerStartError: there is none.
-    """
+    """Return a free port of 127.0.0.1, the preferred one if possible; ServerStartError: there is none."""
     for port in (preferred, 0):
         if port and _is_taken(port):
             continue
@@ -92,7 +91,7 @@ def free_port(preferred: int = DEFAULT_PORT) -> int:
 
 
 def likely_addresses(remembered: Iterable[ServerAddress] = ()) -> list[ServerAddress]:
-    """Where a server on this machine may run already: the local ones that were used before, then MONAI
+    """Return where a server may already be running on this computer: local addresses used before, then MONAI
     Label's own port.
     """
     local = [address for address in remembered if address.is_local]
@@ -101,10 +100,10 @@ def likely_addresses(remembered: Iterable[ServerAddress] = ()) -> list[ServerAdd
 
 @dataclass(frozen=True)
 class StartState:
-    """Where a start is.
+    """How far the start of a server is.
 
     Attributes:
-        phase: starting, up, failed
+        phase: starting, up or failed
         sentence: to show
     """
 
@@ -121,15 +120,15 @@ def judge_start(
     exit_code: int | None = None,
     limit: float = START_SECONDS,
 ) -> StartState:
-    """Whether a server that was started is up, by what is known at this moment.
-
-    A server that asks for a token is up.
+    """Decide whether a server is up, by what is known at this moment. A server that asks for a token is up.
 
     Args:
-        is_running: the process
-        answer: what `calls.health` gave, or the error that came of it, None when it was not asked yet
+        is_running: whether the process is alive
+        answer: what `calls.health` returned, or its error; None before the first answer
         seconds: since the start
-        limit: after which it is given up
+        log: what the server printed
+        exit_code: of the process, None if it is not known
+        limit: seconds after which the start has failed
     """
     if not is_running:
         return StartState("failed", why_it_stopped(log, exit_code))
@@ -148,7 +147,9 @@ def judge_start(
 
 
 def _is_taken(port: int) -> bool:
-    """Whether something listens; asked by connecting, for Windows lets two programs have one port."""
+    """Check by connecting whether something listens on a port, because Windows lets two programs have one
+    port.
+    """
     try:
         with socket.create_connection((HOST, port), timeout=0.3):
             return True
