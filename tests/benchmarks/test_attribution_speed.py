@@ -20,7 +20,7 @@ from transformers import BertConfig
 
 from wordmask.encoders.clip import ClipEncoder
 from wordmask.models.bottleneck import attribution_maps
-from wordmask.models.noise import Noise, keyed_noise
+from wordmask.models.noise import KeyedNoise, Noise
 
 SLICES, WORDS, PAIR_BATCH = 16, ["liver", "left kidney", "polyp", "skin lesion"], 8
 LAYER = 7  # Simple-ViLMedSAM's default; a later one would be to our advantage
@@ -122,7 +122,7 @@ class Job:
 def a_job(a_biomedclip: ClipEncoder) -> Job:
     blobs = torch.rand(SLICES, 3, 14, 14, generator=torch.Generator().manual_seed(1))
     pictures = functional.interpolate(blobs, scale_factor=16, mode="bicubic").clamp(0, 1)
-    noise = keyed_noise(42, 1, 1 + a_biomedclip.grid**2, a_biomedclip.width)
+    noise = KeyedNoise(42, 1, 1 + a_biomedclip.grid**2, a_biomedclip.width)
     return Job(a_biomedclip, a_biomedclip.normalise(pictures), noise)
 
 

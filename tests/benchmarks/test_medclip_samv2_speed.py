@@ -42,7 +42,7 @@ from wordmask.models.base import SliceKey
 from wordmask.models.coarse_masks import coarse_masks
 from wordmask.models.loading import load_segmenter
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
-from wordmask.models.noise import keyed_noise
+from wordmask.models.noise import KeyedNoise
 
 SLICES, ROUNDS, SIZE = 8, 2, 224
 TEXTS = (  # as long as the published ones, and used as typed
@@ -138,7 +138,7 @@ class Job:
 
     def _fit(self, pair: int) -> dict[str, Any]:
         clip, settings = self.model.clip, self.model.preset.bottleneck
-        noise = keyed_noise(settings.seed, settings.replicas, 1 + clip.grid**2, clip.width)
+        noise = KeyedNoise(settings.seed, settings.replicas, 1 + clip.grid**2, clip.width)
         index, number = divmod(pair, len(TEXTS))
         key = (SliceKey(self.view.volume.digest, str(self.view.plane), index), TEXTS[number])
         return {

@@ -39,7 +39,7 @@ from WordMaskLib.server.server_process import free_port, server_command  # noqa:
 
 from wordmask.demo.client import AppClient  # noqa: E402
 
-PICTURES = REPOSITORY / "docs" / "pictures"
+PICTURES = REPOSITORY / "docs" / "images"
 SAMPLES = REPOSITORY / "sample_data"
 OPENED, ON_SERVER = "ct_chest_abdomen", ("ct_abdomen_pelvis", "ct_chest", "ct_trunk")
 WORDS = "liver, spleen, kidney, stomach, spine"

@@ -108,7 +108,7 @@ def test_the_page_has_what_reviewers_look_for() -> None:
         "extension WordMask",
         "one module, **WordMask**",
         "Apache-2.0",
-        "(pictures/several_words.png)",
+        "(images/several_words.png)",
         "tutorial.md",
     ):
         assert wanted in head, wanted

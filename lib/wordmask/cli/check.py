@@ -1,4 +1,4 @@
-"""``wordmask check``: whether the installation is sound, and whether this machine can run a server."""
+"""``wordmask check``: whether the installation is sound, this machine can serve, and files can be read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wordmask import __version__
+from wordmask.cli.check_files import check_files
 from wordmask.cli.consoles import answers, messages
 from wordmask.environment import machine as machine_check
 from wordmask.environment.packages import find_problems, versions
@@ -33,6 +34,19 @@ REPORTED = (
 
 
 def check(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help="a studies folder, a list or folder of cases, a DICOM folder or an image, to be read as a "
+            "server or a training would",
+            show_default=False,
+        ),
+    ] = None,
+    word: Annotated[
+        str | None,
+        typer.Option("--word", help="what the label maps of a folder of cases show, such as polyp"),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="port that the server will listen on")] = 8000,
     app: Annotated[
         Path | None,
@@ -41,10 +55,21 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Check Python, packages, system libraries, port, folders and GPU.
+    """Check the installation, or read files as a server or a training would.
 
-    If there are problems, it prints one sentence for each, with the remedy, and exits with status 2.
+    Without PATH, it checks Python, packages, system libraries, port, folders and GPU, and prints a remedy for
+    each problem. With PATH, it prints one row for each image or case: read, warned, refused or left out, and
+    why. The exit status is 2 if there are problems or refused files.
+
+    [bold]Examples[/]
+
+      wordmask check
+      wordmask check studies/
+      wordmask check cases.json scan.nii.gz
     """
+    if paths:
+        check_files(paths, word)
+        return
     app_folder = app or default_app()
     python = machine_check.find_python_problem()
     problems = [python] if python else find_problems()

@@ -188,7 +188,7 @@ def _weights_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise WeightsError(
-        f"The folder {folder.name!r} has no weights; one of {', '.join(WEIGHTS_FILES)} must lie in it."
+        f"The folder {folder.name!r} has no weights; copy one of {', '.join(WEIGHTS_FILES)} into it."
     )
 
 

@@ -106,11 +106,11 @@ def _load_checkpoint(sam: Sam, path: Path, kind: str) -> None:
         if found == f"SAM {kind}":
             odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             found = (
-                f"a changed {found} ({len(odd)} tensors missing, extra or of another shape, {odd[0]} for one)"
+                f"a changed {found} ({len(odd)} tensors missing, extra or of another shape, such as {odd[0]})"
             )
         raise WeightsError(
-            f"{path.name} holds {found}, but the preset asks for SAM {kind}; give the file of that model or "
-            "take another preset."
+            f"{path.name} contains {found}, but the preset asks for SAM {kind}; give the file of that model "
+            "or choose another preset."
         )
     sam.load_state_dict(tensors, assign=True)
 

@@ -33,7 +33,7 @@ from wordmask.models.base import Segmenter, SliceFeatures
 from wordmask.progress import CancelToken, Progress
 from wordmask.words.prompts import Prompt
 
-# Without a cache of the caller's: about 400 slices at ViT-H size, 10,000 of tiny.
+# Of a segmenter's own cache: about 400 slices at ViT-H size, 10,000 of tiny.
 CACHE_BYTES = 1 << 30
 SMALLEST_CHUNK = 16  # slices
 
@@ -93,7 +93,7 @@ class VolumeSegmenter:
             prompts: words as typed ("liver, spleen"), a list of words, or parsed prompts.
             plane: auto, axial, coronal or sagittal; which way slices are cut.
             window: name of a CT window for all words; by default each word has its own.
-            threshold: 0..1, probability from which a pixel belongs to a word; by default the preset's.
+            threshold: 0..1, probability above which a pixel belongs to a word; by default the preset's.
             slices: (first, last) along the slicing plane, both included. Only they are computed and judged,
                 the rest is 0. Specks are kept, because a part of the volume does not tell a speck from the
                 end of an organ.
@@ -111,27 +111,27 @@ class VolumeSegmenter:
                 again in batches of half the size first.
         """
         preset, capabilities = self.segmenter.preset, self.segmenter.capabilities
-        made = as_prompts(prompts)
-        check_prompt_sets(made, capabilities, self.segmenter.name)
+        parsed = as_prompts(prompts)
+        check_prompt_sets(parsed, capabilities, self.segmenter.name)
         limit = check_threshold(threshold, preset)
         maps = check_outputs(keep, capabilities, self.segmenter.name)
-        windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in made}
+        windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in parsed}
         view = cut_volume(volume, plane=plane, slices=slices, skip_air=skip_air)
-        check_kinds(hints or VoxelHints(), len(made), capabilities, self.segmenter.name)
-        given = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
+        check_kinds(hints or VoxelHints(), len(parsed), capabilities, self.segmenter.name)
+        placed = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
 
         def attempt(share: int) -> Segmentation:
-            words = [self._word(prompt, *windows[prompt], view) for prompt in made]
+            words = [self._word(prompt, *windows[prompt], view) for prompt in parsed]
             warnings = request_warnings(volume, window, preset, view)
             for word in words:
                 warnings += word_warnings(
                     word.prompt, volume, preset, known=word.known, trained=self.segmenter.trained_words
                 )
                 word.refused = not word.known and preset.unknown_words == "refuse"
-            settings = RunSettings(limit, given, maps, self.chunk, share)
+            settings = RunSettings(limit, placed, maps, self.chunk, share)
             run = Run(self.segmenter, self.cache, view, words, settings, report=progress, cancel=cancel)
             run.compute()
-            clean = self.clean and slices is None and not given.kinds()
+            clean = self.clean and slices is None and not placed.kinds()
             return run.result(warnings, clean=clean, version=self.version)
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))

@@ -138,17 +138,17 @@ def as_prompts(prompts: str | Sequence[str] | Sequence[Prompt]) -> tuple[Prompt,
         PromptError: there is no word, or a word comes twice.
     """
     if not isinstance(prompts, str) and any(isinstance(item, Prompt) for item in prompts):
-        made = tuple(item for item in prompts if isinstance(item, Prompt))
-        if len(made) != len(prompts):
+        parsed = tuple(item for item in prompts if isinstance(item, Prompt))
+        if len(parsed) != len(prompts):
             raise PromptError("The words are partly text and partly prompts; give one or the other.")
     else:
-        made = tuple(parse_prompts(prompts))  # type: ignore[arg-type]
+        parsed = tuple(parse_prompts(prompts))  # type: ignore[arg-type]
     seen: set[str] = set()
-    for prompt in made:
+    for prompt in parsed:
         if prompt.word in seen:
             raise PromptError(f"The word {prompt.word!r} was given twice; give it once.")
         seen.add(prompt.word)
-    return made
+    return parsed
 
 
 def check_prompt_sets(prompts: Sequence[Prompt], capabilities: Capabilities, model: str) -> None:

@@ -125,8 +125,8 @@ class Run:
                     logits = self.segmenter.presence(features, word.features, pairs)
                     if logits is None:
                         raise RuntimeError(
-                            f"Model {self.segmenter.name!r} promises presence among its capabilities and "
-                            "gives none."
+                            f"Model {self.segmenter.name!r} declares presence among its capabilities, "
+                            "but returns none."
                         )
                     values = logits.float().cpu()
                     for row in batch.wanted:
@@ -264,7 +264,8 @@ class Run:
             return binary_entropy(probability) if uncertainty is None else uncertainty
         if output.attribution is None:
             raise RuntimeError(
-                f"Model {self.segmenter.name!r} promises attribution among its capabilities and gives none."
+                f"Model {self.segmenter.name!r} declares attribution among its capabilities, but returns "
+                "none."
             )
         return np.asarray(output.frame.to_original(output.attribution[row : row + 1])[0].cpu().numpy())
 

@@ -23,7 +23,7 @@ from wordmask.encoders.sam import preprocess
 from wordmask.encoders.tiny_tokenizer import table_for
 from wordmask.models.base import PromptFeatures, Segmenter, SliceFeatures, SliceKey
 from wordmask.models.bottleneck import fit_pairs
-from wordmask.models.noise import keyed_noise
+from wordmask.models.noise import KeyedNoise
 from wordmask.models.presets import ClipSamPreset
 from wordmask.models.word_scores import WordScores
 from wordmask.weights.checkpoint import Checkpoint
@@ -144,7 +144,7 @@ class ClipSamSegmenter(Segmenter):
             steps=settings.steps,
             learning_rate=settings.learning_rate,
             replicas=settings.replicas,
-            noise=keyed_noise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
+            noise=KeyedNoise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
         )
 
     def with_other_noise(self, offset: int) -> Self | None:

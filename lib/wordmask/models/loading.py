@@ -32,7 +32,8 @@ def choose_device(device: str) -> torch.device:
         raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UnknownModelError(
-            f"Device {device!r} was asked for, but this machine has no usable CUDA device; use --device cpu."
+            f"Device {device!r} cannot be used, because this machine has no usable CUDA device; use "
+            "--device cpu."
         )
     return chosen
 

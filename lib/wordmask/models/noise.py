@@ -93,8 +93,3 @@ class KeyedNoise:
             bits = np.random.Philox(key=int.from_bytes(digest[:16], "little"), counter=[0, 0, 0, step])
             np.random.Generator(bits).standard_normal(dtype=np.float32, out=row)
         return torch.from_numpy(drawn)
-
-
-def keyed_noise(seed: int, replicas: int, tokens: int, width: int) -> Noise:
-    """`KeyedNoise` as a source of noise for `wordmask.models.bottleneck`."""
-    return KeyedNoise(seed, replicas, tokens, width)

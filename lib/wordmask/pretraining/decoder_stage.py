@@ -22,7 +22,7 @@ from wordmask.data.letterbox import Letterbox
 from wordmask.files import replace_file
 from wordmask.learning.losses import mask_loss
 from wordmask.models.bottleneck import fit_pairs, normalise_maps
-from wordmask.models.noise import keyed_noise
+from wordmask.models.noise import KeyedNoise
 from wordmask.models.presets import BottleneckPreset
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import DecoderPreset
@@ -137,7 +137,7 @@ def bottleneck_maps(
     clip: ClipWithScores, hidden: Tensor, text: Tensor, pairs: Tensor, preset: BottleneckPreset, seed: int
 ) -> Tensor:
     """Min-max normalised M2IB maps [P, g, g] of CLIP's patches."""
-    noise = keyed_noise(preset.seed, preset.replicas, hidden.shape[1], hidden.shape[2])
+    noise = KeyedNoise(preset.seed, preset.replicas, hidden.shape[1], hidden.shape[2])
     maps = []
     for start in range(0, len(pairs), FIT_BATCH):
         chunk = pairs[start : start + FIT_BATCH]

@@ -42,7 +42,8 @@ def find_app(named: Path | None) -> Path:
         return folder
     if named is None:
         raise RequestError(
-            f"There is no app folder yet, neither {LOCAL_APP} here nor {folder}; `wordmask serve` makes one."
+            f"There is no app folder yet, neither {LOCAL_APP} here nor {folder}; `wordmask serve` creates "
+            "one."
         )
     raise RequestError(
         f"{folder} is not a MONAI Label app folder, because it has no main.py; name another one with --app."

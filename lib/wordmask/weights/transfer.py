@@ -173,7 +173,9 @@ def _import_pack(
 
 def _copy(source: Path, folder: Path, file: WeightFile, report: Report | None) -> Path:
     if not source.is_file():
-        raise WeightsError(f"The folder {source.parent.name!r} has no file {source.name!r}.")
+        raise WeightsError(
+            f"The folder {source.parent.name!r} has no file {source.name!r}; import all files together."
+        )
     try:
         with source.open("rb") as stream:
             return _pour(stream, source.stat().st_size, folder, file, report)

@@ -139,9 +139,7 @@ class LabelTable:
         for label in self.labels:
             if label.value == value:
                 return label.word
-        raise LabelError(
-            f"The value {value} stands for no word in this label map; it has {self._list_labels()}."
-        )
+        raise LabelError(f"The value {value} has no word in this label map; it has {self._list_labels()}.")
 
     def names(self) -> dict[str, int]:
         """{"liver": 1, "spleen": 2}, in ascending order of value: `label_names` of an answer."""

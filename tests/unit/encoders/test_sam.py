@@ -303,7 +303,7 @@ def test_weights_of_another_size_are_named(tmp_path: Path, kind: str) -> None:
     other, width = ("vit_l", 1024) if kind != "vit_l" else ("vit_h", 1280)
     save_file({"image_encoder.pos_embed": torch.zeros(1, 64, 64, width)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        WeightsError, match=f"^other.safetensors holds SAM {other}, but the preset asks for SAM {kind};"
+        WeightsError, match=f"^other.safetensors contains SAM {other}, but the preset asks for SAM {kind};"
     ):
         load_sam(SamConfig(kind=kind, checkpoint=tmp_path / "other.safetensors"))
 
@@ -311,14 +311,14 @@ def test_weights_of_another_size_are_named(tmp_path: Path, kind: str) -> None:
 def test_weights_of_the_right_width_with_something_missing_are_refused(tmp_path: Path) -> None:
     save_file({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, tmp_path / "part.safetensors")
     with pytest.raises(
-        WeightsError, match=r"holds a changed SAM vit_b \(\d+ tensors missing, extra or of another shape"
+        WeightsError, match=r"contains a changed SAM vit_b \(\d+ tensors missing, extra or of another shape"
     ):
         load_sam(SamConfig(kind="vit_b", checkpoint=tmp_path / "part.safetensors"))
 
 
 def test_weights_of_another_kind_of_model_are_refused(a_tiny_clip: ClipEncoder, tmp_path: Path) -> None:
     torch.save(a_tiny_clip.state_dict(), tmp_path / "clip.pth")
-    with pytest.raises(WeightsError, match="holds no SAM, but the preset asks for SAM tiny"):
+    with pytest.raises(WeightsError, match="contains no SAM, but the preset asks for SAM tiny"):
         load_sam(SamConfig(kind="tiny", checkpoint=tmp_path / "clip.pth", architecture=SMALL))
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from wordmask.encoders.clip import build_tiny_clip
 from wordmask.encoders.configs import TinyClipArchitecture
 from wordmask.models.bottleneck import attribution_maps, capacity, fit_pairs, normalise_maps
-from wordmask.models.noise import keyed_noise
+from wordmask.models.noise import KeyedNoise
 
 GRID, WIDTH, LAYER, STEPS = 3, 16, 1, 10
 FIT = {"layer": LAYER, "beta": 0.1, "steps": STEPS, "learning_rate": 1.0}
@@ -71,7 +71,7 @@ def texts() -> Tensor:
 
 
 def noise_for(replicas: int = 1):
-    return keyed_noise(7, replicas, 1 + GRID * GRID, WIDTH)
+    return KeyedNoise(7, replicas, 1 + GRID * GRID, WIDTH)
 
 
 def naive_map(clip: SmallViT, image: Tensor, text: Tensor, noises: list[Tensor], beta: float) -> Tensor:
@@ -232,7 +232,7 @@ def test_a_constant_map_becomes_zero_not_nan(value):
 
 
 def test_noise_of_a_pair_is_the_same_in_any_batch_and_new_for_every_key_and_step():
-    noise = keyed_noise(42, 1, 5, 8)
+    noise = KeyedNoise(42, 1, 5, 8)
     pair = ("ct-3", "liver")
     alone = noise([pair], 2)[0]
     assert torch.equal(noise([("ct-4", "liver"), pair], 2)[1], alone)
@@ -240,18 +240,18 @@ def test_noise_of_a_pair_is_the_same_in_any_batch_and_new_for_every_key_and_step
         noise([("ct-4", "liver")], 2),
         noise([("ct-3", "spleen")], 2),
         noise([pair], 3),
-        keyed_noise(43, 1, 5, 8)([pair], 2),
+        KeyedNoise(43, 1, 5, 8)([pair], 2),
     ]
     assert all((other[0] - alone).abs().max() > 0.1 for other in others)
 
 
 def test_more_replicas_keep_the_first_ones():
-    few, many = keyed_noise(42, 1, 5, 8)(["a"], 0), keyed_noise(42, 4, 5, 8)(["a"], 0)
+    few, many = KeyedNoise(42, 1, 5, 8)(["a"], 0), KeyedNoise(42, 4, 5, 8)(["a"], 0)
     assert torch.equal(many[:, :1], few)
 
 
 def test_noise_is_standard_normal_and_differs_between_tokens():
-    sample = keyed_noise(1, 2, 101, 300)(["a", "b"], 0)
+    sample = KeyedNoise(1, 2, 101, 300)(["a", "b"], 0)
     assert sample.dtype == torch.float32
     assert sample.shape == (2, 2, 101, 300)
     assert abs(sample.mean().item()) < 0.01
@@ -265,7 +265,7 @@ def test_noise_does_not_change_from_one_release_to_the_next():
 
     These numbers are those of Philox 4x64 with numpy 1.26.
     """
-    drawn = keyed_noise(42, 1, 1, 4)([("ct-3", "liver")], 1).flatten()
+    drawn = KeyedNoise(42, 1, 1, 4)([("ct-3", "liver")], 1).flatten()
     torch.testing.assert_close(
         drawn, torch.tensor([1.5203701, 0.4106456, -0.6484699, -2.3376098]), rtol=0, atol=1e-6
     )
@@ -281,7 +281,7 @@ def test_equal_keys_have_equal_noise_however_they_are_written():
         plane: str
         index: int
 
-    noise = keyed_noise(42, 1, 2, 2)
+    noise = KeyedNoise(42, 1, 2, 2)
     assert torch.equal(
         noise([(Key("d", Plane.AXIAL, 3), "liver")], 0), noise([(Key("d", "axial", 3), "liver")], 0)
     )
@@ -291,7 +291,7 @@ def test_equal_keys_have_equal_noise_however_they_are_written():
 
 def test_a_key_whose_text_could_change_between_runs_is_refused():
     with pytest.raises(TypeError, match="got object"):
-        keyed_noise(42, 1, 2, 2)([object()], 0)
+        KeyedNoise(42, 1, 2, 2)([object()], 0)
 
 
 def test_maps_of_the_tiny_clip_equal_those_of_the_published_flow():
@@ -301,7 +301,7 @@ def test_maps_of_the_tiny_clip_equal_those_of_the_published_flow():
     )
     clip = build_tiny_clip(architecture, [320, 533, 1000]).eval().requires_grad_(False)
     pixels, words = clip.normalise(torch.rand(2, 3, 32, 32)), ["liver", "spleen"]
-    noise = keyed_noise(5, 2, 17, 32)
+    noise = KeyedNoise(5, 2, 17, 32)
     maps = attribution_maps(
         clip, clip.head(pixels, 1), clip.encode_text(words), replicas=2, noise=noise, words=words, **FIT
     )

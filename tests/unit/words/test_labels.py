@@ -40,7 +40,7 @@ def test_the_order_of_announcement_does_not_matter():
 def test_an_absent_word_or_value_is_named_with_what_there_is(a_table_with_gaps):
     with pytest.raises(LabelError, match=r"no label 'heart' .* liver = 2, spleen = 7, gizmo = 300\.$"):
         a_table_with_gaps.value("heart")
-    with pytest.raises(LabelError, match=r"value 1 stands for no word"):
+    with pytest.raises(LabelError, match=r"value 1 has no word"):
         a_table_with_gaps.word(1)
     with pytest.raises(LabelError, match=r"it has no labels\.$"):
         LabelTable(()).value("liver")
