@@ -14,6 +14,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from wordmask.errors import WordMaskError
 from wordmask.learning.cases import Case, Study, words_of
+from wordmask.words.labels import LabelError
 
 FINAL = DefaultLabelTag.FINAL.value
 
@@ -44,7 +45,12 @@ def make_case(image: str, path: Path, label: Path, info: Mapping[str, Any]) -> C
     Raises:
         LabelError, PromptError: the names cannot be learned.
     """
-    return Case(image, path, label, words_of(_names(info), f"the label of {image}"))
+    if not (names := _names(info)):
+        raise LabelError(
+            f"The label map of {image} came without names, so nothing can be learned from it; submit it again "
+            'with them, such as label_info = [{"name": "liver", "idx": 1}].'
+        )
+    return Case(image, path, label, words_of(names, f"the label of {image}"))
 
 
 def studies_of(datastore: Datastore) -> tuple[list[Study], list[str]]:
