@@ -47,8 +47,8 @@ def make_case(image: str, path: Path, label: Path, info: Mapping[str, Any]) -> C
     """
     if not (names := _names(info)):
         raise LabelError(
-            f"The label map of {image} came without names, so nothing can be learned from it; submit it again "
-            'with them, such as label_info = [{"name": "liver", "idx": 1}].'
+            f"The label map of {image} came without names, so nothing can be learned from it; submit it "
+            'again with them, such as label_info = [{"name": "liver", "idx": 1}].'
         )
     return Case(image, path, label, words_of(names, f"the label of {image}"))
 
