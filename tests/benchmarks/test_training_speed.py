@@ -57,14 +57,14 @@ def seconds_per_epoch(cases: list[Case], cache: FeatureCache, *, before: bool) -
 
 def compare(name: str, cases: list[Case], capsys: pytest.CaptureFixture[str]) -> None:
     features, kept, pairs = seconds_per_epoch(cases, FeatureCache(CACHE_BYTES), before=True)
-    _, anew, _ = seconds_per_epoch(cases, FeatureCache(0), before=False)
+    _, again, _ = seconds_per_epoch(cases, FeatureCache(0), before=False)
     with capsys.disabled():
         print(
             f"\n{name}, {len(cases)} volumes, {pairs} pairs: {kept:.2f} s per epoch with kept features, "
-            f"{anew:.2f} s without:"
+            f"{again:.2f} s without:"
         )
-        print(f"  {anew / kept:.1f} times as fast, for {features:.1f} s of computing them before")
-    assert anew > 1.5 * kept
+        print(f"  {again / kept:.1f} times as fast, for {features:.1f} s of computing them before")
+    assert again > 1.5 * kept
 
 
 def test_kept_features_make_an_epoch_faster_on_sample_studies(capsys):

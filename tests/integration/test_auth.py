@@ -114,7 +114,7 @@ def test_another_server_on_the_same_app_folder_is_refused_and_the_first_goes_on(
 
 
 def test_several_server_processes_are_refused(tmp_path):
-    """Uvicorn's own supervisor kills workers that import for over 5 s and starts them anew, so a plain one
+    """Uvicorn's own supervisor kills workers that import for over 5 s and starts them again, so a plain one
     stands for it here.
     """
     supervisor = tmp_path / "supervisor.py"

@@ -100,7 +100,7 @@ def test_a_picture_is_marked_the_same_every_time_and_as_a_person_says(a_model, a
     together = first.segment(a_picture, [WORD, SENTENCE], keep=("probability", "attribution")).maps
     again = (
         VolumeSegmenter(a_model).segment(a_picture, WORD, keep=("probability", "attribution")).maps
-    )  # features anew
+    )  # features again
     for name in ("probability", "attribution"):
         assert together[name][WORD].shape == together[name][SENTENCE].shape == (1, 60, 80)
         np.testing.assert_array_equal(again[name][WORD], together[name][WORD])

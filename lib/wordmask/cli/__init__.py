@@ -8,6 +8,8 @@ and exit status 2.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -88,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done, even if a word is not in the image. 2: the request cannot be carried out, and one sentence on
     stderr says why.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without umlauts shows their codes instead
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments), prog_name="wordmask")
     except WordMaskError as error:

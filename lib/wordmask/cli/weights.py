@@ -72,11 +72,11 @@ def list_weights() -> None:
 def fetch_weights(
     name: Name,
     accept_digest: Digests = None,
-    anew: Annotated[bool, typer.Option("--anew", help="download again from the beginning")] = False,
+    again: Annotated[bool, typer.Option("--again", help="download again from the beginning")] = False,
 ) -> None:
     """Download weights and verify them. An interrupted download continues where it stopped."""
     with _progress_bar() as report:
-        path = fetch(name, accept=accept_digest or (), anew=anew, report=report)
+        path = fetch(name, accept=accept_digest or (), again=again, report=report)
     typer.echo(path)
 
 

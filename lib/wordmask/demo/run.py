@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
@@ -29,6 +28,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from wordmask.data.label_maps import read_label_map
 from wordmask.demo.baselines import baseline_dice
 from wordmask.demo.client import AppClient, ServerAnswer, running_server
 from wordmask.demo.report import Findings, Timing, print_report
@@ -46,8 +46,7 @@ def labels_of(answer: ServerAnswer, folder: Path, stem: str) -> NDArray[np.integ
     """Write the answer's label map to ``folder`` and return its voxels [k, j, i]."""
     path = folder / f"{stem}.nii.gz"
     path.write_bytes(answer.file or b"")
-    labels: NDArray[np.integer] = sitk.GetArrayFromImage(sitk.ReadImage(path))
-    return labels
+    return read_label_map(path).array
 
 
 def two_words(case: SampleCase) -> tuple[str, str] | None:

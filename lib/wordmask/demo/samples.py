@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from wordmask.data.label_maps import read_label_map
 from wordmask.errors import RequestError, VolumeError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -42,8 +42,7 @@ class SampleCase:
 
     def true_labels(self) -> NDArray[np.integer]:
         """Labels of the truth, [k, j, i]; those of a picture as [1, h, w]."""
-        labels = sitk.GetArrayFromImage(sitk.ReadImage(self.truth))
-        return labels if labels.ndim == 3 else labels[None]
+        return read_label_map(self.truth).array
 
     def groups(self) -> list[list[str]]:
         """The words in as few groups as their order allows, none of which holds two words that share a voxel.

@@ -232,7 +232,7 @@ def word_warnings(
     """
     if not known and preset.unknown_words == "refuse":
         sentence = f"The preset {preset.name!r} was not trained on {prompt.word!r}, so nothing was marked; "
-        return [sentence + preset.advise_on_unknown_word(trained)]
+        return [sentence + preset.advise_on_unknown_word(trained) + _hint_at_words(prompt)]
     warnings = []
     entry = load_vocabulary().lookup(prompt.key)
     if entry is None:
@@ -251,6 +251,19 @@ def word_warnings(
             f"{_name_kind(volume)}."
         )
     return warnings
+
+
+def _hint_at_words(prompt: Prompt) -> str:
+    """Help for a sentence, a misspelling or another language, with a space before it; else nothing."""
+    vocabulary = load_vocabulary()
+    if prompt.entry is not None:
+        return ""
+    named = vocabulary.find_in(prompt.word) or [
+        found.word for found in vocabulary.suggest(prompt.word, limit=1)
+    ]
+    if named:
+        return f" Did you mean {' or '.join(map(repr, named))}?"
+    return " Words are English and name a structure, such as 'liver'; `wordmask words` lists them."
 
 
 def _may_show(volume: Volume, entry: VocabularyEntry) -> bool:

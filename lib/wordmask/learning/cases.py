@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ Mask = NDArray[np.bool_]
 Unnamed = Literal["refuse", "background"]
 
 logger = logging.getLogger(__name__)
+
+_LISTED = 5  # names that one line of the log lists
 
 
 def canonical_word(word: str) -> str:
@@ -208,7 +211,7 @@ def cases_from_folder(folder: Path, word: str) -> list[Case]:
     Raises:
         VolumeError: a folder is missing or empty, or an image has no label map.
     """
-    images, labels = _by_stem(folder / "images"), _by_stem(folder / "labels")
+    images, labels = find_images(folder / "images"), find_images(folder / "labels")
     if not images:
         raise VolumeError(
             f"{folder.name} has no images/ with files in it; put "
@@ -229,7 +232,8 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
         LabelError: the names or values cannot be used.
     """
     if not isinstance(names, Mapping):
-        names = LabelTable.from_label_info(names).names()
+        with _explain(owner):
+            names = LabelTable.from_label_info(names).names()
     words: dict[str, tuple[int, ...]] = {}
     for name, values in names.items():
         own = tuple(values) if isinstance(values, list | tuple) else (values,)
@@ -237,7 +241,8 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
             raise LabelError(
                 f"The values of {name!r} in {owner} must be whole numbers above 0, got {values}."
             )
-        word = canonical_word(str(name))
+        with _explain(owner):
+            word = canonical_word(str(name))
         words[word] = tuple(sorted({*words.get(word, ()), *own}))
     if not words:
         raise LabelError(f"{owner} does not name a label, so nothing can be learned from it; add names.")
@@ -249,10 +254,7 @@ def _entry(entry: Any, number: int, path: Path) -> Case:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
         raise VolumeError(f"{owner} needs image and label, each the name of a file.".capitalize())
     files = [path.parent / entry[key] for key in ("image", "label")]
-    try:
-        words = words_of(entry.get("names", {}), owner)
-    except WordMaskError as error:
-        raise LabelError(f"{owner}: {error}") from error
+    words = words_of(entry.get("names", {}), owner)
     unnamed = entry.get("unnamed", "refuse")
     if unnamed not in get_args(Unnamed):
         raise LabelError(f'{owner}: unnamed is "refuse" or "background", not {unnamed!r}.')
@@ -260,18 +262,43 @@ def _entry(entry: Any, number: int, path: Path) -> Case:
     return Case(name, files[0], files[1], words, group, unnamed)
 
 
+@contextmanager
+def _explain(owner: str) -> Iterator[None]:
+    """Errors as LabelError that says what they are about."""
+    try:
+        yield
+    except WordMaskError as error:
+        raise LabelError(f"{owner}: {error}") from error
+
+
 def _owner(number: int, path: Path) -> str:
     return f"entry {number} of {path.name}"
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def find_images(folder: Path) -> dict[str, Path]:
+    """Find the image files of a folder, by their name before the ending; what is left out is logged.
+
+    Raises:
+        VolumeError: two images have one name.
+    """
     if not folder.is_dir():
         return {}
-    return {
-        _stem(path): path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".")
-    }
+    found: dict[str, Path] = {}
+    left_out = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or suffix_of(path) not in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES):
+            left_out.append(path.name)
+            continue
+        if (name := _stem(path)) in found:
+            raise VolumeError(
+                f"Two images of {folder.name} are called {name}: {found[name].name} and {path.name}; rename "
+                "one of them."
+            )
+        found[name] = path
+    if left_out:
+        listed = ", ".join(left_out[:_LISTED]) + (", ..." if len(left_out) > _LISTED else "")
+        logger.warning("%d of %s are not images and left out: %s.", len(left_out), folder.name, listed)
+    return found
 
 
 def _stem(path: Path) -> str:
@@ -301,23 +328,9 @@ def studies_in(folder: Path) -> list[Study]:
     Raises:
         VolumeError: the folder has no image, or two images have one name.
     """
-    files = (
-        [
-            path
-            for path in sorted(folder.iterdir())
-            if suffix_of(path) in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
-        ]
-        if folder.is_dir()
-        else []
-    )
-    if not files:
+    images = find_images(folder)
+    if not images:
         raise VolumeError(
             f"The folder {folder.name} does not contain an image, so there is nothing to learn from."
-        )
-    images = {path.name.removesuffix(suffix_of(path)): path for path in files}
-    if len(images) < len(files):
-        other = next(path for path in files if path not in images.values())
-        raise VolumeError(
-            f"Two images of {folder.name} are called {other.name.removesuffix(suffix_of(other))}; rename one."
         )
     return [Study(name, path) for name, path in images.items()]

@@ -25,7 +25,7 @@ def fetch(
     name: str,
     *,
     accept: Collection[str] = (),
-    anew: bool = False,
+    again: bool = False,
     patience: Patience | None = None,
     report: Report | None = None,
 ) -> Path:
@@ -34,7 +34,7 @@ def fetch(
     Args:
         name: of the entry.
         accept: hex digests that a person has compared, for files that have none in the catalogue.
-        anew: whether to discard what is there and download everything from scratch.
+        again: whether to discard what is there and download everything from scratch.
         patience: how long to wait for the server, and how often to try again.
         report: called while a file is downloaded or checked.
 
@@ -48,8 +48,8 @@ def fetch(
     with lock_entry(name) as folder:
         waiting: dict[str, str] = {}
         for file in entry.files:
-            if anew or not is_verified(folder, file):
-                _forget(folder, file, all_of_it=anew)
+            if again or not is_verified(folder, file):
+                _forget(folder, file, all_of_it=again)
                 aside = _fetch_file(folder, file, patience or Patience(), report)
                 waiting |= take_file(folder, file, aside, accept)
         _ask_for_acceptance(f"fetch {name}", waiting)

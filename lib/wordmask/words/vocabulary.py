@@ -190,6 +190,21 @@ class Vocabulary(_Strict):
             found = self._by_text.get(sided)
         return found
 
+    def find_in(self, text: str) -> list[str]:
+        """The words of the entries that a longer text names: ["heart"] for "find the heart"."""
+        found: dict[str, None] = {}
+        tokens = same_text(text).split()
+        start = 0
+        while start < len(tokens):
+            for end in range(len(tokens), start, -1):
+                entry = self._by_text.get(" ".join(tokens[start:end]))
+                if entry is not None:
+                    found[entry.word] = None
+                    start = end - 1
+                    break
+            start += 1
+        return list(found)
+
     def texts(self) -> list[str]:
         """Every word, synonym and plural, in the order of the file."""
         return [text for entry in self.entries for text in entry.texts]

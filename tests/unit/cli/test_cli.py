@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -313,3 +314,18 @@ def test_points_and_a_box_are_read() -> None:
 def test_a_slice_range_is_read() -> None:
     assert parse_slices("3:7") == (3, 7)
     assert parse_slices(None) is None
+
+
+def test_a_terminal_without_umlauts_shows_a_sentence_and_not_a_trace(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wordmask.cli import main; sys.exit(main(['words', 'Nierenh' + chr(246) + 'hle']))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "Nierenh\\xf6hle" in found.stdout + found.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,23 @@ def test_two_names_of_one_thing_share_it():
     assert words_of({"liver": 1, "Hepar": 3}, "x") == {"liver": (1, 3)}
     with pytest.raises(LabelError, match="whole numbers"):
         words_of({"liver": "1"}, "x")
+
+
+def test_what_is_not_an_image_is_left_out_and_named(tmp_path, caplog):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    case = write_case(tmp_path / "made", 1, value=255)
+    case.image.rename(tmp_path / "images" / "a.png")
+    case.label.rename(tmp_path / "labels" / "a.png")
+    for name in ("a.txt", "Thumbs.db", "._a.png"):
+        (tmp_path / "images" / name).write_text("x")
+        (tmp_path / "labels" / name).write_text("x")
+    with caplog.at_level(logging.WARNING):
+        [found] = cases_from_folder(tmp_path, "polyp")
+    assert (found.image.name, found.label.name) == ("a.png", "a.png")
+    assert "3 of images are not images and left out: ._a.png, Thumbs.db, a.txt." in caplog.text
+    (tmp_path / "labels" / "a.nii.gz").write_bytes(b"x")
+    with pytest.raises(
+        VolumeError, match=r"Two images of labels are called a: a.nii.gz and a.png; rename one"
+    ):
+        cases_from_folder(tmp_path, "polyp")

@@ -195,7 +195,7 @@ def test_label_maps_of_another_tool_are_judged_like_a_model(cases, tmp_path):
 def test_other_values_are_told_in_names_json(cases, tmp_path):
     folder = made_by_another_tool(tmp_path / "made", cases, value=7)
     unnamed = judge(cases[:1] + cases[-1:], LabelMaps(folder), tmp_path / "out")
-    assert "holds the value 7, which no name announces" in unnamed.failed[0]
+    assert "contains the value 7 without a name" in unnamed.failed[0]
     (folder / "names.json").write_text(json.dumps({WORD: 7, "liver": 8}))
     assert judge(cases, LabelMaps(folder), tmp_path / "out").words[0].scores["dice"].mean == 1
     (folder / "names.json").write_text(json.dumps({"liver": 7}))

@@ -40,7 +40,7 @@ def test_values_that_no_name_announces_are_refused_with_the_likely_cause(tmp_pat
     with pytest.raises(LabelError, match="without a name") as caught:
         a_case(tmp_path, label, words).read()
     assert cause in str(caught.value)
-    assert str(caught.value).startswith("The label map label.png holds the value")
+    assert str(caught.value).startswith("The label map label.png contains the value")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])

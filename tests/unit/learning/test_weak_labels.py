@@ -149,9 +149,9 @@ def test_a_volume_is_written_once_per_window_and_black_slices_never(tmp_path):
 
 def test_images_of_a_folder_have_names_and_what_is_wrong_is_said(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(VolumeError, match="holds no image"):
+    with pytest.raises(VolumeError, match="does not contain an image"):
         studies_in(tmp_path)
-    with pytest.raises(VolumeError, match="holds no image"):
+    with pytest.raises(VolumeError, match="does not contain an image"):
         studies_in(tmp_path / "missing")
     first = draw_image(tmp_path / "images", 1)
     assert [image.name for image in studies_in(tmp_path / "images")] == ["picture_1"]

@@ -125,6 +125,6 @@ def test_a_damaged_bundle_is_refused_with_a_sentence(tmp_path, damage):
         load_checkpoint(tmp_path / "weights")
 
 
-def test_a_missing_bundle_says_what_is_missing(tmp_path):
-    with pytest.raises(WeightsError, match="lack"):
+def test_a_missing_checkpoint_says_what_is_missing(tmp_path):
+    with pytest.raises(WeightsError, match="have no card"):
         load_checkpoint(tmp_path / "nothing")

@@ -270,7 +270,7 @@ def test_anew_forgets_what_waits(a_server: Server) -> None:
     a_server.moods = ["corrupt", "good"]
     with pytest.raises(WeightsError, match="--accept-digest"):
         fetch("unknown", patience=QUICK)
-    assert fetch("unknown", accept=[DIGEST], anew=True, patience=QUICK).read_bytes() == CONTENT
+    assert fetch("unknown", accept=[DIGEST], again=True, patience=QUICK).read_bytes() == CONTENT
 
 
 def test_progress_ends_at_the_size_of_the_file() -> None:

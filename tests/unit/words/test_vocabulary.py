@@ -296,3 +296,16 @@ def test_words_without_a_side_have_no_opposite():
     assert opposite_word("right lung") == "left lung"
     assert opposite_word("liver") is None
     assert opposite_word("left") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("please find the big heart", ["heart"]),
+        ("Liver tumor and left-kidney", ["liver tumor", "left kidney"]),
+        ("Leber", []),
+        ("", []),
+    ],
+)
+def test_the_structures_in_a_sentence_are_found(text, words):
+    assert load_vocabulary().find_in(text) == words

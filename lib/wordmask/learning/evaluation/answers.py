@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from wordmask.errors import RequestError, VolumeError
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.learning.cases import LabelledVolume, Mask, words_of
+from wordmask.learning.cases import LabelledVolume, Mask, find_images, words_of
 from wordmask.progress import CancelToken
 from wordmask.words.labels import LabelError
 
@@ -70,9 +69,7 @@ class LabelMaps:
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise RequestError(f"There is no folder {folder.name} with label maps to judge; check its name.")
-        suffixes = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
-        files = [path for path in sorted(folder.iterdir()) if suffix_of(path) in suffixes]
-        self._files = {path.name.removesuffix(suffix_of(path)): path for path in files}
+        self._files = find_images(folder)
         if not self._files:
             raise RequestError(
                 f"The folder {folder.name} does not contain a label map; "
