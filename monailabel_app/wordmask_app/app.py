@@ -43,6 +43,7 @@ from wordmask_app.tasks.infers import WordMaskInfer
 from wordmask_app.tasks.keeping import KeptLabel, NewLabel, keep_label, restore_label
 from wordmask_app.tasks.scoring import METHOD, CaseScoring, ScoreWatch
 from wordmask_app.tasks.strategies import CaseChooser, NextCaseStrategy
+from wordmask_app.tasks.summary import start_summary
 from wordmask_app.tasks.trainers import WordMaskTrain, is_trained
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
         ScoreWatch(self.runtime.models).start()
+        if isinstance(datastore := self.datastore(), GuardedDatastore):
+            start_summary(datastore, self.chosen.megavoxels * 10**6)
         accept_signed_tokens()
         routes.install(http)
         guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)

@@ -18,6 +18,7 @@ from wordmask_app import app as app_module
 from wordmask_app.app import WordMaskApp
 from wordmask_app.tasks.labelled import labelled_cases
 from wordmask_app.tasks.scoring import score_datastore
+from wordmask_app.tasks.summary import log_summary
 
 MODEL = "simple_vilmedsam"
 ODD = ("IM0001", "LOUD", "one", "series.v2")
@@ -106,6 +107,25 @@ def test_a_picture_in_a_dicom_file_is_sent_as_a_picture(odd, tmp_path):
     assert 'filename="echo.png"' in answer.headers["content-disposition"]
     (tmp_path / "echo.png").write_bytes(answer.content)
     np.testing.assert_array_equal(read_volume(tmp_path / "echo.png").array[0], colours)
+
+
+def test_what_can_be_used_is_summarised_as_the_check_of_the_command_line_does(a_stub_server, caplog):
+    datastore = a_stub_server.app.datastore()
+    for image, value, names in (("ct", 1, {"liver": 1}), ("scan", 255, {"liver": 1}), ("series", 1, {})):
+        drawn = a_stub_server.studies.parent / "drawn.nii.gz"
+        labels = sitk.GetImageFromArray(((a_stub_server.voxels > 0) * value).astype(np.uint8))
+        labels.CopyInformation(sitk.ReadImage(str(a_stub_server.studies / "ct.nii.gz")))
+        sitk.WriteImage(labels, str(drawn))
+        info = {"label_info": [{"name": name, "idx": idx} for name, idx in names.items()]}
+        datastore.save_label(image, str(drawn), "final", info)
+    (a_stub_server.studies / "notes.txt").write_text("x")
+    with caplog.at_level("INFO"):
+        log_summary(datastore, 10**6)
+    counts = "Images of the studies: 5 read, 1 refused, 1 left out. Final labels: 1 read, 2 refused."
+    assert counts in caplog.text
+    assert "The image of 'broken' is refused: broken.nii.gz" in caplog.text
+    assert "The final label of 'scan' is refused" in caplog.text
+    assert "The final label of 'series' is refused" in caplog.text
 
 
 def test_an_empty_folder_says_that_it_is_empty(a_stub_server):

@@ -51,13 +51,19 @@ def inspect_path(path: Path, *, word: str | None = None, max_voxels: int | None 
     if not path.exists():
         raise VolumeError(f"There is no file or folder {path.name}; check the spelling of the path.")
     if path.suffix.lower() == ".json":
-        yield from _inspect_cases(read_cases(path, word))
+        yield from inspect_cases(read_cases(path, word))
     elif path.is_dir() and (path / "images").is_dir() and (path / "labels").is_dir():
-        yield from _inspect_cases(read_cases(path, word or "structure"))
+        yield from inspect_cases(read_cases(path, word or "structure"))
     elif path.is_dir():
         yield from _inspect_folder(path, max_voxels)
     else:
         yield _inspect_image(path.name, path, max_voxels)
+
+
+def inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
+    """Read labelled cases, as a training does."""
+    for case in cases:
+        yield _inspect(case.name, lambda case=case: case.read().volume)  # type: ignore[misc]
 
 
 def summarise(findings: Iterable[Finding]) -> str:
@@ -80,11 +86,6 @@ def _inspect_folder(folder: Path, max_voxels: int | None) -> Iterator[Finding]:
 
 def _inspect_image(name: str, path: Path, max_voxels: int | None) -> Finding:
     return _inspect(name, lambda: read_volume(path, max_voxels=max_voxels))
-
-
-def _inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
-    for case in cases:
-        yield _inspect(case.name, lambda case=case: case.read().volume)  # type: ignore[misc]
 
 
 def _inspect(name: str, read: Callable[[], Volume]) -> Finding:

@@ -56,6 +56,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             what would change it raises ReadOnlyError.
 
     Attributes:
+        root: the folder.
         lock: whoever changes more than one thing holds it.
         left_out: name -> why it is not an image, of what else lies in the folder.
     """
@@ -64,17 +65,17 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
 
     def __init__(self, datastore_path: str, *, auto_reload: bool = False, read_only: bool = False) -> None:
         # Not MONAI Label's own, which makes folders and the record whether or not that is allowed.
-        self._root = Path(datastore_path).resolve()
+        self.root = Path(datastore_path).resolve()
         self._datastore_path = datastore_path
         self._datastore_config_path = os.path.join(datastore_path, RECORD)
         self._config_ts = 0.0
         self._datastore = LocalDatastoreModel(name="new-dataset", description="New Dataset", images_dir=".")
         self._datastore.base_path = datastore_path
         self.left_out: dict[str, str] = {}
-        self.lock = FolderLock(self._root, read_only=read_only)
+        self.lock = FolderLock(self.root, read_only=read_only)
         self._reconcile_datastore()
         if auto_reload:
-            self._observer = watch_folder(self._root, self._reload)
+            self._observer = watch_folder(self.root, self._reload)
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
         """The content of an image; None when there is no such image."""
@@ -289,7 +290,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         self._config_ts = record.stat().st_mtime
 
     def _is_inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self._root)
+        return path.resolve().is_relative_to(self.root)
 
     def _check_inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
@@ -310,9 +311,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         """Record the files that there are now."""
         with self.lock.reading():
             self._init_from_datastore_file()
-            found = list_studies(self._root, ignore=OWN_FILES, follow_links=False)
+            found = list_studies(self.root, ignore=OWN_FILES, follow_links=False)
             entries = make_entries(
-                found.images, self._root / "labels", self._datastore.objects, self._is_inside
+                found.images, self.root / "labels", self._datastore.objects, self._is_inside
             )
             if entries != self._datastore.objects:
                 self._datastore.objects = entries
@@ -324,7 +325,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         try:
             self._reconcile_datastore()
         except OSError:  # the folder is away, such as that of a network; the next change may bring it back
-            logger.exception("The studies folder %s could not be looked through", self._root)
+            logger.exception("The studies folder %s could not be looked through", self.root)
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the record when it has changed; a damaged one is put aside."""
