@@ -258,7 +258,7 @@ def noisy_labels(folder: Path, studies: Path, seed: int) -> bytes:
     return (folder / "labels.nii.gz").read_bytes()
 
 
-def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room(doomed):
+def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room(doomed, tmp_path):
     if not doomed.is_small:
         pytest.skip("mounting a small disk is not permitted here, so a full disk was NOT tried")
     url, client, ballast = doomed.server.url, doomed.server.client, doomed.server.folder / "ballast"
@@ -267,11 +267,11 @@ def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room
         while True:
             file.write(bytes(1 << 16))
             file.flush()
-    noise = os.urandom(3_000_000)
+    noise, labels = os.urandom(3_000_000), noisy_labels(tmp_path, doomed.server.studies, 0)
     uncompressed = {"params": json.dumps({"words": "liver", "result_extension": ".nii"})}
     refusals = [
         requests.post(f"{url}/wordmask/jobs", files={"file": ("x.nii.gz", noise)}, timeout=PATIENCE),
-        put_label(url, noise),
+        put_label(url, labels),
         requests.put(
             f"{url}/datastore/image",
             params={"image": "x"},
