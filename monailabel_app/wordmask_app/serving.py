@@ -23,9 +23,8 @@ from pathlib import Path
 
 import psutil
 
-from wordmask.data.studies import FILE_SUFFIXES, list_studies
+from wordmask.data.studies import FILE_SUFFIXES, OWN_FILES, list_studies
 from wordmask.errors import RequestError
-from wordmask.learning.inspection import OWN_FILES
 from wordmask.weights.app_folder import is_app
 from wordmask_app.settings import AppSettings
 

@@ -24,6 +24,7 @@ DETACHED_SUFFIXES = (".nhdr", ".mhd")
 FILE_SUFFIXES = tuple(
     suffix for suffix in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES) if suffix not in DETACHED_SUFFIXES
 )
+OWN_FILES = (".lock", "datastore_v2.json", "labels")  # of a server in its folder of studies
 LONGEST_ID = 200  # bytes
 LOOKED_AT = 50  # files of a subfolder, to find out whether it holds a DICOM series
 

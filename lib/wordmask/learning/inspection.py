@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wordmask.data.studies import is_dicom_file, list_studies
+from wordmask.data.studies import OWN_FILES, is_dicom_file, list_studies
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import VolumeError, WordMaskError
 from wordmask.learning.cases import Case, read_cases
 
 State = Literal["read", "warned", "refused", "left out"]
-OWN_FILES = (".lock", "datastore_v2.json", "labels")  # of a server in its folder of studies
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
-from wordmask.data.studies import FILE_SUFFIXES, list_studies
+from wordmask.data.studies import FILE_SUFFIXES, OWN_FILES, list_studies
 from wordmask.errors import RequestError
-from wordmask.learning.inspection import OWN_FILES
 from wordmask_app.hardening.folder_lock import FolderLock, ReadOnlyError
 from wordmask_app.hardening.images import UnknownImageError, safe_id, safe_tag
 from wordmask_app.hardening.record import (

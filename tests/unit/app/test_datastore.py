@@ -22,9 +22,8 @@ from tests.support.dicom_writer import write_dicom, write_series
 from tests.support.processes import repeating
 from tests.support.servers import eventually
 
-from wordmask.data.studies import list_studies
+from wordmask.data.studies import OWN_FILES, list_studies
 from wordmask.errors import RequestError
-from wordmask.learning.inspection import OWN_FILES
 from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.folder_lock import ReadOnlyError
 from wordmask_app.hardening.images import UnknownImageError
