@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -149,7 +150,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             ):
                 pass
             if before is not None and before.image.ext != ending:
-                self._place(self._datastore.image_path(), image_id + before.image.ext).unlink(missing_ok=True)
+                _remove(self._place(self._datastore.image_path(), image_id + before.image.ext))
         return image_id
 
     def remove_image(self, image_id: str) -> None:
@@ -160,7 +161,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(
                     missing_ok=True
                 )
-            self._place(self._datastore.image_path(), image_id + entry.image.ext).unlink(missing_ok=True)
+            _remove(self._place(self._datastore.image_path(), image_id + entry.image.ext))
             with self._track_change(image_id, None):
                 pass
 
@@ -362,3 +363,11 @@ def _id(image_id: object) -> str:
     if "/" in safe or safe.startswith(".") or len(safe.encode(errors="replace")) > 200:
         raise RequestError("image is the id of an image of this server: one short name, not a path.")
     return safe
+
+
+def _remove(image: Path) -> None:
+    """Remove a file or a link, or a folder with a DICOM series."""
+    if image.is_dir() and not image.is_symlink():
+        shutil.rmtree(image)
+    else:
+        image.unlink(missing_ok=True)

@@ -294,6 +294,20 @@ def test_the_archive_of_all_labelled_cases_holds_every_file_of_a_dicom_folder(st
     assert "label/series.nii.gz" in names
 
 
+def test_a_dicom_folder_is_removed_or_replaced_like_a_file(studies, tmp_path):
+    for name in ("old", "gone"):
+        write_series(studies / name, VOXELS, positions=[(0, 0, 2 * k) for k in range(len(VOXELS))])
+    datastore = GuardedDatastore(str(studies))
+    datastore.remove_image("gone")
+    datastore.add_image("old", a_label(tmp_path, b"new"), {})
+    assert sorted(path.name for path in studies.iterdir() if path.name not in OWN_FILES) == [
+        "ct.nii.gz",
+        "old.nii.gz",
+    ]
+    datastore.refresh()
+    assert datastore.list_images() == ["ct", "old"]
+
+
 # --- a folder that cannot be written to
 # --------------------------------------------------------------------------------------------------
 
