@@ -92,7 +92,7 @@ def keep_label(new: NewLabel, datastore: Datastore, max_voxels: int | None = Non
             label = datastore.save_label(new.image, str(new.file), own_tag, info)
             return KeptLabel(label, own_tag, _say_beside(new.image, str(owner), own_tag))
         old = datastore.get_label_uri(new.image, FINAL)
-        is_superseding = bool(old) and not filecmp.cmp(old, new.file, shallow=False)
+        is_superseding = Path(old).is_file() and not filecmp.cmp(old, new.file, shallow=False)
         if is_superseding:
             datastore.save_label(new.image, old, BEFORE, datastore.get_label_info(new.image, FINAL))
         label = datastore.save_label(new.image, str(new.file), FINAL, info)
@@ -164,9 +164,12 @@ def label_file_name(image: str, ending: str) -> str:
 
 
 def tag_of(annotator: str) -> str:
-    """The tag of a person's final label beside that of another; no two people have the same."""
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", annotator)[:30]
-    if safe != annotator:
+    """The tag of a person's final label beside that of another; no two people have the same.
+
+    Tags are names of folders, which some systems do not tell apart by capitals.
+    """
+    safe = re.sub(r"[^a-z0-9_-]+", "_", annotator.lower())[:30]
+    if safe != annotator or safe == MODEL:
         safe = f"{safe}-{hashlib.sha256(annotator.encode(errors='replace')).hexdigest()[:8]}"
     return f"{BESIDE}{safe if annotator else MODEL}"
 
