@@ -10,10 +10,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -27,17 +29,21 @@ from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError
 from wordmask.learning.active.strategies import STRATEGIES
 from wordmask.words.labels import LabelTable
+from wordmask_app.hardening import background
 from wordmask_app.hardening.authentication import accept_signed_tokens
 from wordmask_app.hardening.datastore import GuardedDatastore
-from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag, same_stem
+from wordmask_app.hardening.images import IMAGE_PATTERNS, find_image, safe_tag
 from wordmask_app.http import guards, routes
 from wordmask_app.jobs.queue import JobResult
 from wordmask_app.jobs.requests import InferRequest, switch
 from wordmask_app.jobs.runtime import runtime_for
 from wordmask_app.settings import AppSettings
+from wordmask_app.tasks.claims import Claims
 from wordmask_app.tasks.infers import WordMaskInfer
+from wordmask_app.tasks.keeping import KeptLabel, NewLabel, keep_label, restore_label
 from wordmask_app.tasks.scoring import METHOD, CaseScoring, ScoreWatch
 from wordmask_app.tasks.strategies import CaseChooser, NextCaseStrategy
+from wordmask_app.tasks.summary import start_summary
 from wordmask_app.tasks.trainers import WordMaskTrain, is_trained
 
 logger = logging.getLogger(__name__)
@@ -48,9 +54,11 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None) -> None:
         require_sound_environment()
+        background.end_with_server()
         self.chosen = AppSettings.from_conf(conf or {})
         self.runtime = runtime_for(Path(app_dir), self.chosen)
-        self.next_case = CaseChooser(self.runtime, self.chosen.default_words)
+        self.claims = Claims(Path(app_dir) / "claims.json", studies, 60.0 * self.chosen.claim_minutes)
+        self.next_case = CaseChooser(self.runtime, self.chosen.default_words, self.claims)
         # MONAI Label reads this list when the constructor below makes the datastore.
         known = settings.MONAI_LABEL_DATASTORE_FILE_EXT
         settings.MONAI_LABEL_DATASTORE_FILE_EXT = list(dict.fromkeys([*known, *IMAGE_PATTERNS]))
@@ -72,13 +80,9 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         """
         if self.studies.startswith(("http://", "https://")):
             return super().init_datastore()
-        for names in same_stem(Path(self.studies), settings.MONAI_LABEL_DATASTORE_FILE_EXT):
-            logger.warning(
-                "%s share one id, so only one of them can be used; rename the others.", " and ".join(names)
-            )
+        _refuse_missing(Path(self.studies))
         return GuardedDatastore(
             self.studies,
-            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
@@ -113,9 +117,12 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         from monailabel.app import app as http  # here: it is this module that is being started
 
         _refuse_workers()
+        background.become_server()
         self.runtime.start()
         atexit.register(self.runtime.stop)  # MONAI Label tells no app that the server ends
         ScoreWatch(self.runtime.models).start()
+        if isinstance(datastore := self.datastore(), GuardedDatastore):
+            start_summary(datastore, self.chosen.megavoxels * 10**6)
         accept_signed_tokens()
         routes.install(http)
         guards.install(http, upload_bytes=self.chosen.upload_mb * 2**20)
@@ -155,20 +162,54 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         path = find_image(request.get("image"), datastore or self.datastore())
         save = switch(request, "save_label", default=False)
         file, params = task({**request, "image": str(path)})
-        label = self.keep_label(request["image"], JobResult(Path(file), params), tag) if save else file
-        return {"label": label, "tag": tag, "file": file, "params": params}
+        if not save:
+            return {"label": file, "tag": tag, "file": file, "params": params}
+        kept = self.keep_result(request["image"], JobResult(Path(file), params), tag)
+        return {"label": kept.label, "tag": kept.tag, "file": file, "params": params}
 
-    def keep_label(self, image: str, result: JobResult, tag: str) -> str:
-        """Save a result as a label of its image, with its names as MONAI Label keeps them; returns its id."""
+    def keep_result(self, image: str, result: JobResult, tag: str) -> KeptLabel:
+        """Save a result as a label of its image, with the names of its values as MONAI Label keeps them."""
         fields = result.fields
         names = LabelTable.from_names(fields["label_names"]).to_label_info()
         info = {"model": fields["model"], "params": fields, "label_info": names}
         try:
-            label: str = self.datastore().save_label(image, str(result.file), tag, info)
+            return self.keep_label(NewLabel(image, result.file, tag, info))
         except BaseException:
             result.file.unlink(missing_ok=True)
             raise
-        return label
+
+    def keep_label(self, new: NewLabel) -> KeptLabel:
+        """Save a label if a training could use it; see `wordmask_app.tasks.keeping.keep_label`."""
+        kept = keep_label(new, self.datastore(), self.chosen.megavoxels * 10**6)
+        if new.tag == DefaultLabelTag.FINAL.value:
+            self.claims.release([new.image])
+        return kept
+
+    def restore_label(self, image: str, annotator: str) -> KeptLabel:
+        """Exchange the final label of an image with the one before it."""
+        return restore_label(
+            image, self.datastore(), annotator=annotator, max_voxels=self.chosen.megavoxels * 10**6
+        )
+
+
+def _refuse_missing(studies: Path) -> None:
+    """RequestError: there is no studies folder, or MONAI Label's own start has just made an empty one."""
+    if (
+        _is_start_of_monai_label()
+        and studies.is_dir()
+        and not any(studies.iterdir())
+        and studies.stat().st_ctime >= psutil.Process().create_time()
+    ):
+        studies.rmdir()
+    if not studies.is_dir():
+        raise RequestError(
+            f"There is no studies folder {studies}; name the folder that holds your images with --studies."
+        )
+
+
+def _is_start_of_monai_label() -> bool:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monailabel.main"
 
 
 def _refuse_workers() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from wordmask.data.studies import FILE_SUFFIXES, OWN_FILES, list_studies
 from wordmask.errors import RequestError
 from wordmask.weights.app_folder import is_app
 from wordmask_app.settings import AppSettings
@@ -190,7 +191,7 @@ def check_studies(folder: Path) -> str | None:
     """A warning about a studies folder that can be used, None when there is nothing to say.
 
     Raises:
-        RequestError: the folder is missing, or this account cannot read it or write labels to it.
+        RequestError: the folder is missing, or this account cannot read it.
     """
     if not folder.exists():
         raise RequestError(
@@ -200,20 +201,24 @@ def check_studies(folder: Path) -> str | None:
         raise RequestError(
             f"The studies folder {folder} is a file; name the folder that holds it with --studies."
         )
-    for right, verb in ((os.R_OK | os.X_OK, "read"), (os.W_OK, "write to")):
-        if not os.access(folder, right):
-            raise RequestError(
-                f"This account may not {verb} the studies folder {folder}, where the server lists "
-                "images and keeps labels; change its rights, or name another folder with --studies."
-            )
-    from wordmask_app.hardening.images import IMAGE_PATTERNS  # imports MONAI Label, which takes seconds
-
-    if any(path for pattern in IMAGE_PATTERNS for path in folder.glob(pattern)):
-        return None
-    return (
-        f"The studies folder {folder} has no images yet; copy some into "
-        f"it ({', '.join(IMAGE_PATTERNS)}), the server will find them."
-    )
+    try:
+        found = list_studies(folder, ignore=OWN_FILES, follow_links=False)
+    except OSError as error:
+        raise RequestError(
+            f"This account may not read the studies folder {folder} ({error.strerror}); change its rights, "
+            "or name another folder with --studies."
+        ) from None
+    if not found.images:
+        return (
+            f"The studies folder {folder} has no images yet ({len(found.left_out)} other files or folders "
+            f"are there); copy some into it ({', '.join(FILE_SUFFIXES)}, DICOM), the server will find them."
+        )
+    if not os.access(folder, os.W_OK):
+        return (
+            f"This account may not write to the studies folder {folder}: its images are served, but no "
+            "label can be kept. Change its rights, or name another folder with --studies."
+        )
+    return None
 
 
 @contextlib.contextmanager

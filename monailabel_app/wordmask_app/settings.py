@@ -30,6 +30,7 @@ _NUMBERS = {  # name -> (default, least, most, unit)
     "queue": (16, 1, 1000, "jobs"),
     "job_minutes": (30, 1, 10**4, "minutes"),
     "keep_minutes": (30, 1, 10**4, "minutes"),
+    "claim_minutes": (240, 0, 10**5, "minutes"),
     "results_mb": (1024, 1, 10**7, "megabytes"),
     "upload_mb": (1024, 1, 10**7, "megabytes"),
     "megavoxels": (1000, 1, 10**5, "million voxels"),
@@ -51,6 +52,7 @@ class AppSettings:
         queue: jobs that may wait.
         job_minutes: after which a running job is stopped.
         keep_minutes: how long results are kept for clients to fetch.
+        claim_minutes: how long a case that was offered to a person is not offered to others.
         results_mb: megabytes of results that are kept.
         upload_mb: largest request, and half of what uploads that wait may take.
         megavoxels: largest volume, in millions of voxels.
@@ -66,6 +68,7 @@ class AppSettings:
     queue: int
     job_minutes: int
     keep_minutes: int
+    claim_minutes: int
     results_mb: int
     upload_mb: int
     megavoxels: int

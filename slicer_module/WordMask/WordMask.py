@@ -121,6 +121,7 @@ class WordMaskWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):  # type
         loaded.setMRMLScene(slicer.mrmlScene)
         self.logic = WordMaskLogic()
         settings = self.settings or Settings(qt.QSettings())
+        self.logic.session.annotator = settings.annotator
         self.panel = Panel(self.ui, self.logic.session, settings, self.make_transport or QtTransport)
         server = ServerSection(self.panel)
         others = [

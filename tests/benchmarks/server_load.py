@@ -1,7 +1,7 @@
 """A server under load: how fast it answers while it computes, how much it does, and whether it grows or loses
 anything.
 
-    python tests/benchmarks/server_load.py [--requests 300] [--seconds 20]
+    python -m tests.benchmarks.server_load [--requests 300] [--seconds 20]
 
 Starts `monailabel start_server` on a copy of the sample studies with the bundled tiny model. Exit status 1
 when a bound is broken: a median above 100 ms, growth above 10 % after the first 50 requests, or a lost

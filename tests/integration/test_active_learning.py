@@ -63,7 +63,7 @@ def test_a_case_that_cannot_be_read_is_reported_and_skipped(a_stub_server):
 @pytest.mark.parametrize("strategy", ["first", "uncertainty", "hybrid"])
 def test_monai_labels_route_makes_the_same_choice(a_stub_server, strategy):
     score_all(a_stub_server)
-    ours = ask(a_stub_server, strategy=strategy, words="liver")
+    ours = ask(a_stub_server, strategy=strategy, words="liver", annotator="reader-1")
     theirs = a_stub_server.http.post(
         f"/activelearning/{strategy}", json={"words": "liver", "client_id": "reader-1"}
     ).json()

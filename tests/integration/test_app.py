@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.testing import assert_array_equal
 
 from wordmask.errors import PromptError, RequestError, UnknownModelError, UntrainedError
 from wordmask_app.app import WordMaskApp
-from wordmask_app.hardening.images import same_stem
 from wordmask_app.http import catalogue
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.settings import AppSettings
@@ -282,15 +280,6 @@ def test_the_log_has_one_line_for_a_request(a_stub_server, caplog):
     assert lines[0].endswith("outcome='ok'")
     assert all(f" {stage}=" in lines[0] for stage in ("reading", "marking", "writing"))
     assert lines[1].startswith("refused POST /infer/simple_vilmedsam status=400")
-
-
-def test_images_that_share_an_id_are_reported(tmp_path: Path):
-    for name in ("a.nii.gz", "a.png", "b.png", "c.tif", "c.tiff"):
-        (tmp_path / name).touch()
-    assert same_stem(tmp_path, ["*.nii.gz", "*.png", "*.tif", "*.tiff"]) == [
-        ["a.nii.gz", "a.png"],
-        ["c.tif", "c.tiff"],
-    ]
 
 
 @pytest.mark.parametrize(

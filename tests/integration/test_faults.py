@@ -238,13 +238,27 @@ def doomed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doomed]:
 
 
 def put_label(url: str, content: bytes) -> requests.Response:
-    files = {"label": ("label.nii.gz", content)}
+    names = {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]}
     return requests.put(
-        f"{url}/datastore/label", params={"image": CT, "tag": "final"}, files=files, timeout=PATIENCE
+        f"{url}/datastore/label",
+        params={"image": CT, "tag": "final"},
+        data={"params": json.dumps(names)},
+        files={"label": ("label.nii.gz", content)},
+        timeout=PATIENCE,
     )
 
 
-def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room(doomed):
+def noisy_labels(folder: Path, studies: Path, seed: int) -> bytes:
+    """A label map of the CT that hardly gets smaller when it is compressed."""
+    image = sitk.ReadImage(studies / f"{CT}.nii.gz")
+    shape = image.GetSize()[::-1]
+    labels = sitk.GetImageFromArray(np.random.default_rng(seed).integers(0, 3, shape, dtype=np.uint8))
+    labels.CopyInformation(image)
+    sitk.WriteImage(labels, folder / "labels.nii.gz")
+    return (folder / "labels.nii.gz").read_bytes()
+
+
+def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room(doomed, tmp_path):
     if not doomed.is_small:
         pytest.skip("mounting a small disk is not permitted here, so a full disk was NOT tried")
     url, client, ballast = doomed.server.url, doomed.server.client, doomed.server.folder / "ballast"
@@ -253,11 +267,11 @@ def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room
         while True:
             file.write(bytes(1 << 16))
             file.flush()
-    noise = os.urandom(3_000_000)
+    noise, labels = os.urandom(3_000_000), noisy_labels(tmp_path, doomed.server.studies, 0)
     uncompressed = {"params": json.dumps({"words": "liver", "result_extension": ".nii"})}
     refusals = [
         requests.post(f"{url}/wordmask/jobs", files={"file": ("x.nii.gz", noise)}, timeout=PATIENCE),
-        put_label(url, noise),
+        put_label(url, labels),
         requests.put(
             f"{url}/datastore/image",
             params={"image": "x"},
@@ -273,20 +287,18 @@ def test_a_full_disk_is_a_sentence_and_the_server_works_again_when_there_is_room
     assert client.infer(MODEL, PICTURE, {"words": "skin lesion"}).file == expected
 
 
-LABELS = [bytes([value]) * 2_000_000 for value in (1, 2)]
-
-
 @dataclass(frozen=True)
 class Restarted:
     """job: that of the server before, which was killed.
 
-    answer: its to `liver, spleen`; label: what it left as label of the CT.
+    answer: its to `liver, spleen`; label: what it left as label of the CT; sent: all that it was sent.
     """
 
     server: RunningServer
     job: str
     answer: ServerAnswer
     label: bytes
+    sent: list[bytes]
 
 
 @pytest.fixture(scope="module")
@@ -297,11 +309,12 @@ def restarted(doomed: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """
     server, scratch, saved = doomed.server, tmp_path_factory.mktemp("scratch"), threading.Semaphore(0)
     answer = server.client.infer(MODEL, CT, {"words": "liver, spleen"})
+    sent = [noisy_labels(scratch, server.studies, seed) for seed in (1, 2)]
 
     def save() -> None:
         with contextlib.suppress(requests.RequestException):
             for number in range(10_000):
-                put_label(server.url, LABELS[number % 2]).raise_for_status()
+                put_label(server.url, sent[number % 2]).raise_for_status()
                 saved.release()
 
     saving = threading.Thread(target=save)
@@ -328,7 +341,7 @@ def restarted(doomed: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Itera
     weights = store.folder(number) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
     with server_on(server.folder, cache_dir=str(server.folder / "cache")) as again:
-        yield Restarted(again, job, answer, label)
+        yield Restarted(again, job, answer, label, sent)
 
 
 def test_a_server_killed_during_a_job_starts_again_and_knows_nothing_of_it(restarted):
@@ -340,7 +353,7 @@ def test_a_server_killed_during_a_job_starts_again_and_knows_nothing_of_it(resta
 
 
 def test_a_server_killed_while_it_saves_labels_keeps_the_old_one_or_the_new_one(restarted):
-    assert restarted.label in LABELS
+    assert restarted.label in restarted.sent
     found = restarted.server.client.info()["datastore"]
     assert (found["total"], found["completed"]) == (2, 1)
     kept = requests.get(

@@ -16,7 +16,7 @@ from rich.console import Console
 from tests.support.servers import REPOSITORY, SAMPLES
 
 from wordmask.demo import learn as learn_demo
-from wordmask.demo.learn import WORD, VersionScores, choose_cases, judged, truth_of
+from wordmask.demo.learn import WORD, VersionScores, choose_cases, judge, truth_of
 from wordmask.demo.samples import load_samples
 from wordmask.errors import RequestError
 
@@ -69,7 +69,7 @@ def test_a_training_that_does_not_help_or_cannot_be_undone_is_a_failure():
     empty, full = {"ct": np.zeros((1, 2, 2), bool)}, {"ct": np.ones((1, 2, 2), bool)}
     before = VersionScores("bundled", {("ct", WORD): 0.0, ("ct", "liver"): 0.9}, empty)
     after, console = VersionScores("1", {("ct", WORD): 0.8, ("ct", "liver"): 0.9}, full), Console(quiet=True)
-    assert judged(before, after, before, console)
-    assert not judged(before, replace(after, dice=before.dice), before, console)
-    assert not judged(before, after, replace(before, marked=full), console)
-    assert not judged(before, after, replace(before, version="1"), console)
+    assert judge(before, after, before, console)
+    assert not judge(before, replace(after, dice=before.dice), before, console)
+    assert not judge(before, after, replace(before, marked=full), console)
+    assert not judge(before, after, replace(before, version="1"), console)

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from tests.support.learning import HOURS, QUICK, LearningServer, pictures
+from tests.support.servers import copy_app, copy_studies, eventually, server_on
 
 pytestmark = pytest.mark.server
 
@@ -124,3 +125,19 @@ def test_a_lack_of_memory_is_a_sentence_that_reaches_the_client(learning):
         True,
     ), state
     check_served(learning, before)
+
+
+def test_a_training_ends_with_a_server_that_is_killed_and_the_next_server_says_so(tmp_path):
+    copy_app(tmp_path)
+    copy_studies(tmp_path, *(case.image.name for case in pictures()))
+    with server_on(tmp_path) as server:
+        learning = LearningServer(server)
+        learning.submit(*pictures())
+        learning.start(HOURS)
+        learning.wait(lambda state: state.get("stage") == "training")
+        process = learning.process()
+        server.process.kill()
+        eventually(lambda: not is_running(process))
+    with server_on(tmp_path) as server:
+        state = LearningServer(server).wait(lambda state: True)
+        assert (state["state"], "the model in use is unchanged" in str(state["message"])) == ("stopped", True)

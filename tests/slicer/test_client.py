@@ -191,7 +191,7 @@ WRONG: list[tuple[calls.Call[Any], int, str]] = [
     (calls.next_case("cleverest"), 400, "cleverest"),
     (calls.vocabulary("x", model="other"), 404, "other"),
     (calls.image_file("../app/main", Path()), 400, "not a path"),
-    (calls.image_file("nobody", Path()), 404, "Image NOT Found"),
+    (calls.image_file("nobody", Path()), 404, "There is no image 'nobody'"),
 ]
 
 

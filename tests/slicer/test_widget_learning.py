@@ -26,7 +26,18 @@ from tests.slicer.fault_server import (
     sends,
     silent,
 )
-from tests.slicer.person import MODEL, click, message, open_panel, routes, table, until, until_done, write
+from tests.slicer.person import (
+    MODEL,
+    MemoryStore,
+    click,
+    message,
+    open_panel,
+    routes,
+    table,
+    until,
+    until_done,
+    write,
+)
 from tests.slicer.person import panels_are_closed as panels_are_closed
 from tests.slicer.real_server import CT, PICTURE, REPOSITORY, Running
 from tests.slicer.scenes import (
@@ -344,7 +355,7 @@ def test_no_case_is_left(a_scene: Any) -> None:
         widget = connected_panel(server.url)
         click(widget.ui.nextButton)
         until_done(widget)
-    assert message(widget) == "Every case has a label map."
+    assert message(widget) == "There is no case to open at the moment."
     assert widget.ui.caseLabel.property("text") == "All cases are labelled."
 
 
@@ -363,6 +374,31 @@ def test_another_persons_label_map_is_replaced_only_after_a_yes(a_scene: Any, te
         click(widget.ui.noButton)
         until_done(widget)
     assert not any("PUT" in request.line for request in server.requests)
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_a_label_map_of_a_person_with_another_name_is_replaced_or_stays_the_final_one(
+    a_scene: Any, temporary_files: Path, replaces: bool
+) -> None:
+    volume, segmentation = a_scene
+    final = {"ext": ".nii.gz", "info": {"annotator": "Ben"}}
+    labelled = says_json({"objects": {"case": {"image": {"ext": ".nii.gz"}, "labels": {"final": final}}}})
+    stored = says_json({"label": "case", "tag": "final" if replaces else "final_by_Anna"})
+    image = an_image(temporary_files.parent)
+    with fault_server(routes(images=labelled, image=image, label=stored)) as server:
+        volume.SetAttribute("WordMask.image", "case")
+        volume.SetAttribute("WordMask.server", server.url)
+        widget = connected_panel(server.url, store=MemoryStore(annotator="Anna"))
+        widget.ui.segmentationSelector.setCurrentNode(segmentation)
+        click(widget.ui.submitButton)
+        until(lambda: widget.ui.questionRow.isVisible())
+        assert "Ben has already submitted the final label map" in widget.ui.questionLabel.property("text")
+        click(widget.ui.yesButton if replaces else widget.ui.noButton)
+        until_done(widget)
+        assert ("beside the final label map of somebody else" in message(widget)) != replaces
+    (sent,) = [request.line for request in server.requests if "PUT" in request.line]
+    assert "annotator=Anna" in sent
+    assert ("replace=true" in sent) == replaces
 
 
 def version(number: int, *, served: bool = False) -> dict[str, Any]:

@@ -24,10 +24,11 @@ DETACHED_SUFFIXES = (".nhdr", ".mhd")
 FILE_SUFFIXES = tuple(
     suffix for suffix in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES) if suffix not in DETACHED_SUFFIXES
 )
+OWN_FILES = (".lock", "datastore_v2.json", "labels")  # of a server in its folder of studies
 LONGEST_ID = 200  # bytes
 LOOKED_AT = 50  # files of a subfolder, to find out whether it holds a DICOM series
 
-_UNFIT = re.compile(r"[\x00-\x1f\x7f\\]")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")  # the last are bytes of no UTF-8
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,13 @@ def id_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def list_studies(folder: Path, *, ignore: Collection[str] = ()) -> StudyFolder:
+def list_studies(folder: Path, *, ignore: Collection[str] = (), follow_links: bool = True) -> StudyFolder:
     """Sort the entries of a folder into images and what is left out.
 
     Args:
         folder: is not searched further, but for DICOM series in its subfolders.
         ignore: names that are neither listed nor reported.
+        follow_links: whether links to files outside the folder count, which a server must not give away.
 
     Raises:
         OSError: the folder is missing or cannot be read.
@@ -66,6 +68,8 @@ def list_studies(folder: Path, *, ignore: Collection[str] = ()) -> StudyFolder:
     series = _count_series(paths)
     for path in paths:
         reason = _find_fault(path)
+        if not reason and not follow_links and _leads_out(path, folder):
+            reason = "it is a link out of the folder, or holds one; copy the files there"
         if not reason and series[path] > 1:
             reason = (
                 f"it is one of {series[path]} files of a DICOM series; move them into a folder of their own"
@@ -109,6 +113,12 @@ def _find_fault(path: Path) -> str:
             "bytes; rename it"
         )
     return ""
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    inside = path.iterdir() if path.is_dir() else ()
+    links = [entry for entry in (path, *inside) if entry.is_symlink()]
+    return any(not link.resolve().is_relative_to(folder.resolve()) for link in links)
 
 
 def _count_series(paths: Sequence[Path]) -> Counter[Path]:

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from PIL import Image
 
 from wordmask.data.dicom_files import read_dicom_file, read_dicom_folder
 from wordmask.data.geometry import Geometry
@@ -38,6 +39,10 @@ from wordmask.files import replace_file
 IMAGE_KINDS: tuple[ImageKind, ...] = get_args(ImageKind)
 LABEL_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
+
+_CANNOT_WRITE = (
+    "{} cannot be written: its folder is not writable, or the disk is full. Choose another folder."
+)
 
 # Files round numbers differently (NIfTI keeps 32 bits): within these a digest is the same for the same image.
 _DIGEST_DECIMALS = 3  # mm, and direction cosines
@@ -228,6 +233,33 @@ def write_scalar_map(
     _write(path, values.astype(np.float32, copy=False), geometry, compress)
 
 
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Write an image with its grey values on its grid, or a picture.
+
+    Args:
+        path: .nii, .nii.gz, .nrrd or .mha; .png for a picture.
+        volume: the image.
+
+    Raises:
+        VolumeError: the image cannot be written.
+    """
+    path = Path(path)
+    if volume.is_picture:
+        _write_picture(path, volume.array[0])
+    else:
+        _write(path, volume.array, volume.geometry, compress=True)
+
+
+def _write_picture(path: Path, colours: NDArray[np.uint8]) -> None:
+    if suffix_of(path) != ".png":
+        raise VolumeError(f"{path.name} cannot be written: a picture is written as .png.")
+    try:
+        with replace_file(path, ending=".png") as part:
+            Image.fromarray(colours).save(part)
+    except OSError as error:
+        raise VolumeError(_CANNOT_WRITE.format(path.name)) from error
+
+
 def _read(path: Path, name: str, max_voxels: int | None) -> Decoded:
     if not path.exists():
         raise VolumeError(f"{name} does not exist; check the name.")
@@ -308,7 +340,4 @@ def _write(path: Path, array: NDArray[Any], geometry: Geometry, compress: bool) 
             sitk.WriteImage(image, str(part), compress)
             _check_written(part)
     except (OSError, RuntimeError, VolumeError) as error:
-        raise VolumeError(
-            f"{path.name} cannot be written: its folder is not writable, or the disk is full. Choose another "
-            "folder."
-        ) from error
+        raise VolumeError(_CANNOT_WRITE.format(path.name)) from error

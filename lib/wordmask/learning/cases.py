@@ -63,15 +63,18 @@ class Case:
     group: str = ""
     unnamed: Unnamed = "refuse"
 
-    def read(self) -> LabelledVolume:
+    def read(self, max_voxels: int | None = None) -> LabelledVolume:
         """Read both files.
+
+        Args:
+            max_voxels: larger images are refused; None: any size.
 
         Raises:
             VolumeError: a file cannot be read, or the two do not fit together.
             LabelError: the label map contains fractions or colours.
         """
-        volume = read_volume(self.image)
-        labels = read_label_map(self.label)
+        volume = read_volume(self.image, max_voxels=max_voxels)
+        labels = read_label_map(self.label, max_voxels)
         check_same_grid(labels, self.label, volume, self.image)
         masks = make_masks(labels, self.words, unnamed=self.unnamed)
         for warning in labels.warnings:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wordmask.data.studies import is_dicom_file, list_studies
+from wordmask.data.studies import OWN_FILES, is_dicom_file, list_studies
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import VolumeError, WordMaskError
 from wordmask.learning.cases import Case, LabelledVolume, read_cases
 
 State = Literal["read", "warned", "refused", "left out"]
-OWN_FILES = (".lock", "datastore_v2.json", "labels")  # of a server in its folder of studies
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,19 @@ def inspect_path(path: Path, *, word: str | None = None, max_voxels: int | None 
     if not path.exists():
         raise VolumeError(f"There is no file or folder {path.name}; check the spelling of the path.")
     if path.suffix.lower() == ".json":
-        yield from _inspect_cases(read_cases(path, word))
+        yield from inspect_cases(read_cases(path, word))
     elif path.is_dir() and (path / "images").is_dir() and (path / "labels").is_dir():
-        yield from _inspect_cases(read_cases(path, word or "structure"))
+        yield from inspect_cases(read_cases(path, word or "structure"))
     elif path.is_dir():
         yield from _inspect_folder(path, max_voxels)
     else:
         yield _inspect_image(path.name, path, max_voxels)
+
+
+def inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
+    """Read labelled cases, as a training does."""
+    for case in cases:
+        yield _inspect(case.name, case.read)
 
 
 def summarise(findings: Iterable[Finding]) -> str:
@@ -68,7 +73,7 @@ def summarise(findings: Iterable[Finding]) -> str:
 
 
 def _inspect_folder(folder: Path, max_voxels: int | None) -> Iterator[Finding]:
-    found = list_studies(folder, ignore=OWN_FILES)
+    found = list_studies(folder, ignore=OWN_FILES, follow_links=False)
     if not found.images and any(is_dicom_file(folder / name) for name in found.left_out):
         yield _inspect_image(folder.name, folder, max_voxels)
         return
@@ -80,11 +85,6 @@ def _inspect_folder(folder: Path, max_voxels: int | None) -> Iterator[Finding]:
 
 def _inspect_image(name: str, path: Path, max_voxels: int | None) -> Finding:
     return _inspect(name, lambda: read_volume(path, max_voxels=max_voxels))
-
-
-def _inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
-    for case in cases:
-        yield _inspect(case.name, case.read)
 
 
 def _inspect(name: str, read: Callable[[], Volume | LabelledVolume]) -> Finding:

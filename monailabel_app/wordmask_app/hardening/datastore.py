@@ -13,44 +13,69 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
+from wordmask.data.studies import FILE_SUFFIXES, OWN_FILES, list_studies
 from wordmask.errors import RequestError
-from wordmask.files import remove_leftovers, replace_file, sync
+from wordmask_app.hardening.folder_lock import FolderLock, ReadOnlyError
 from wordmask_app.hardening.images import UnknownImageError, safe_id, safe_tag
+from wordmask_app.hardening.record import (
+    check_info,
+    make_entries,
+    report_left_out,
+    split_served,
+    stage,
+    write_archive,
+)
+from wordmask_app.hardening.watching import watch_folder
 
 logger = logging.getLogger(__name__)
 
-MOST_INFO = 1_000_000  # characters of JSON about one image or label
+
+RECORD = "datastore_v2.json"
+IMAGE_SUFFIXES = (*FILE_SUFFIXES, ".dcm")
 
 
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has no types
     """MONAI Label's datastore, where an id or a tag that is a path raises RequestError.
 
-    A file outside the folder that a symbolic link points to is never read (UnknownImageError) nor removed.
-    One lock is for threads and processes, because MONAI Label's batch inference writes the same record from a
-    process of its own. A damaged record is put aside with a warning and made again from the files.
+    Its images are those of `wordmask.data.studies`. A file outside the folder that a symbolic link points to
+    is never read (UnknownImageError) nor removed. One lock is for threads and processes, because MONAI
+    Label's batch inference writes the same record from a process of its own. A damaged record is put aside
+    with a warning and made again from the files.
+
+    Args:
+        datastore_path: the folder.
+        auto_reload: whether to look for files that others put into the folder.
+        read_only: whether nothing is to be written. A folder that cannot be written to is read-only anyway:
+            what would change it raises ReadOnlyError.
+
+    Attributes:
+        root: the folder.
+        lock: whoever changes more than one thing holds it.
+        left_out: name -> why it is not an image, of what else lies in the folder.
     """
 
     _datastore: LocalDatastoreModel
 
-    def __init__(self, datastore_path: str, **options: Any) -> None:
-        self._root = Path(datastore_path).resolve()
-        self._root.mkdir(parents=True, exist_ok=True)
-        # One object, because the thread that holds the lock may take it again.
-        self._held = FileLock(self._root / ".lock")
-        with self._held:
-            for folder in (self._root, *self._root.glob("labels/*")):
-                remove_leftovers(folder)
-        super().__init__(datastore_path, **options)
-        if options.get("auto_reload"):
-            self._handler.on_moved = self._on_replaced
+    def __init__(self, datastore_path: str, *, auto_reload: bool = False, read_only: bool = False) -> None:
+        # Not MONAI Label's own, which makes folders and the record whether or not that is allowed.
+        self.root = Path(datastore_path).resolve()
+        self._datastore_path = datastore_path
+        self._datastore_config_path = os.path.join(datastore_path, RECORD)
+        self._config_ts = 0.0
+        self._datastore = LocalDatastoreModel(name="new-dataset", description="New Dataset", images_dir=".")
+        self._datastore.base_path = datastore_path
+        self.left_out: dict[str, str] = {}
+        self.lock = FolderLock(self.root, read_only=read_only)
+        self._reconcile_datastore()
+        if auto_reload:
+            self._observer = watch_folder(self.root, self._reload)
 
     def get_image(self, image_id: str, params: Any = None) -> Any:
         """The content of an image; None when there is no such image."""
@@ -110,33 +135,33 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             RequestError: the id is a path, or the file has an ending that is not supported.
         """
-        stem, ending = self._to_id(os.path.basename(image_filename))
+        stem, ending = split_served(os.path.basename(image_filename), IMAGE_SUFFIXES)
         image_id = _id(image_id or stem)
-        name = self._filename(image_id, self._check_ending(ending))
-        info = {**_check_info(image_info), "ts": int(time.time()), "name": name}
-        with self._held:
+        name = image_id + ending
+        info = {**check_info(image_info), "ts": int(time.time()), "name": name}
+        with self.lock.writing():
             self._init_from_datastore_file()
             before = self._datastore.objects.get(image_id)
             labels = before.labels if before else {}
             entry = ImageLabelModel(image=DataModel(info=info, ext=ending), labels=labels)
             with (
                 self._track_change(image_id, entry),
-                _stage(self._place(self._datastore.image_path(), name), image_filename),
+                stage(self._place(self._datastore.image_path(), name), image_filename),
             ):
                 pass
             if before is not None and before.image.ext != ending:
-                self._place(self._datastore.image_path(), image_id + before.image.ext).unlink(missing_ok=True)
+                _remove(self._place(self._datastore.image_path(), image_id + before.image.ext))
         return image_id
 
     def remove_image(self, image_id: str) -> None:
         """Remove an image and its labels; ImageNotFoundException."""
-        with self._held:
+        with self.lock.writing():
             entry = self._entry(image_id)
             for tag, label in entry.labels.items():
                 self._place(self._datastore.label_path(safe_tag(tag)), image_id + label.ext).unlink(
                     missing_ok=True
                 )
-            self._place(self._datastore.image_path(), image_id + entry.image.ext).unlink(missing_ok=True)
+            _remove(self._place(self._datastore.image_path(), image_id + entry.image.ext))
             with self._track_change(image_id, None):
                 pass
 
@@ -148,15 +173,15 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
         Raises:
             ImageNotFoundException: there is no such image.
         """
-        _, ending = self._to_id(os.path.basename(label_filename))
-        name = self._filename(_id(image_id), self._check_ending(ending))
-        info = {**_check_info(label_info), "ts": int(time.time()), "name": name}
-        with self._held:
+        _, ending = split_served(os.path.basename(label_filename), FILE_SUFFIXES)
+        name = _id(image_id) + ending
+        info = {**check_info(label_info), "ts": int(time.time()), "name": name}
+        with self.lock.writing():
             entry = self._entry(image_id)
             folder = self._datastore.label_path(safe_tag(label_tag))
             before = entry.labels.get(label_tag)
             entry.labels[label_tag] = DataModel(info=info, ext=ending)
-            with self._track_change(image_id, entry), _stage(self._place(folder, name), label_filename):
+            with self._track_change(image_id, entry), stage(self._place(folder, name), label_filename):
                 pass
             if before is not None and before.ext != ending:
                 self._place(folder, image_id + before.ext).unlink(missing_ok=True)
@@ -165,7 +190,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; ImageNotFoundException, LabelNotFoundException."""
         safe_tag(label_tag)
-        with self._held:
+        with self.lock.writing():
             entry = self._entry(label_id)
             label = entry.labels.pop(label_tag, None)
             if label is None:
@@ -181,9 +206,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             ImageNotFoundException: there is no such image.
             RequestError: the information is not a JSON object.
         """
-        with self._held:
+        with self.lock.writing():
             entry = self._entry(image_id)
-            entry.image.info.update(_check_info(info))
+            entry.image.info.update(check_info(info))
             with self._track_change(image_id, entry):
                 pass
 
@@ -196,11 +221,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             RequestError: the information is not a JSON object.
         """
         safe_tag(label_tag)
-        with self._held:
+        with self.lock.writing():
             entry = self._entry(label_id)
             if label_tag not in entry.labels:
                 raise LabelNotFoundException(f"Label: {label_id} Tag: {label_tag} not found")
-            entry.labels[label_tag].info.update(_check_info(info))
+            entry.labels[label_tag].info.update(check_info(info))
             with self._track_change(label_id, entry):
                 pass
 
@@ -214,8 +239,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             raise UnknownImageError(
                 "No image of this server has a final label yet, so there is no data set to download."
             )
-        found: str = super().get_dataset_archive(limit_cases)
-        return found
+        metadata: str = self._datastore.model_dump_json(exclude={"base_path"})
+        return write_archive(self.datalist()[: limit_cases or None], metadata)
 
     def _entry(self, image_id: str) -> ImageLabelModel:
         """A copy of what the record says of an image, as it is on the disk now; with the lock held."""
@@ -260,18 +285,12 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
                 "too deeply, or has characters that cannot be stored."
             ) from None
         record = Path(self._datastore_config_path)
-        with _stage(record, text.encode()):
+        with stage(record, text.encode()):
             yield
         self._config_ts = record.stat().st_mtime
 
-    def _check_ending(self, ending: str) -> str:
-        known = [pattern.removeprefix("*") for pattern in self._extensions]
-        if ending not in known:
-            raise RequestError(f"Images and labels end in one of {', '.join(known)}, not in {ending[:20]!r}.")
-        return ending
-
     def _is_inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self._root)
+        return path.resolve().is_relative_to(self.root)
 
     def _check_inside(self, uri: str) -> str:
         if uri and not self._is_inside(Path(uri)):
@@ -288,18 +307,30 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             raise RequestError("This label_tag leads out of the folder of studies; use another one.")
         return path
 
-    def _list_files(self, path: str, patterns: Any) -> dict[str, str]:
-        found: dict[str, str] = super()._list_files(path, patterns)
-        return {name: file for name, file in found.items() if self._is_inside(Path(path) / file)}
-
     def _reconcile_datastore(self) -> None:
-        with self._held:
-            super()._reconcile_datastore()
+        """Record the files that there are now."""
+        with self.lock.reading():
+            self._init_from_datastore_file()
+            found = list_studies(self.root, ignore=OWN_FILES, follow_links=False)
+            entries = make_entries(
+                found.images, self.root / "labels", self._datastore.objects, self._is_inside
+            )
+            if entries != self._datastore.objects:
+                self._datastore.objects = entries
+                self._update_datastore_file()
+        self.left_out = report_left_out(found.left_out, self.left_out)
+
+    def _reload(self) -> None:
+        """Take note of what others changed in the folder."""
+        try:
+            self._reconcile_datastore()
+        except OSError:  # the folder is away, such as that of a network; the next change may bring it back
+            logger.exception("The studies folder %s could not be looked through", self.root)
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the record when it has changed; a damaged one is put aside."""
         record = Path(self._datastore_config_path)
-        with self._held:
+        with self.lock.reading():
             if not record.exists() or record.stat().st_mtime == self._config_ts:
                 return
             changed = record.stat().st_mtime
@@ -317,13 +348,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]  # monailabel has 
             self._config_ts = changed
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        with self._held, self._stage_record():
+        # Without the right to write, the record lives in memory.
+        with suppress(ReadOnlyError), self.lock.writing(), self._stage_record():
             pass
-
-    def _on_replaced(self, event: Any) -> None:
-        """Another process, such as a batch inference, has replaced the record."""
-        if event.dest_path == self._datastore_config_path:
-            self._init_from_datastore_file()
 
 
 def _id(image_id: object) -> str:
@@ -338,34 +365,9 @@ def _id(image_id: object) -> str:
     return safe
 
 
-def _check_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not isinstance(info or {}, Mapping):
-        raise RequestError('params and info are JSON objects, such as {"reviewed": true}.')
-    try:
-        size = len(json.dumps(info, default=str, allow_nan=False))
-    except (ValueError, RecursionError):  # MONAI Label could not list the datastore any more: NaN is not JSON
-        raise RequestError(
-            "params and info may contain numbers, texts, lists and "
-            "objects, but not NaN, Infinity or very deep nesting."
-        ) from None
-    if size > MOST_INFO:
-        raise RequestError(f"params and info have at most {MOST_INFO:,} characters.")
-    return dict(info or {})
-
-
-@contextmanager
-def _stage(path: Path, content: str | bytes) -> Iterator[None]:
-    """Write a file beside its place, and move it there after the body; on an error the old one stays.
-
-    Args:
-        path: the final place.
-        content: bytes, or the name of the file to copy.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(path) as part:
-        if isinstance(content, bytes):
-            part.write_bytes(content)
-        else:
-            shutil.copyfile(content, part)
-        sync(part)  # what needs room on the disk comes first
-        yield
+def _remove(image: Path) -> None:
+    """Remove a file or a link, or a folder with a DICOM series."""
+    if image.is_dir() and not image.is_symlink():
+        shutil.rmtree(image)
+    else:
+        image.unlink(missing_ok=True)

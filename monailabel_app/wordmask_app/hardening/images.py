@@ -7,8 +7,6 @@ Knows MONAI Label's datastore and sessions; not models, not HTTP.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 from monailabel.interfaces.datastore import Datastore
@@ -99,15 +97,6 @@ def safe_session(session_id: str) -> str:
             "returned, such as 3f0b9ba4-7a0e-11ee-b962-0242ac120002."
         )
     return session_id
-
-
-def same_stem(folder: Path, patterns: Iterable[str]) -> list[list[str]]:
-    """Groups of image files that share one id, of which the datastore shows only one."""
-    groups: dict[str, set[str]] = defaultdict(set)
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            groups[path.name.removesuffix(pattern.removeprefix("*"))].add(path.name)
-    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
 
 
 def safe_tag(tag: object) -> str:

@@ -215,6 +215,14 @@ _UPLOAD = Policy(
     "blocked the event loop and failed on JSON that is not an object; ids and tags as above",
     _check_ids,
 )
+_LABEL = Policy(
+    "replaced",
+    "kept whatever was sent: a final label is read and compared with its image first; ids and tags as above",
+    _check_ids,
+)
+_DOWNLOAD = Policy(
+    "replaced", "knew no DICOM: it is sent as the server reads it, as NIfTI or PNG; ids as above", _check_ids
+)
 _PROXY = Policy("guarded", "only where the studies are a DICOMweb server, and without `..`", _check_proxy)
 _PAGE = Policy("left", "a page or file of MONAI Label; takes nothing")
 _NO_SLIDES = Policy("refused", "whole-slide inference: no model here does it, and its parameters name files")
@@ -282,15 +290,18 @@ POLICIES: dict[tuple[str, str], Policy] = {
     ("GET", "/datastore/"): Policy("left", "the list of images and labels"),
     ("PUT", "/datastore/"): _UPLOAD,
     ("DELETE", "/datastore/"): _DATASTORE,
-    ("GET", "/datastore/image"): _DATASTORE,
-    ("HEAD", "/datastore/image"): _DATASTORE,
+    ("GET", "/datastore/image"): _DOWNLOAD,
+    ("HEAD", "/datastore/image"): _DOWNLOAD,
     ("PUT", "/datastore/image"): _UPLOAD,
     ("DELETE", "/datastore/image"): _DATASTORE,
     ("GET", "/datastore/image/info"): _DATASTORE,
     ("PUT", "/datastore/image/info"): _UPLOAD,
     ("GET", "/datastore/label"): _DATASTORE,
     ("HEAD", "/datastore/label"): _DATASTORE,
-    ("PUT", "/datastore/label"): _UPLOAD,
+    ("PUT", "/datastore/label"): _LABEL,
+    ("POST", "/datastore/label/restore"): Policy(
+        "ours", "brings back the final label that was replaced last; ids as above", _check_ids
+    ),
     ("DELETE", "/datastore/label"): _DATASTORE,
     ("GET", "/datastore/label/info"): _DATASTORE,
     ("PUT", "/datastore/label/info"): _UPLOAD,

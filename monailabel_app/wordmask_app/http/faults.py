@@ -10,9 +10,11 @@ import json
 import logging
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import requests
 from fastapi import HTTPException
+from monailabel.config import settings
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
     LabelNotFoundException,
@@ -29,6 +31,7 @@ from wordmask.errors import (
     WordMaskError,
 )
 from wordmask_app.hardening.background import TaskRunningError
+from wordmask_app.hardening.folder_lock import NOT_ALLOWED, ReadOnlyError
 from wordmask_app.hardening.images import UnknownImageError
 from wordmask_app.jobs.queue import (
     JobNotReadyError,
@@ -46,6 +49,7 @@ _REFERENCE = "reference "
 
 # The first that fits counts; any other WordMaskError is the client's fault: 400.
 _STATUS: tuple[tuple[type[WordMaskError], int], ...] = (
+    (ReadOnlyError, 403),
     (UnknownImageError, 404),
     (UnknownModelError, 404),
     (UnknownJobError, 404),
@@ -94,6 +98,9 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(
             507, "The server's disk is full, so nothing was kept; free some space and send the request again."
         )
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+        logger.error("A file or folder may not be used: %s", error)
+        return Fault(403, _say_denied(error))
     if isinstance(error, OSError) and error.errno in _NO_NAME:
         return Fault(400, "The name of a file in the request is too long, or is not a file name.")
     if isinstance(error, requests.RequestException):
@@ -105,6 +112,24 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, MONAILabelException):
         return Fault(400, f"{error.msg.rstrip('.')}.")
     return Fault(500, f"Something went wrong on the server; its log says what, under {_reference(error)}.")
+
+
+def _say_denied(error: OSError) -> str:
+    """Which of the server's folders its account may not use; not where the folder is."""
+    path = Path(str(error.filename or ""))
+    kinds = {"app": settings.MONAI_LABEL_APP_DIR, "studies": settings.MONAI_LABEL_STUDIES}
+    folder = next(
+        (
+            f"the {kind} folder {Path(root).name}"
+            for kind, root in kinds.items()
+            if root and path.is_relative_to(root)
+        ),
+        "the folder for temporary files",
+    )
+    return (
+        f"The server may not use {path.name or 'a file'} in {folder} ({error.strerror}), so nothing was "
+        "kept; whoever runs the server must give its account the right to read and write there."
+    )
 
 
 def _reference(error: BaseException) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
 from wordmask.errors import WordMaskError
+from wordmask_app.hardening.folder_lock import ReadOnlyError
 from wordmask_app.http.answers import job_status
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.submissions import CaseSource, Submission, make_job
@@ -25,14 +27,14 @@ class NextRequest:
 
     Attributes:
         skip: ids not to offer.
-        user: the name of the person, kept beside the case as MONAI Label does.
+        user: who asks: nobody else is offered the case for a while.
     """
 
     strategy: str
     model: str
     words: str
     skip: frozenset[str]
-    user: str | None
+    user: str
 
 
 def answer_next(
@@ -44,7 +46,12 @@ def answer_next(
         WordMaskError: the question cannot be answered; the message says why.
     """
     found = choose(
-        request.strategy, source.datastore(), model=request.model, words=request.words, skip=request.skip
+        request.strategy,
+        source.datastore(),
+        model=request.model,
+        words=request.words,
+        skip=request.skip,
+        who=request.user,
     )
     preview, problem = None, ""
     if found.case is not None:
@@ -77,6 +84,6 @@ def answer_next(
 def _record_offer(case: str, request: NextRequest, datastore: Datastore) -> None:
     """Record that the case was offered, where MONAI Label's own route does."""
     shown = datastore.get_image_info(case).get("strategy", {})
-    datastore.update_image_info(
-        case, {"strategy": {**shown, request.strategy: {"ts": int(time.time()), "client_id": request.user}}}
-    )
+    offer = {request.strategy: {"ts": int(time.time()), "client_id": request.user}}
+    with suppress(ReadOnlyError):
+        datastore.update_image_info(case, {"strategy": {**shown, **offer}})

@@ -21,9 +21,10 @@ from monailabel.interfaces.utils.app import app_instance, clear_cache
 
 from wordmask.errors import RequestError
 from wordmask_app.hardening import background
-from wordmask_app.http import catalogue, uploads
+from wordmask_app.http import catalogue, downloads, uploads
 from wordmask_app.http.answers import answer, job_status
 from wordmask_app.http.next_case import NextRequest, answer_next
+from wordmask_app.http.people import name_person
 from wordmask_app.jobs.queue import Job
 from wordmask_app.jobs.runtime import Runtime
 from wordmask_app.jobs.submissions import Submission, make_job
@@ -58,7 +59,7 @@ def install(app: FastAPI) -> None:
     ]
     theirs = list(app.router.routes)
     app.router.routes.clear()
-    for added in (router, replacing, uploads.router):
+    for added in (router, replacing, uploads.router, downloads.router):
         app.include_router(added, prefix=settings.MONAI_LABEL_API_STR)
     app.router.routes.extend(theirs)  # the first route that fits answers
     app.openapi_schema = None  # made again, with these routes, when it is next asked for
@@ -183,17 +184,22 @@ async def get_training(user: AsUser, model: str = "") -> dict[str, Any]:
     "/next", summary=f"{RBAC_USER}The case to label next, why this one, and a label map to start from"
 )
 async def next_case(
+    request: Request,
     user: AsUser,
     strategy: Annotated[str, Query(max_length=100)] = "hybrid",
     model: str = "",
     words: Annotated[str, Query(max_length=10_000)] = "",
     skip: Annotated[list[str] | None, Query()] = None,
+    annotator: str = "",
+    client_id: str = "",
 ) -> dict[str, Any]:
     """strategy: first, random, uncertainty, diversity, hybrid.
 
-    words: else those of the submitted labels; skip: ids not to be offered.
+    words: else those of the submitted labels; skip: ids not to be offered, which others may have then.
+    annotator (or client_id): who asks, where authentication is off; nobody else is offered the case.
     """
-    question = NextRequest(strategy, model, words, frozenset(skip or ()), user.username)
+    who = name_person(request, user, annotator, client_id)
+    question = NextRequest(strategy, model, words, frozenset(skip or ()), who)
     return await run_in_threadpool(lambda: _answer_next(question))
 
 
@@ -233,9 +239,13 @@ async def infer(
 @replacing.post(
     "/activelearning/{strategy}", summary=f"{RBAC_USER}Run Active Learning strategy to get next sample"
 )
-async def activelearning(strategy: str, user: AsUser, params: dict[str, Any] | None = None) -> dict[str, Any]:
+async def activelearning(
+    request: Request, strategy: str, user: AsUser, params: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """MONAI Label's route, off the event loop; the same choice as `/wordmask/next`, without a preview."""
-    found: dict[str, Any] = await run_in_threadpool(sample, strategy, params, user.username)
+    asked = params or {}
+    who = name_person(request, user, asked.get("annotator"), asked.get("client_id"))
+    found: dict[str, Any] = await run_in_threadpool(sample, strategy, {**asked, "client_id": who}, who)
     return found
 
 

@@ -39,16 +39,22 @@ class Spool:
         """Claim the folder for this server, and remove what an earlier server left.
 
         Raises:
-            RequestError: another server is using the folder.
+            RequestError: another server is using the folder, or it cannot be written to.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise RequestError(
                 "Another server runs from this app folder already, and only one "
                 "may, because jobs, cache and models belong to one process. "
                 "Stop it, or give the second server a copy of the app folder."
+            ) from None
+        except OSError as error:
+            raise RequestError(
+                f"The app folder {self.folder.parent} cannot be written to ({error.strerror}), and files of "
+                "requests and trained models are kept there; give the server's account the right to write "
+                "there, or name a folder of your own with --app."
             ) from None
         for path in self.folder.iterdir():
             if path.name != LOCK:

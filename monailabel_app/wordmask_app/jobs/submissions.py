@@ -38,7 +38,7 @@ class CaseSource(Protocol):
     def sessions(self) -> Sessions | None:
         """The images that clients have lent for a while; None when sessions are turned off."""
 
-    def keep_label(self, image: str, result: JobResult, tag: str) -> str:
+    def keep_result(self, image: str, result: JobResult, tag: str) -> object:
         """Save a result as a label of its image; its id."""
 
 
@@ -85,7 +85,7 @@ def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Jo
         except WordMaskError as error:
             raise type(error)(_use_client_name(str(error), files, submission)) from error
         if save_tag is not None:
-            source.keep_label(submission.image, result, save_tag)
+            source.keep_result(submission.image, result, save_tag)
         return result
 
     return Job(model, _name_image(submission), _words(request), work, files)

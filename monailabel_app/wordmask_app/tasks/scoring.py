@@ -108,10 +108,13 @@ def stamp_of(image: str, datastore: Datastore) -> str:
     if not isinstance(datastore, GuardedDatastore):
         return "by id"
     try:
-        status = Path(datastore.get_image_uri(image)).stat()
+        path = Path(datastore.get_image_uri(image))
+        files = [path, *path.iterdir()] if path.is_dir() else [path]
+        states = [file.stat() for file in files]
     except (OSError, VolumeError):  # gone, or outside the folder
         return ""
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    size, changed = sum(state.st_size for state in states), max(state.st_mtime_ns for state in states)
+    return f"{size}-{changed}"
 
 
 def words_for(given: object, datastore: Datastore, default: Sequence[Prompt]) -> tuple[Prompt, ...]:

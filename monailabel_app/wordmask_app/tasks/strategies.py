@@ -19,9 +19,11 @@ from wordmask.data.volumes import read_volume
 from wordmask.learning.active.scores import CaseScore
 from wordmask.learning.active.strategies import STRATEGIES, Choice, choose, look_up_strategy
 from wordmask.words.prompts import Prompt
+from wordmask_app.hardening.datastore import GuardedDatastore
 from wordmask_app.hardening.images import find_image
 from wordmask_app.jobs.requests import read_words
 from wordmask_app.jobs.runtime import Runtime
+from wordmask_app.tasks.claims import Claims
 from wordmask_app.tasks.scoring import (
     UNREADABLE,
     Entry,
@@ -83,8 +85,8 @@ class _Cases:
 class CaseChooser:
     """Chooses the next case; every method may be called from any thread."""
 
-    def __init__(self, runtime: Runtime, default_words: Sequence[Prompt]) -> None:
-        self._runtime, self._default_words = runtime, tuple(default_words)
+    def __init__(self, runtime: Runtime, default_words: Sequence[Prompt], claims: Claims) -> None:
+        self._runtime, self._default_words, self._claims = runtime, tuple(default_words), claims
         self._books: dict[str, ScoreBook] = {}
         # (id, stamp) -> why it cannot be read, empty when it can.
         self._readable: dict[tuple[str, str], str] = {}
@@ -97,6 +99,7 @@ class CaseChooser:
         model: object = "",
         words: object = "",
         skip: Collection[str] = (),
+        who: str,
     ) -> NextCase:
         """Choose the case to label next.
 
@@ -116,11 +119,12 @@ class CaseChooser:
         served = self._runtime.find_model(model)
         served.load()  # so that its version is the published one
         names = tuple(prompt.word for prompt in words_for(words, datastore, self._default_words))
+        self._claims.release(skip, who)
         images = [image for image in datastore.get_unlabeled_images() if image not in skip]
         cases = self._look_up(served.name, served.version, names, images, datastore)
         if cases.stale and strategy not in WITHOUT_SCORES:
             start_refresh(served.name, names)
-        choice = self._choose(strategy, images, cases, datastore)
+        choice = self._claim(strategy, images, cases, datastore, who)
         score = None if choice is None else cases.scores.get(choice.case)
         return NextCase(
             case=None if choice is None else choice.case,
@@ -128,7 +132,7 @@ class CaseChooser:
             model=served.name,
             version=served.version,
             words=names,
-            reason=_explain_end(images, skip) if choice is None else choice.reason,
+            reason=self._explain_end(datastore, images, skip, who) if choice is None else choice.reason,
             score=score,
             skipped=dict(sorted(cases.problems.items())),
             unlabelled=len(images),
@@ -153,6 +157,31 @@ class CaseChooser:
             else:
                 _add_entry(image, entry, cases)
         return cases
+
+    def _claim(
+        self, strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore, who: str
+    ) -> Choice | None:
+        """Choose a case that nobody else has, and claim it, unless another person is quicker."""
+        while True:
+            taken = self._claims.taken_from(who)
+            free = [image for image in images if image not in taken]
+            choice = self._choose(strategy, free, cases, datastore)
+            if choice is None or self._claims.take(choice.case, who):
+                return choice
+
+    def _explain_end(
+        self, datastore: Datastore, images: Sequence[str], skip: Collection[str], who: str
+    ) -> str:
+        if not datastore.list_images():
+            return _describe_empty(datastore)
+        if not images:
+            return f"Every case{' that is not skipped' if skip else ''} has its final label."
+        if taken := self._claims.taken_from(who).intersection(images):
+            return (
+                f"Every case without a final label is with another person ({len(taken)}) or cannot be read; "
+                "ask again when they have submitted or skipped theirs."
+            )
+        return "None of the cases without a final label can be read."
 
     def _choose(
         self, strategy: str, images: Sequence[str], cases: _Cases, datastore: Datastore
@@ -208,7 +237,12 @@ class NextCaseStrategy(Strategy):  # type: ignore[misc]  # monailabel has no typ
         skip = request.get("skip")
         skip = [image for image in skip if isinstance(image, str)] if isinstance(skip, list) else []
         found = self._chooser(
-            self._name, datastore, model=request.get("model"), words=read_words(request), skip=skip
+            self._name,
+            datastore,
+            model=request.get("model"),
+            words=read_words(request),
+            skip=skip,
+            who=str(request.get("client_id", "")),
         )
         if found.case is None:
             return None
@@ -248,11 +282,9 @@ def _last_offer(info: Mapping[str, Any]) -> int:
     return max((shown for shown in times if type(shown) is int), default=0)
 
 
-def _explain_end(images: Sequence[str], skip: Collection[str]) -> str:
-    if images:
-        return "None of the cases without a final label can be read."
-    return (
-        "Every case has its final label."
-        if not skip
-        else "Every case that is not skipped has its final label."
-    )
+def _describe_empty(datastore: Datastore) -> str:
+    left_out = len(datastore.left_out) if isinstance(datastore, GuardedDatastore) else 0
+    also = f" {left_out} files or folders are left out; the server's log names them." if left_out else ""
+    if left_out == 1:
+        also = " 1 file or folder is left out; the server's log names it."
+    return f"The studies folder has no image yet; copy images into it, or send them to the server.{also}"

@@ -255,11 +255,11 @@ def rows_of(name: str, row: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]
     return lambda found: tuple(row(entry) for entry in rows_in(found, name, required=True))
 
 
-def text_of(name: str) -> Callable[[Any], str]:
-    """Make a reader of an object with a text or a number ``name``."""
+def text_of(name: str, default: str | None = None) -> Callable[[Any], str]:
+    """Make a reader of an object with a text or a number ``name``; without ``default`` it must be there."""
 
     def read(found: Any) -> str:
-        value = mapping_in(found).get(name)
+        value = mapping_in(found).get(name, default)
         if not isinstance(value, (str, int)) or isinstance(value, bool):
             raise ValueError(name)
         return str(value)

@@ -213,8 +213,12 @@ def submit_label(
     *,
     tag: str = "final",
     codes: Mapping[str, Any] | None = None,
+    annotator: str = "",
+    replace: bool = False,
 ) -> Call[str]:
     """Store a label map of an image; the model learns from the one with the tag "final".
+
+    Returns the tag under which it is stored: another one where somebody else has submitted the final one.
 
     Args:
         image: id of the image
@@ -223,6 +227,8 @@ def submit_label(
         tag: "final", or another one
         codes: what else is stored with the labels, like ``label_info`` of MONAI Label: word -> {"color":
             [...], "code": {...}}
+        annotator: who made it
+        replace: whether it may replace the final label map of somebody else
 
     Raises:
         ClientError: no name, a value below 1, or one value for two words
@@ -239,7 +245,9 @@ def submit_label(
         )
     rows = [{**(codes or {}).get(word, {}), "name": word, "idx": value} for word, value in names.items()]
     form = _form({"label_info": rows}, "label", file, "label")
-    return Call("PUT", "/datastore/label", _json(text_of("label")), (("image", image), ("tag", tag)), form)
+    query = [("image", image), ("tag", tag), *([("annotator", annotator)] if annotator else [])]
+    query += [("replace", "true")] if replace else []
+    return Call("PUT", "/datastore/label", _json(text_of("tag", tag)), tuple(query), form)
 
 
 def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call[None]:
@@ -261,7 +269,12 @@ def stop_training() -> Call[None]:
 
 
 def next_case(
-    strategy: str = "hybrid", *, model: str = "", words: str = "", skip: Sequence[str] = ()
+    strategy: str = "hybrid",
+    *,
+    model: str = "",
+    words: str = "",
+    skip: Sequence[str] = (),
+    annotator: str = "",
 ) -> Call[NextCase]:
     """Ask for the case to label next, with a reason and a preview job.
 
@@ -269,12 +282,14 @@ def next_case(
         strategy: first, random, uncertainty, diversity or hybrid
         model: its name; by default the server's first one
         words: what to look for; by default the server's words
-        skip: ids of cases to leave out
+        skip: ids of cases to leave out, which the server may offer to others
+        annotator: who asks; the server offers the case to nobody else for a while
     """
     query = [
         ("strategy", strategy),
         *([("model", _name(model))] if model else []),
         *([("words", words)] if words else []),
+        *([("annotator", annotator)] if annotator else []),
     ]
     return Call(
         "POST", "/wordmask/next", _json(NextCase.from_json), (*query, *(("skip", case) for case in skip))

@@ -25,6 +25,7 @@ from .flows import Flow, Pause, Question, Report, cancelled_error, temporary_fol
 from .segmenting import finish_job, load_models_and_words, shake_hands, show_result
 from .session import ServerState, Session, present
 
+FINAL = "final"  # the tag of the label map that models learn from
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
 SPECIAL_RECIPES = frozenset({"zero_shot", "smoke"})  # for experiments and tests
 WATCH_SECONDS = 1.0
@@ -39,11 +40,13 @@ class Submitted:
         case: its id
         words: words in the label map
         absent: words that were said to be absent from the image
+        beside: whether somebody else's label map stays the final one, and this one is stored beside it
     """
 
     case: str
     words: tuple[str, ...]
     absent: tuple[str, ...]
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def submit(
     yield from shake_hands(address)
     with temporary_folder() as folder:
         labels = folder / "labels.nii.gz"
-        case = yield from _case_on_server(session, address, volume, folder)
+        case, replace = yield from _case_on_server(session, address, volume, folder)
         like = yield from _file_of(case, volume, address, folder)
         marks = session.marks(segmentation)
         exported = yield from _label_map(segmentation, chosen, volume, labels, absent, like)
@@ -88,9 +91,11 @@ def submit(
             str(row["name"]): {key: row[key] for key in row if key not in ("name", "idx")}
             for row in exported.label_info
         }
-        yield calls.submit_label(case, exported.path, names, codes=codes)
+        tag = yield calls.submit_label(
+            case, exported.path, names, codes=codes, annotator=session.annotator, replace=replace
+        )
     session.remember_submission(str(address), case, segmentation, marks)
-    return Submitted(case, tuple(name for name in names if name not in absent), absent)
+    return Submitted(case, tuple(name for name in names if name not in absent), absent, tag != FINAL)
 
 
 def visible_segments(segmentation: Any, volume: Any) -> list[str]:
@@ -174,7 +179,9 @@ def next_case(
     """
     yield Report("choosing")
     server: ServerState = yield from _connect_if_needed(session, address)
-    found = yield calls.next_case(strategy, model=server.model.name, words=words, skip=skip)
+    found = yield calls.next_case(
+        strategy, model=server.model.name, words=words, skip=skip, annotator=session.annotator
+    )
     if found.case is None:
         return Opened(found, None, False, "")
     open_already = open_volume_of(found.case, address)
@@ -227,10 +234,13 @@ def _connect_if_needed(session: Session, address: ServerAddress) -> Flow[ServerS
     return session.server
 
 
-def _case_on_server(session: Session, address: ServerAddress, volume: Any, folder: Path) -> Flow[str]:
-    """Return the id of the volume's case, after uploading the volume if the server does not have it.
+def _case_on_server(
+    session: Session, address: ServerAddress, volume: Any, folder: Path
+) -> Flow[tuple[str, bool]]:
+    """Return the id of the volume's case, after uploading the volume if the server does not have it, and
+    whether to replace a final label map.
 
-    A person is asked before somebody else's final label map is replaced.
+    A person is asked before a final label map of an earlier time or of somebody else is replaced.
     """
     images: dict[str, DatastoreImage] = {image.id: image for image in (yield calls.images())}
     case = case_of(volume, address)
@@ -246,11 +256,15 @@ def _case_on_server(session: Session, address: ServerAddress, volume: Any, folde
             case = yield calls.upload_image(case, exported.path)
         mark_case(volume, case, address)
     image = images.get(case)
-    if image is not None and image.is_labelled and not session.has_submitted(str(address), case):
-        yes = yield Question("replace_label", (case,))
-        if not yes:
-            raise cancelled_error()
-    return case
+    if image is None or not image.is_labelled or session.has_submitted(str(address), case):
+        return case, False
+    owner = image.labels[FINAL].get("annotator", "")
+    if owner and owner != session.annotator:
+        return case, bool((yield Question("second_label", (str(owner),))))
+    yes = yield Question("replace_label", (case,))
+    if not yes:
+        raise cancelled_error()
+    return case, True
 
 
 def _file_of(case: str, volume: Any, address: ServerAddress, folder: Path) -> Flow[Path | None]:

@@ -86,6 +86,12 @@ def question_text(question: Question) -> tuple[str, str, str]:
             _("Replace"),
             _("Keep it"),
         )
+    if question.kind == "second_label":
+        text = _(
+            "{names} has already submitted the final label map of this image. Replace it, or keep yours "
+            "beside it?"
+        )
+        return text.format(names=names), _("Replace"), _("Keep both")
     return names, _("Yes"), _("No")
 
 

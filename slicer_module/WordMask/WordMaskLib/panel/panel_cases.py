@@ -65,7 +65,15 @@ class CasesSection(Section):
         text = _("Submitted: {names}.").format(names=", ".join(done.words))
         if done.absent:
             text += " " + _("Absent: {names}.").format(names=", ".join(done.absent))
-        self.panel.say(text + " " + _("The model will learn from it in the next training."))
+        self.panel.say(
+            text
+            + " "
+            + (
+                _("It is kept beside the final label map of somebody else, from which the model learns.")
+                if done.beside
+                else _("The model will learn from it in the next training.")
+            )
+        )
 
     def _on_next(self, *_args: Any) -> None:
         strategy = str(self.ui.strategyBox.itemData(int(self.ui.strategyBox.property("currentIndex"))))
@@ -93,7 +101,7 @@ class CasesSection(Section):
         self.ui.caseLabel.setVisible(True)
         if opened.volume is None:
             self.ui.caseLabel.setText(reason)
-            self.panel.say(_("Every case has a label map."))
+            self.panel.say(_("There is no case to open at the moment."))
             return
         self.ui.caseLabel.setText(_("{case}: {reason}").format(case=opened.next.case, reason=reason))
         self.ui.segmentationSelector.setCurrentNode(None)

@@ -6,6 +6,7 @@ Knows the names; where they are stored is the store's business (Slicer's QSettin
 
 from __future__ import annotations
 
+import getpass
 from typing import Any, Protocol
 
 from ..client.addresses import EXAMPLE
@@ -34,6 +35,14 @@ class Settings:
         return self.text("address") or EXAMPLE
 
     @property
+    def annotator(self) -> str:
+        """The person's name for the server: the stored one, else that of the account."""
+        try:
+            return self.text("annotator") or getpass.getuser()
+        except (ImportError, KeyError, OSError):  # an account without a name, as in some containers
+            return ""
+
+    @property
     def history(self) -> list[str]:
         """Texts that were used before, the newest first."""
         return read_history(self._store.value("WordMask/history"))
@@ -43,7 +52,7 @@ class Settings:
         self._store.setValue("WordMask/history", remember(self.history, text))
 
     def text(self, name: str) -> str:
-        """Return one of: address, model, certificate, environment, studies."""
+        """Return one of: address, annotator, model, certificate, environment, studies."""
         value = self._store.value(f"WordMask/{name}")
         return value if isinstance(value, str) else ""
 
