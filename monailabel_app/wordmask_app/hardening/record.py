@@ -93,7 +93,12 @@ def report_left_out(left_out: Mapping[str, str], known: Mapping[str, str]) -> di
     left_out = {name: reason for name, reason in left_out.items() if not name.startswith(PREFIX)}
     added = {name: reason for name, reason in left_out.items() if name not in known}
     if added:
-        logger.warning("%d files or folders of the studies are left out.", len(left_out))
+        are = (
+            "file or folder of the studies is"
+            if len(left_out) == 1
+            else "files or folders of the studies are"
+        )
+        logger.warning("%d %s left out.", len(left_out), are)
     for name, reason in added.items():
         logger.warning("Left out: %r, because %s.", name, reason)
     return left_out
