@@ -5,6 +5,7 @@ test has an empty scene.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,3 +66,12 @@ def an_oblique_ct() -> Any:
     """6 x 7 x 8 (k, j, i) voxels of 1.5 x 2 x 4 mm, turned by 12 and 7 degrees."""
     values = np.random.default_rng(5).integers(-1000, 1000, (6, 7, 8)).astype(np.int16)
     return add_volume(values, affine(), "CT")
+
+
+@pytest.fixture
+def a_large_file(tmp_path: Path) -> Path:
+    """48 MB of zeros."""
+    path = tmp_path / "large.nii"
+    with path.open("wb") as file:
+        file.truncate(48 << 20)
+    return path
