@@ -4,6 +4,8 @@ test has an empty scene.
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tests.slicer import harness, libraries, qt_harness, views
 harness.install()
 
 from tests.slicer.real_server import Running, running_server  # noqa: E402  needs the harness
-from tests.slicer.scenes import add_volume, affine  # noqa: E402
+from tests.slicer.scenes import LABELS, SHAPE, add_segmentation, add_volume, affine, box, write_file  # noqa: E402
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
@@ -75,3 +77,39 @@ def a_large_file(tmp_path: Path) -> Path:
     with path.open("wb") as file:
         file.truncate(48 << 20)
     return path
+
+
+@pytest.fixture
+def a_result(tmp_path: Path) -> Path:
+    """The file of a result that has a liver and a right kidney, and no spleen."""
+    return write_file(tmp_path / "labels.nii.gz", LABELS, affine())
+
+
+@pytest.fixture
+def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where flows put their files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def a_scene() -> Any:
+    """A volume, and a person's two segments, which overlap."""
+    volume = add_volume(
+        np.random.default_rng(5).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT"
+    )
+    masks = {"mine": box(SHAPE, (1, 4), (1, 5), (2, 6)), "liver": box(SHAPE, (0, 3), (0, 4), (0, 4))}
+    return volume, add_segmentation(volume, masks)
+
+
+@pytest.fixture
+def a_labelled_scene() -> Any:
+    """A volume that no other test has, and segments of a person that do not overlap."""
+    volume = add_volume(
+        np.random.default_rng(time.time_ns()).integers(-1000, 1000, SHAPE).astype(np.int16), affine(), "CT"
+    )
+    return volume, add_segmentation(
+        volume, {"liver": box(SHAPE, (0, 3), (0, 4), (0, 4)), "my mass": box(SHAPE, (4, 6), (1, 5), (2, 6))}
+    )
