@@ -25,10 +25,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from WordMaskLib.client.client import WordMaskClient
+from WordMaskLib.client.errors import ClientError
+from WordMaskLib.client.retry import RetryPolicy
 
 PATIENCE = 30.0
 TOKEN = "s3cret.t0ken-value"
 MULTIPART = "multipart/form-data; boundary=b0"
+ONCE = RetryPolicy(attempts=1)
+QUICK = RetryPolicy(attempts=3, first_wait=0.05, patience=0.5)
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
@@ -46,6 +51,19 @@ def a_closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def client(url: str, **options: Any) -> WordMaskClient:
+    """A client that waits, sends the token, and does not try again."""
+    return WordMaskClient(url, TOKEN, **{"timeout": PATIENCE, "retry": ONCE, **options})
+
+
+def outcome(ask: Callable[[], Any]) -> Any:
+    """The answer, or the error whose text is the sentence."""
+    try:
+        return ask()
+    except ClientError as error:
+        return error
 
 
 def everything_in(folder: Path) -> list[Path]:

@@ -13,10 +13,20 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from WordMaskLib.client.answers import Code
+from WordMaskLib.scene.terminology import Word
 
 SHAPE = (6, 7, 8)  # (k, j, i)
 BINARY = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+# Words of a request, of which a result has the first two.
+LIVER = Word("liver", 1, (221, 130, 101), Code("SCT", "10200004", "Liver"))
+RIGHT_KIDNEY = Word(
+    "right kidney", 2, (185, 65, 110), Code("SCT", "64033007", "Kidney"), Code("SCT", "24028007", "Right")
+)
+SPLEEN = Word("spleen", 3, (157, 108, 162), Code("SCT", "78961009", "Spleen"))
+WORDS = [LIVER, RIGHT_KIDNEY, SPLEEN]
 
 
 def affine(
@@ -209,6 +219,10 @@ def labels_of(masks: Sequence[np.ndarray]) -> np.ndarray:
     for value, mask in enumerate(masks, start=1):
         labels[mask] = value
     return labels
+
+
+LIVER_MASK, KIDNEY_MASK = box(SHAPE, (0, 3), (1, 5), (2, 6)), box(SHAPE, (3, 5), (1, 5), (0, 4))
+LABELS = labels_of([LIVER_MASK, KIDNEY_MASK])  # no spleen
 
 
 def _surface(segment: Any) -> bytes | None:

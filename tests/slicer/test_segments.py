@@ -1,6 +1,4 @@
-"""What a result does to the scene: the right segments on the right voxels, nothing else, and all of it can be
-undone.
-"""
+"""What a result does to the scene: the right segments on the right voxels, and nothing else."""
 
 from __future__ import annotations
 
@@ -9,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 import slicer
 from tests.slicer.scenes import (
+    KIDNEY_MASK,
+    LIVER,
+    LIVER_MASK,
+    RIGHT_KIDNEY,
     SHAPE,
-    add_bent_transform,
+    SPLEEN,
+    WORDS,
     add_segment,
     add_segmentation,
-    add_transform,
     add_volume,
     affine,
     box,
-    file_matrix,
     labels_of,
     paint,
     scene_state,
@@ -28,31 +28,9 @@ from tests.slicer.scenes import (
     slicers_mask,
     write_file,
 )
-from WordMaskLib.client.answers import Code
 from WordMaskLib.scene import segments
-from WordMaskLib.scene.segments import (
-    GeometryError,
-    SegmentsError,
-    SliceRange,
-    UndoHistory,
-    Word,
-    import_labels,
-)
+from WordMaskLib.scene.segments import SegmentsError, SliceRange, Word, import_labels
 from WordMaskLib.scene.terminology import tag
-
-LIVER = Word("liver", 1, (221, 130, 101), Code("SCT", "10200004", "Liver"))
-RIGHT_KIDNEY = Word(
-    "right kidney", 2, (185, 65, 110), Code("SCT", "64033007", "Kidney"), Code("SCT", "24028007", "Right")
-)
-SPLEEN = Word("spleen", 3, (157, 108, 162), Code("SCT", "78961009", "Spleen"))
-WORDS = [LIVER, RIGHT_KIDNEY, SPLEEN]
-LIVER_MASK, KIDNEY_MASK = box(SHAPE, (0, 3), (1, 5), (2, 6)), box(SHAPE, (3, 5), (1, 5), (0, 4))
-LABELS = labels_of([LIVER_MASK, KIDNEY_MASK])  # no spleen
-
-
-@pytest.fixture
-def a_result(tmp_path: Path) -> Path:
-    return write_file(tmp_path / "labels.nii.gz", LABELS, affine())
 
 
 def _segment(node: Any, word: str) -> Any:
@@ -273,50 +251,6 @@ def test_a_slice_done_again_leaves_an_edited_segment_edited(
     assert segments.edited_segments(done.segmentation, an_oblique_ct) == {"liver": done.ids["liver"]}
 
 
-def test_an_import_in_steps_changes_the_scene_in_its_last_step_alone(
-    an_oblique_ct: Any, a_result: Path
-) -> None:
-    mine = add_segmentation(an_oblique_ct, {"mine": LIVER_MASK})
-    before = scene_state(an_oblique_ct)
-    steps = segments.import_in_steps(a_result, WORDS, an_oblique_ct, mine)
-    turns, done = 0, None
-    while done is None:
-        try:
-            next(steps)
-        except StopIteration as end:
-            done = end.value
-        else:
-            turns += 1
-            assert scene_state(an_oblique_ct) == before
-    assert turns >= 2 + len(WORDS)  # the file, the image, each word
-    assert list(done.ids) == ["liver", "right kidney"]
-
-
-def test_what_disappears_between_two_steps_is_missed_with_a_sentence(
-    an_oblique_ct: Any, a_result: Path
-) -> None:
-    mine = add_segmentation(an_oblique_ct, {"mine": LIVER_MASK})
-    for target, gone, sentence in (
-        (mine, mine, "'Mine' is no longer in the scene"),
-        (None, an_oblique_ct, "'CT' is no longer in the scene"),
-    ):
-        steps = segments.import_in_steps(a_result, WORDS, an_oblique_ct, target)
-        next(steps)
-        slicer.mrmlScene.RemoveNode(gone)
-        with pytest.raises(SegmentsError, match=sentence):
-            list(steps)
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
-
-
-def test_a_volume_that_moves_between_two_steps_is_refused(an_oblique_ct: Any, a_result: Path) -> None:
-    steps = segments.import_in_steps(a_result, WORDS, an_oblique_ct)
-    for _ in range(2):  # the file is checked, and read onto the grid as it was
-        next(steps)
-    an_oblique_ct.SetOrigin(0, 0, 0)
-    with pytest.raises(GeometryError, match="moved or resampled meanwhile"):
-        list(steps)
-
-
 def test_voxels_that_a_person_changed_are_told(an_oblique_ct: Any, a_result: Path) -> None:
     done = import_labels(a_result, WORDS, an_oblique_ct)
     assert segments.edited_segments(done.segmentation, an_oblique_ct) == {}
@@ -327,135 +261,12 @@ def test_voxels_that_a_person_changed_are_told(an_oblique_ct: Any, a_result: Pat
     assert segments.word_of(done.segmentation, done.ids["liver"]) == "liver"
 
 
-def test_undo_takes_back_an_import_and_leaves_what_a_person_did_elsewhere_since(
-    an_oblique_ct: Any, a_result: Path
-) -> None:
-    mine = add_segmentation(an_oblique_ct, {"mine": box(SHAPE, (0, 2), (0, 2), (0, 2))})
-    (mine_id,) = mine.GetSegmentation().GetSegmentIDs()
-    history = UndoHistory()
-    history.add(import_labels(a_result, WORDS, an_oblique_ct, mine).step)
-    drawn = box(SHAPE, (3, 6), (0, 7), (0, 2))
-    paint(mine, mine_id, drawn, an_oblique_ct)
-    history.undo()
-    assert list(mine.GetSegmentation().GetSegmentIDs()) == [mine_id]
-    np.testing.assert_array_equal(slicers_mask(mine, mine_id, an_oblique_ct), drawn)
-    with pytest.raises(SegmentsError, match="nothing to undo"):
-        history.undo()
-
-
-def test_undo_brings_back_a_segment_that_was_replaced_and_then_removed(
-    an_oblique_ct: Any, a_result: Path
-) -> None:
-    done = import_labels(a_result, WORDS, an_oblique_ct)
-    before = segment_state(done.segmentation, an_oblique_ct)
-    again = import_labels(
-        a_result, [Word("liver", 2), Word("right kidney", 1)], an_oblique_ct, done.segmentation
-    )
-    done.segmentation.GetSegmentation().RemoveSegment(done.ids["liver"])
-    again.step.undo()
-    assert list(segment_state(done.segmentation, an_oblique_ct).items()) == list(before.items())
-
-
-def test_undoing_the_first_result_removes_the_node_that_it_made(an_oblique_ct: Any, a_result: Path) -> None:
-    before = scene_state(an_oblique_ct)
-    history = UndoHistory()
-    history.add(import_labels(a_result, WORDS, an_oblique_ct).step)
-    history.undo()
-    assert scene_state(an_oblique_ct) == before
-
-
-def test_history_is_bounded_and_forgets_what_left_the_scene(an_oblique_ct: Any, a_result: Path) -> None:
-    history = UndoHistory(most_steps=2)
-    done = import_labels(a_result, WORDS, an_oblique_ct)
-    for _ in range(4):
-        history.add(import_labels(a_result, WORDS, an_oblique_ct, done.segmentation).step)
-    assert len(history) == 2
-    small = UndoHistory(most_bytes=1)
-    small.add(done.step)
-    small.add(import_labels(a_result, WORDS, an_oblique_ct, done.segmentation).step)
-    assert len(small) == 1
-    slicer.mrmlScene.RemoveNode(done.segmentation)
-    assert history.next() is None
-
-
-def test_a_reference_geometry_that_a_person_chose_stays(an_oblique_ct: Any, a_result: Path) -> None:
-    mine = add_segmentation(an_oblique_ct, {"mine": LIVER_MASK})
-    mine.GetSegmentation().SetConversionParameter(
-        "Reference image geometry", "1;0;0;0;0;1;0;0;0;0;1;0;0;0;0;1;0;9;0;9;0;9;"
-    )
-    import_labels(a_result, WORDS, an_oblique_ct, mine)
-    assert mine.GetSegmentation().GetConversionParameter("Reference image geometry").endswith("0;9;0;9;0;9;")
-
-
 def test_the_newest_segmentation_made_for_a_volume_is_found(an_oblique_ct: Any, a_result: Path) -> None:
     add_segmentation(an_oblique_ct, {"mine": LIVER_MASK})
     assert segments.segmentation_of(an_oblique_ct) is None
     import_labels(a_result, WORDS, an_oblique_ct)
     second = import_labels(a_result, WORDS, an_oblique_ct)
     assert segments.segmentation_of(an_oblique_ct) is second.segmentation
-
-
-GRIDS = {
-    "straight": affine((0, 0), (1, 1, 1)),
-    "anisotropic": affine((0, 0), (0.5, 0.5, 5)),
-    "oblique": affine((33, -21)),
-    "left-handed": affine((12, 7), left=True),
-    "axes in another order": affine((0, 0))
-    @ np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float),
-}
-
-
-@pytest.mark.parametrize("transform", ["none", "linear", "bent"])
-@pytest.mark.parametrize("grid", GRIDS)
-def test_a_ball_that_a_server_marks_by_position_lies_there_in_the_scene(
-    grid: str, transform: str, tmp_path: Path
-) -> None:
-    from WordMaskLib.scene.export import export_volume
-
-    values = np.random.default_rng(3).integers(-1000, 1000, SHAPE).astype(np.int16)
-    volume = add_volume(values, GRIDS[grid])
-    if transform != "none":
-        moved = affine((20, 40), (1, 1, 1), (30, 5, -8)) if transform == "linear" else None
-        node = add_transform(moved) if moved is not None else add_bent_transform()
-        volume.SetAndObserveTransformNodeID(node.GetID())
-    sent = sitk.ReadImage(str(export_volume(volume, tmp_path).path))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(sent), values)
-    np.testing.assert_allclose(file_matrix(tmp_path / "volume.nrrd"), GRIDS[grid], atol=1e-9)
-
-    center = np.array(sent.TransformIndexToPhysicalPoint((5, 2, 3)))
-    near = np.zeros(SHAPE, np.uint8)
-    for k, j, i in np.ndindex(SHAPE):
-        near[k, j, i] = np.linalg.norm(np.array(sent.TransformIndexToPhysicalPoint((i, j, k))) - center) < 4.5
-    answer = sitk.GetImageFromArray(near)
-    answer.CopyInformation(sent)
-    sitk.WriteImage(answer, str(tmp_path / "labels.nii.gz"))
-
-    done = import_labels(tmp_path / "labels.nii.gz", [LIVER], volume)
-    np.testing.assert_array_equal(slicers_mask(done.segmentation, done.ids["liver"], volume), near > 0)
-    assert done.segmentation.GetParentTransformNode() is volume.GetParentTransformNode()
-    storage = slicer.vtkMRMLSegmentationStorageNode()
-    storage.SetFileName(str(tmp_path / "kept.seg.nrrd"))
-    assert storage.WriteData(done.segmentation)
-    # Cut to the ball: compared by position, not by index.
-    kept = sitk.ReadImage(str(tmp_path / "kept.seg.nrrd"))
-    back = sitk.Resample(kept, sent, sitk.Transform(), sitk.sitkNearestNeighbor)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(back) > 0, near > 0)
-
-
-@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz"])
-def test_a_label_map_on_the_servers_left_handed_file_lies_on_the_volume_loaded_from_it(
-    suffix: str, tmp_path: Path
-) -> None:
-    values = np.random.default_rng(3).integers(-1000, 1000, SHAPE).astype(np.int16)
-    path = write_file(tmp_path / f"case{suffix}", values, affine(left=True))
-    volume = slicer.modules.volumes.logic().AddArchetypeVolume(str(path), "case")
-    assert not np.array_equal(slicer.util.arrayFromVolume(volume), values), (
-        "Slicer no longer reverses left-handed files"
-    )
-    labels = write_file(tmp_path / f"labels{suffix}", (values > 500).astype(np.uint8), affine(left=True))
-    done = import_labels(labels, [LIVER], volume)
-    mask = slicers_mask(done.segmentation, done.ids["liver"], volume)
-    np.testing.assert_array_equal(mask, slicer.util.arrayFromVolume(volume) > 500)
 
 
 def test_a_result_of_another_kind_of_segment_is_added_beside_segments_of_other_volumes(

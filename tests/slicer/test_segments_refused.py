@@ -12,29 +12,21 @@ import numpy as np
 import pytest
 import slicer
 from tests.slicer.scenes import (
+    LABELS,
+    LIVER,
+    LIVER_MASK,
     SHAPE,
+    WORDS,
     add_segmentation,
     add_transform,
     add_volume,
     affine,
     box,
-    labels_of,
     scene_state,
     write_file,
 )
-from WordMaskLib.client.answers import Code
 from WordMaskLib.scene import segments
 from WordMaskLib.scene.segments import GeometryError, SegmentsError, Word, import_labels
-
-LIVER = Word("liver", 1, (221, 130, 101), Code("SCT", "10200004", "Liver"))
-WORDS = [LIVER, Word("right kidney", 2, (185, 65, 110)), Word("spleen", 3)]
-LIVER_MASK, KIDNEY_MASK = box(SHAPE, (0, 3), (1, 5), (2, 6)), box(SHAPE, (3, 5), (1, 5), (0, 4))
-LABELS = labels_of([LIVER_MASK, KIDNEY_MASK])
-
-
-@pytest.fixture
-def a_result(tmp_path: Path) -> Path:
-    return write_file(tmp_path / "labels.nii.gz", LABELS, affine())
 
 
 def _other_grid(folder: Path) -> tuple[Path, list[Word]]:

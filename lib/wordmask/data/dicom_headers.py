@@ -24,6 +24,10 @@ from wordmask.data.dicom_stack import Frame, grid_of
 from wordmask.data.geometry import Geometry
 from wordmask.errors import VolumeError
 
+# Values that break the rules are common and mostly do not matter here: what matters is checked below, and
+# pydicom's warnings about the rest would be shown to people who cannot act on them.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
 # Objects that hold pixels and are not images.
 _SEGMENTATION, _DOSE = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.2"
 _NOT_IMAGES = (_SEGMENTATION, "1.2.840.10008.5.1.4.1.1.66.7", _DOSE, "1.2.840.10008.5.1.4.1.1.30")

@@ -34,7 +34,7 @@ _META_VOXELS = re.compile(rb"^\s*ElementDataFile\s*=\s*(\S+)", re.IGNORECASE | r
 _NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILINE)
 _UNITS = re.compile(rb"^\s*(?:(?:space )?units\s*:|DistanceUnits\s*=)(.*)$", re.IGNORECASE | re.MULTILINE)
 _UNIT = re.compile(rb"[^\s\"]+")
-_MILLIMETRES = {"mm", "MM", "millimeter", "millimeters", "millimetre", "millimetres", "none", "???", ""}
+_MILLIMETRES = {"mm", "MM", "millimeter", "millimeters", "millimetre", "millimetres", "none", "???", "?"}
 # What places an image in a patient; NRRD also knows spaces of a scanner or of nothing in particular.
 _PLACES = [
     re.compile(pattern, re.IGNORECASE | re.MULTILINE)

@@ -21,10 +21,10 @@ from wordmask.data.picture_files import UPRIGHT, open_picture, read_orientation,
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import VolumeError
 
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
-SAME_VOXEL = 0.25  # of the smallest spacing: grids whose corners are closer are the same, but for rounding
-ROUNDING = 1e-3  # of a whole number: what a slope of 1.0000001 makes of it
-LOSSY_MIDDLE = 127
+_LOSSY_SUFFIXES = (".jpg", ".jpeg")
+_SAME_VOXEL = 0.25  # of the smallest spacing: grids whose corners are closer are the same, but for rounding
+_ROUNDING = 1e-3  # of a whole number: what a slope of 1.0000001 makes of it
+_LOSSY_MIDDLE = 127
 _LOSSY_GREY = (64, 191)  # a mask in black and white has few values between, all of them at its edges
 _LOSSY_EDGES = 0.2  # share of what is not black that may be grey
 # Pillow stretches grey of 2 and 4 bits to 8; a division gives back what is stored.
@@ -65,7 +65,7 @@ def read_label_map(path: Path, max_voxels: int | None = None) -> LabelMap:
         OutOfMemoryError: the label map does not fit into memory.
     """
     if suffix_of(path) in PICTURE_SUFFIXES:
-        array, is_lossy = _read_picture(path, max_voxels), suffix_of(path) in LOSSY_SUFFIXES
+        array, is_lossy = _read_picture(path, max_voxels), suffix_of(path) in _LOSSY_SUFFIXES
         grid = read_picture_grid(path, array.shape[1], array.shape[0])
         values = _cut_lossy(array, path.name) if is_lossy else _round(array, path.name)
         warning = f"{path.name} is a JPEG, so its mask was cut in the middle of grey; PNG keeps it exactly."
@@ -99,7 +99,7 @@ def check_same_grid(labels: LabelMap, label_path: Path, volume: Volume, image_pa
         return
     ours, theirs = volume.geometry, labels.geometry
     apart = measure_distance(ours.affine_ras, theirs.affine_ras, ours.size)
-    if apart > SAME_VOXEL * min(ours.spacing):
+    if apart > _SAME_VOXEL * min(ours.spacing):
         raise VolumeError(
             f"The label map {labels.name} lies elsewhere than its image {volume.name} (up to {apart:.3g} mm "
             "apart); resample it onto the grid of the image."
@@ -159,7 +159,7 @@ def _drop_transparency(image: Image.Image, name: str) -> NDArray[Any]:
 def _take_grey(colours: NDArray[Any], name: str) -> NDArray[Any]:
     """Take one channel of [..., 3]; VolumeError when the channels differ, but for what JPEG does to them."""
     spread = np.ptp(colours, axis=-1).max(initial=0)
-    if spread > (16 if suffix_of(Path(name)) in LOSSY_SUFFIXES else 0):
+    if spread > (16 if suffix_of(Path(name)) in _LOSSY_SUFFIXES else 0):
         raise VolumeError(
             f"The label map {name} has colours; save it as one grey channel whose values are labels."
         )
@@ -176,7 +176,7 @@ def _cut_lossy(grey: NDArray[Any], name: str) -> NDArray[np.uint8]:
             f"The label map {name} is a JPEG, whose compression changes values, and it is not black and "
             f"white (its values reach {int(grey.max())}); save it as PNG."
         )
-    return np.where(grey > LOSSY_MIDDLE, 255, 0).astype(np.uint8)
+    return np.where(grey > _LOSSY_MIDDLE, 255, 0).astype(np.uint8)
 
 
 def _round(array: NDArray[Any], name: str) -> NDArray[np.integer[Any]]:
@@ -187,7 +187,7 @@ def _round(array: NDArray[Any], name: str) -> NDArray[np.integer[Any]]:
         return array
     check_finite(array, name)
     whole = np.round(array)
-    if (np.abs(array - whole) > ROUNDING).any():
+    if (np.abs(array - whole) > _ROUNDING).any():
         raise VolumeError(
             f"A label map holds whole numbers, but {name} holds fractions; save it as integers."
         )

@@ -29,7 +29,7 @@ _HEADER_BYTES = 348  # the length of a header is also its first number
 _NIFTI_2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
 _PIECE = 2**22  # bytes
 _MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # metres, millimetres, micrometres; 0, unknown, counts as mm
-SAME_VOXEL = 0.1  # of the smallest spacing: transforms that differ by less are the same, but for rounding
+_SAME_VOXEL = 0.1  # of the smallest spacing: transforms that differ by less are the same, but for rounding
 _STRAIGHT = 1e-3  # of a turn from a shear or another scale
 _TURNED = 0.1  # degrees: less is rounding of a shift
 
@@ -125,7 +125,7 @@ def _read_placement(header: nib.Nifti1Header, name: str) -> Placement:
     size = tuple(max(1, int(count)) for count in header["dim"][1:4])
     steps = [float(step) for count, step in zip(size, header["pixdim"][1:4], strict=True) if count > 1]
     unit = np.diag([*[_MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
-    tolerance = SAME_VOXEL * min(steps, default=1.0) * unit[0, 0]
+    tolerance = _SAME_VOXEL * min(steps, default=1.0) * unit[0, 0]
     forms = [unit @ form for form in (sform, qform) if form is not None]
     if not np.isfinite(forms).all():
         raise VolumeError(f"{name} has a transform that is not finite; export it again.")
