@@ -343,6 +343,16 @@ def test_an_app_folder_that_becomes_read_only_is_named(a_stub_server, monkeypatc
     assert "give its account the right" in answer.json()["detail"]
 
 
+def test_no_training_begins_whose_model_could_not_be_kept(a_stub_server, monkeypatch):
+    folder = a_stub_server.app.app_dir
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != folder and access(path, mode))
+    for route in ("/train/simple_vilmedsam", "/scoring/active_learning", "/batch/infer/simple_vilmedsam"):
+        answer = a_stub_server.http.post(route, json={})
+        assert answer.status_code == 403, answer.text
+        assert "The app folder app cannot be written to" in answer.json()["detail"]
+
+
 def test_an_app_folder_that_cannot_be_written_to_is_refused_at_the_start(tmp_path: Path, monkeypatch):
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -27,6 +28,20 @@ _RIGHT = "give the server's account the right to write there and start it again,
 
 class ReadOnlyError(WordMaskError):
     """The server may not write to a folder."""
+
+
+def require_writable(app: Path) -> None:
+    """Refuse a background task whose results could not be kept in the app folder.
+
+    Raises:
+        ReadOnlyError: the folder or that of its models cannot be written to.
+    """
+    for folder in (app, app / "model"):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise ReadOnlyError(
+                f"The app folder {app.name} cannot be written to, so what is trained or scored could not be "
+                "kept; give the server's account the right to write there."
+            )
 
 
 class FolderLock:

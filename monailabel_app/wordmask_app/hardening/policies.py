@@ -19,6 +19,7 @@ from starlette.datastructures import QueryParams
 
 from wordmask.errors import RequestError, UnknownModelError
 from wordmask_app.hardening.background import require_free
+from wordmask_app.hardening.folder_lock import require_writable
 from wordmask_app.hardening.images import safe_id, safe_session, safe_tag
 
 Kind = Literal["ours", "replaced", "guarded", "refused", "left"]
@@ -128,6 +129,7 @@ def _check_task(kind: str, method: str) -> Check:
                 "all other requests; ask for the state of the task."
             )
         _check_body(incoming.body)
+        require_writable(Path(settings.MONAI_LABEL_APP_DIR))
         if incoming.path and not _asks_for(incoming, "enqueue"):  # the routes without a name queue always
             require_free(method)
 
