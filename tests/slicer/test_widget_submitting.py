@@ -74,7 +74,7 @@ def test_a_label_map_of_a_person_with_another_name_is_replaced_or_stays_the_fina
         assert "Ben has already submitted the final label map" in widget.ui.questionLabel.property("text")
         click(widget.ui.yesButton if replaces else widget.ui.noButton)
         until_done(widget)
-        assert ("beside the final label map of somebody else" in message(widget)) != replaces
+        assert ("beside another person's final label map" in message(widget)) != replaces
     (sent,) = [request.line for request in server.requests if "PUT" in request.line]
     assert "annotator=Anna" in sent
     assert ("replace=true" in sent) == replaces

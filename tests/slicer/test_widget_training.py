@@ -71,7 +71,7 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
         until(lambda: not widget.ui.trainingBar.isVisible())
         assert widget.ui.trainingLabel.property("text") == "Version 2 was published. Dice 0.70, before 0.50."
         versions = widget.ui.versionTable
-        until(lambda: versions.item(0, 0).text() == "2 (serves)")
+        until(lambda: versions.item(0, 0).text() == "2 (in use)")
         assert [versions.item(0, column).text() for column in (1, 2, 3)] == [
             "2026-11-01 10:20",
             "liver",
@@ -83,7 +83,7 @@ def test_a_training_shows_its_metric_and_its_new_version_and_an_earlier_one_can_
         click(widget.ui.versionButton)
         until_done(widget)
         assert message(widget) == "Version 1 is now in use."
-        assert versions.item(1, 0).text() == "1 (serves)"
+        assert versions.item(1, 0).text() == "1 (in use)"
     assert any(
         request.line.startswith("POST /wordmask/models/m/rollback?to=1 ") for request in server.requests
     )

@@ -119,7 +119,7 @@ class ModelInfo:
         refuses_unknown: whether it marks nothing for words outside that list
         version: the version in use
         recipes: of its trainings with the default first; empty if the server does not train it
-        learns_words: whether a training must be told its words
+        learns_words: whether a training needs a list of words
     """
 
     name: str

@@ -218,7 +218,7 @@ def submit_label(
 ) -> Call[str]:
     """Store a label map of an image; the model learns from the one with the tag "final".
 
-    Returns the tag under which it is stored: another one where somebody else has submitted the final one.
+    Returns the tag under which it is stored: another one where another person has submitted the final one.
 
     Args:
         image: id of the image
@@ -228,7 +228,7 @@ def submit_label(
         codes: what else is stored with the labels, like ``label_info`` of MONAI Label: word -> {"color":
             [...], "code": {...}}
         annotator: who made it
-        replace: whether it may replace the final label map of somebody else
+        replace: whether it may replace another person's final label map
 
     Raises:
         ClientError: no name, a value below 1, or one value for two words
@@ -283,7 +283,7 @@ def next_case(
         model: its name; by default the server's first one
         words: what to look for; by default the server's words
         skip: ids of cases to leave out, which the server may offer to others
-        annotator: who asks; the server offers the case to nobody else for a while
+        annotator: who asks; the server does not offer the case to others for a while
     """
     query = [
         ("strategy", strategy),

@@ -142,9 +142,9 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
             f"There is no computer with the name in {address}; check the spelling and the network connection."
         )
     if kind == "timeout":
-        told = f" for {seconds:.0f} s" if seconds >= 1 else ""
+        waited = f" for {seconds:.0f} s" if seconds >= 1 else ""
         return ServerTimeoutError(
-            f"The server at {address} does not answer{told}; it may be busy or stopped: try again, or "
+            f"The server at {address} does not answer{waited}; it may be busy or stopped: try again, or "
             "restart it."
         )
     if kind == "certificate":
@@ -172,7 +172,7 @@ def network_error(kind: str, address: Address, *, seconds: float = 0.0) -> Clien
 def bad_answer(address: object, what: str) -> BadAnswerError:
     """Return the error for an answer that WordMask would not give; ``what`` ends its sentence."""
     return BadAnswerError(
-        f"What answers at {address} is not a WordMask server, or something stands in between: {what}."
+        f"The answer from {address} does not come from WordMask, or a proxy changed it on its way: {what}."
     )
 
 

@@ -43,7 +43,7 @@ class TextPart:
 
 @dataclass(frozen=True)
 class FilePart:
-    """A form field with a file; ``file_name`` is what the server is told, with letters, digits and ``._-``
+    """A form field with a file; ``file_name`` is its name for the server: letters, digits and ``._-``
     only.
     """
 

@@ -142,7 +142,7 @@ def word_hints(
     shown, found = quote_text(word), find_suggestion(word, suggestions)
     if found is None:
         trained = model is not None and same_text(word) in {same_text(known) for known in model.trained_words}
-        if trained:  # a word that somebody taught it, outside the vocabulary
+        if trained:  # a word outside the vocabulary that the model was taught
             return []
         better = suggestions[0].word if suggestions else ""
         advice = (

@@ -267,14 +267,14 @@ def refusal(
     address: ServerAddress, status: int, reason: str, headers: Mapping[str, str], body: bytes
 ) -> ServerAnswerError:
     """Return the error for a status that is not a success; its sentence is the server's if it sent one."""
-    told = _server_sentence(body)
+    sentence = _server_sentence(body)
     if status == 401:
         return AccessDeniedError(
             status,
             f"The server at {address} asks for a valid token; get a new one and enter it in the settings.",
         )
     if status == 403:
-        reason = f" ({told.rstrip('.')})" if told else ""
+        reason = f" ({sentence.rstrip('.')})" if sentence else ""
         return AccessDeniedError(
             status, f"Your account may not do this at {address}{reason}; ask whoever runs the server."
         )
@@ -282,27 +282,27 @@ def refusal(
     if status == 429:
         return ServerBusyError(
             status,
-            told or f"The server at {address} is busy; try again in a moment.",
+            sentence or f"The server at {address} is busy; try again in a moment.",
             retry_after=after,
         )
-    if status in (502, 503, 504) and not told:
-        told = (
+    if status in (502, 503, 504) and not sentence:
+        sentence = (
             f"The server at {address} is not ready, or a proxy in front of it cannot reach it ({status}); "
             "try again in a moment."
         )
-    if status == 404 and told == "Not Found.":
-        told = (
+    if status == 404 and sentence == "Not Found.":
+        sentence = (
             f"The server at {address} does not offer this function; it may run another version of WordMask, "
             "or be another server."
         )
     if 300 <= status < 400:
-        told = (
+        sentence = (
             f"The server at {address} redirects to another address; ask whoever runs it which address to use."
         )
-    if not told:
+    if not sentence:
         code = f"{status} {as_sentence(reason).rstrip('.')}".strip()
-        told = f"The server at {address} failed ({code}); its log says why."
-    return ServerAnswerError(status, told, retry_after=after)
+        sentence = f"The server at {address} failed ({code}); its log says why."
+    return ServerAnswerError(status, sentence, retry_after=after)
 
 
 def retry_after(text: str) -> float | None:

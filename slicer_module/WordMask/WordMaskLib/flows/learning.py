@@ -40,7 +40,7 @@ class Submitted:
         case: its id
         words: words in the label map
         absent: words that were said to be absent from the image
-        beside: whether somebody else's label map stays the final one, and this one is stored beside it
+        beside: whether another person's label map stays the final one, and this one is stored beside it
     """
 
     case: str
@@ -240,7 +240,7 @@ def _case_on_server(
     """Return the id of the volume's case, after uploading the volume if the server does not have it, and
     whether to replace a final label map.
 
-    A person is asked before a final label map of an earlier time or of somebody else is replaced.
+    A person is asked before an earlier final label map or another person's is replaced.
     """
     images: dict[str, DatastoreImage] = {image.id: image for image in (yield calls.images())}
     case = case_of(volume, address)

@@ -73,7 +73,7 @@ def question_text(question: Question) -> tuple[str, str, str]:
             "{names} overlap, but a submitted voxel can have only one label. Give shared voxels to the "
             "smaller segment?"
         )
-        return text.format(names=names), _("To the smaller"), _("Do not submit")
+        return text.format(names=names), _("Give to the smaller"), _("Do not submit")
     if question.kind == "unsubmitted":
         text = _(
             "You edited {names} by hand and have not submitted it, so the model will not learn from it. "
@@ -121,5 +121,5 @@ def _amount(row: ResultRow) -> str:
 
 
 def millilitres_text(amount: float) -> str:
-    """Round a volume to three digits, because nobody measures better."""
+    """Round a volume to three digits, because it is not known more exactly."""
     return f"{amount:.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 10 else f"{amount:.2f}"

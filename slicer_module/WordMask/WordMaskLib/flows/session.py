@@ -58,7 +58,7 @@ class Session:
 
     def __init__(self) -> None:
         self.server: ServerState | None = None
-        self.annotator = ""  # who the server is told submits label maps and asks for cases
+        self.annotator = ""  # the name under which label maps are submitted and cases are requested
         self.history = UndoHistory()
         self._results: dict[str, VolumeResults] = {}
         # Of the step with this id: the volume, and what was shown of it.

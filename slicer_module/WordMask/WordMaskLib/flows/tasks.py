@@ -19,7 +19,7 @@ class Sending(Protocol):
     """A request on its way."""
 
     def abort(self) -> None:
-        """Stop it without calling anybody; nothing is left of a file."""
+        """Stop without calling ``done`` or ``failed``; nothing is left of a file."""
 
 
 class Transport(Protocol):

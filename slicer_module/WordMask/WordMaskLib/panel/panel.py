@@ -1,9 +1,9 @@
 """What all sections of the panel share: the server, the running task, its progress, the question and the
 message.
 
-One task at a time runs for the person (`begin`); what nobody waits for runs in the background
-(`run_in_background`). Expected faults are one sentence under the buttons, never a dialog. Qt is written in
-the dialect that PythonQt and PySide6 share.
+One task at a time runs for the person (`begin`); other work runs in the background (`run_in_background`).
+Expected faults are one sentence under the buttons, never a dialog. Qt is written in the dialect that
+PythonQt and PySide6 share.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Panel:
         address: ServerAddress | None = None,
         timeout: float | None = None,
     ) -> FlowTask | None:
-        """Start a task that nobody waits for; None if there is no usable address.
+        """Start a task in the background; None if there is no usable address.
 
         Args:
             flow: to run
@@ -166,7 +166,7 @@ class Panel:
         return task.start()
 
     def drop(self, task: FlowTask | None) -> None:
-        """Stop a background task without calling anybody."""
+        """Stop a background task; its outcome is not reported."""
         if task is not None and task in self._background:
             self._background.remove(task)
             task.cancel()

@@ -69,9 +69,9 @@ class CasesSection(Section):
             text
             + " "
             + (
-                _("It is kept beside the final label map of somebody else, from which the model learns.")
+                _("It is stored beside another person's final label map, from which the model learns.")
                 if done.beside
-                else _("The model will learn from it in the next training.")
+                else _("The model will learn from this label map in the next training.")
             )
         )
 

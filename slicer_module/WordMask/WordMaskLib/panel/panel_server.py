@@ -98,8 +98,8 @@ class ServerSection(Section):
 
 def _describe(server: ServerState) -> str:
     model = server.model
-    text = _("WordMask {version}. Model version {model} on {device}.")
-    told = text.format(
+    text = _("WordMask {version}. Model version: {model}, on {device}.")
+    versions = text.format(
         version=server.handshake.version, model=model.version or "?", device=model.device or "?"
     )
     trained = (
@@ -108,4 +108,4 @@ def _describe(server: ServerState) -> str:
     hints = {"points": _("It also takes points."), "box": _("It also takes a box.")}
     both = _("It also takes points or a box.") if {"points", "box"} <= set(model.hints) else ""
     taken = both or " ".join(text for name, text in hints.items() if name in model.hints)
-    return " ".join(part for part in (told, trained, taken) if part)
+    return " ".join(part for part in (versions, trained, taken) if part)

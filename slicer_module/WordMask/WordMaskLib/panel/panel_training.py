@@ -247,5 +247,5 @@ def _end_text(state: TrainingState) -> str:
 def _cells(version: ModelVersion) -> tuple[str, str, str, str]:
     number = _("bundled") if version.number == 0 else str(version.number)
     dice = f"{sum(version.dice.values()) / len(version.dice):.2f}" if version.dice else ""
-    served = _("{number} (serves)").format(number=number) if version.served else number
-    return served, version.date[:16].replace("T", " "), ", ".join(version.words), dice
+    text = _("{number} (in use)").format(number=number) if version.served else number
+    return text, version.date[:16].replace("T", " "), ", ".join(version.words), dice

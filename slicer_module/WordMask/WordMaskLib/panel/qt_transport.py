@@ -142,7 +142,7 @@ class QtSending:
         self._try()
 
     def abort(self) -> None:
-        """Stop without calling anybody; nothing is left of a file."""
+        """Stop without calling ``done`` or ``failed``; nothing is left of a file."""
         self._over = True
         if self._attempt is not None:
             self._attempt.stop()
@@ -204,7 +204,7 @@ class _Attempt:
         self._watch()
 
     def stop(self) -> None:
-        """Close the connection without calling anybody."""
+        """Close the connection without reporting an outcome."""
         if not self._over:
             self._leave()
             self._reply.abort()

@@ -158,11 +158,11 @@ def _check_nifti(path: Path) -> Iterator[None]:
             compressed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if compressed else open(path, "rb") as file:
             needed = _nifti_bytes(file.read(_NIFTI_HEADER))
-            found = told = _NIFTI_HEADER
+            found = at_last_turn = _NIFTI_HEADER
             while piece := file.read(_PIECE):
                 found += len(piece)
-                if found - told >= _TURN:
-                    told = found
+                if found - at_last_turn >= _TURN:
+                    at_last_turn = found
                     yield
     except (OSError, EOFError, zlib.error, struct.error):
         raise _damaged_error() from None

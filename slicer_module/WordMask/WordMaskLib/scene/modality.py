@@ -18,9 +18,8 @@ def modality_of(volume: Any | None) -> str:
         return ""
     if is_picture(volume):
         return "picture"
-    told = _from_hierarchy(volume)
-    if told:
-        return told
+    if modality := _from_hierarchy(volume):
+        return modality
     if volume.GetImageData().GetNumberOfScalarComponents() != 1:
         return ""
     voxels = slicer.util.arrayFromVolume(volume)
@@ -35,8 +34,8 @@ def _from_hierarchy(volume: Any) -> str:
         return ""
     item = hierarchy.GetItemByDataNode(volume)
     while item and item != hierarchy.GetSceneItemID():
-        told = hierarchy.GetItemAttribute(item, "DICOM.Modality")
-        if told:
-            return str(told)
+        modality = hierarchy.GetItemAttribute(item, "DICOM.Modality")
+        if modality:
+            return str(modality)
         item = hierarchy.GetItemParent(item)
     return ""

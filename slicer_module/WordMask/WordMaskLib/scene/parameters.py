@@ -12,7 +12,7 @@ from slicer.parameterNodeWrapper import parameterNodeWrapper
 
 @parameterNodeWrapper
 class WordMaskParameterNode:
-    """What was chosen and typed, except the address and the token: a scene of somebody else must not send
+    """What was chosen and typed, except the address and the token: another person's scene must not send
     images to their server.
 
     Attributes:
