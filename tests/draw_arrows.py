@@ -25,7 +25,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "data": (2, 1),
     "words": (3, 1),
     "weights": (4, 1),
-    "app.hardening": (5, 1),
+    "app.hardening": (5, 2),
     "encoders": (3.5, 2),
     "app.settings": (6, 2),
     "models": (2.5, 3),
