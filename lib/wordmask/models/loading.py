@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 
 import torch
 
 from wordmask.errors import UnknownModelError
 from wordmask.models.base import Segmenter
-from wordmask.models.registry import find_model, load_preset
+from wordmask.models.registry import find_model, load_part, load_preset
 
 DEVICES = ("cpu", "cuda")  # Apple's mps is not supported yet
 
 
 def segmenter_class(name: str) -> type[Segmenter]:
     """The class of a model; UnknownModelError names the most similar model."""
-    found: type[Segmenter] = pkgutil.resolve_name(find_model(name).segmenter)
+    found: type[Segmenter] = load_part(name, find_model(name).segmenter)
     return found
 
 
