@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -97,6 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=None if arguments is None else list(arguments), prog_name="wordmask")
     except WordMaskError as error:
         messages().print(f"[bold red]wordmask:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = f"{Path(str(error.filename)).name} cannot be used ({error.strerror}); choose another path."
+        messages().print(f"[bold red]wordmask:[/] {escape(reason)}", soft_wrap=True, highlight=False)
         return 2
     except KeyboardInterrupt:
         messages().print("wordmask: stopped. Nothing was written.", soft_wrap=True)

@@ -248,7 +248,7 @@ def _json_entries(path: Path) -> list[Any]:
     """At least one."""
     try:
         entries = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VolumeError(f"{path.name} is not readable JSON ({error}).") from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(f'{path.name} must be a list of {{"image", "caption"}}, with at least one entry.')

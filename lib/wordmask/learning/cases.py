@@ -178,7 +178,7 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
     ``names`` may give several values, ``{"kidney": [2, 3]}``, none, ``{"polyp": []}``, which means every
     value but 0, or be a ``label_info`` list as MONAI Label keeps it. ``name`` and ``group`` are optional, and
     so is ``"unnamed": "background"``, which takes values without a name as background instead of refusing
-    them. missing: what to do about an entry whose files are not there.
+    them.
 
     Args:
         path: the list.
@@ -192,8 +192,12 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise VolumeError(f"There is no file {path.name}.") from error
-    except (OSError, ValueError) as error:
-        raise VolumeError(f"{path.name} is not readable JSON ({error}).") from error
+    except IsADirectoryError as error:
+        raise VolumeError(f"{path.name} is a folder, not a list of cases; name a JSON file.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise VolumeError(
+            f'{path.name} is not readable JSON ({error}); write a list of {{"image", "label", "names"}}.'
+        ) from error
     if not isinstance(entries, list) or not entries:
         raise VolumeError(
             f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
@@ -242,7 +246,7 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
         own = tuple(values) if isinstance(values, list | tuple) else (values,)
         if not all(type(value) is int and value > 0 for value in own):
             raise LabelError(
-                f"The values of {name!r} in {owner} must be whole numbers above 0, got {values}."
+                f"The values of {name!r} in {owner} must be whole numbers above 0, got {values!r}."
             )
         with _explain(owner):
             word = canonical_word(str(name))
@@ -254,15 +258,17 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
 
 def _entry(entry: Any, number: int, path: Path) -> Case:
     owner = _owner(number, path)
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-        raise VolumeError(f"{owner} needs image and label, each the name of a file.".capitalize())
-    files = [path.parent / entry[key] for key in ("image", "label")]
+    named = [entry.get(key, "") for key in ("image", "label")] if isinstance(entry, dict) else [""]
+    if not all(isinstance(name, str) and name.strip() for name in named):
+        raise VolumeError(f"{owner[0].upper()}{owner[1:]} needs image and label, each the name of a file.")
+    files = [path.parent / name for name in named]
     words = words_of(entry.get("names", {}), owner)
     unnamed = entry.get("unnamed", "refuse")
     if unnamed not in get_args(Unnamed):
         raise LabelError(f'{owner}: unnamed is "refuse" or "background", not {unnamed!r}.')
-    name, group = str(entry.get("name") or _stem(files[0])), str(entry.get("group", ""))
-    return Case(name, files[0], files[1], words, group, unnamed)
+    name, group = entry.get("name") or _stem(files[0]), entry.get("group")
+    group = "" if group is None else group
+    return Case(str(name), files[0], files[1], words, str(group), unnamed)
 
 
 @contextmanager
@@ -324,6 +330,12 @@ def studies_in(folder: Path) -> list[Study]:
     Raises:
         VolumeError: the folder has no image, or two images have one name.
     """
+    if not folder.is_dir():
+        raise VolumeError(
+            f"There is no folder {folder.name}; this training learns from a folder of images."
+            if not folder.exists()
+            else f"{folder.name} is not a folder; this training learns from a folder of images."
+        )
     images = find_images(folder)
     if not images:
         raise VolumeError(

@@ -44,16 +44,18 @@ class AnyRecipe(BaseModel):
         return config_names("recipes", cls.kind)
 
     @classmethod
-    def load(cls, name: str, **changes: Any) -> Self:
+    def load(cls, name: str, /, **changes: Any) -> Self:
         """A recipe, with some of its numbers changed.
 
         Raises:
             RequestError: there is no such recipe or number, or a value cannot be used.
         """
         look_up(name, cls.names(), "recipe", RequestError)
+        if "name" in changes:
+            raise RequestError(f"The setting 'name' of recipe {name!r} cannot be changed; leave it out.")
         values = yaml.safe_load(read_config("recipes", cls.kind, f"{name}.yaml"))
         try:
-            return cls(name=name, **{**values, **changes})
+            return cls.model_validate({"name": name, **values, **changes})
         except ValidationError as error:
             first = error.errors()[0]
             setting = ".".join(map(str, first["loc"]))

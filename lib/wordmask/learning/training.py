@@ -7,7 +7,6 @@ train task know this file only, so that a new kind of training needs no change t
 from __future__ import annotations
 
 import abc
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from wordmask.errors import RequestError
 from wordmask.learning.cases import Study
 from wordmask.learning.recipes import AnyRecipe
-from wordmask.models.registry import find_model, model_names
+from wordmask.models.registry import OWN, find_model, load_part
 from wordmask.progress import CancelToken
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
@@ -261,7 +260,7 @@ def find_training(model: str) -> Training[Any]:
     """
     address = find_model(model).training
     if address is None:
-        names = [name for name in model_names() if find_model(name).training]
+        names = [name for name in OWN if find_model(name).training]
         raise RequestError(f"The model {model!r} cannot be trained; models that can: {', '.join(names)}.")
-    training: Training[Any] = pkgutil.resolve_name(address)
+    training: Training[Any] = load_part(model, address)
     return training

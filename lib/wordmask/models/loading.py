@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import pkgutil
 from pathlib import Path
 
 import torch
 
 from wordmask.errors import UnknownModelError
 from wordmask.models.base import Segmenter
-from wordmask.models.registry import find_model, load_preset
+from wordmask.models.registry import find_model, load_part, load_preset
+
+DEVICES = ("cpu", "cuda")  # Apple's mps is not supported yet
 
 
 def segmenter_class(name: str) -> type[Segmenter]:
     """The class of a model; UnknownModelError names the most similar model."""
-    found: type[Segmenter] = pkgutil.resolve_name(find_model(name).segmenter)
+    found: type[Segmenter] = load_part(name, find_model(name).segmenter)
     return found
 
 
@@ -26,14 +27,22 @@ def choose_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen: torch.device | None
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.") from error
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in DEVICES:
+        raise UnknownModelError(f"There is no device {device!r}; use auto, cpu, cuda or cuda:0.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UnknownModelError(
             f"Device {device!r} cannot be used, because this machine has no usable CUDA device; use "
             "--device cpu."
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UnknownModelError(
+            f"There is no device {device!r}; the last CUDA device of this machine is "
+            f"cuda:{torch.cuda.device_count() - 1}."
         )
     return chosen
 

@@ -7,10 +7,13 @@ the group `wordmask.models`, whose name is the model's and whose value is a `Mod
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources.abc import Traversable
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -61,20 +64,26 @@ def find_model(name: str) -> ModelEntry:
     if name in OWN:
         own: ModelEntry = pkgutil.resolve_name(OWN[name])
         return own
-    point = _external_models()[name]
-    package = point.dist.name if point.dist else point.module
-    try:
-        entry = point.load()
-    except Exception as error:
-        raise UnknownModelError(
-            f"The model {name!r} of the package {package} cannot be loaded ({error}); "
-            f"repair or remove {package}."
-        ) from error
+    package = _package_of(name)
+    with _explain_fault(name):
+        entry = _external_models()[name].load()
     if not isinstance(entry, ModelEntry):
         raise UnknownModelError(
             f"The model {name!r} of the package {package} is not a ModelEntry; repair or remove {package}."
         )
     return entry
+
+
+def load_part(model: str, address: str) -> Any:
+    """Import a part of a model that its entry names, such as its segmenter.
+
+    Raises:
+        UnknownModelError: the package that brings the model does not load.
+    """
+    if model in OWN:
+        return pkgutil.resolve_name(address)
+    with _explain_fault(model):
+        return pkgutil.resolve_name(address)
 
 
 def preset_names(model: str) -> list[str]:
@@ -100,8 +109,26 @@ def load_preset(model: str, name: str) -> Preset:
     try:
         values = yaml.safe_load((entry.presets / f"{name}.yaml").read_text(encoding="utf-8"))
         return entry.preset(model=model, name=name, **values)
-    except (ValidationError, yaml.YAMLError) as error:
+    except (ValidationError, TypeError, yaml.YAMLError) as error:
         raise UnknownModelError(f"Preset {name!r} of model {model!r} is not valid: {error}") from error
+
+
+@contextmanager
+def _explain_fault(model: str) -> Iterator[None]:
+    """Whatever another package raises while it is imported as an UnknownModelError that names it."""
+    try:
+        yield
+    except Exception as error:
+        package = _package_of(model)
+        raise UnknownModelError(
+            f"The model {model!r} of the package {package} cannot be loaded ({error}); "
+            f"repair or remove {package}."
+        ) from error
+
+
+def _package_of(model: str) -> str:
+    point = _external_models()[model]
+    return point.dist.name if point.dist else point.module
 
 
 @cache

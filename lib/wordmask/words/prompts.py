@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from wordmask.errors import PromptError
-from wordmask.words.sides import is_side
+from wordmask.words.sides import exchange_sides, is_side
 from wordmask.words.vocabulary import Code, Vocabulary, VocabularyEntry, load_vocabulary, same_text
 
 LONGEST_TEXT = 256  # characters of one string
@@ -153,6 +153,11 @@ def _attach_sides(pieces: Sequence[str]) -> list[str]:
             raise PromptError(
                 f"{_shorten_for_message(piece)} is a side without a structure; add it, for example "
                 '"left kidney".'
+            )
+        elif exchange_sides(base) is not None:
+            raise PromptError(
+                f"{_shorten_for_message(piece)} comes after {_shorten_for_message(base)}, which has a side "
+                'already; write each structure with its side, for example "left kidney, right kidney".'
             )
         else:
             sided = f"{piece} {base}"

@@ -21,7 +21,7 @@ from wordmask.cli import main
 from wordmask.cli.segment import parse_hints, parse_slices
 from wordmask.data.letterbox import Letterbox
 from wordmask.demo.client import free_port
-from wordmask.errors import RequestError
+from wordmask.errors import RequestError, UnknownModelError
 from wordmask.models.base import (
     Capabilities,
     Hints,
@@ -32,6 +32,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
+from wordmask.models.loading import choose_device
 from wordmask.models.presets import Preset
 from wordmask.words.prompts import Prompt
 
@@ -329,3 +330,25 @@ def test_a_terminal_without_umlauts_shows_a_sentence_and_not_a_trace(tmp_path: P
     )
     assert found.returncode == 0, found.stderr
     assert "Nierenh\\xf6hle" in found.stdout + found.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("check", "a" * 300), ("segment", "ct.nii.gz", "liver", "-o", "a" * 300)]
+)
+def test_a_path_that_the_system_refuses_is_status_2(command, capsys):
+    assert main(command) == 2
+    assert "cannot be used (File name too long)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "gpu"])
+def test_a_device_that_is_not_supported_is_refused(device):
+    with pytest.raises(UnknownModelError, match=f"There is no device '{device}'"):
+        choose_device(device)
+
+
+def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1").index == 1
+    with pytest.raises(UnknownModelError, match="the last CUDA device of this machine is cuda:1"):
+        choose_device("cuda:2")

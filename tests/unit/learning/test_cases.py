@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from tests.support.labelled_pictures import WORD, disc, write_case
 
 from wordmask.errors import VolumeError, WordMaskError
+from wordmask.learning.captions import read_caption_list
 from wordmask.learning.cases import Case, cases_from_folder, cases_from_json, words_of
 from wordmask.words.labels import LabelError
 
@@ -146,3 +147,38 @@ def test_what_is_not_an_image_is_left_out_and_named(tmp_path, caplog):
         VolumeError, match=r"Two images of labels are called a: a.nii.gz and a.png; rename one"
     ):
         cases_from_folder(tmp_path, "polyp")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"image": " "}, "Entry 0 of MyCases.json needs image and label"),
+        ({"names": {"liver": "1"}}, "above 0, got '1'"),
+    ],
+)
+def test_a_wrong_entry_is_quoted_as_it_is(change, sentence, tmp_path):
+    listed = tmp_path / "MyCases.json"
+    listed.write_text(json.dumps([{"image": "a.png", "label": "b.png", "names": {"liver": 1}, **change}]))
+    with pytest.raises(WordMaskError) as raised:
+        cases_from_json(listed)
+    assert sentence in str(raised.value)
+
+
+def test_cases_without_a_group_do_not_share_one(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    entry = {"image": "a.png", "label": "b.png", "names": {"liver": 1}, "group": None}
+    listed = tmp_path / "cases.json"
+    listed.write_text(json.dumps([entry]))
+    assert cases_from_json(listed)[0].group == ""
+
+
+def test_json_that_is_nested_too_deeply_or_a_folder_is_refused(tmp_path):
+    listed = tmp_path / "deep.json"
+    listed.write_text("[" * 100_000)
+    with pytest.raises(VolumeError, match=r"deep\.json is not readable JSON"):
+        cases_from_json(listed)
+    with pytest.raises(VolumeError, match=r"deep\.json is not readable JSON"):
+        read_caption_list(listed, least_characters=1)
+    with pytest.raises(VolumeError, match="is a folder, not a list of cases"):
+        cases_from_json(tmp_path)

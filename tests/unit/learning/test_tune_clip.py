@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,16 @@ def test_a_tuning_that_does_not_help_is_refused_unless_forced_and_can_be_taken_b
     assert (store.rollback(), store.rollback()) == (1, None)
     with pytest.raises(RequestError, match="no version 7"):
         find_training(MODEL).run(pairs, ask(start=7), store, run_folder=tmp_path / "run")
+
+
+def test_long_captions_are_mentioned_and_not_called_left_out(pairs, tmp_path):
+    long = [replace(pair, caption=" ".join([pair.caption] * 30)) for pair in pairs.pairs]
+    report = find_training(MODEL).run(
+        CaptionList(tuple(long)), ask(**HOPELESS), ModelStore(tmp_path / MODEL), run_folder=tmp_path / "run"
+    )
+    assert report.cut == len(long)
+    assert f"{len(long)} captions reach the limit of the text tower" in report.message
+    assert report.skipped == []
 
 
 def test_the_recipe_chooses_the_loss(pairs, tmp_path):

@@ -151,8 +151,10 @@ def test_images_of_a_folder_have_names_and_what_is_wrong_is_said(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(VolumeError, match="does not contain an image"):
         studies_in(tmp_path)
-    with pytest.raises(VolumeError, match="does not contain an image"):
+    with pytest.raises(VolumeError, match="There is no folder missing"):
         studies_in(tmp_path / "missing")
+    with pytest.raises(VolumeError, match=r"notes\.txt is not a folder"):
+        studies_in(tmp_path / "notes.txt")
     first = draw_image(tmp_path / "images", 1)
     assert [image.name for image in studies_in(tmp_path / "images")] == ["picture_1"]
     (tmp_path / "images" / "picture_1.bmp").write_bytes(first.path.read_bytes())

@@ -85,3 +85,9 @@ def test_recipes_are_found_by_their_names():
         assert WeakRecipe.load(name).name == name
     with pytest.raises(RequestError, match="Did you mean 'small'"):
         WeakRecipe.load("smal")
+
+
+@pytest.mark.parametrize("setting", ["name", "cls"])
+def test_no_setting_takes_the_place_of_an_argument(setting):
+    with pytest.raises(RequestError, match=f"The setting '{setting}' of recipe 'small' cannot be"):
+        WeakRecipe.load("small", **{setting: "x"})

@@ -113,10 +113,15 @@ def test_a_model_of_another_package_segments_and_learns(a_package, tmp_path):
         ("bright = bright_modell:MODEL", "The model 'bright' of the package bright-model cannot be loaded"),
         ("bright = bright_model.preset:BrightPreset", "of the package bright-model is not a ModelEntry"),
         ("medclip_samv2 = bright_model:MODEL", "There is no model 'bright'"),
+        ("bright = broken_parts:MODEL", "The model 'bright' of the package bright-model cannot be loaded"),
     ],
 )
 def test_a_package_that_is_wrong_is_named(line, sentence, a_package):
     add_entry_point(a_package, line)
+    (a_package / "broken_parts.py").write_text(
+        "from bright_model import MODEL\nfrom dataclasses import replace\n"
+        "MODEL = replace(MODEL, training='bright_model:MISSING', segmenter='bright_model:MISSING')\n"
+    )
     found = wordmask(a_package, "train", "cases.json", "--model", "bright")
     assert found.returncode == 2
     assert sentence in found.stderr

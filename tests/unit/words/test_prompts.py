@@ -284,3 +284,9 @@ def test_spellings_of_one_word_have_one_key_and_one_text(spellings, key, text):
 @given(text=st.sampled_from(load_vocabulary().texts()))
 def test_a_text_of_the_vocabulary_is_read_by_the_encoder_as_the_vocabulary_spells_it(text):
     assert parse_prompts(text.upper().replace(" ", "_"))[0].text == text
+
+
+@pytest.mark.parametrize("text", ["left kidney, right", "kidney L, R", "Niere links; rechts"])
+def test_a_side_after_a_word_with_a_side_is_refused(text):
+    with pytest.raises(PromptError, match="has a side already; write each structure with its side"):
+        parse_prompts(text)

@@ -218,9 +218,7 @@ class _Tuning:
             least = self.request.recipe.least_characters
             skipped.append(f"{self.short} captions of fewer than {least} characters were left out.")
         if cut:
-            skipped.append(
-                f"{cut} captions reach the limit of the text tower, which may not read their ends."
-            )
+            message += f" {cut} captions reach the limit of the text tower, which may not read their ends."
         if fit is not None:
             message += f" {_describe_fit(fit)}"
         return TuneReport(
