@@ -155,6 +155,11 @@ def prepare_app(folder: Path) -> None:
                     "and no main.py; name an app, or an empty or new folder, with --app."
                 )
             _copy_app(folder)
+        if "wordmask_app" not in (folder / "main.py").read_text(encoding="utf-8", errors="replace"):
+            raise RequestError(
+                f"The app folder {folder} holds another MONAI Label app, whose main.py does not start "
+                "WordMask; name an app of WordMask, or an empty or new folder, with --app."
+            )
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

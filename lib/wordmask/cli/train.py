@@ -118,6 +118,11 @@ def train(
         raise RequestError(f"The training of {model} takes its labels from DATA; leave --labels out.")
     if run is not None and not training.resumes:
         raise RequestError(f"An interrupted training of {model} cannot be continued; leave --run out.")
+    if word is not None and (training.takes_words or not data.is_dir()):
+        raise RequestError(
+            f"--word says what the label maps of a folder of cases show, but {data.name} is not one; leave "
+            f"it out{', or use --words' if training.takes_words else ''}."
+        )
     options = TrainingOptions(
         recipe=recipe,
         settings=read_settings(change),

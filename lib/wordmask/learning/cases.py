@@ -172,6 +172,29 @@ def make_masks(
     return {word: np.isin(labels.array, own) if own else labels.array != 0 for word, own in words.items()}
 
 
+def read_entries(path: Path) -> list[Any]:
+    """The entries of a JSON list, as they are.
+
+    Raises:
+        VolumeError: it cannot be read, or is not a list with an entry.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise VolumeError(f"There is no file {path.name}.") from error
+    except IsADirectoryError as error:
+        raise VolumeError(f"{path.name} is a folder, not a list of cases; name a JSON file.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise VolumeError(
+            f'{path.name} is not readable JSON ({error}); write a list of {{"image", "label", "names"}}.'
+        ) from error
+    if not isinstance(entries, list) or not entries:
+        raise VolumeError(
+            f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
+        )
+    return entries
+
+
 def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse") -> list[Case]:
     """Read a list of ``{"image": ..., "label": ..., "names": {"liver": 1}}``; paths are relative to the list.
 
@@ -188,21 +211,7 @@ def cases_from_json(path: Path, *, missing: Literal["refuse", "skip"] = "refuse"
         VolumeError: the list or a file cannot be used; the message names the entry.
         LabelError: the names of an entry cannot be used.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise VolumeError(f"There is no file {path.name}.") from error
-    except IsADirectoryError as error:
-        raise VolumeError(f"{path.name} is a folder, not a list of cases; name a JSON file.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise VolumeError(
-            f'{path.name} is not readable JSON ({error}); write a list of {{"image", "label", "names"}}.'
-        ) from error
-    if not isinstance(entries, list) or not entries:
-        raise VolumeError(
-            f'{path.name} must be a list of {{"image", "label", "names"}}, with at least one entry.'
-        )
-    made = [_entry(entry, number, path) for number, entry in enumerate(entries)]
+    made = [make_entry(entry, number, path) for number, entry in enumerate(read_entries(path))]
     for number, case in enumerate(made):
         for file in (case.image, case.label):
             if missing == "refuse" and not file.exists():
@@ -256,7 +265,12 @@ def words_of(names: Mapping[str, Any] | Sequence[Any], owner: str) -> dict[str, 
     return words
 
 
-def _entry(entry: Any, number: int, path: Path) -> Case:
+def make_entry(entry: Any, number: int, path: Path) -> Case:
+    """The case of one entry of a list.
+
+    Raises:
+        VolumeError, LabelError: it cannot be used; the message names it.
+    """
     owner = _owner(number, path)
     named = [entry.get(key, "") for key in ("image", "label")] if isinstance(entry, dict) else [""]
     if not all(isinstance(name, str) and name.strip() for name in named):
@@ -318,6 +332,10 @@ def read_cases(path: Path, word: str | None) -> list[Case]:
         VolumeError, LabelError, RequestError: a file is missing or wrong, or the word is.
     """
     if not path.is_dir():
+        if word is not None:
+            raise RequestError(
+                f"{path.name} is a list, which says itself what its label maps show; leave --word out."
+            )
         return cases_from_json(path)
     if word is None:
         raise RequestError(f"{path.name} is a folder; say what its label maps show, such as --word polyp.")

@@ -14,7 +14,7 @@ from typing import Literal
 from wordmask.data.studies import OWN_FILES, is_dicom_file, list_studies
 from wordmask.data.volumes import Volume, read_volume
 from wordmask.errors import VolumeError, WordMaskError
-from wordmask.learning.cases import Case, LabelledVolume, read_cases
+from wordmask.learning.cases import Case, LabelledVolume, make_entry, read_cases, read_entries
 
 State = Literal["read", "warned", "refused", "left out"]
 
@@ -50,7 +50,7 @@ def inspect_path(path: Path, *, word: str | None = None, max_voxels: int | None 
     if not path.exists():
         raise VolumeError(f"There is no file or folder {path.name}; check the spelling of the path.")
     if path.suffix.lower() == ".json":
-        yield from inspect_cases(read_cases(path, word))
+        yield from _inspect_list(path)
     elif path.is_dir() and (path / "images").is_dir() and (path / "labels").is_dir():
         yield from inspect_cases(read_cases(path, word or "structure"))
     elif path.is_dir():
@@ -63,6 +63,16 @@ def inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
     """Read labelled cases, as a training does."""
     for case in cases:
         yield _inspect(case.name, case.read)
+
+
+def _inspect_list(path: Path) -> Iterator[Finding]:
+    for number, entry in enumerate(read_entries(path)):
+        try:
+            case = make_entry(entry, number, path)
+        except WordMaskError as error:
+            yield Finding(f"entry {number}", "refused", str(error))
+        else:
+            yield from inspect_cases([case])
 
 
 def summarise(findings: Iterable[Finding]) -> str:

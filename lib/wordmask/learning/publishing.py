@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from wordmask.errors import RequestError
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
+from wordmask.weights.checkpoint import read_card
 from wordmask.weights.versions import ModelStore
 
 
@@ -36,21 +37,31 @@ class Check:
     description: str
 
 
-def find_start(store: ModelStore, start: int | None) -> int | None:
+def find_start(store: ModelStore, start: int | None, preset: str) -> int | None:
     """The version that a training starts from; None: the preset's own weights.
 
     Args:
         store: the published versions.
         start: a number, 0 for the preset's own weights; None: the version in use.
+        preset: that is trained.
 
     Raises:
-        RequestError: there is no such version.
+        RequestError: there is no such version, or it was trained from another preset.
     """
-    if start is None:
-        return store.served()
-    if start and not store.folder(start).is_dir():
-        raise RequestError(f"There is no version {start} of {store.path.name} to start from.")
-    return start or None
+    number = store.served() if start is None else start
+    if not number:
+        return None
+    if not store.folder(number).is_dir():
+        raise RequestError(
+            f"There is no version {number} of {store.path.name} to start from; `wordmask models list` shows "
+            "the versions."
+        )
+    trained = read_card(store.folder(number)).preset
+    if trained not in (None, "", preset):
+        raise RequestError(
+            f"Version {number} was trained from the preset {trained!r}; train that preset, or start from 0."
+        )
+    return number
 
 
 def fill_card(

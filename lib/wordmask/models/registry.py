@@ -118,7 +118,7 @@ def _explain_fault(model: str) -> Iterator[None]:
     """Whatever another package raises while it is imported as an UnknownModelError that names it."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         package = _package_of(model)
         raise UnknownModelError(
             f"The model {model!r} of the package {package} cannot be loaded ({error}); "

@@ -129,7 +129,12 @@ def test_a_new_app_folder_gets_the_apps_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"), [("file", "is a file"), ("others", "holds other files and no main.py")]
+    ("make", "said"),
+    [
+        ("file", "is a file"),
+        ("others", "holds other files and no main.py"),
+        ("app", "holds another MONAI Label app"),
+    ],
 )
 def test_an_app_folder_that_is_something_else_is_left_alone(tmp_path, make, said):
     folder = tmp_path / "app"
@@ -138,6 +143,8 @@ def test_an_app_folder_that_is_something_else_is_left_alone(tmp_path, make, said
     else:
         folder.mkdir()
         (folder / "notes.txt").write_text("notes")
+    if make == "app":
+        (folder / "main.py").write_text("class Other: ...")
     with pytest.raises(RequestError, match=said):
         prepare_app(folder)
     assert (folder if make == "file" else folder / "notes.txt").read_text() == "notes"

@@ -67,3 +67,13 @@ def test_a_size_limit_is_kept_and_a_missing_path_is_one_sentence(tmp_path):
     with pytest.raises(VolumeError, match="There is no file or folder nowhere"):
         list(inspect_path(tmp_path / "nowhere"))
     assert summarise([]) == "nothing found"
+
+
+def test_an_entry_that_cannot_be_used_does_not_hide_the_others(tmp_path):
+    case = write_case(tmp_path, 1)
+    good = {"image": case.image.name, "label": case.label.name, "names": {WORD: 1}}
+    path = tmp_path / "cases.json"
+    path.write_text(json.dumps([{**good, "names": {"\u809d": 1}}, {"image": 3}, good]))
+    found = list(inspect_path(path))
+    assert [finding.state for finding in found] == ["refused", "refused", "read"]
+    assert [finding.name for finding in found[:2]] == ["entry 0", "entry 1"]

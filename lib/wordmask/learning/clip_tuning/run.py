@@ -172,7 +172,7 @@ class _Tuning:
                 "All pairs belong to one group, so none is left to check the "
                 "result; add pairs of other groups, or force the publication."
             )
-        parent = self._find_parent()
+        parent = find_start(self.store, self.request.start, self.request.preset)
         start = None if parent is None else self.store.folder(parent)
         captions = [self.pairs[row].caption for row in self.learned]
         served, model = start_clip(self.preset, start, ()), start_clip(self.preset, start, captions)
@@ -234,18 +234,6 @@ class _Tuning:
             cut=cut,
             presence=fit,
         )
-
-    def _find_parent(self) -> int | None:
-        number = find_start(self.store, self.request.start)
-        if number is None:
-            return None
-        trained = read_card(self.store.folder(number)).preset
-        if trained != self.request.preset:
-            raise RequestError(
-                f"Version {number} was trained from the preset "
-                f"{trained!r}; tune that preset, or start from 0."
-            )
-        return number
 
     def _make_folder(self, start: Path | None) -> Path:
         """A folder for this preset, start, recipe and these pairs alone.

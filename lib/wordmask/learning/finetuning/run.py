@@ -123,7 +123,8 @@ class _Run:
     ranks: Ranks = field(default_factory=Ranks)
 
     def run(self, cases: Sequence[Case]) -> CaseReport:
-        recipe, parent = self.request.recipe, find_start(self.store, self.request.start)
+        recipe = self.request.recipe
+        parent = find_start(self.store, self.request.start, self.request.preset)
         start = None if parent is None else self.store.folder(parent)
         self.parent_card, self.start_sha256 = (
             Card() if start is None else read_card(start),
