@@ -21,6 +21,9 @@ from wordmask.data.limits import refuse_too_large
 from wordmask.data.nifti_check import check_nifti
 from wordmask.errors import OutOfMemoryError, VolumeError, WordMaskError
 
+# ITK prints warnings about a file before its own error or ours; what matters is in our sentence.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
 ImageKind = Literal["CT", "MR", "US", "picture", "unknown"]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")

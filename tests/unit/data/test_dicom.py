@@ -187,3 +187,10 @@ def remove_pixels(path) -> None:
         "1.2.840.10008.5.1.4.1.1.88.11"  # a text report
     )
     data.save_as(path)
+
+
+def test_a_folder_without_images_is_one_sentence_without_warnings_of_itk(tmp_path, capfd):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(VolumeError, match="DICOM"):
+        read_volume(tmp_path)
+    assert capfd.readouterr() == ("", "")
