@@ -66,13 +66,18 @@ def inspect_cases(cases: Iterable[Case]) -> Iterator[Finding]:
 
 
 def _inspect_list(path: Path) -> Iterator[Finding]:
+    names: set[str] = set()
     for number, entry in enumerate(read_entries(path)):
         try:
             case = make_entry(entry, number, path)
         except WordMaskError as error:
             yield Finding(f"entry {number}", "refused", str(error))
+            continue
+        if case.name in names:
+            yield Finding(case.name, "refused", "Another entry has the same name; give each its own name.")
         else:
             yield from inspect_cases([case])
+        names.add(case.name)
 
 
 def summarise(findings: Iterable[Finding]) -> str:

@@ -77,3 +77,11 @@ def test_an_entry_that_cannot_be_used_does_not_hide_the_others(tmp_path):
     found = list(inspect_path(path))
     assert [finding.state for finding in found] == ["refused", "refused", "read"]
     assert [finding.name for finding in found[:2]] == ["entry 0", "entry 1"]
+
+
+def test_two_entries_of_one_name_are_refused_as_a_training_refuses_them(tmp_path):
+    case = write_case(tmp_path, 1)
+    entry = {"image": case.image.name, "label": case.label.name, "names": {WORD: 1}}
+    (tmp_path / "cases.json").write_text(json.dumps([entry, entry]))
+    found = list(inspect_path(tmp_path / "cases.json"))
+    assert [finding.state for finding in found] == ["read", "refused"]
