@@ -323,7 +323,7 @@ def test_a_terminal_without_umlauts_shows_a_sentence_and_not_a_trace(tmp_path: P
     )
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
         check=False,
