@@ -113,7 +113,7 @@ def train(
     require_sound_environment()
     from wordmask.learning.training import TrainingOptions, find_training
 
-    training = find_training(model)
+    training = find_training(model, recipe)
     if labels is not None and not training.takes_labels:
         raise RequestError(f"The training of {model} takes its labels from DATA; leave --labels out.")
     if run is not None and not training.resumes:

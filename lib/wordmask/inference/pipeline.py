@@ -121,7 +121,8 @@ class VolumeSegmenter:
         placed = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
 
         def attempt(share: int) -> Segmentation:
-            words = [self._word(prompt, *windows[prompt], view) for prompt in parsed]
+            hinted = bool(placed.kinds())
+            words = [self._word(prompt, *windows[prompt], view, hinted=hinted) for prompt in parsed]
             warnings = request_warnings(volume, window, preset, view)
             for word in words:
                 warnings += word_warnings(
@@ -149,5 +150,15 @@ class VolumeSegmenter:
         settings = RunSettings(preset.threshold, chunk=self.chunk)
         yield from Run(self.segmenter, self.cache, view, [word], settings, cancel=cancel).features()
 
-    def _word(self, prompt: Prompt, window_name: str, window: Window | None, view: CutVolume) -> Word:
-        return Word(prompt, window_name, window, self.segmenter.encode_prompts([prompt]), view.shape[0])
+    def _word(
+        self,
+        prompt: Prompt,
+        window_name: str,
+        window: Window | None,
+        view: CutVolume,
+        *,
+        hinted: bool = False,
+    ) -> Word:
+        segmenter = self.segmenter.answering(prompt, picture=view.volume.is_picture, hinted=hinted)
+        features = segmenter.encode_prompts([prompt])
+        return Word(prompt, window_name, window, segmenter, features, view.shape[0])

@@ -58,6 +58,15 @@ class CutVolume:
         """The slices at ``indices`` as models take them: [n, 3, h, w], 0..1."""
         return to_unit_range(self.volume, self.stack[list(indices)], window)
 
+    def with_neighbours(self, indices: Sequence[int], window: Window | None) -> NDArray[np.float32]:
+        """The slices at ``indices`` between their neighbours: [n, 3, h, w], 0..1.
+
+        The channels are the slice before, itself, and the slice after; at the ends, itself again.
+        """
+        last = len(self.stack) - 1
+        shifted = [[min(max(0, index + step), last) for index in indices] for step in (-1, 0, 1)]
+        return np.stack([self.unit_range(places, window)[:, 0] for places in shifted], axis=1)
+
 
 def cut_volume(volume: Volume, *, plane: str, slices: tuple[int, int] | None, skip_air: bool) -> CutVolume:
     """Cut a volume into slices.

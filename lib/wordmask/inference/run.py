@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from wordmask.data.windows import Window
 from wordmask.inference import presence
 from wordmask.inference.batching import (
     StoredSlice,
@@ -81,28 +80,30 @@ class Run:
         self.threshold, self.hints, self.maps = settings.threshold, settings.hints, settings.maps
         self.chunk, self.share = settings.chunk, settings.share
         self._computed = [word for word in words if not word.refused]
-        self._windows = list(dict.fromkeys(word.window_name for word in self._computed))
-        passes = 2 if segmenter.capabilities.presence else 1
-        total = len(self._windows) * passes * len(view.looked_at)
-        self._meter = ProgressMeter(total, len(self._computed), report, cancel)
+        self._groups: dict[tuple[str, Segmenter], list[Word]] = {}
+        for word in self._computed:
+            self._groups.setdefault((word.window_name, word.segmenter), []).append(word)
+        passes = sum(2 if one.capabilities.presence else 1 for _, one in self._groups)
+        self._meter = ProgressMeter(passes * len(view.looked_at), len(self._computed), report, cancel)
 
     def compute(self) -> None:
-        """Fill in presence, marks and maps of the words, window by window."""
-        for window in self._windows:
-            mine = [word for word in self._computed if word.window_name == window]
-            if self.segmenter.capabilities.presence:
-                self._score_presence([word for word in mine if self.segmenter.judges_presence(word.prompt)])
-            self._mark(mine)
+        """Fill in presence, marks and maps of the words, by window and by the segmenter that answers."""
+        for (_, segmenter), mine in self._groups.items():
+            if segmenter.capabilities.presence:
+                self._score_presence(
+                    segmenter, [word for word in mine if segmenter.judges_presence(word.prompt)]
+                )
+            self._mark(segmenter, mine)
 
     def features(self) -> Iterator[SliceFeatures]:
         """Features of the slices under the first word's window, chunk by chunk."""
         for indices in self._chunks(self.view.looked_at):
             stored = self._features(indices, self.words[0])
             yield join_slices(
-                [stored[index] for index in indices], self._keys(indices), self.segmenter.device
+                [stored[index] for index in indices], self._keys(indices), self.words[0].segmenter.device
             )
 
-    def _score_presence(self, words: Sequence[Word]) -> None:
+    def _score_presence(self, segmenter: Segmenter, words: Sequence[Word]) -> None:
         """Compute the presence logit of every word in every slice, before anything is segmented.
 
         One word and a full batch of slices at a time, so that shapes do not depend on the number of words.
@@ -111,21 +112,21 @@ class Run:
             self._meter.skip(len(self.view.looked_at))
             return
         self._meter.stage = "looking at slices"
-        size = self._rows(self.segmenter.preset.slice_batch)
+        size = self._rows(segmenter.preset.slice_batch)
         pairs = torch.stack([torch.arange(size), torch.zeros(size, dtype=torch.long)], dim=1).to(
-            self.segmenter.device
+            segmenter.device
         )
         for indices in self._chunks(self.view.looked_at):
             stored = self._features(indices, words[0])
             for batch in fixed_batches(indices, size=size, row=int):
                 features = join_slices(
-                    [stored[i] for i in batch.items], self._keys(batch.items), self.segmenter.device
+                    [stored[i] for i in batch.items], self._keys(batch.items), segmenter.device
                 )
                 for word in words:
-                    logits = self.segmenter.presence(features, word.features, pairs)
+                    logits = segmenter.presence(features, word.features, pairs)
                     if logits is None:
                         raise RuntimeError(
-                            f"Model {self.segmenter.name!r} declares presence among its capabilities, "
+                            f"Model {segmenter.name!r} declares presence among its capabilities, "
                             "but returns none."
                         )
                     values = logits.float().cpu()
@@ -133,13 +134,13 @@ class Run:
                         word.logits[batch.items[row]] = float(values[row])
             self._meter.advance(1.0)
 
-    def _mark(self, words: Sequence[Word]) -> None:
+    def _mark(self, segmenter: Segmenter, words: Sequence[Word]) -> None:
         """Segment the (slice, word) pairs that are worth it."""
         self._meter.stage = "marking"
         wanted = {word: self._choose_slices(word) for word in words}
         indices = [index for index in self.view.looked_at if any(index in wanted[word] for word in words)]
         self._meter.skip(len(self.view.looked_at) - len(indices))
-        size = self._rows(self.segmenter.preset.pair_batch)
+        size = self._rows(segmenter.preset.pair_batch)
         for chunk in self._chunks(indices):
             stored = self._features(chunk, words[0])
             pairs = [(index, word) for index in chunk for word in words if index in wanted[word]]
@@ -147,7 +148,7 @@ class Run:
             for batch in fixed_batches(
                 pairs, size=size, row=lambda pair: pair_row(pair[0], pair[1].prompt.word)
             ):
-                output = self._forward(batch.items, stored)
+                output = self._forward(segmenter, batch.items, stored)
                 for row in batch.wanted:
                     self._take(output, row, *batch.items[row])
                 done += len(batch.wanted)
@@ -156,16 +157,16 @@ class Run:
     def _choose_slices(self, word: Word) -> frozenset[int]:
         """The slices in which to segment a word."""
         looked_at = frozenset(self.view.looked_at)
-        if not self.segmenter.judges_presence(word.prompt):
+        if not word.segmenter.judges_presence(word.prompt):
             return looked_at
         hinted = looked_at & self.hints.slices()
         if not self._judge_presence(word):
             return hinted
-        worth = presence.worth_segmenting(word.logits, self.segmenter.preset.presence)
+        worth = presence.worth_segmenting(word.logits, word.segmenter.preset.presence)
         return hinted | looked_at & frozenset(np.flatnonzero(worth).tolist())
 
     def _judge_presence(self, word: Word) -> bool:
-        if presence.is_present(word.logits, word.prompt, self.segmenter.preset.presence):
+        if presence.is_present(word.logits, word.prompt, word.segmenter.preset.presence):
             return True
         word.reason = f"it does not seem to be in this image (presence {word.presence:.2f})"
         return False
@@ -201,40 +202,38 @@ class Run:
                 plane=key.plane,
                 index=key.index,
                 window=window,
-                encoder=self.segmenter.fingerprint,
+                encoder=like.segmenter.fingerprint,
             )
             for key in self._keys(indices)
         ]
-        found = self.cache.get_many(
-            keys, lambda missing: self._encode([indices[i] for i in missing], like.window)
-        )
+        found = self.cache.get_many(keys, lambda missing: self._encode([indices[i] for i in missing], like))
         return dict(zip(indices, found, strict=True))
 
-    def _encode(self, indices: Sequence[int], window: Window | None) -> list[StoredSlice]:
-        pixels = torch.from_numpy(self.view.unit_range(indices, window))
+    def _encode(self, indices: Sequence[int], like: Word) -> list[StoredSlice]:
+        segmenter = like.segmenter
+        cut = self.view.with_neighbours if segmenter.sees_neighbours else self.view.unit_range
+        pixels = torch.from_numpy(cut(indices, like.window))
         position = {index: i for i, index in enumerate(indices)}
         computed: dict[int, StoredSlice] = {}
-        for batch in fixed_batches(indices, size=self._rows(self.segmenter.preset.slice_batch), row=int):
+        for batch in fixed_batches(indices, size=self._rows(segmenter.preset.slice_batch), row=int):
             self._meter.advance(0.9 * len(computed) / len(indices))
-            rows = pixels[[position[index] for index in batch.items]].to(self.segmenter.device)
-            features = self.segmenter.encode_slices(rows, self._keys(batch.items))
+            rows = pixels[[position[index] for index in batch.items]].to(segmenter.device)
+            features = segmenter.encode_slices(rows, self._keys(batch.items))
             computed |= {batch.items[row]: store_slice(features, row) for row in batch.wanted}
         return [computed[index] for index in indices]
 
-    def _forward(self, pairs: Sequence[tuple[int, Word]], stored: dict[int, StoredSlice]) -> SegmenterOutput:
+    def _forward(
+        self, segmenter: Segmenter, pairs: Sequence[tuple[int, Word]], stored: dict[int, StoredSlice]
+    ) -> SegmenterOutput:
         """Run the model on one batch, row p for pair p.
 
         Slices and words are repeated, so that every batch has the same shapes.
         """
         indices = [index for index, _ in pairs]
-        features = join_slices(
-            [stored[index] for index in indices], self._keys(indices), self.segmenter.device
-        )
-        rows = torch.arange(len(pairs), device=self.segmenter.device)
+        features = join_slices([stored[index] for index in indices], self._keys(indices), segmenter.device)
+        rows = torch.arange(len(pairs), device=segmenter.device)
         words = join_prompts([word.features for _, word in pairs])
-        output: SegmenterOutput = self.segmenter(
-            features, words, torch.stack([rows, rows], dim=1), self.hints
-        )
+        output: SegmenterOutput = segmenter(features, words, torch.stack([rows, rows], dim=1), self.hints)
         return output
 
     def _take(self, output: SegmenterOutput, row: int, index: int, word: Word) -> None:
@@ -247,7 +246,7 @@ class Run:
         uncertainty = None
         if output.uncertainty is not None:
             uncertainty = output.frame.to_original(output.uncertainty[row : row + 1])[0].cpu().numpy()
-        if output.presence is not None and not self.segmenter.capabilities.presence:
+        if output.presence is not None and not word.segmenter.capabilities.presence:
             word.logits[index] = float(output.presence[row])
         word.highest = max(word.highest, float(probability.max()))
         if (marks := Marks.above(probability, self.threshold, uncertainty)) is not None:
@@ -317,7 +316,7 @@ class Run:
             Labels [n, h, w] with the values of ``table``, and a tally per word.
         """
         for word in self.words:
-            judged_late = not self.segmenter.capabilities.presence and not np.isnan(word.logits).all()
+            judged_late = not word.segmenter.capabilities.presence and not np.isnan(word.logits).all()
             if judged_late and not self.hints.kinds() and not self._judge_presence(word):
                 word.marks, word.maps = {}, {}
             for name in self.maps:
@@ -340,7 +339,7 @@ class Run:
         areas = np.count_nonzero(own, axis=(1, 2))
         area = own.shape[1] * own.shape[2]
         if not self.hints.kinds() and not presence.is_large_enough(
-            areas, area, self.segmenter.preset.presence
+            areas, area, word.segmenter.preset.presence
         ):
             word.marks = {}
             word.reason = (

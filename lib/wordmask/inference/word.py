@@ -15,7 +15,7 @@ from wordmask.data.windows import Window
 from wordmask.inference import presence
 from wordmask.inference.overlaps import Tally, WordMarks
 from wordmask.inference.result import WordStatistics
-from wordmask.models.base import PromptFeatures
+from wordmask.models.base import PromptFeatures, Segmenter
 from wordmask.words.prompts import Prompt
 
 Floats = NDArray[np.float32]
@@ -29,7 +29,8 @@ class Word:
         prompt: the word as it was asked for.
         window_name: how its grey values become 0..1.
         window: the CT window of that name; None for images without windows.
-        features: the model's features of the word.
+        segmenter: the one that answers for the word.
+        features: its features of the word.
         slices: how many slices the volume has.
         refused: whether the model does not know the word and therefore marks nothing.
         logits: [n], presence logit per slice; NaN where a slice was not judged.
@@ -42,6 +43,7 @@ class Word:
     prompt: Prompt
     window_name: str
     window: Window | None
+    segmenter: Segmenter
     features: PromptFeatures
     slices: int
     refused: bool = False

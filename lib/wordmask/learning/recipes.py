@@ -68,11 +68,62 @@ class AnyRecipe(BaseModel):
             raise RequestError(f"{owner} cannot be used: {first['msg']}.{hint}") from error
 
 
+class TeachingRecipe(AnyRecipe):
+    """How a model is taught words with a few labelled cases: everything about the training but its data."""
+
+    kind = "teaching"
+    default = "few_shot"
+
+    description: str
+    steps: PositiveInt = Field(description="of each network")
+    batch: PositiveInt = Field(default=16, description="slices per step")
+    rate: PositiveFloat = Field(default=3e-3, description="peak learning rate; it falls to 1 % with a cosine")
+    encoder_share: float = Field(
+        default=0.3, ge=0, le=1, description="rate of pretrained encoders, as a share of the other"
+    )
+    weight_decay: float = Field(default=1e-4, ge=0)
+    strength: Literal["weak", "strong"] = Field(
+        default="strong", description="how much the views of a slice differ from it"
+    )
+    mirror: bool = Field(
+        default=True, description="whether pictures are mirrored, where no word of theirs has a side"
+    )
+    negatives: float = Field(
+        default=0.3, ge=0, le=0.9, description="share of slices of a batch that do not show the word"
+    )
+    replay: float = Field(
+        default=0.5, ge=0, le=0.9, description="share of steps that repeat words which were taught before"
+    )
+    held_out: float = Field(
+        default=0.2, ge=0, le=0.4, description="share of cases that each network does not learn from"
+    )
+    members: tuple[Literal["pretrained", "lean"], ...] = Field(
+        default=("pretrained", "pretrained"),
+        min_length=1,
+        max_length=4,
+        description="networks of the committee",
+    )
+    encoder: str = Field(default="efficientnet_lite0", description="of the pretrained networks")
+    sides: tuple[PositiveInt, ...] = Field(
+        default=(64, 128), min_length=1, description="of the squares that the networks see, ascending"
+    )
+    frozen_dice: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Dice on the given cases from which on the frozen model's own answer takes part",
+    )
+    frozen_dropout: float = Field(
+        default=0.5, ge=0, le=1, description="how often the frozen model's answer is hidden in the training"
+    )
+    seed: int = 1
+
+
 class Recipe(AnyRecipe):
     """How a model is fine-tuned on labelled cases: everything about the training but its data."""
 
     kind = "finetuning"
-    default = "few_shot"
+    default = "decoder"
 
     description: str
     epochs: int = Field(ge=1, le=10_000, description="at most; early stopping and minutes may end it before")
@@ -125,10 +176,6 @@ class Recipe(AnyRecipe):
     bid: bool = Field(
         default=True, description="with the bidirectional interaction decoder; false only in a fresh decoder"
     )
-    refiner: bool = Field(
-        default=True, description="add a refiner, a small U-Net on the pixels, where the version has none yet"
-    )
-    refiner_rate: PositiveFloat = Field(default=1e-3, description="peak learning rate of the refiner")
     replay: float = Field(
         default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before"
     )

@@ -30,15 +30,57 @@ def split_cases(
     Raises:
         RequestError: two cases have one name.
     """
-    names = [case.name for case in cases]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
+    refuse_equal_names(cases)
     known = {
         _group(case): case.name in judging for case in cases if case.name in learned or case.name in judging
     }
     chosen = judging_groups({_group(case) for case in cases}, share, known)
     return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
+
+
+def hold_out(
+    cases: Sequence[Case], share: float, members: int, known: Sequence[Collection[str]] = ()
+) -> list[frozenset[str]]:
+    """Choose for each member of a committee the cases that it does not learn from; no two share a case.
+
+    So every case is learned from by some member and can judge another. A group is never divided, and a case
+    stays where it is for good. Of new groups, those with the smallest digests are held out.
+
+    Args:
+        cases: all of them.
+        share: of the groups that each member does not learn from, 0..1; with two groups or more at least one.
+        members: how many there are.
+        known: for each member, names that it did not learn from before.
+
+    Returns:
+        For each member, names of cases.
+
+    Raises:
+        RequestError: two cases have one name.
+    """
+    refuse_equal_names(cases)
+    groups: dict[str, set[str]] = {}
+    for case in cases:
+        groups.setdefault(_group(case), set()).add(case.name)
+    held: list[set[str]] = [
+        {group for group, names in groups.items() if names.intersection(before)} for before in known
+    ]
+    held += [set() for _ in range(members - len(held))]
+    free = [group for group in sorted(groups, key=_digest) if not any(group in own for own in held)]
+    wanted = max(1, round(share * len(groups))) if share and len(groups) > 1 else 0
+    for turn in range(wanted):
+        for own in held:
+            if len(own) <= turn and free and len(groups) - len(own) > 1:
+                own.add(free.pop(0))
+    return [frozenset(name for group in own for name in groups[group]) for own in held]
+
+
+def refuse_equal_names(cases: Sequence[Case]) -> None:
+    """Raise RequestError when two cases have one name."""
+    names = [case.name for case in cases]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"Two cases are called {twice!r}; give each its own name.")
 
 
 def judging_groups(names: Collection[str], share: float, known: Mapping[str, bool] | None = None) -> set[str]:

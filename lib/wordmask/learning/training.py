@@ -17,6 +17,7 @@ from wordmask.learning.cases import Study
 from wordmask.learning.recipes import AnyRecipe
 from wordmask.models.registry import OWN, find_model, load_part
 from wordmask.progress import CancelToken
+from wordmask.resources import look_up
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
 
@@ -251,16 +252,39 @@ class Training(abc.ABC, Generic[R]):
         """
 
 
-def find_training(model: str) -> Training[Any]:
-    """How a model is trained.
+def find_trainings(model: str) -> list[Training[Any]]:
+    """All ways to train a model, the usual one first.
 
     Raises:
         UnknownModelError: there is no such model.
         RequestError: it is not trained.
     """
-    address = find_model(model).training
-    if address is None:
-        names = [name for name in OWN if find_model(name).training]
+    addresses = find_model(model).trainings
+    if not addresses:
+        names = [name for name in OWN if find_model(name).trainings]
         raise RequestError(f"The model {model!r} cannot be trained; models that can: {', '.join(names)}.")
-    training: Training[Any] = load_part(model, address)
-    return training
+    return [load_part(model, address) for address in addresses]
+
+
+def find_training(model: str, recipe: str | None = None) -> Training[Any]:
+    """The way to train a model that has a recipe of this name.
+
+    Args:
+        model: its name.
+        recipe: name; None: the usual way.
+
+    Raises:
+        UnknownModelError: there is no such model.
+        RequestError: it is not trained, or has no such recipe.
+    """
+    trainings = find_trainings(model)
+    if recipe is None:
+        return trainings[0]
+    names = [name for training in trainings for name in training.recipe.names()]
+    look_up(recipe, names, f"recipe of {model}", RequestError)
+    return next(training for training in trainings if recipe in training.recipe.names())
+
+
+def recipe_names(model: str, preset: str) -> list[str]:
+    """The recipes of all ways to train a model, the default for a preset first."""
+    return [name for training in find_trainings(model) for name in training.recipe_names(preset)]

@@ -21,6 +21,8 @@ from wordmask.errors import RequestError
 from wordmask.models.presets import Preset
 from wordmask.words.prompts import Prompt
 
+WORD_WIDTH = 128  # of vectors of words, for models without a text encoder
+
 
 @dataclass(frozen=True)
 class SliceKey:
@@ -143,11 +145,14 @@ class Segmenter(nn.Module, abc.ABC):
         preset: its numbers and limits.
         trained_words: keys of the words that the weights were trained on; empty for a model without such a
             list.
+        sees_neighbours: whether `encode_slices` gets the slices before and after in the first and last
+            channel, instead of the same grey values in all three.
     """
 
     name: str
     capabilities: Capabilities = Capabilities()
     trained_words: frozenset[str] = frozenset()
+    sees_neighbours: bool = False
 
     def __init__(self, preset: Preset) -> None:
         super().__init__()
@@ -170,6 +175,11 @@ class Segmenter(nn.Module, abc.ABC):
         Raises:
             WeightsError: weights are missing, with the command to type, or damaged.
         """
+
+    @classmethod
+    def to_teach(cls, preset: Any, weights: Path | None = None) -> Self:
+        """Build the model that words are taught to; as `from_preset`, unless it can do with fewer weights."""
+        return cls.from_preset(preset, weights)
 
     @property
     @abc.abstractmethod
@@ -216,6 +226,15 @@ class Segmenter(nn.Module, abc.ABC):
         """
         return None
 
+    @property
+    def word_width(self) -> int:
+        """Length of `word_vector`."""
+        return WORD_WIDTH
+
+    def word_vector(self, prompt: Prompt) -> Tensor | None:
+        """What the text encoder makes of a word, [word_width]; None where it never met the word."""
+        return None
+
     def refuse_hints(self, hints: Hints | None) -> None:
         """Raise RequestError when hints are given; for models that take words only."""
         if hints is not None and hints.kinds():
@@ -230,6 +249,16 @@ class Segmenter(nn.Module, abc.ABC):
             offset: added to the preset's seed.
         """
         return None
+
+    def answering(self, prompt: Prompt, *, picture: bool, hinted: bool) -> Segmenter:
+        """The segmenter that answers for a word: this one, unless the word was taught with labelled cases.
+
+        Args:
+            prompt: the word.
+            picture: whether the image is a picture and not a volume.
+            hinted: whether a person gave points or a box with it.
+        """
+        return self
 
     def judges_presence(self, prompt: Prompt) -> bool:
         """Whether `presence` is reliable for this word.

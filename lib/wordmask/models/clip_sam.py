@@ -109,6 +109,15 @@ class ClipSamSegmenter(Segmenter):
         known = torch.tensor([self._knows(prompt) for prompt in prompts], dtype=torch.bool)
         return PromptFeatures(tuple(prompts), {"text": text}, known)
 
+    @property
+    def word_width(self) -> int:
+        """Length of CLIP's embeddings."""
+        return self.clip.embed_dim
+
+    def word_vector(self, prompt: Prompt) -> Tensor | None:
+        """CLIP's embedding of the word, of unit length; None where its text encoder never met it."""
+        return self.clip.encode_text([prompt.text])[0] if self.clip.knows(prompt.text) else None
+
     def encode_words(self, prompts: Sequence[Prompt]) -> Tensor:
         """Text embeddings of the bare words, [K, E], of unit length."""
         return self.clip.encode_text([prompt.text for prompt in prompts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from wordmask.errors import UnknownModelError
 from wordmask.models.base import Segmenter
 from wordmask.models.registry import find_model, load_part, load_preset
+from wordmask.models.taught.versions import load_taught
 
 DEVICES = ("cpu", "cuda")  # Apple's mps is not supported yet
 
@@ -64,5 +66,7 @@ def load_segmenter(
         WeightsError: weights are missing or damaged.
     """
     chosen = choose_device(device)  # first, because a misspelt device should not wait for the weights
-    segmenter = segmenter_class(name).from_preset(load_preset(name, preset), weights)
+    numbers = load_preset(name, preset)
+    model = segmenter_class(name)
+    segmenter = load_taught(weights, partial(model.from_preset, numbers), partial(model.to_teach, numbers))
     return segmenter.to(chosen).eval().requires_grad_(False)

@@ -38,14 +38,14 @@ class ModelEntry:
         preset: class of its presets.
         presets: folder with one YAML file per preset.
         segmenter: ``module:class`` of the model, a `wordmask.models.base.Segmenter`.
-        training: ``module:object`` of how it is trained, a `wordmask.learning.training.Training`; None: it is
-            not trained.
+        trainings: ``module:object`` of each way to train it, a `wordmask.learning.training.Training`, the
+            usual one first; empty: it is not trained.
     """
 
     preset: type[Preset]
     presets: Traversable
     segmenter: str
-    training: str | None = None
+    trainings: tuple[str, ...] = ()
 
 
 def model_names() -> list[str]:

@@ -6,7 +6,7 @@ types; not the trainings that write them, nor the weights.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StrictInt, StrictStr
 
@@ -43,6 +43,52 @@ class PresenceCheck(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     holds: bool = False
+
+
+class PresenceLimit(BaseModel):
+    """When a taught word counts as present: the logit of the peak of its mask against a limit."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    limit: float
+    scale: PositiveFloat = Field(default=1.0, description="presence logit of a distance of 1 to the limit")
+    absent_cases: int = Field(
+        default=0, description="held-out cases without the structure, which it rests on"
+    )
+    kept_empty: float | None = Field(default=None, description="share of these that stay unmarked, 0..1")
+    kept_found: float | None = Field(
+        default=None, description="share of held-out cases with the structure that stay marked, 0..1"
+    )
+
+
+class TaughtWord(BaseModel):
+    """What a committee knows of one word."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    weights: tuple[float, ...] = Field(description="of each member and of the frozen model; their sum is 1")
+    frozen: bool = Field(default=False, description="whether the frozen model's answer takes part")
+    presence: PresenceLimit | None = Field(
+        default=None, description="None: too few cases without the structure to judge whether it is there"
+    )
+
+
+class CommitteeCard(BaseModel):
+    """Form of a committee (wordmask.models.taught)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    encoder: str = Field(description="of pretrained members")
+    members: tuple[Literal["pretrained", "lean"], ...] = Field(min_length=1)
+    sides: tuple[PositiveInt, ...] = Field(
+        min_length=1, description="of the squares that it sees, ascending; the smallest that holds a slice"
+    )
+    mirror: bool = Field(default=True, description="whether pictures are also seen mirrored")
+    words: dict[str, TaughtWord] = Field(description="key of a word -> what is known of it")
+    held_out: tuple[tuple[str, ...], ...] = Field(
+        default=(),
+        description="by member: names of the cases that it never learns from, because they judge it",
+    )
 
 
 class Card(BaseModel):
@@ -87,6 +133,9 @@ class Card(BaseModel):
     retrieval: RetrievalCheck | None = None
     presence: PresenceCheck | None = None
 
+    committee: CommitteeCard | None = Field(
+        default=None, description="the form of the committee that answers for taught words"
+    )
     decoder: dict[str, Any] = Field(
         default={}, description="the decoder's form where it differs from the preset's"
     )

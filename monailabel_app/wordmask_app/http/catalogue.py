@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from wordmask import __version__
-from wordmask.learning.training import find_training
+from wordmask.learning.training import find_training, recipe_names
 from wordmask.models.loading import segmenter_class
 from wordmask.models.presets import Preset
 from wordmask.models.registry import find_model
@@ -74,7 +74,7 @@ def models(runtime: Runtime) -> dict[str, Any]:
 def _model(served: ServedModel) -> dict[str, Any]:
     preset: Preset = served.preset
     segmenter, capabilities = served.load_if_trained(), segmenter_class(served.name).capabilities
-    training = find_training(served.name) if find_model(served.name).training else None
+    trained = find_model(served.name).trainings
     prompt_sets = {name: chosen.title for name, chosen in load_prompt_sets().sets.items()}
     maps = ["labels", "probability", "uncertainty", *(["attribution"] if capabilities.attribution else [])]
     return {
@@ -89,9 +89,12 @@ def _model(served: ServedModel) -> dict[str, Any]:
         "windows": list(preset.windows),
         "ready": segmenter is not None,
         "trained_words": [] if segmenter is None else sorted(segmenter.trained_words),
-        "training": None
-        if training is None
-        else {"recipes": training.recipe_names(preset.name), "words": training.takes_words},
+        "training": {
+            "recipes": recipe_names(served.name, preset.name),
+            "words": find_training(served.name).takes_words,
+        }
+        if trained
+        else None,
         "unknown_words": preset.unknown_words,
         "version": served.version,
         "versions": [

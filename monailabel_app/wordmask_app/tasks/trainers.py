@@ -24,7 +24,15 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from wordmask.errors import RequestError, WordMaskError
 from wordmask.files import replace_text
-from wordmask.learning.training import TrainingOptions, TrainingProgress, TrainingRequest, find_training
+from wordmask.learning.training import (
+    Training,
+    TrainingOptions,
+    TrainingProgress,
+    TrainingRequest,
+    find_training,
+    find_trainings,
+    recipe_names,
+)
 from wordmask.models.registry import find_model
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs.requests import read_words, switch
@@ -47,16 +55,16 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
 
     def __init__(self, name: str, preset: str, device: str, store: ModelStore) -> None:
         self.name, self.preset, self.device, self.store = name, preset, device, store
-        self.training = find_training(name)
-        self.recipes = self.training.recipe_names(preset)
-        super().__init__(f"{self.training.description}; recipes: {', '.join(self.recipes)}")
+        self.recipes = recipe_names(name, preset)
+        super().__init__(f"{find_training(name).description}; recipes: {', '.join(self.recipes)}")
 
     def config(self) -> dict[str, Any]:
         """What MONAI Label's own plugin shows in its table of options; a list is a choice."""
         options: dict[str, Any] = {"recipe": self.recipes, "device": self.device, "force": False}
-        if self.training.uses_devices:
+        trainings = find_trainings(self.name)
+        if any(training.uses_devices for training in trainings):
             options["multi_gpu"] = False
-        if self.training.takes_words:
+        if any(training.takes_words for training in trainings):
             options["words"] = ""
         return {"name": "wordmask", **options}
 
@@ -94,29 +102,36 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         self._write({"state": "running", "stage": "starting", "done": 0, "total": 0})
         for old in (self.store.path / "runs").glob("*"):  # of trainings that were killed: one runs at a time
             shutil.rmtree(old, ignore_errors=True)
-        request = self.training.make_request(self.name, self.preset, self._options(body))
+        recipe = body.get("recipe")
+        if recipe is not None and not isinstance(recipe, str):
+            raise RequestError(f"recipe must be text, not {type(recipe).__name__}.")
+        training = find_training(self.name, recipe)
+        request = training.make_request(self.name, self.preset, self._options(body, training))
         devices = _count_devices(body)
-        if devices > 1 and not self.training.uses_devices:
-            raise RequestError(f"The training of {self.name} uses one device; leave multi_gpu out.")
+        if devices > 1 and not training.uses_devices:
+            raise RequestError(
+                f"The training of {self.name} with recipe {request.recipe.name!r} uses one device; leave "
+                "multi_gpu out."
+            )
         studies, problems = studies_of(datastore)
         for problem in problems:
             logger.warning("Left out: %s", problem)
         if problems and not request.words and not any(study.case for study in studies):
             raise RequestError(f"None of the labels can be used; the first reason: {problems[0]}")
-        data = self.training.choose_data(studies, request)
+        data = training.choose_data(studies, request)
         if devices == 1:
             return self._run(data, request, problems, self._run_folder(), leads=True)
         spawn(_train_on_device, nprocs=devices, args=(devices, self, data, request, problems))
         report: dict[str, Any] = json.loads((self.store.path / STATE).read_text(encoding="utf-8"))
         return report
 
-    def _options(self, body: Mapping[str, Any]) -> TrainingOptions:
+    def _options(self, body: Mapping[str, Any], training: Training[Any]) -> TrainingOptions:
         """Read the options of a request.
 
         Raises:
             RequestError: a value is of the wrong kind.
         """
-        for name in ("recipe", "device", "gpus"):
+        for name in ("device", "gpus"):
             if not isinstance(body.get(name, ""), str):
                 raise RequestError(f"{name} must be text, not {type(body[name]).__name__}.")
         start = body.get("start")
@@ -124,7 +139,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
             raise RequestError(
                 "start is the number of the version to start from, 0 for the preset's own weights."
             )
-        numbers = self.training.recipe.model_fields.keys() - {"name"}
+        numbers = training.recipe.model_fields.keys() - {"name"}
         return TrainingOptions(
             recipe=body.get("recipe"),
             settings={name: body[name] for name in sorted(numbers) if name in body},
@@ -161,7 +176,8 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
         leads: bool,
     ) -> dict[str, Any]:
         tell = self._write_progress if leads else lambda _: None
-        report = self.training.run(data, request, self.store, run_folder=run_folder, report=tell)
+        training = find_training(self.name, request.recipe.name)
+        report = training.run(data, request, self.store, run_folder=run_folder, report=tell)
         summary = report.summary()
         summary["skipped"] = [*problems, *report.skipped]
         if leads:
@@ -191,7 +207,7 @@ class WordMaskTrain(TrainTask):  # type: ignore[misc]  # monailabel has no types
 
 def is_trained(model: str) -> bool:
     """Whether the server can train a model."""
-    return find_model(model).training is not None
+    return bool(find_model(model).trainings)
 
 
 def _train_on_device(rank: int, devices: int, task: WordMaskTrain, *work: Any) -> None:

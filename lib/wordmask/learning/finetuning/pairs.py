@@ -6,7 +6,7 @@ Knows cases, views and the segmenter contract; not losses, not what is trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,21 +16,18 @@ from torch.utils.data import Sampler
 
 from wordmask.data.geometry import Plane
 from wordmask.data.letterbox import Letterbox
-from wordmask.data.windows import Window
 from wordmask.errors import RequestError
-from wordmask.inference import request as planning
 from wordmask.inference.batching import StoredSlice, store_slice
 from wordmask.inference.cache import CacheKey, FeatureCache
-from wordmask.inference.request import choose_window
 from wordmask.learning.cases import LabelledVolume
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.seeds import step_generator
+from wordmask.learning.shown import ShownSlices, slices_worth_learning
 from wordmask.learning.views import View, make_view
 from wordmask.models.base import Segmenter, SliceKey
 from wordmask.progress import CancelToken
 
 REPEATED_VIEWS = 2  # of a slice that only repeats old words
-EMPTY_SLICES = 12  # of a case at most, that show none of its words: more differ little and cost time
 
 
 @dataclass(frozen=True)
@@ -62,21 +59,6 @@ class KeptImage:
     cache_keys: list[CacheKey] = field(default_factory=list)
     pixels: list[Tensor] = field(default_factory=list)  # [3, H, W] uint8
     targets: list[dict[str, Tensor]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """Slices of one case through one window, with the masks of the words that it suits.
-
-    Attributes:
-        indices: the slices worth learning from.
-    """
-
-    case: LabelledVolume
-    view: planning.CutVolume
-    window: tuple[str, Window | None]
-    masks: Mapping[str, np.ndarray]
-    indices: list[int]
 
 
 @dataclass
@@ -212,7 +194,7 @@ class TrainingPairs:
     def _add(
         self, cases: Sequence[LabelledVolume], views_of: Callable[[int], int], cancel: CancelToken | None
     ) -> None:
-        shown = [one for case in cases for one in self._worth_learning(case)]
+        shown = [one for case in cases for one in slices_worth_learning(case, self.segmenter.preset)]
         views = views_of(sum(len(one.indices) for one in shown))
         for one in shown:
             if cancel is not None:
@@ -220,19 +202,7 @@ class TrainingPairs:
             for index in one.indices:
                 self._add_slice(one, index, views)
 
-    def _worth_learning(self, case: LabelledVolume) -> Iterator[_Shown]:
-        view = planning.cut_volume(case.volume, plane="auto", slices=None, skip_air=True)
-        windows: dict[tuple[str, Window | None], list[str]] = {}
-        for word, prompt in case.prompts.items():
-            windows.setdefault(choose_window(prompt, case.volume, None, self.segmenter.preset), []).append(
-                word
-            )
-        for window, words in windows.items():
-            masks = {word: view.slicing.cut(case.masks[word]) for word in words}
-            showing = np.any([m.any(axis=(1, 2)) for m in masks.values()], axis=0)
-            yield _Shown(case, view, window, masks, _worth(showing, view.looked_at, case.case.name))
-
-    def _add_slice(self, shown: _Shown, index: int, views: int) -> None:
+    def _add_slice(self, shown: ShownSlices, index: int, views: int) -> None:
         volume, masks = shown.case.volume, {word: mask[index] for word, mask in shown.masks.items()}
         pixels = torch.from_numpy(shown.view.unit_range([index], shown.window[1])[0])
         tensors = {word: torch.from_numpy(np.ascontiguousarray(mask)).float() for word, mask in masks.items()}
@@ -248,7 +218,7 @@ class TrainingPairs:
         self.images.append(kept)
         self.pairs += [Pair(len(self.images) - 1, word, bool(mask.any())) for word, mask in masks.items()]
 
-    def _add_view(self, kept: KeptImage, made: View, shown: _Shown, index: int, number: int) -> None:
+    def _add_view(self, kept: KeptImage, made: View, shown: ShownSlices, index: int, number: int) -> None:
         frame = self._frame_of((made.image.shape[-2], made.image.shape[-1]))
         digest, plane = shown.case.volume.digest, str(shown.view.plane)
         called = f"{shown.window[0]} view {number} seed {self.recipe.seed}"
@@ -261,17 +231,6 @@ class TrainingPairs:
                 for w, m in made.masks.items()
             }
         )
-
-
-def _worth(showing: np.ndarray, looked_at: Sequence[int], name: str) -> list[int]:
-    """Slices that show a word and some that show none, evenly spread; the case decides the first."""
-    looked = np.zeros(len(showing), dtype=bool)
-    looked[list(looked_at)] = True
-    empty = np.flatnonzero(looked & ~showing)
-    step = max(1, math.ceil(len(empty) / EMPTY_SLICES))
-    return sorted(
-        [*np.flatnonzero(showing & looked).tolist(), *empty[sum(name.encode()) % step :: step].tolist()]
-    )
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):

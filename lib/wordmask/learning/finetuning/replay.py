@@ -1,15 +1,10 @@
-"""What a training repeats so that words which were learned before are not forgotten.
+"""Phantoms that a training repeats, so that the words of the bundled weights are not forgotten.
 
-Phantoms for the bundled words, and the cases of the versions that it starts from.
-
-Knows phantoms, cases and what a version wrote about its cases; not models, not losses.
+Knows phantoms and cases; not models, not losses.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +15,7 @@ from numpy.typing import NDArray
 from wordmask.data.geometry import Geometry
 from wordmask.data.image_files import ImageKind
 from wordmask.data.volumes import Volume
-from wordmask.errors import WordMaskError
-from wordmask.learning.cases import Case, LabelledVolume, cases_from_json
+from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.phantoms import GENERATOR_VERSION, SLICE_SIZE
 from wordmask.phantoms.body import ct_slices
 from wordmask.phantoms.painting import Random
@@ -29,12 +23,8 @@ from wordmask.phantoms.pictures import KINDS
 from wordmask.phantoms.words import PICTURE_WORDS, WORDS, label_values
 from wordmask.weights.card import Card
 
-logger = logging.getLogger(__name__)
-
-CASES = "cases.json"  # beside a version's weights: where its cases lie
 REPEAT_SEED, CHECK_SEED = 700_001, 700_002  # neither is a seed of the pre-training or of the sample data
 CT_SLICES, PICTURES = 40, 4
-MOST_CASES = 40  # of earlier versions, chosen by the digests of their names
 PIXEL_MM, SLICE_MM = 2.4, 5.0
 
 
@@ -73,37 +63,6 @@ def phantom_cases(
                 )
             )
     return [case for case in made if case.masks]
-
-
-def earlier_cases(version: Path | None, names: Collection[str]) -> list[Case]:
-    """The cases that a version and the versions before it were trained on, at most `MOST_CASES`.
-
-    A case is left out when it is given again or its files are gone.
-    """
-    if version is None or not (version / CASES).is_file():
-        return []
-    try:
-        found = cases_from_json(version / CASES, missing="skip")
-    except WordMaskError as error:
-        logger.warning("The cases of version %s cannot be repeated (%s).", version.name, error)
-        return []
-    chosen = [case for case in found if case.name not in names]
-    return sorted(chosen, key=lambda case: hashlib.sha256(case.name.encode()).digest())[:MOST_CASES]
-
-
-def write_cases(folder: Path, cases: Sequence[Case]) -> None:
-    """Record where the cases of a version lie, for the trainings that start from it."""
-    entries = [
-        {
-            "name": case.name,
-            "image": str(case.image.resolve()),
-            "label": str(case.label.resolve()),
-            "names": {word: list(values) for word, values in case.words.items()},
-            "group": case.group,
-        }
-        for case in cases
-    ]
-    (folder / CASES).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def _label_phantom(

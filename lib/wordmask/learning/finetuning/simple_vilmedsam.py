@@ -66,7 +66,7 @@ class SimpleViLMedSAMTrainee(Trainee):
             else None
         )
         return cls(
-            SimpleViLMedSAM.for_training(preset, weights, texts, fresh=fresh, refiner=recipe.refiner),
+            SimpleViLMedSAM.for_training(preset, weights, texts, fresh=fresh),
             recipe,
             words,
         )
@@ -82,10 +82,8 @@ class SimpleViLMedSAMTrainee(Trainee):
         return self.model.logits_frame(size)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Decoder, and where the model or recipe has them: refiner, scores with tiny's text tower, LoRA."""
+        """Decoder, and where the model or recipe has them: scores with tiny's text tower, LoRA."""
         groups = [{"params": list(self.model.decoder.parameters()), "lr": self.decoder_rate}]
-        if self.model.refiner is not None:
-            groups.append({"params": list(self.model.refiner.parameters()), "lr": self.recipe.refiner_rate})
         if self.learns_text:
             groups.append(
                 {
@@ -134,13 +132,10 @@ class SimpleViLMedSAMTrainee(Trainee):
         return self.model
 
     def state(self) -> dict[str, Tensor]:
-        """Decoder with its running statistics, refiner, scores, and the text tower and LoRA if they learn."""
-        parts = {"decoder": self.model.decoder, "refiner": self.model.refiner, "scores": self.model.scores}
+        """Decoder with its running statistics, scores, and the text tower and LoRA if they learn."""
+        parts = {"decoder": self.model.decoder, "scores": self.model.scores}
         tensors = {
-            f"{part}.{name}": t
-            for part, module in parts.items()
-            if module is not None
-            for name, t in module.state_dict().items()
+            f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()
         }
         if self.learns_text:
             tensors |= {f"clip.model.{name}": tensor for name, tensor in self._text().items()}
@@ -164,7 +159,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         learned = sorted(self.model.trained_words | set(self.words))
         card: dict[str, Any] = {
             "words": learned,
-            "decoder": {"ipp": form.ipp, "bid": form.bid, "refiner": form.refiner},
+            "decoder": {"ipp": form.ipp, "bid": form.bid},
         }
         if isinstance(self.model.clip.tokenizer, TinyTokenizer):
             card["token_ids"] = list(self.model.clip.tokenizer.token_ids)

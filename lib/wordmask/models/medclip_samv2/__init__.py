@@ -8,5 +8,5 @@ MODEL = ModelEntry(
     preset=MedCLIPSAMv2Preset,
     presets=configs("models", "medclip_samv2"),
     segmenter="wordmask.models.medclip_samv2.model:MedCLIPSAMv2",
-    training="wordmask.learning.clip_tuning.run:TRAINING",
+    trainings=("wordmask.learning.clip_tuning.run:TRAINING", "wordmask.learning.teaching.run:TRAINING"),
 )

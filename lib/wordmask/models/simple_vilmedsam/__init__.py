@@ -8,5 +8,8 @@ MODEL = ModelEntry(
     preset=SimpleViLMedSAMPreset,
     presets=configs("models", "simple_vilmedsam"),
     segmenter="wordmask.models.simple_vilmedsam.model:SimpleViLMedSAM",
-    training="wordmask.learning.finetuning.simple_vilmedsam:TRAINING",
+    trainings=(
+        "wordmask.learning.teaching.run:TRAINING",
+        "wordmask.learning.finetuning.simple_vilmedsam:TRAINING",
+    ),
 )

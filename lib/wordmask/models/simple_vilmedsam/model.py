@@ -30,14 +30,12 @@ from wordmask.models.base import (
     PromptFeatures,
     SegmenterOutput,
     SliceFeatures,
-    SliceKey,
     all_pairs,
 )
 from wordmask.models.bottleneck import normalise_maps
 from wordmask.models.clip_sam import ClipSamSegmenter, with_rows
 from wordmask.models.simple_vilmedsam.decoder import PositionPromptDecoder
 from wordmask.models.simple_vilmedsam.preset import SimpleViLMedSAMPreset
-from wordmask.models.simple_vilmedsam.refiner import Refiner
 from wordmask.models.word_scores import word_token_input
 from wordmask.weights.checkpoint import Checkpoint, load_checkpoint
 from wordmask.words.prompts import Prompt
@@ -52,32 +50,32 @@ class DecoderInputs:
     Attributes:
         sam: [P, C, g, g], SAM's features.
         priors: [P, priors, g, g], maps in 0..1.
-        token: [P, E + 1], for the word token and the refiner.
+        token: [P, E + 1], for the word token.
         presence: [P], logits.
-        pixels: [P, 3, 4g, 4g] in 0..1; None without a refiner.
     """
 
     sam: Tensor
     priors: Tensor
     token: Tensor
     presence: Tensor
-    pixels: Tensor | None
 
     @classmethod
     def join(cls, parts: Sequence[DecoderInputs]) -> DecoderInputs:
         """Join the pairs of several inputs, which may come from slices of different sizes."""
-        pixels = [part.pixels for part in parts if part.pixels is not None]
         return cls(
             torch.cat([part.sam for part in parts]),
             torch.cat([part.priors for part in parts]),
             torch.cat([part.token for part in parts]),
             torch.cat([part.presence for part in parts]),
-            torch.cat(pixels) if pixels else None,
         )
 
 
 class SimpleViLMedSAM(ClipSamSegmenter):
-    """CLIP, SAM's image encoder, the position-prompt decoder and, in versions that learned one, a refiner."""
+    """CLIP, SAM's image encoder and the position-prompt decoder.
+
+    Attributes:
+        has_decoder: whether the decoder was trained; otherwise every word is unknown.
+    """
 
     name = "simple_vilmedsam"
     preset: SimpleViLMedSAMPreset
@@ -97,7 +95,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         super().__init__(preset, clip, sam, trained_words=trained_words)
         text_width = clip.embed_dim + 1  # the embedding and the presence logit
         self.decoder = PositionPromptDecoder(preset.decoder, text_width)
-        self.refiner = Refiner(text_width) if preset.decoder.refiner else None
+        self.has_decoder = True
         # Learned from labels; the preset's limits of presence were not made for these words.
         self.learned_words: frozenset[str] = frozenset()
 
@@ -133,7 +131,6 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         texts: Sequence[str] = (),
         *,
         fresh: Mapping[str, Any] | None = None,
-        refiner: bool = False,
     ) -> Self:
         """Build the model for a training: low-rank parts are not merged.
 
@@ -144,7 +141,6 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             weights: folder of a published version, whose weights replace those of the preset.
             texts: for tiny, texts whose tokens get a row in the text table.
             fresh: changes of the decoder's form, for a random decoder instead of the trained one.
-            refiner: whether to add a new refiner where there is none yet.
 
         Raises:
             WeightsError: weights are missing or damaged.
@@ -153,8 +149,12 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             load_checkpoint(location) for location in (preset.weights, weights) if location is not None
         ]
         learned = checkpoints[-1].card.decoder if checkpoints else {}
-        changes = {**(learned if fresh is None else fresh), **({"refiner": True} if refiner else {})}
-        form = preset.decoder.model_copy(update=changes)
+        if learned.get("refiner"):
+            raise WeightsError(
+                f"The weights {checkpoints[-1].name!r} have a refiner, which this WordMask does not know; "
+                "train again on the same cases (cases.json beside the weights lists them)."
+            )
+        form = preset.decoder.model_copy(update=learned if fresh is None else fresh)
         if fresh is not None:
             checkpoints = [_without_decoder(checkpoint) for checkpoint in checkpoints]
         elif (form.ipp, form.bid) != (preset.decoder.ipp, preset.decoder.bid):
@@ -189,6 +189,15 @@ class SimpleViLMedSAM(ClipSamSegmenter):
         return model
 
     @classmethod
+    def to_teach(cls, preset: SimpleViLMedSAMPreset, weights: Path | None = None) -> Self:
+        """The model that words are taught to; without a trained decoder it refuses all others."""
+        if preset.weights is not None or weights is not None:
+            return cls.from_preset(preset, weights)
+        model = cls.untrained(preset.model_copy(update={"unknown_words": "refuse"}))
+        model.has_decoder = False
+        return model
+
+    @classmethod
     def untrained(cls, preset: SimpleViLMedSAMPreset) -> Self:
         """Build the preset's public encoders with a random decoder, for a training or `load_reference`."""
         return cls(preset, load_clip(preset.clip), load_sam(preset.sam))
@@ -209,24 +218,13 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             self.weights_changed()
         self.decoder = decoder.to(self.device)
 
-    @property
-    def fingerprint(self) -> str:
-        """Digest of both image encoders, and whether pixels are kept."""
-        return super().fingerprint if self.refiner is None else f"{super().fingerprint}-pixels"
-
-    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """Compute the features of `ClipSamSegmenter`; for a refiner also pixels [N, 3, 4g, 4g]."""
-        features = super().encode_slices(slices, keys)
-        if self.refiner is not None:
-            features.tensors["pixels"] = self.logits_frame((slices.shape[-2], slices.shape[-1])).to_model(
-                slices
-            )
-        return features
-
     def logits_frame(self, size: tuple[int, int]) -> Letterbox:
         """Where the pixels of the logits, four per cell of SAM's grid, lie in a slice of (height, width)."""
         side = 4 * self.decoder.preset.grid
         return Letterbox.fit(size, (side, side), "top_left")
+
+    def _knows(self, prompt: Prompt) -> bool:
+        return self.has_decoder and super()._knows(prompt)
 
     def judges_presence(self, prompt: Prompt) -> bool:
         """Whether the word was not learned from labels.
@@ -266,8 +264,6 @@ class SimpleViLMedSAM(ClipSamSegmenter):
     def draw(self, inputs: DecoderInputs) -> Tensor:
         """Draw logits [P, 4g, 4g] from the result of `decoder_inputs`."""
         logits: Tensor = self.decoder(inputs.sam, inputs.priors, inputs.token)
-        if self.refiner is not None and inputs.pixels is not None:
-            logits = self.refiner(inputs.pixels, logits, inputs.token)
         return logits[:, 0]
 
     def decoder_inputs(
@@ -291,8 +287,7 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             priors = torch.stack(
                 [slices.frames["clip"].resample(m, slices.frames["sam"], size) for m in maps], 1
             )
-        pixels = slices.tensors["pixels"][rows].float() if self.refiner is not None else None
-        return DecoderInputs(sam_features, priors, token, presence, pixels)
+        return DecoderInputs(sam_features, priors, token, presence)
 
     def _prior_maps(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> list[Tensor]:
         """The preset's priors, each [P, patches, patches] in 0..1, on CLIP's grid."""
@@ -308,8 +303,5 @@ class SimpleViLMedSAM(ClipSamSegmenter):
 
 
 def _without_decoder(checkpoint: Checkpoint) -> Checkpoint:
-    drawn = ("decoder.", "refiner.")
-    return replace(
-        checkpoint,
-        tensors={name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith(drawn)},
-    )
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("decoder.")}
+    return replace(checkpoint, tensors=kept)

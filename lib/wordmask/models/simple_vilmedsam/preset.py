@@ -33,10 +33,6 @@ class DecoderPreset(Settings):
     word_token: bool = Field(
         default=False, description="the text embedding also reaches the decoder directly (beyond the paper)"
     )
-    refiner: bool = Field(
-        default=False,
-        description="a small U-Net on the pixels corrects what the decoder draws (beyond the paper)",
-    )
 
 
 class SimpleViLMedSAMPreset(ClipSamPreset):

@@ -1,0 +1,1 @@
+"""Teach a model words with a few labelled cases."""

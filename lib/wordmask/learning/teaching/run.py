@@ -1,0 +1,324 @@
+"""Teach a model words with labelled cases, and publish it when it got better.
+
+A committee of networks on pixels learns the words (wordmask.models.taught); the model stays as it is. No
+member learns from all cases: what one holds out judges it, so that every case teaches. Knows cases, recipes
+and the store of versions; not HTTP, not MONAI Label.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from wordmask.inference.cache import FeatureCache
+from wordmask.inference.memory import explain_out_of_memory
+from wordmask.learning.cases import Case, LabelledVolume, Study, read_cases
+from wordmask.learning.earlier_cases import earlier_cases, write_cases
+from wordmask.learning.evaluation.validation import ValidationScore, validate
+from wordmask.learning.labelled_run import LabelledRun
+from wordmask.learning.publishing import Check, fill_card, publish_if_better
+from wordmask.learning.recipes import TeachingRecipe
+from wordmask.learning.splitting import hold_out
+from wordmask.learning.teaching.fit import Fit, Seconds
+from wordmask.learning.teaching.judging import calibrate_presence, weigh
+from wordmask.learning.teaching.samples import Kind, Samples, collect
+from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
+from wordmask.models.base import Segmenter
+from wordmask.models.loading import choose_device, load_segmenter, segmenter_class
+from wordmask.models.registry import load_preset
+from wordmask.models.taught.committee import Committee, word_vectors
+from wordmask.models.taught.segmenter import TaughtSegmenter
+from wordmask.models.taught.versions import BASE_FOLDER, base_of, committee_tensors, load_committee
+from wordmask.progress import CancelToken
+from wordmask.weights.card import Card, CommitteeCard, TaughtWord
+from wordmask.weights.checkpoint import save_checkpoint
+from wordmask.weights.versions import ModelStore
+from wordmask.words.prompts import parse_prompts
+
+CACHE_BYTES = 2 << 30
+LIBRARIES = ("torch", "monai", "timm", "open_clip_torch")
+
+
+class Teaching(Training[TeachingRecipe]):
+    """Training of a committee beside any model."""
+
+    description = "Learn words from the submitted labels"
+    recipe = TeachingRecipe
+
+    def read_data(
+        self, path: Path, request: TrainingRequest[TeachingRecipe], *, word: str | None, labels: Path | None
+    ) -> list[Case]:
+        """Read a JSON list of cases, or a folder in the papers' layout."""
+        return read_cases(path, word)
+
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[TeachingRecipe]) -> list[Case]:
+        """The labelled studies."""
+        return [study.case for study in studies if study.case]
+
+    def run(
+        self,
+        data: Sequence[Case],
+        request: TrainingRequest[TeachingRecipe],
+        store: ModelStore,
+        *,
+        run_folder: Path,
+        report: Report = lambda _: None,
+        cancel: CancelToken | None = None,
+    ) -> CaseReport:
+        """Teach, and publish when held-out cases are segmented better than by the version in use.
+
+        A case that cannot be read is reported and left out.
+        """
+        with explain_out_of_memory(
+            "There is not enough memory for this training; use fewer slices per step "
+            f"(batch is {request.recipe.batch}) or smaller sides."
+        ):
+            return _Run(request, store, run_folder, report, cancel or CancelToken()).run(data)
+
+
+@dataclass
+class _Run(LabelledRun[TeachingRecipe]):
+    cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
+    held: list[frozenset[str]] = field(default_factory=list)  # by member: cases it does not learn from
+    seconds: Seconds = field(default_factory=Seconds)
+
+    def run(self, given: Sequence[Case]) -> CaseReport:
+        recipe = self.request.recipe
+        start = self.open_start()
+        earlier = earlier_cases(start, {case.name for case in given})
+        before = self.parent_card.committee
+        self.held = hold_out(
+            [*given, *earlier], recipe.held_out, len(recipe.members), before.held_out if before else ()
+        )
+        new, repeated = self.read(given), self.read(earlier)
+        self.cases = [case.case for case in (*new, *repeated)]
+        known = frozenset().union(*self.held)
+        judges = [case for case in (*new, *repeated) if case.case.name in known]
+        self.refuse_too_few(len(new), len(judges))
+        device = choose_device(self.request.device)
+        cache = FeatureCache(CACHE_BYTES)
+        base = self._load_base(start, device)
+        score_before = self._measure_in_use(base, judges, cache)
+        self.mean_before = score_before.mean if judges else None
+        frozen = self._measure_frozen(base, new, cache)
+        torch.manual_seed(recipe.seed)
+        committee = self._start_committee(base, start, new, frozen).to(device)
+        self._fit(committee, base, [*new, *repeated], {word for case in new for word in case.masks}, device)
+        segmenter = TaughtSegmenter(base, committee).eval().requires_grad_(False)
+        self.tell("measuring the result")
+        after = self._measure(segmenter, judges, cache)
+        committee.card = self._judge(segmenter, after, judges, frozen, cache)
+        return self._decide(committee, start, score_before, after, new, judges)
+
+    def _load_base(self, start: Path | None, device: torch.device) -> Segmenter:
+        """The model itself, without what it was taught before."""
+        preset = load_preset(self.request.model, self.request.preset)
+        base = segmenter_class(self.request.model).to_teach(preset, base_of(start))
+        return base.to(device).eval().requires_grad_(False)
+
+    def _measure_in_use(
+        self, base: Segmenter, judges: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> ValidationScore:
+        """Score the version in use on the same cases, each by what has not learned from it."""
+        self.tell("measuring the version in use")
+        served = self.store.served()
+        if served is None:
+            return self._measure(base, judges, cache)
+        in_use = load_segmenter(
+            self.request.model,
+            preset=self.request.preset,
+            device=self.request.device,
+            weights=self.store.folder(served),
+        )
+        return self._measure(in_use, judges, cache)
+
+    def _measure(
+        self, segmenter: Segmenter, judges: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> ValidationScore:
+        dice: dict[tuple[str, str], float] = {}
+        for member, names in enumerate(self.held):
+            own = [case for case in judges if case.case.name in names]
+            alone = segmenter
+            if isinstance(segmenter, TaughtSegmenter) and member < len(segmenter.committee.networks):
+                alone = segmenter.only(member)
+            dice |= validate(alone, own, cache, self.cancel).dice
+        return ValidationScore(dice)
+
+    def _measure_frozen(
+        self, base: Segmenter, cases: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> dict[str, float]:
+        """Key of a word that the model knew before -> its Dice on the cases, where that is worth using."""
+        found = {}
+        for word in sorted({word for case in cases for word in case.masks}):
+            (prompt,) = parse_prompts([word])
+            if not bool(base.encode_prompts([prompt]).known.all()):
+                continue
+            self.tell("measuring the model before it is taught")
+            showing = [case for case in cases if word in case.masks and case.masks[word].any()]
+            if showing:
+                dice = validate(base, showing, cache, self.cancel).words()[word]
+                if dice >= self.request.recipe.frozen_dice:
+                    found[prompt.key] = dice
+        return found
+
+    def _start_committee(
+        self, base: Segmenter, start: Path | None, new: Sequence[LabelledVolume], frozen: Mapping[str, float]
+    ) -> Committee:
+        """The committee of the version to start from with the new words added, or a fresh one."""
+        recipe, before = self.request.recipe, self.parent_card.committee
+        keys = {parse_prompts([word])[0].key for case in new for word in case.masks}
+        words = list(dict.fromkeys([*(before.words if before else ()), *sorted(keys)]))
+        even = 1 / len(recipe.members)
+        untried = TaughtWord(weights=(*(even for _ in recipe.members), 0.0))
+        taught = {word: (before.words.get(word) if before else None) or untried for word in words}
+        taught |= {word: taught[word].model_copy(update={"frozen": word in frozen}) for word in keys}
+        form = CommitteeCard(
+            encoder=recipe.encoder,
+            members=recipe.members,
+            sides=recipe.sides,
+            mirror=recipe.mirror,
+            words=taught,
+            held_out=tuple(tuple(sorted(names)) for names in self.held),
+        )
+        vectors = word_vectors(base, words)
+        goes_on = before is not None and (before.encoder, before.members) == (form.encoder, form.members)
+        committee = Committee(form, vectors, fresh=not goes_on)
+        if goes_on and start is not None:
+            old = load_committee(start)
+            committee.members.load_state_dict(old.members.state_dict())
+            committee.vectors[: len(old.vectors)] = old.vectors
+        return committee
+
+    def _fit(
+        self,
+        committee: Committee,
+        base: Segmenter,
+        cases: Sequence[LabelledVolume],
+        new: set[str],
+        device: torch.device,
+    ) -> None:
+        recipe = self.request.recipe
+        self.tell("cutting slices")
+        frozen = frozenset(word for word, taught in committee.card.words.items() if taught.frozen)
+        samples = collect(cases, base, committee, frozen, cancel=self.cancel)
+        vectors = {
+            word: committee.vectors[committee.rows[parse_prompts([word])[0].key]].clone()
+            for kind in samples
+            for word in kind.words
+        }
+        for number, member in enumerate(committee.networks):
+            own: dict[Kind, Samples] = {kind: one.without(self.held[number]) for kind, one in samples.items()}
+            stage = f"training network {number + 1} of {len(committee.networks)}"
+
+            def tell(step: int, loss: float, stage: str = stage) -> None:
+                self.tell(stage, step, recipe.steps, loss=loss)
+
+            fit = Fit(member, number, vectors, recipe, recipe.steps, device, self.seconds)
+            fit.run(own, new, tell=tell, cancel=self.cancel)
+        with torch.no_grad():  # the file keeps half the precision, and what is measured is what is kept
+            for tensor in committee.state_dict().values():
+                tensor.copy_(tensor.half())
+
+    def _judge(
+        self,
+        segmenter: TaughtSegmenter,
+        after: ValidationScore,
+        judges: Sequence[LabelledVolume],
+        frozen: Mapping[str, float],
+        cache: FeatureCache,
+    ) -> CommitteeCard:
+        """The card with the members' weights, and the limits of presence where they can be judged."""
+        card = segmenter.committee.card
+        words = dict(card.words)
+        for word in sorted({word for case in self.cases for word in case.words}):
+            key = parse_prompts([word])[0].key
+            scores = [
+                [score for (case, one), score in after.dice.items() if one == word and case in names]
+                for names in self.held
+            ]
+            words[key] = TaughtWord(
+                weights=weigh(scores, frozen.get(key)),
+                frozen=key in frozen,
+                presence=calibrate_presence(segmenter, self.held, judges, word, cache, self.cancel),
+            )
+        return card.model_copy(update={"words": words})
+
+    def _decide(
+        self,
+        committee: Committee,
+        start: Path | None,
+        before: ValidationScore,
+        after: ValidationScore,
+        new: Sequence[LabelledVolume],
+        judges: Sequence[LabelledVolume],
+    ) -> CaseReport:
+        served = self.store.served()
+        used = "the weights of the preset" if served is None else f"version {served}"
+        figures = (
+            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} cases, each "
+            "judged by a network that did not learn from it"
+        )
+        names = sorted(case.case.name for case in judges)
+        taught = sorted(case.name for case in self.cases)
+        card = self._make_card(committee, before, after, taught, names, start)
+
+        def write(folder: Path) -> None:
+            base = base_of(start)
+            if base is not None:
+                shutil.copytree(base, folder / BASE_FOLDER)
+            save_checkpoint(folder, committee_tensors(committee), card)
+            write_cases(folder, self.cases)
+
+        check = Check(after.mean, before.mean, figures) if judges else None
+        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.request.force)
+        return CaseReport(
+            version=number,
+            parent=self.parent,
+            message=message,
+            mean=after.mean if judges else None,
+            mean_before=self.mean_before,
+            dice=after.words(),
+            dice_before=before.words(),
+            epochs=1,
+            seconds=self.elapsed(),
+            training_cases=taught,
+            validation_cases=names,
+            skipped=self.skipped,
+            start_sha256=self.digest_start(start),
+        )
+
+    def _make_card(
+        self,
+        committee: Committee,
+        before: ValidationScore,
+        after: ValidationScore,
+        taught: Sequence[str],
+        judging: Sequence[str],
+        start: Path | None,
+    ) -> Card:
+        words = sorted(committee.card.words)
+        return fill_card(
+            model=self.request.model,
+            preset=self.request.preset,
+            parent=self.parent,
+            recipe=self.request.recipe,
+            forced=self.request.force,
+            libraries=LIBRARIES,
+            start_sha256=self.digest_start(start),
+            base=self.base_title(),
+            committee=committee.card,
+            words=words,
+            learned=words,
+            training_cases=sorted({*self.parent_card.training_cases, *taught}),
+            validation_cases=sorted({*self.parent_card.validation_cases, *judging}),
+            validation_dice=after.words(),
+            validation_dice_before=before.words(),
+            seconds={"all": self.elapsed(), **self.seconds.as_dict()},
+        )
+
+
+TRAINING = Teaching()

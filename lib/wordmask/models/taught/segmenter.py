@@ -1,0 +1,277 @@
+"""A model that was taught words: a committee answers for them, and the model itself for all others.
+
+Knows the segmenter contract; not any particular model, nor how the committee learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from wordmask.data.letterbox import Letterbox
+from wordmask.encoders.fingerprint import fingerprint
+from wordmask.models.base import (
+    Capabilities,
+    Hints,
+    PromptFeatures,
+    Segmenter,
+    SegmenterOutput,
+    SliceFeatures,
+    SliceKey,
+    all_pairs,
+)
+from wordmask.models.presets import PresencePreset
+from wordmask.models.taught.committee import Committee
+from wordmask.weights.card import TaughtWord
+from wordmask.words.prompts import Prompt
+
+BASE = "base."  # prefix of the frozen model's own tensors and frames
+FRAME = "pixels"
+SMALLEST = 1e-6  # probability
+
+
+class TaughtSegmenter(Segmenter):
+    """A model and the words that it was taught.
+
+    Args:
+        base: the model, frozen.
+        committee: what answers for the taught words.
+        member: the only member that answers; None: all.
+    """
+
+    def __init__(self, base: Segmenter, committee: Committee, *, member: int | None = None) -> None:
+        super().__init__(base.preset)
+        self.base, self.committee, self.member = base, committee, member
+        self.name, self.capabilities = base.name, base.capabilities
+        self.trained_words = base.trained_words | set(committee.card.words)
+        self._digest: str | None = None
+        self._answering: dict[tuple[bool, bool], CommitteeSegmenter] = {}
+
+    @classmethod
+    def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
+        """Not for this class: `load_segmenter` puts it together."""
+        raise TypeError("A taught model is put together by load_segmenter.")
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the model, because the committee has its own."""
+        return self.base.fingerprint
+
+    def committee_digest(self) -> str:
+        """Digest of the committee's weights."""
+        if self._digest is None:
+            self._digest = fingerprint(self.committee)
+        return self._digest
+
+    def answering(self, prompt: Prompt, *, picture: bool, hinted: bool) -> Segmenter:
+        """The committee for a taught word without points or a box, else the model."""
+        taught = self.committee.card.words.get(prompt.key)
+        if taught is None or hinted:
+            return self.base.answering(prompt, picture=picture, hinted=hinted)
+        kind = (picture, taught.frozen)
+        if kind not in self._answering:
+            self._answering[kind] = CommitteeSegmenter(self, picture=picture, frozen=taught.frozen)
+        return self._answering[kind]
+
+    def only(self, member: int) -> TaughtSegmenter:
+        """The same model with one member of the committee alone."""
+        return TaughtSegmenter(self.base, self.committee, member=member)
+
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        return self.base.encode_slices(slices, keys)
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """Features of the model; taught words count as known."""
+        features = self.base.encode_prompts(prompts)
+        taught = torch.tensor(
+            [prompt.key in self.committee.card.words for prompt in prompts], dtype=torch.bool
+        )
+        return PromptFeatures(features.prompts, features.tensors, features.known.cpu() | taught)
+
+    def forward(
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
+    ) -> SegmenterOutput:
+        """What the model answers; `answering` has the committee."""
+        output: SegmenterOutput = self.base(slices, prompts, pairs, hints)
+        return output
+
+    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor | None:
+        return self.base.presence(slices, prompts, pairs)
+
+    def judges_presence(self, prompt: Prompt) -> bool:
+        return self.base.judges_presence(prompt)
+
+    def with_other_noise(self, offset: int) -> TaughtSegmenter | None:
+        """For taught words one member alone instead of the committee, for others the model's other noise."""
+        if self.member is not None or offset > len(self.committee.members):
+            return None
+        return TaughtSegmenter(
+            self.base.with_other_noise(offset) or self.base, self.committee, member=offset - 1
+        )
+
+
+class CommitteeSegmenter(Segmenter):
+    """The committee as a segmenter of taught words.
+
+    Args:
+        owner: the model that was taught.
+        picture: whether the slices are pictures, which have no neighbours and are also seen mirrored.
+        frozen: whether the frozen model's answer takes part.
+    """
+
+    def __init__(self, owner: TaughtSegmenter, *, picture: bool, frozen: bool) -> None:
+        committee = owner.committee
+        limits = PresencePreset(slice_logit=float("-inf"), volume_logit=0.0)
+        super().__init__(owner.preset.model_copy(update={"presence": limits}))
+        self.name, self.capabilities = owner.name, Capabilities()
+        self.committee, self.member = committee, owner.member
+        self.base = owner.base if frozen else None
+        self.mirrors, self.sees_neighbours = picture and committee.card.mirror, not picture
+        self.trained_words = frozenset(committee.card.words)
+        parts = [owner.committee_digest(), "picture" if self.mirrors else "neighbours" if not picture else ""]
+        self._fingerprint = "-".join([*parts, *([owner.fingerprint] if frozen else [])])
+
+    @classmethod
+    def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
+        """Not for this class: `TaughtSegmenter.answering` makes it."""
+        raise TypeError("TaughtSegmenter.answering makes a committee's segmenter.")
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the committee's weights and of what it sees."""
+        return self._fingerprint
+
+    def frame(self, size: tuple[int, int]) -> Letterbox:
+        """Where the networks' square lies in a slice of (height, width)."""
+        side = self.committee.side_for(size)
+        return Letterbox.fit(size, (side, side), "top_left")
+
+    def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
+        """Compute features [N, members, channels, s, s], and the frozen model's where it takes part."""
+        frame = self.frame((slices.shape[-2], slices.shape[-1]))
+        columns = max(1, round(frame.original[1] * frame.scale[1])) if self.mirrors else 0
+        tensors = {"features": self.committee.features(frame.to_model(slices), columns)}
+        frames = {FRAME: frame}
+        if self.base is not None:
+            own = slices[:, 1:2].expand(-1, 3, -1, -1) if self.sees_neighbours else slices
+            features = self.base.encode_slices(own, keys)
+            tensors |= {BASE + name: tensor for name, tensor in features.tensors.items()}
+            frames |= {BASE + name: frame for name, frame in features.frames.items()}
+        return SliceFeatures(tuple(keys), tensors, frames)
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
+        """Compute the row of each word among the vectors, and its features of the frozen model."""
+        rows = torch.tensor([self.committee.rows[prompt.key] for prompt in prompts], device=self.device)
+        tensors = {"row": rows}
+        if self.base is not None:
+            own = self.base.encode_prompts(prompts)
+            tensors |= {BASE + name: tensor for name, tensor in own.tensors.items()}
+        return PromptFeatures(tuple(prompts), tensors, torch.ones(len(prompts), dtype=torch.bool))
+
+    def forward(
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        pairs: Tensor | None = None,
+        hints: Hints | None = None,
+    ) -> SegmenterOutput:
+        """Segment pairs: the weighted mean of the members' probabilities, as logits.
+
+        Uncertainty is the entropy of that mean, high where members disagree.
+        """
+        if pairs is None:
+            pairs = all_pairs(len(slices), len(prompts), self.device)
+        rows, words = pairs.to(self.device).unbind(1)
+        frame = slices.frames[FRAME]
+        frozen = self._frozen(slices, prompts, pairs, frame) if self.base is not None else None
+        logits = self.committee.logits(
+            slices.tensors["features"][rows].float(), prompts.tensors["row"][words], frozen
+        )
+        taught = [self.committee.card.words[prompts.prompts[word].key] for word in words.tolist()]
+        shares = self._shares(taught).to(logits.device)
+        votes = logits.sigmoid()
+        if frozen is not None:
+            votes = torch.cat([votes, _unsquash(frozen[:, 0]).sigmoid()[None]])
+        else:
+            shares = shares[: len(votes)] / shares[: len(votes)].sum(0)
+        mean = (votes * shares[:, :, None, None]).sum(0).clamp(SMALLEST, 1 - SMALLEST)
+        return SegmenterOutput(
+            mean.logit(),
+            frame,
+            presence=_presence(mean, taught),
+            uncertainty=-(mean * mean.log() + (1 - mean) * (1 - mean).log()),
+        )
+
+    def _shares(self, taught: Sequence[TaughtWord]) -> Tensor:
+        """Weights of the members and of the frozen model for each pair, [members + 1, P]."""
+        if self.member is not None:
+            chosen = torch.zeros(len(self.committee.members) + 1, len(taught))
+            chosen[self.member] = 1
+            return chosen
+        return torch.tensor([word.weights for word in taught]).T
+
+    def _frozen(
+        self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, frame: Letterbox
+    ) -> Tensor:
+        """Maps of the frozen model in the networks' square, [P, 2, s, s]."""
+        assert self.base is not None
+        own = SliceFeatures(slices.keys, _inner(slices.tensors), _inner(slices.frames))
+        words = PromptFeatures(prompts.prompts, _inner(prompts.tensors), prompts.known)
+        return frozen_maps(self.base(own, words, pairs), frame)
+
+
+def frozen_maps(output: SegmenterOutput, frame: Letterbox) -> Tensor:
+    """What the networks get of the frozen model's answer, [P, 2, s, s] in -1..1.
+
+    The first map is its logits, squashed by tanh(logit / 4); the second its attribution, 0 without one.
+    """
+    size = frame.model
+    logits = output.frame.resample(output.logits, frame, size)
+    prior = torch.zeros_like(logits)
+    if output.attribution is not None:
+        prior = output.frame.resample(output.attribution, frame, size)
+    return torch.stack([torch.tanh(logits / 4), prior], 1)
+
+
+def _unsquash(maps: Tensor) -> Tensor:
+    return torch.atanh(maps.clamp(-0.9999, 0.9999)) * 4
+
+
+def _inner(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
+
+
+def _presence(mean: Tensor, taught: Sequence[TaughtWord]) -> Tensor:
+    """Presence logits [P], of the calibration of each word; NaN where it cannot be judged."""
+    highest = peak(mean)
+    numbers = [word.presence for word in taught]
+    return torch.stack(
+        [
+            torch.full_like(value, torch.nan)
+            if number is None
+            else number.scale * (value.logit() - number.limit)
+            for value, number in zip(highest, numbers, strict=True)
+        ]
+    )
+
+
+def peak(probability: Tensor, share: float = 0.002) -> Tensor:
+    """Mean of the highest probabilities of each map, over a share of its pixels.
+
+    Args:
+        probability: [P, s, s].
+        share: 0..1.
+
+    Returns:
+        [P].
+    """
+    count = max(1, round(share * probability.shape[-1] * probability.shape[-2]))
+    return probability.flatten(1).topk(count, dim=1).values.mean(1)
