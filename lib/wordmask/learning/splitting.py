@@ -38,22 +38,19 @@ def split_cases(
     return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
 
 
-def hold_out(
-    cases: Sequence[Case], share: float, members: int, known: Sequence[Collection[str]] = ()
-) -> list[frozenset[str]]:
-    """Choose for each member of a committee the cases that it does not learn from; no two share a case.
+def hold_out(cases: Sequence[Case], share: float, known: Collection[str] = ()) -> frozenset[str]:
+    """Choose the cases that judge; never all of them.
 
-    So every case is learned from by some member and can judge another. A group is never divided, and a case
-    stays where it is for good. Of new groups, those with the smallest digests are held out.
+    A group is never divided, and a case that judged before judges again. Of the others, the groups with the
+    smallest digests join until the share is reached.
 
     Args:
         cases: all of them.
-        share: of the groups that each member does not learn from, 0..1; with two groups or more at least one.
-        members: how many there are.
-        known: for each member, names that it did not learn from before.
+        share: of the groups that judge, 0..1; of two groups or more at least one does.
+        known: names that judged before.
 
     Returns:
-        For each member, names of cases.
+        Names of cases.
 
     Raises:
         RequestError: two cases have one name.
@@ -62,17 +59,12 @@ def hold_out(
     groups: dict[str, set[str]] = {}
     for case in cases:
         groups.setdefault(_group(case), set()).add(case.name)
-    held: list[set[str]] = [
-        {group for group, names in groups.items() if names.intersection(before)} for before in known
-    ]
-    held += [set() for _ in range(members - len(held))]
-    free = [group for group in sorted(groups, key=_digest) if not any(group in own for own in held)]
-    wanted = max(1, round(share * len(groups))) if share and len(groups) > 1 else 0
-    for turn in range(wanted):
-        for own in held:
-            if len(own) <= turn and free and len(groups) - len(own) > 1:
-                own.add(free.pop(0))
-    return [frozenset(name for group in own for name in groups[group]) for own in held]
+    judging = {group for group, names in groups.items() if names.intersection(known)}
+    wanted = max(1, round(share * len(groups))) if share else 0
+    for group in sorted(groups, key=_digest):
+        if len(judging) < min(wanted, len(groups) - 1):
+            judging.add(group)
+    return frozenset(name for group in judging for name in groups[group])
 
 
 def refuse_equal_names(cases: Sequence[Case]) -> None:

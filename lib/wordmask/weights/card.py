@@ -85,9 +85,9 @@ class CommitteeCard(BaseModel):
     )
     mirror: bool = Field(default=True, description="whether pictures are also seen mirrored")
     words: dict[str, TaughtWord] = Field(description="key of a word -> what is known of it")
-    held_out: tuple[tuple[str, ...], ...] = Field(
+    held_out: tuple[str, ...] = Field(
         default=(),
-        description="by member: names of the cases that it never learns from, because they judge it",
+        description="names of the cases that the first member never learns from, because they judge it",
     )
 
 

@@ -13,37 +13,36 @@ from scipy.special import logit
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import LabelledVolume
-from wordmask.models.taught.segmenter import TaughtSegmenter
+from wordmask.models.base import Segmenter
 from wordmask.progress import CancelToken
 from wordmask.weights.card import PresenceLimit
 
-DOUBT = 5.0  # so many cases of mean quality are added to each member's own: a few cases say little
-SHARPNESS = 4.0  # exponent of the Dice; members of equal Dice count the same
+SHARPNESS = 4.0  # exponent of the Dice
 FEWEST_ABSENT = 5  # held-out cases without the structure; with fewer, presence cannot be judged
 KEPT_EMPTY = 0.8  # share of them that are to stay unmarked
 
 
-def weigh(scores: Sequence[Sequence[float]], frozen: float | None) -> tuple[float, ...]:
+def weigh(scores: Sequence[float], members: int, frozen: float | None) -> tuple[float, ...]:
     """Weights of the members and, last, of the frozen model; their sum is 1.
 
+    The members count the same, because only one of them can be judged. The frozen model counts more or less
+    than a member, as its Dice is higher or lower.
+
     Args:
-        scores: of each member, the Dice of its held-out cases; may be empty.
+        scores: Dice of the first member on held-out cases; may be empty.
+        members: how many there are.
         frozen: Dice of the frozen model on the given cases; None where it does not take part.
     """
-    all_scores = [score for own in scores for score in own]
-    mean = float(np.mean(all_scores)) if all_scores else 1.0
-    dice = [(sum(own) + DOUBT * mean) / (len(own) + DOUBT) for own in scores]
-    dice.append(0.0 if frozen is None else frozen)
-    powers = np.array(dice) ** SHARPNESS
-    if powers.sum() == 0:
-        powers[:-1] = 1
-    return tuple(round(float(weight), 6) for weight in powers / powers.sum())
+    if frozen is None:
+        return (*(1 / members for _ in range(members)), 0.0)
+    taught = max(float(np.mean(scores)), 1e-3) if len(scores) else 1.0
+    powers = np.array([taught] * members + [frozen]) ** SHARPNESS
+    return tuple(float(weight) for weight in powers / powers.sum())
 
 
 def calibrate_presence(
-    segmenter: TaughtSegmenter,
-    held: Sequence[frozenset[str]],
-    judges: Sequence[LabelledVolume],
+    judge: Segmenter,
+    cases: Sequence[LabelledVolume],
     word: str,
     cache: FeatureCache,
     cancel: CancelToken,
@@ -51,25 +50,21 @@ def calibrate_presence(
     """When a word counts as present, from held-out cases; None with too few of them that do not show it.
 
     Args:
-        segmenter: the taught model.
-        held: for each member, names of the cases that it did not learn from.
-        judges: these cases.
+        judge: the member that did not learn from the cases; its provisional limit is 0.
+        cases: that were held out.
         word: as in their masks.
         cache: of features.
         cancel: its ``cancel()`` ends the work with CancelledError.
     """
-    asked = [case for case in judges if word in case.masks]
-    absent = sum(not case.masks[word].any() for case in asked)
-    if absent < FEWEST_ABSENT:
+    asked = [case for case in cases if word in case.masks]
+    if sum(not case.masks[word].any() for case in asked) < FEWEST_ABSENT:
         return None
+    pipeline = VolumeSegmenter(judge, cache=cache)
     peaks: dict[bool, list[float]] = {True: [], False: []}
-    for member, names in enumerate(held):
-        pipeline = VolumeSegmenter(segmenter.only(member), cache=cache)
-        for case in asked:
-            if case.case.name in names:
-                prompt = case.prompts[word]
-                result = pipeline.segment(case.volume, [prompt], cancel=cancel)
-                peaks[bool(case.masks[word].any())].append(result.statistics[prompt.word].presence)
+    for case in asked:
+        prompt = case.prompts[word]
+        result = pipeline.segment(case.volume, [prompt], cancel=cancel)
+        peaks[bool(case.masks[word].any())].append(result.statistics[prompt.word].presence)
     return limit_for(peaks[False], peaks[True])
 
 

@@ -1,8 +1,9 @@
 """Teach a model words with labelled cases, and publish it when it got better.
 
-A committee of networks on pixels learns the words (wordmask.models.taught); the model stays as it is. No
-member learns from all cases: what one holds out judges it, so that every case teaches. Knows cases, recipes
-and the store of versions; not HTTP, not MONAI Label.
+A committee of networks on pixels learns the words (wordmask.models.taught); the model stays as it is. The
+first network does not learn from some cases, which judge it; the others learn from all, because a few cases
+less cost more than anything else can win back. Knows cases, recipes and the store of versions; not HTTP, not
+MONAI Label.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from wordmask.learning.recipes import TeachingRecipe
 from wordmask.learning.splitting import hold_out
 from wordmask.learning.teaching.fit import Fit, Seconds
 from wordmask.learning.teaching.judging import calibrate_presence, weigh
-from wordmask.learning.teaching.samples import Kind, Samples, collect
+from wordmask.learning.teaching.samples import collect
 from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
 from wordmask.models.base import Segmenter
 from wordmask.models.loading import choose_device, load_segmenter, segmenter_class
@@ -34,12 +35,13 @@ from wordmask.models.taught.committee import Committee, word_vectors
 from wordmask.models.taught.segmenter import TaughtSegmenter
 from wordmask.models.taught.versions import BASE_FOLDER, base_of, committee_tensors, load_committee
 from wordmask.progress import CancelToken
-from wordmask.weights.card import Card, CommitteeCard, TaughtWord
+from wordmask.weights.card import Card, CommitteeCard, PresenceLimit, TaughtWord
 from wordmask.weights.checkpoint import save_checkpoint
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 
 CACHE_BYTES = 2 << 30
+JUDGE = 0  # the member that does not learn from all cases
 LIBRARIES = ("torch", "monai", "timm", "open_clip_torch")
 
 
@@ -83,7 +85,7 @@ class Teaching(Training[TeachingRecipe]):
 @dataclass
 class _Run(LabelledRun[TeachingRecipe]):
     cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
-    held: list[frozenset[str]] = field(default_factory=list)  # by member: cases it does not learn from
+    held: frozenset[str] = frozenset()  # cases that the first member does not learn from
     seconds: Seconds = field(default_factory=Seconds)
 
     def run(self, given: Sequence[Case]) -> CaseReport:
@@ -91,13 +93,10 @@ class _Run(LabelledRun[TeachingRecipe]):
         start = self.open_start()
         earlier = earlier_cases(start, {case.name for case in given})
         before = self.parent_card.committee
-        self.held = hold_out(
-            [*given, *earlier], recipe.held_out, len(recipe.members), before.held_out if before else ()
-        )
+        self.held = hold_out([*given, *earlier], recipe.held_out, before.held_out if before else ())
         new, repeated = self.read(given), self.read(earlier)
         self.cases = [case.case for case in (*new, *repeated)]
-        known = frozenset().union(*self.held)
-        judges = [case for case in (*new, *repeated) if case.case.name in known]
+        judges = [case for case in (*new, *repeated) if case.case.name in self.held]
         self.refuse_too_few(len(new), len(judges))
         device = choose_device(self.request.device)
         cache = FeatureCache(CACHE_BYTES)
@@ -139,14 +138,9 @@ class _Run(LabelledRun[TeachingRecipe]):
     def _measure(
         self, segmenter: Segmenter, judges: Sequence[LabelledVolume], cache: FeatureCache
     ) -> ValidationScore:
-        dice: dict[tuple[str, str], float] = {}
-        for member, names in enumerate(self.held):
-            own = [case for case in judges if case.case.name in names]
-            alone = segmenter
-            if isinstance(segmenter, TaughtSegmenter) and member < len(segmenter.committee.networks):
-                alone = segmenter.only(member)
-            dice |= validate(alone, own, cache, self.cancel).dice
-        return ValidationScore(dice)
+        """Dice of the cases that judge; a taught model is judged by the network that never learned them."""
+        alone = segmenter.only(JUDGE) if isinstance(segmenter, TaughtSegmenter) else segmenter
+        return validate(alone, judges, cache, self.cancel)
 
     def _measure_frozen(
         self, base: Segmenter, cases: Sequence[LabelledVolume], cache: FeatureCache
@@ -182,7 +176,7 @@ class _Run(LabelledRun[TeachingRecipe]):
             sides=recipe.sides,
             mirror=recipe.mirror,
             words=taught,
-            held_out=tuple(tuple(sorted(names)) for names in self.held),
+            held_out=tuple(sorted(self.held)),
         )
         vectors = word_vectors(base, words)
         goes_on = before is not None and (before.encoder, before.members) == (form.encoder, form.members)
@@ -211,7 +205,8 @@ class _Run(LabelledRun[TeachingRecipe]):
             for word in kind.words
         }
         for number, member in enumerate(committee.networks):
-            own: dict[Kind, Samples] = {kind: one.without(self.held[number]) for kind, one in samples.items()}
+            left_out = self.held if number == JUDGE else frozenset()
+            own = {kind: one.without(left_out) for kind, one in samples.items()}
             stage = f"training network {number + 1} of {len(committee.networks)}"
 
             def tell(step: int, loss: float, stage: str = stage) -> None:
@@ -234,16 +229,19 @@ class _Run(LabelledRun[TeachingRecipe]):
         """The card with the members' weights, and the limits of presence where they can be judged."""
         card = segmenter.committee.card
         words = dict(card.words)
+        untold = PresenceLimit(limit=0.0)
+        segmenter.committee.card = card.model_copy(
+            update={
+                "words": {key: word.model_copy(update={"presence": untold}) for key, word in words.items()}
+            }
+        )
         for word in sorted({word for case in self.cases for word in case.words}):
             key = parse_prompts([word])[0].key
-            scores = [
-                [score for (case, one), score in after.dice.items() if one == word and case in names]
-                for names in self.held
-            ]
+            scores = [score for (_, one), score in after.dice.items() if one == word]
             words[key] = TaughtWord(
-                weights=weigh(scores, frozen.get(key)),
+                weights=weigh(scores, len(card.members), frozen.get(key)),
                 frozen=key in frozen,
-                presence=calibrate_presence(segmenter, self.held, judges, word, cache, self.cancel),
+                presence=calibrate_presence(segmenter.only(JUDGE), judges, word, cache, self.cancel),
             )
         return card.model_copy(update={"words": words})
 
@@ -259,8 +257,8 @@ class _Run(LabelledRun[TeachingRecipe]):
         served = self.store.served()
         used = "the weights of the preset" if served is None else f"version {served}"
         figures = (
-            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} cases, each "
-            "judged by a network that did not learn from it"
+            f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation "
+            "cases, segmented by the network that did not learn from them"
         )
         names = sorted(case.case.name for case in judges)
         taught = sorted(case.name for case in self.cases)
