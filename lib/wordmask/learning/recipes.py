@@ -91,6 +91,9 @@ class TeachingRecipe(AnyRecipe):
     negatives: float = Field(
         default=0.3, ge=0, le=0.9, description="share of slices of a batch that do not show the word"
     )
+    fewest_negatives: PositiveInt = Field(
+        default=8, description="pictures that do not show the word; with fewer, none of them is learned from"
+    )
     replay: float = Field(
         default=0.5, ge=0, le=0.9, description="share of steps that repeat words which were taught before"
     )

@@ -68,6 +68,10 @@ class TaughtWord(BaseModel):
 
     weights: tuple[float, ...] = Field(description="of each member and of the frozen model; their sum is 1")
     frozen: bool = Field(default=False, description="whether the frozen model's answer takes part")
+    single: bool = Field(
+        default=False,
+        description="whether it is always one piece: of a picture, only one part is then marked",
+    )
     presence: PresenceLimit | None = Field(
         default=None, description="None: too few cases without the structure to judge whether it is there"
     )

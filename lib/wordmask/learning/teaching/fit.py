@@ -48,6 +48,9 @@ class Batches:
     """Batches of slices of one kind each.
 
     Kinds with a new word come in a share of ``1 - replay`` of the steps, each word as often as every other.
+    Slices of volumes that do not show the drawn word make the recipe's share of a batch. Pictures without it
+    make at most the share that they have among all, and none while there are only a few, from which a network
+    learns to mark nothing rather than what is missing.
 
     Args:
         samples: what to learn from.
@@ -73,18 +76,21 @@ class Batches:
         number = int(torch.multinomial(self.weights, 1, generator=generator))
         kind = self.kinds[number]
         word = int(torch.randint(len(kind.words), (1,), generator=generator))
-        shows = self._shows[number][word]
-        present, absent = int(shows.sum()), int((~shows).sum())
-        share = self.recipe.negatives
-        if kind.picture:
-            share = min(share, absent / max(1, present + absent))
-        negatives = min(round(share * self.recipe.batch), self.recipe.batch) if absent else 0
-        if absent and share:
-            negatives = max(1, negatives)
-        if not present:
-            negatives = self.recipe.batch
+        negatives = self._negatives(kind, self._shows[number][word])
         rows = self._take(number, word, False, negatives, generator)
         return kind, rows + self._take(number, word, True, self.recipe.batch - negatives, generator)
+
+    def _negatives(self, kind: Kind, shows: Tensor) -> int:
+        """How many slices of a batch do not show the word."""
+        present, absent = int(shows.sum()), int((~shows).sum())
+        if not present or not absent:
+            return 0 if present else self.recipe.batch
+        if not kind.picture:
+            return max(1, round(self.recipe.negatives * self.recipe.batch))
+        if absent < self.recipe.fewest_negatives:
+            return 0
+        share = min(self.recipe.negatives, absent / (present + absent))
+        return max(1, round(share * self.recipe.batch))
 
     def _take(self, kind: int, word: int, present: bool, count: int, generator: Generator) -> list[int]:
         """The next rows of a shuffled queue, which is filled again when it is empty."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 from scipy.special import logit
 
 from wordmask.inference.cache import FeatureCache
@@ -19,6 +20,7 @@ from wordmask.weights.card import PresenceLimit
 
 SHARPNESS = 4.0  # exponent of the Dice
 FEWEST_ABSENT = 5  # held-out cases without the structure; with fewer, presence cannot be judged
+SINGLE_SHARE = 0.9  # of the pictures
 KEPT_EMPTY = 0.8  # share of them that are to stay unmarked
 
 
@@ -38,6 +40,21 @@ def weigh(scores: Sequence[float], members: int, frozen: float | None) -> tuple[
     taught = max(float(np.mean(scores)), 1e-3) if len(scores) else 1.0
     powers = np.array([taught] * members + [frozen]) ** SHARPNESS
     return tuple(float(weight) for weight in powers / powers.sum())
+
+
+def is_single(cases: Sequence[LabelledVolume], word: str) -> bool:
+    """Whether a structure is one piece in nearly every labelled picture.
+
+    Args:
+        cases: labelled; volumes do not count.
+        word: as in their masks.
+    """
+    pieces = [
+        ndimage.label(case.masks[word])[1]
+        for case in cases
+        if case.volume.is_picture and word in case.masks and case.masks[word].any()
+    ]
+    return bool(pieces) and float(np.mean([count == 1 for count in pieces])) >= SINGLE_SHARE
 
 
 def calibrate_presence(

@@ -25,7 +25,7 @@ from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import TeachingRecipe
 from wordmask.learning.splitting import hold_out
 from wordmask.learning.teaching.fit import Fit, Seconds
-from wordmask.learning.teaching.judging import calibrate_presence, weigh
+from wordmask.learning.teaching.judging import calibrate_presence, is_single, weigh
 from wordmask.learning.teaching.samples import collect
 from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
 from wordmask.models.base import Segmenter
@@ -103,9 +103,9 @@ class _Run(LabelledRun[TeachingRecipe]):
         base = self._load_base(start, device)
         score_before = self._measure_in_use(base, judges, cache)
         self.mean_before = score_before.mean if judges else None
-        frozen = self._measure_frozen(base, new, cache)
+        frozen = self._measure_frozen(base, [*new, *repeated], cache)
         torch.manual_seed(recipe.seed)
-        committee = self._start_committee(base, start, new, frozen).to(device)
+        committee = self._start_committee(base, start, [*new, *repeated], frozen).to(device)
         self._fit(committee, base, [*new, *repeated], {word for case in new for word in case.masks}, device)
         segmenter = TaughtSegmenter(base, committee).eval().requires_grad_(False)
         self.tell("measuring the result")
@@ -160,16 +160,23 @@ class _Run(LabelledRun[TeachingRecipe]):
         return found
 
     def _start_committee(
-        self, base: Segmenter, start: Path | None, new: Sequence[LabelledVolume], frozen: Mapping[str, float]
+        self,
+        base: Segmenter,
+        start: Path | None,
+        cases: Sequence[LabelledVolume],
+        frozen: Mapping[str, float],
     ) -> Committee:
         """The committee of the version to start from with the new words added, or a fresh one."""
         recipe, before = self.request.recipe, self.parent_card.committee
-        keys = {parse_prompts([word])[0].key for case in new for word in case.masks}
+        keys = {parse_prompts([word])[0].key for case in cases for word in case.masks}
         words = list(dict.fromkeys([*(before.words if before else ()), *sorted(keys)]))
         even = 1 / len(recipe.members)
         untried = TaughtWord(weights=(*(even for _ in recipe.members), 0.0))
         taught = {word: (before.words.get(word) if before else None) or untried for word in words}
-        taught |= {word: taught[word].model_copy(update={"frozen": word in frozen}) for word in keys}
+        for word in {word for case in cases for word in case.masks}:
+            key = parse_prompts([word])[0].key
+            facts = {"frozen": key in frozen, "single": is_single(cases, word)}
+            taught[key] = taught[key].model_copy(update=facts)
         form = CommitteeCard(
             encoder=recipe.encoder,
             members=recipe.members,
@@ -240,7 +247,8 @@ class _Run(LabelledRun[TeachingRecipe]):
             scores = [score for (_, one), score in after.dice.items() if one == word]
             words[key] = TaughtWord(
                 weights=weigh(scores, len(card.members), frozen.get(key)),
-                frozen=key in frozen,
+                frozen=card.words[key].frozen,
+                single=card.words[key].single,
                 presence=calibrate_presence(segmenter.only(JUDGE), judges, word, cache, self.cancel),
             )
         return card.model_copy(update={"words": words})

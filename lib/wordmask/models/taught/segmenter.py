@@ -26,12 +26,14 @@ from wordmask.models.base import (
 )
 from wordmask.models.presets import PresencePreset
 from wordmask.models.taught.committee import Committee
+from wordmask.models.taught.parts import peak_of, standing_out
 from wordmask.weights.card import TaughtWord
 from wordmask.words.prompts import Prompt
 
 BASE = "base."  # prefix of the frozen model's own tensors and frames
 FRAME = "pixels"
 SMALLEST = 1e-6  # probability
+EDGE = 1e-3  # logit, so that a part that stands out is marked as a whole
 
 
 class TaughtSegmenter(Segmenter):
@@ -134,7 +136,8 @@ class CommitteeSegmenter(Segmenter):
         self.name, self.capabilities = owner.name, Capabilities()
         self.committee, self.member = committee, owner.member
         self.base = owner.base if frozen else None
-        self.mirrors, self.sees_neighbours = picture and committee.card.mirror, not picture
+        self.picture, self.sees_neighbours = picture, not picture
+        self.mirrors = picture and committee.card.mirror
         self.trained_words = frozenset(committee.card.words)
         parts = [owner.committee_digest(), "picture" if self.mirrors else "neighbours" if not picture else ""]
         self._fingerprint = "-".join([*parts, *([owner.fingerprint] if frozen else [])])
@@ -203,8 +206,11 @@ class CommitteeSegmenter(Segmenter):
         else:
             shares = shares[: len(votes)] / shares[: len(votes)].sum(0)
         mean = (votes * shares[:, :, None, None]).sum(0).clamp(SMALLEST, 1 - SMALLEST)
+        logits = mean.logit()
+        if self.picture:
+            logits = torch.stack([_show_picture(*each) for each in zip(mean, logits, taught, strict=True)])
         return SegmenterOutput(
-            mean.logit(),
+            logits,
             frame,
             presence=_presence(mean, taught),
             uncertainty=-(mean * mean.log() + (1 - mean) * (1 - mean).log()),
@@ -249,29 +255,31 @@ def _inner(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
 
 
+def _show_picture(mean: Tensor, logits: Tensor, taught: TaughtWord) -> Tensor:
+    """Logits of a picture, moved so that the structure is marked even where the networks are unsure of it.
+
+    Whether it is there at all is another question, which presence answers. Of a structure that is always one
+    piece, only the part that stands out stays above 0.
+    """
+    if not taught.single:
+        return logits - torch.special.logit(_level(0.5 * peak_of(mean.cpu().numpy())))
+    level, part = standing_out(mean.cpu().numpy())
+    moved = logits - torch.special.logit(_level(level))
+    chosen = torch.from_numpy(part).to(logits.device)
+    return torch.where(chosen, moved.clamp_min(EDGE), moved.clamp_max(-1.0))
+
+
+def _level(value: float) -> Tensor:
+    return torch.tensor(value).clamp(SMALLEST, 1 - SMALLEST)
+
+
 def _presence(mean: Tensor, taught: Sequence[TaughtWord]) -> Tensor:
     """Presence logits [P], of the calibration of each word; NaN where it cannot be judged."""
-    highest = peak(mean)
-    numbers = [word.presence for word in taught]
-    return torch.stack(
-        [
-            torch.full_like(value, torch.nan)
-            if number is None
-            else number.scale * (value.logit() - number.limit)
-            for value, number in zip(highest, numbers, strict=True)
-        ]
-    )
-
-
-def peak(probability: Tensor, share: float = 0.002) -> Tensor:
-    """Mean of the highest probabilities of each map, over a share of its pixels.
-
-    Args:
-        probability: [P, s, s].
-        share: 0..1.
-
-    Returns:
-        [P].
-    """
-    count = max(1, round(share * probability.shape[-1] * probability.shape[-2]))
-    return probability.flatten(1).topk(count, dim=1).values.mean(1)
+    values = []
+    for probability, word in zip(mean, taught, strict=True):
+        value = float("nan")
+        if word.presence is not None:
+            highest = float(torch.logit(_level(peak_of(probability.cpu().numpy()))))
+            value = word.presence.scale * (highest - word.presence.limit)
+        values.append(value)
+    return torch.tensor(values, device=mean.device)
