@@ -16,18 +16,18 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="change a number of the recipe, such as epochs=20; may be repeated",
+        help="change a number of the recipe, such as steps=600; may be repeated",
         rich_help_panel=Computation,
     ),
 ]
 
 
 def read_settings(texts: Sequence[str] | None) -> dict[str, str]:
-    """``["epochs=20"]`` -> {"epochs": "20"}; RequestError for anything else."""
+    """``["steps=600"]`` -> {"steps": "600"}; RequestError for anything else."""
     settings = {}
     for text in texts or ():
         name, separator, value = text.partition("=")
         if not separator or not name or not value:
-            raise RequestError(f"--set takes NAME=VALUE, such as epochs=20, not {text!r}.")
+            raise RequestError(f"--set takes NAME=VALUE, such as steps=600, not {text!r}.")
         settings[name.strip()] = value.strip()
     return settings

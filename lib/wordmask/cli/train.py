@@ -66,8 +66,9 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="few_shot, quick or zero_shot; medclip_samv2: paper or tiny; medclip_samv2_weak: small, "
-            "paper or smoke; default: chosen by preset",
+            help="few_shot or quick for labelled cases; simple_vilmedsam: also decoder or zero_shot; "
+            "medclip_samv2: paper or tiny; medclip_samv2_weak: small, paper or smoke; "
+            "default: chosen by model and preset",
             rich_help_panel=Computation,
         ),
     ] = None,
@@ -97,15 +98,16 @@ def train(
     together with [bold]--word[/]. Some are used for training and the others for validation. A case never
     changes sides.
 
-    simple_vilmedsam learns from labelled cases. medclip_samv2 tunes its CLIP on captions: a CSV file with the
-    columns image and caption, a JSON list of {"image", "caption"}, or labelled cases, for which captions are
-    written. medclip_samv2_weak learns [bold]--words[/] from a folder of images: medclip_samv2 makes masks of
-    them, and nnU-Net is trained on these masks ([bold]pip install "wordmask\\[nnunet]"[/]).
+    simple_vilmedsam learns from labelled cases, and so does every model with [bold]--recipe few_shot[/].
+    medclip_samv2 tunes its CLIP on captions: a CSV file with the columns image and caption, a JSON list of
+    {"image", "caption"}, or labelled cases, for which captions are written. medclip_samv2_weak learns
+    [bold]--words[/] from a folder of images: medclip_samv2 makes masks of them, and nnU-Net is trained on
+    these masks ([bold]pip install "wordmask\\[nnunet]"[/]).
 
     [bold]Examples[/]
 
       wordmask train cases.json
-      wordmask train kvasir/ --word polyp --set epochs=20
+      wordmask train kvasir/ --word polyp --set steps=600
       wordmask train pairs.csv --model medclip_samv2 --preset biomedclip_vit_b
       wordmask train images/ --model medclip_samv2_weak --words "liver, spleen" --labels cases.json
       wordmask models list

@@ -169,7 +169,7 @@ def _run(request: ProtocolRequest, run: Run, recipe: Recipe, folder: Path, tell:
     testing = request.protocol.cases(run, "test", request.data)
     store, scratch = ModelStore(folder / "model"), folder / "scratch"
     try:
-        report = find_training(request.model).run(
+        report = find_training(request.model, recipe.name).run(
             training,
             TrainingRequest(
                 model=request.model,

@@ -9,5 +9,5 @@ MODEL = ModelEntry(
     preset=BrightPreset,
     presets=files("bright_model") / "presets",
     segmenter="bright_model.model:Bright",
-    training="bright_model.training:TRAINING",
+    trainings=("bright_model.training:TRAINING",),
 )
