@@ -82,8 +82,11 @@ class TeachingRecipe(AnyRecipe):
         default=0.3, ge=0, le=1, description="rate of pretrained encoders, as a share of the other"
     )
     weight_decay: float = Field(default=1e-4, ge=0)
-    strength: Literal["weak", "strong"] = Field(
-        default="strong", description="how much the views of a slice differ from it"
+    picture_views: Literal["weak", "strong"] = Field(
+        default="strong", description="how much the views of a picture differ from it"
+    )
+    volume_views: Literal["weak", "strong"] = Field(
+        default="weak", description="the same of slices of volumes, which look more alike"
     )
     mirror: bool = Field(
         default=True, description="whether pictures are mirrored, where no word of theirs has a side"

@@ -38,16 +38,27 @@ def split_cases(
     return [c for c in cases if _group(c) not in chosen], [c for c in cases if _group(c) in chosen]
 
 
-def hold_out(cases: Sequence[Case], share: float, known: Collection[str] = ()) -> frozenset[str]:
+def hold_out(
+    cases: Sequence[Case],
+    share: float,
+    known: Collection[str] = (),
+    *,
+    absent: Collection[str] = (),
+    fewest_absent: int = 0,
+) -> frozenset[str]:
     """Choose the cases that judge; never all of them.
 
     A group is never divided, and a case that judged before judges again. Of the others, the groups with the
-    smallest digests join until the share is reached.
+    smallest digests join until the share is reached. Groups that do not show any word are divided by
+    themselves: half of them judges, because whether a structure is there needs many such cases; but none of
+    them while they are too few to judge it.
 
     Args:
         cases: all of them.
-        share: of the groups that judge, 0..1; of two groups or more at least one does.
+        share: of the groups that show a word, 0..1; of two such groups or more at least one judges.
         known: names that judged before.
+        absent: names of the cases that do not show any word.
+        fewest_absent: so many groups without a word judge, if any.
 
     Returns:
         Names of cases.
@@ -59,12 +70,21 @@ def hold_out(cases: Sequence[Case], share: float, known: Collection[str] = ()) -
     groups: dict[str, set[str]] = {}
     for case in cases:
         groups.setdefault(_group(case), set()).add(case.name)
+    empty = {group for group, names in groups.items() if names <= set(absent)}
     judging = {group for group, names in groups.items() if names.intersection(known)}
-    wanted = max(1, round(share * len(groups))) if share else 0
-    for group in sorted(groups, key=_digest):
-        if len(judging) < min(wanted, len(groups) - 1):
-            judging.add(group)
+    shown = sorted(set(groups) - empty, key=_digest)
+    wanted = min(max(1, round(share * len(shown))), len(shown) - 1) if share else 0
+    _join(judging, shown, wanted)
+    if share and len(empty) >= fewest_absent:
+        _join(judging, sorted(empty, key=_digest), max(fewest_absent, len(empty) // 2))
     return frozenset(name for group in judging for name in groups[group])
+
+
+def _join(judging: set[str], groups: Sequence[str], wanted: int) -> None:
+    """Add groups in their order until so many of them judge."""
+    count = len(judging.intersection(groups))
+    free = [group for group in groups if group not in judging]
+    judging.update(free[: max(0, wanted - count)])
 
 
 def refuse_equal_names(cases: Sequence[Case]) -> None:

@@ -6,6 +6,7 @@ types; not the trainings that write them, nor the weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, StrictInt, StrictStr
@@ -93,6 +94,11 @@ class CommitteeCard(BaseModel):
         default=(),
         description="names of the cases that the first member never learns from, because they judge it",
     )
+
+    def with_words(self, keys: Iterable[str], **facts: Any) -> CommitteeCard:
+        """A copy with some facts about some words changed."""
+        changed = {key: self.words[key].model_copy(update=facts) for key in keys}
+        return self.model_copy(update={"words": {**self.words, **changed}})
 
 
 class Card(BaseModel):

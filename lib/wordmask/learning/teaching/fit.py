@@ -176,7 +176,7 @@ class Fit:
         pixels, maps = augment(
             pixels.to(self.device),
             torch.cat([masks, frozen], 1).to(self.device),
-            STRENGTHS[self.recipe.strength],
+            STRENGTHS[self.recipe.picture_views if kind.picture else self.recipe.volume_views],
             generator,
             mirror=kind.mirror,
         )

@@ -5,7 +5,7 @@ Knows scores, cases and the taught segmenter; not how its networks learned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -16,7 +16,8 @@ from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import LabelledVolume
 from wordmask.models.base import Segmenter
 from wordmask.progress import CancelToken
-from wordmask.weights.card import PresenceLimit
+from wordmask.weights.card import CommitteeCard, PresenceLimit
+from wordmask.words.prompts import parse_prompts
 
 SHARPNESS = 4.0  # exponent of the Dice
 FEWEST_ABSENT = 5  # held-out cases without the structure; with fewer, presence cannot be judged
@@ -83,6 +84,29 @@ def calibrate_presence(
         result = pipeline.segment(case.volume, [prompt], cancel=cancel)
         peaks[bool(case.masks[word].any())].append(result.statistics[prompt.word].presence)
     return limit_for(peaks[False], peaks[True])
+
+
+def describe_presence(card: CommitteeCard, words: Iterable[str]) -> str:
+    """Sentences about whether the version can tell that a word is absent; each begins with a space.
+
+    Args:
+        card: of the committee.
+        words: that were learned now.
+    """
+    sentences = []
+    for word in words:
+        limit = card.words[parse_prompts([word])[0].key].presence
+        if limit is None:
+            sentences.append(
+                f" Whether {word!r} is in an image cannot be judged, because that takes {FEWEST_ABSENT} "
+                "cases without it, so something may be marked in every image."
+            )
+        else:
+            sentences.append(
+                f" Of {limit.absent_cases} held-out cases without {word!r}, {limit.kept_empty or 0:.0%} stay "
+                f"unmarked, and {limit.kept_found or 0:.0%} of those with it are marked."
+            )
+    return "".join(sentences)
 
 
 def limit_for(absent: Sequence[float], present: Sequence[float]) -> PresenceLimit:

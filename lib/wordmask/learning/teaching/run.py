@@ -23,9 +23,15 @@ from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.labelled_run import LabelledRun
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import TeachingRecipe
-from wordmask.learning.splitting import hold_out
+from wordmask.learning.splitting import hold_out, refuse_equal_names
 from wordmask.learning.teaching.fit import Fit, Seconds
-from wordmask.learning.teaching.judging import calibrate_presence, is_single, weigh
+from wordmask.learning.teaching.judging import (
+    FEWEST_ABSENT,
+    calibrate_presence,
+    describe_presence,
+    is_single,
+    weigh,
+)
 from wordmask.learning.teaching.samples import collect
 from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
 from wordmask.models.base import Segmenter
@@ -93,10 +99,19 @@ class _Run(LabelledRun[TeachingRecipe]):
         start = self.open_start()
         earlier = earlier_cases(start, {case.name for case in given})
         before = self.parent_card.committee
-        self.held = hold_out([*given, *earlier], recipe.held_out, before.held_out if before else ())
+        refuse_equal_names(given)
         new, repeated = self.read(given), self.read(earlier)
         self.cases = [case.case for case in (*new, *repeated)]
-        judges = [case for case in (*new, *repeated) if case.case.name in self.held]
+        absent = {case.case.name for case in (*new, *repeated) if not _shows(case)}
+        self.held = hold_out(
+            self.cases,
+            recipe.held_out,
+            before.held_out if before else (),
+            absent=absent,
+            fewest_absent=FEWEST_ABSENT,
+        )
+        held = [case for case in (*new, *repeated) if case.case.name in self.held]
+        judges = [case for case in held if _shows(case)]
         self.refuse_too_few(len(new), len(judges))
         device = choose_device(self.request.device)
         cache = FeatureCache(CACHE_BYTES)
@@ -109,9 +124,10 @@ class _Run(LabelledRun[TeachingRecipe]):
         self._fit(committee, base, [*new, *repeated], {word for case in new for word in case.masks}, device)
         segmenter = TaughtSegmenter(base, committee).eval().requires_grad_(False)
         self.tell("measuring the result")
+        self._limit_presence(segmenter, held, cache)
         after = self._measure(segmenter, judges, cache)
-        committee.card = self._judge(segmenter, after, judges, frozen, cache)
-        return self._decide(committee, start, score_before, after, new, judges)
+        self._weigh(committee, after, frozen)
+        return self._decide(committee, start, score_before, after, held)
 
     def _load_base(self, start: Path | None, device: torch.device) -> Segmenter:
         """The model itself, without what it was taught before."""
@@ -225,33 +241,26 @@ class _Run(LabelledRun[TeachingRecipe]):
             for tensor in committee.state_dict().values():
                 tensor.copy_(tensor.half())
 
-    def _judge(
-        self,
-        segmenter: TaughtSegmenter,
-        after: ValidationScore,
-        judges: Sequence[LabelledVolume],
-        frozen: Mapping[str, float],
-        cache: FeatureCache,
-    ) -> CommitteeCard:
-        """The card with the members' weights, and the limits of presence where they can be judged."""
-        card = segmenter.committee.card
-        words = dict(card.words)
+    def _limit_presence(
+        self, segmenter: TaughtSegmenter, held: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> None:
+        """Write into the card when the words of the cases count as present, where that can be judged."""
+        committee, words = segmenter.committee, sorted({word for case in held for word in case.masks})
+        keys = {word: parse_prompts([word])[0].key for word in words}
         untold = PresenceLimit(limit=0.0)
-        segmenter.committee.card = card.model_copy(
-            update={
-                "words": {key: word.model_copy(update={"presence": untold}) for key, word in words.items()}
-            }
-        )
-        for word in sorted({word for case in self.cases for word in case.words}):
+        committee.card = committee.card.with_words(keys.values(), presence=untold)
+        judge = segmenter.only(JUDGE)
+        found = {key: calibrate_presence(judge, held, word, cache, self.cancel) for word, key in keys.items()}
+        for key, limit in found.items():
+            committee.card = committee.card.with_words([key], presence=limit)
+
+    def _weigh(self, committee: Committee, after: ValidationScore, frozen: Mapping[str, float]) -> None:
+        """Write into the card how much each member counts."""
+        for word in after.words():
             key = parse_prompts([word])[0].key
             scores = [score for (_, one), score in after.dice.items() if one == word]
-            words[key] = TaughtWord(
-                weights=weigh(scores, len(card.members), frozen.get(key)),
-                frozen=card.words[key].frozen,
-                single=card.words[key].single,
-                presence=calibrate_presence(segmenter.only(JUDGE), judges, word, cache, self.cancel),
-            )
-        return card.model_copy(update={"words": words})
+            weights = weigh(scores, len(committee.networks), frozen.get(key))
+            committee.card = committee.card.with_words([key], weights=weights)
 
     def _decide(
         self,
@@ -259,16 +268,16 @@ class _Run(LabelledRun[TeachingRecipe]):
         start: Path | None,
         before: ValidationScore,
         after: ValidationScore,
-        new: Sequence[LabelledVolume],
-        judges: Sequence[LabelledVolume],
+        held: Sequence[LabelledVolume],
     ) -> CaseReport:
+        judges = [case for case in held if _shows(case)]
         served = self.store.served()
         used = "the weights of the preset" if served is None else f"version {served}"
         figures = (
             f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation "
             "cases, segmented by the network that did not learn from them"
         )
-        names = sorted(case.case.name for case in judges)
+        names = sorted(case.case.name for case in held)
         taught = sorted(case.name for case in self.cases)
         card = self._make_card(committee, before, after, taught, names, start)
 
@@ -281,6 +290,7 @@ class _Run(LabelledRun[TeachingRecipe]):
 
         check = Check(after.mean, before.mean, figures) if judges else None
         number, message = publish_if_better(self.store, check, write, self.cancel, force=self.request.force)
+        message += describe_presence(committee.card, after.words())
         return CaseReport(
             version=number,
             parent=self.parent,
@@ -325,6 +335,10 @@ class _Run(LabelledRun[TeachingRecipe]):
             validation_dice_before=before.words(),
             seconds={"all": self.elapsed(), **self.seconds.as_dict()},
         )
+
+
+def _shows(case: LabelledVolume) -> bool:
+    return any(mask.any() for mask in case.masks.values())
 
 
 TRAINING = Teaching()
