@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -61,12 +61,9 @@ class PixelEncoder(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        net = timm.create_model(
-            PIXEL_ENCODERS[name].architecture, features_only=True, out_indices=tuple(range(MAPS))
-        )
-        _fold_norms(net)
-        self.net = net
-        self.channels: list[int] = cast(Any, net).feature_info.channels()
+        self.net = _build(PIXEL_ENCODERS[name].architecture)
+        _fold_norms(self.net)
+        self.channels: list[int] = self.net.feature_info.channels()
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Compute the maps.
@@ -89,7 +86,7 @@ def load_pixel_encoder(name: str) -> PixelEncoder:
     """
     source = PIXEL_ENCODERS[name]
     tensors = _read_packaged() if source.catalogued is None else read_tensors(weights_path(source.catalogued))
-    net = timm.create_model(source.architecture, features_only=True, out_indices=tuple(range(MAPS)))
+    net = _build(source.architecture)
     wanted = net.state_dict()
     missing = [key for key in wanted if key not in tensors or tensors[key].shape != wanted[key].shape]
     if missing:
@@ -102,6 +99,13 @@ def load_pixel_encoder(name: str) -> PixelEncoder:
     encoder = PixelEncoder(name)
     encoder.net.load_state_dict(net.state_dict())
     return encoder
+
+
+def _build(architecture: str) -> Any:
+    """timm's network up to the last map that is used."""
+    net: Any = timm.create_model(architecture, features_only=True, out_indices=tuple(range(MAPS)))
+    net.blocks = net.blocks[: net.feature_info[MAPS - 1]["stage"]]
+    return net
 
 
 def _packaged_file() -> Path:
