@@ -23,6 +23,8 @@ from pydantic import (
 from wordmask.errors import RequestError
 from wordmask.resources import config_names, look_up, read_config, suggest
 
+Views = Literal["weak", "medium", "strong"]
+
 
 class AnyRecipe(BaseModel):
     """Base of the recipes of all kinds of training; the values of a kind are in configs/recipes/<kind>."""
@@ -75,18 +77,24 @@ class TeachingRecipe(AnyRecipe):
     default = "few_shot"
 
     description: str
-    steps: PositiveInt = Field(description="of each network")
+    steps: PositiveInt = Field(description="of each pretrained network")
+    lean_steps: PositiveFloat = Field(
+        default=1.5, description="steps of a lean network, as a multiple: it is cheap and starts from scratch"
+    )
     batch: PositiveInt = Field(default=16, description="slices per step")
     rate: PositiveFloat = Field(default=3e-3, description="peak learning rate; it falls to 1 % with a cosine")
     encoder_share: float = Field(
         default=0.3, ge=0, le=1, description="rate of pretrained encoders, as a share of the other"
     )
     weight_decay: float = Field(default=1e-4, ge=0)
-    picture_views: Literal["weak", "strong"] = Field(
+    picture_views: Views = Field(
         default="strong", description="how much the views of a picture differ from it"
     )
-    volume_views: Literal["weak", "strong"] = Field(
-        default="weak", description="the same of slices of volumes, which look more alike"
+    lean_picture_views: Views = Field(
+        default="medium", description="the same for a lean network, which strong views are too much for"
+    )
+    volume_views: Views = Field(
+        default="weak", description="how much the views of a volume's slices differ, which look more alike"
     )
     mirror: bool = Field(
         default=True, description="whether pictures are mirrored, where no word of theirs has a side"
@@ -104,7 +112,7 @@ class TeachingRecipe(AnyRecipe):
         default=0.2, ge=0, le=0.4, description="share of cases that each network does not learn from"
     )
     members: tuple[Literal["pretrained", "lean"], ...] = Field(
-        default=("pretrained", "pretrained"),
+        default=("pretrained", "pretrained", "lean"),
         min_length=1,
         max_length=4,
         description="networks of the committee",
@@ -123,6 +131,10 @@ class TeachingRecipe(AnyRecipe):
         default=0.5, ge=0, le=1, description="how often the frozen model's answer is hidden in the training"
     )
     seed: int = 1
+
+    def steps_of(self, kind: str) -> int:
+        """Steps of a network of a kind, "pretrained" or "lean"."""
+        return round(self.steps * (self.lean_steps if kind == "lean" else 1))
 
 
 class Recipe(AnyRecipe):

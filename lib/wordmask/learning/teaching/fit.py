@@ -176,7 +176,7 @@ class Fit:
         pixels, maps = augment(
             pixels.to(self.device),
             torch.cat([masks, frozen], 1).to(self.device),
-            STRENGTHS[self.recipe.picture_views if kind.picture else self.recipe.volume_views],
+            STRENGTHS[self._views(kind)],
             generator,
             mirror=kind.mirror,
         )
@@ -196,6 +196,11 @@ class Fit:
         loss = mask_loss(logits, masks.clamp(0, 1))
         self.seconds.forward += time.perf_counter() - began
         return loss
+
+    def _views(self, kind: Kind) -> str:
+        if not kind.picture:
+            return self.recipe.volume_views
+        return self.recipe.lean_picture_views if self.member.kind == "lean" else self.recipe.picture_views
 
     def _groups(self) -> list[dict[str, object]]:
         """AdamW's parameter groups: what learned before at a lower rate."""

@@ -232,10 +232,12 @@ class _Run(LabelledRun[TeachingRecipe]):
             own = {kind: one.without(left_out) for kind, one in samples.items()}
             stage = f"training network {number + 1} of {len(committee.networks)}"
 
-            def tell(step: int, loss: float, stage: str = stage) -> None:
-                self.tell(stage, step, recipe.steps, loss=loss)
+            steps = recipe.steps_of(member.kind)
 
-            fit = Fit(member, number, vectors, recipe, recipe.steps, device, self.seconds)
+            def tell(step: int, loss: float, stage: str = stage, steps: int = steps) -> None:
+                self.tell(stage, step, steps, loss=loss)
+
+            fit = Fit(member, number, vectors, recipe, steps, device, self.seconds)
             fit.run(own, new, tell=tell, cancel=self.cancel)
         with torch.no_grad():  # the file keeps half the precision, and what is measured is what is kept
             for tensor in committee.state_dict().values():

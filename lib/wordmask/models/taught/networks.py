@@ -12,10 +12,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from wordmask.encoders.pixel_encoder import PixelEncoder, load_pixel_encoder
 
+LEAN_SIDE, LEAN_WIDTHS = 64, (16, 16, 32, 64, 128, 16)
 FEATURES = 16  # channels of the features that the head reads
 FROZEN = 2  # maps of the frozen model beside them: its logits, squashed, and its attribution
 START_BIAS = -2.0  # most pixels do not belong to a word
@@ -62,34 +64,23 @@ class PixelNetwork(nn.Module):
 
 
 class LeanNetwork(nn.Module):
-    """A small U-Net from scratch, which also sees where a pixel lies.
+    """MONAI's BasicUNet from scratch, on a square of at most `LEAN_SIDE` pixels.
 
-    Args:
-        widths: channels, from full resolution to 1/16.
+    It misses other structures than a network that starts from photographs, and costs a fraction.
     """
 
-    def __init__(self, widths: Sequence[int] = (FEATURES, 32, 64, 96, 128)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.down = nn.ModuleList(
-            _two_convolutions(below, out) for below, out in zip((5, *widths[:-1]), widths, strict=True)
-        )
-        self.up = nn.ModuleList(
-            _two_convolutions(below + out, out)
-            for below, out in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
+        self.net = BasicUNet(spatial_dims=2, in_channels=3, out_channels=FEATURES, features=LEAN_WIDTHS)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of slices, as `PixelNetwork.forward`."""
-        rows, columns = (torch.linspace(-1, 1, side, device=pixels.device) for side in pixels.shape[-2:])
-        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(pixels), -1, -1, -1)
-        features = torch.cat([pixels, place], 1)
-        skips = []
-        for level, block in enumerate(self.down):
-            features = block(F.max_pool2d(features, 2) if level else features)
-            skips.append(features)
-        for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            features = block(torch.cat([F.interpolate(features, scale_factor=2.0), skip], 1))
-        return features
+        side = pixels.shape[-1]
+        if side <= LEAN_SIDE:
+            features: Tensor = self.net(pixels)
+            return features
+        small = F.interpolate(pixels, size=(LEAN_SIDE, LEAN_SIDE), mode="bilinear", antialias=True)
+        return F.interpolate(self.net(small), size=(side, side), mode="bilinear")
 
     def learned_parts(self) -> tuple[nn.Module, ...]:
         """None, because the whole network is new."""
@@ -172,14 +163,3 @@ class _UpBlock(nn.Module):
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         joined = torch.cat([F.interpolate(features, scale_factor=2.0), skip], 1)
         return F.leaky_relu(self.norm(self.convolution(joined)), SLOPE)
-
-
-def _two_convolutions(below: int, out: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for channels in (below, out):
-        layers += [
-            nn.Conv2d(channels, out, 3, padding=1, bias=False),
-            nn.InstanceNorm2d(out, affine=True),
-            nn.LeakyReLU(SLOPE),
-        ]
-    return nn.Sequential(*layers)
