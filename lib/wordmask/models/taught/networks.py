@@ -1,7 +1,7 @@
 """The networks that learn words from a few labelled cases.
 
 A network turns the pixels of a slice into features that do not depend on words, and one linear head for all
-words turns them into logits. Beyond the papers: docs/methods.md, "Words that are taught". Knows tensors only;
+words turns them into logits. Beyond the papers: methods.md 3. Knows tensors only;
 not words or slices.
 """
 
