@@ -1,8 +1,8 @@
 """Few-shot curves: Dice after training on a few labelled cases, against MONAI's BasicUNet from scratch.
 
-    python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3
+    python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3 --seconds 120
 
-Both get the same processor time.
+Both get the same processor time, with one thread. The whole training counts: reading, learning, judging.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,85 +22,75 @@ from docs.experiments.results import Results, scores_of
 from docs.experiments.unet import train_unet
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
-from wordmask.learning.recipes import Recipe
-from wordmask.learning.splitting import split_cases
+from wordmask.learning.recipes import TeachingRecipe
 from wordmask.learning.training import TrainingRequest, find_training
 from wordmask.models.base import Segmenter
 from wordmask.models.loading import load_segmenter
+from wordmask.weights.checkpoint import read_card
 from wordmask.weights.versions import ModelStore
 
-MODEL, PRESET = "simple_vilmedsam", "tiny"
-# 160 steps for any number of cases, without early stopping.
-CHANGES = {"epochs": 4, "validate_every": 1, "patience": 100}
+MODEL, PRESET, RECIPE = "simple_vilmedsam", "tiny", "few_shot"
+TIMED_STEPS = 12  # of the short training that shows how long a step takes
 
 
-def learn(pool: Pool, count: int, seed: int, **changes: object) -> tuple[Segmenter, float, int]:
-    """Train on ``count`` cases.
+def learn(
+    pool: Pool, count: int, seed: int, store: ModelStore, **changes: object
+) -> tuple[Path, float, float]:
+    """Train on ``count`` cases and publish whatever comes out.
 
     Returns:
-        The model, the processor seconds that it took, and how many cases only judged.
+        The folder of the version, the processor seconds of the training, and those of its steps alone.
     """
-    recipe = Recipe.load("few_shot", seed=seed, **changes)
+    recipe = TeachingRecipe.load(RECIPE, seed=seed, **changes)
+    request = TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", start=0, force=True)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        store = ModelStore(Path(folder) / "store")
-        request = TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", force=True)
-        report = find_training(MODEL).run(
-            pool.draw(count, seed), request, store, run_folder=Path(folder) / "run"
+        report = find_training(MODEL, RECIPE).run(
+            pool.draw(count, seed), request, store, run_folder=Path(folder)
         )
-        seconds = time.process_time() - began
-        assert report.version is not None
-        model = load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
-    return model, seconds, len(report.validation_cases)
+    spent = time.process_time() - began
+    assert report.version is not None  # it was forced
+    version = store.folder(report.version)
+    parts: Any = read_card(version).as_json()["seconds"]
+    return version, spent, parts["views"] + parts["forward"] + parts["backward"]
 
 
 class Runs:
-    """Both models for one number of cases and one seed at a time."""
+    """Both models for one number of cases, seed and budget at a time."""
 
-    def __init__(self, pool: Pool, results: Results, changes: dict[str, str]) -> None:
-        self.pool, self.results, self.changes = pool, results, changes
-        self.tests, self.cache = read_all(pool.test), FeatureCache(4 << 30)
+    def __init__(
+        self, pool: Pool, results: Results, changes: Mapping[str, str], floor_changes: Mapping[str, str]
+    ) -> None:
+        self.pool, self.results = pool, results
+        self.changes, self.floor_changes = changes, floor_changes
+        self.tests, self.cache = read_all(pool.test), FeatureCache(2 << 30)
 
     def untrained(self) -> None:
         """The weights that ship, without any case."""
         model = load_segmenter(MODEL, preset=PRESET, device="cpu")
-        self._add({"cases": 0, "seed": 0, "model": "wordmask", "seconds": 0.0}, model)
+        self._add({"cases": 0, "seed": 0, "seconds": 0, "model": "wordmask", "processor": 0.0}, model)
 
-    def ours(self, count: int, seed: int) -> None:
+    def ours(self, count: int, seed: int, seconds: int) -> None:
         """Our model."""
-        model, seconds, judges = learn(self.pool, count, seed, **{**CHANGES, **self.changes})
-        self._add(
-            {
-                "cases": count,
-                "seed": seed,
-                "model": "wordmask",
-                "seconds": round(seconds, 1),
-                "judges": judges,
-            },
-            model,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            store = ModelStore(Path(folder) / "store")
+            _, spent, stepping = learn(
+                self.pool, count, seed, store, **{**self.changes, "steps": TIMED_STEPS}
+            )
+            steps = max(1, round((seconds - (spent - stepping)) * TIMED_STEPS / stepping))
+            version, spent, _ = learn(self.pool, count, seed, store, **{**self.changes, "steps": steps})
+            model = load_segmenter(MODEL, preset=PRESET, device="cpu", weights=version)
+        key = {"cases": count, "seed": seed, "seconds": seconds, "model": "wordmask"}
+        self._add({**key, "processor": round(spent, 1), "steps": steps}, model)
 
-    def unet(self, count: int, seed: int) -> None:
-        """The baseline: the same cases to learn from and to judge by, for as long as ours took."""
-        (ours,) = self.results.select(task=self.pool.task.name, cases=count, seed=seed, model="wordmask")
-        recipe = Recipe.load("few_shot", seed=seed, **CHANGES)
-        training, judging = split_cases(self.pool.draw(count, seed), recipe.validation)
+    def unet(self, count: int, seed: int, seconds: int) -> None:
+        """The baseline."""
+        cases = read_all(self.pool.draw(count, seed))
         began = time.process_time()
-        net, epochs = train_unet(
-            self.pool.task, read_all(training), read_all(judging), recipe, ours["seconds"]
-        )
-        seconds = round(time.process_time() - began, 1)
-        self._add(
-            {
-                "cases": count,
-                "seed": seed,
-                "model": "unet",
-                "seconds": seconds,
-                "judges": len(judging),
-                "epochs": epochs,
-            },
-            net,
-        )
+        net, steps = train_unet(self.pool.task, cases, seconds, seed, **self.floor_changes)
+        spent = round(time.process_time() - began, 1)
+        key = {"cases": count, "seed": seed, "seconds": seconds, "model": "unet"}
+        self._add({**key, "processor": spent, "steps": steps}, net)
 
     def _add(self, key: dict[str, Any], model: Segmenter) -> None:
         scores = scores_of(validate(model, self.tests, self.cache), self.tests)
@@ -112,10 +103,10 @@ def main() -> None:
     parser.add_argument("tasks", nargs="+", choices=list(TASKS))
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 5, 10, 25, 50])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seconds", nargs="+", type=int, default=[120], help="processor seconds of each")
     parser.add_argument("--models", nargs="+", choices=["wordmask", "unet"], default=["wordmask", "unet"])
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="of the recipe of our model"
-    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="of our recipe")
+    parser.add_argument("--floor-set", nargs="*", default=[], metavar="NAME=VALUE", help="of the U-Net's")
     parser.add_argument("--results", type=Path, default=Path("runs/experiments/few_shot.jsonl"))
     parser.add_argument(
         "--development",
@@ -125,17 +116,16 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)  # processor time is then the time of one core, whatever else the machine does
     results = Results(asked.results)
+    changes, floor_changes = (
+        dict(text.split("=", 1) for text in texts) for texts in (asked.set, asked.floor_set)
+    )
     for name in asked.tasks:
-        runs = Runs(
-            load_pool(name, development=asked.development),
-            results,
-            dict(text.split("=", 1) for text in asked.set),
-        )
+        runs = Runs(load_pool(name, development=asked.development), results, changes, floor_changes)
         if not results.has(task=name, cases=0):
             runs.untrained()
-        for seed, count, model in product(asked.seeds, asked.counts, asked.models):
-            if not results.has(task=name, cases=count, seed=seed, model=model):
-                (runs.ours if model == "wordmask" else runs.unet)(count, seed)
+        for seconds, seed, count, model in product(asked.seconds, asked.seeds, asked.counts, asked.models):
+            if not results.has(task=name, cases=count, seed=seed, seconds=seconds, model=model):
+                (runs.ours if model == "wordmask" else runs.unet)(count, seed, seconds)
 
 
 if __name__ == "__main__":

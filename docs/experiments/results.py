@@ -12,6 +12,8 @@ import numpy as np
 from wordmask.learning.cases import LabelledVolume
 from wordmask.learning.evaluation.validation import ValidationScore
 
+FAILED = 0.1  # Dice
+
 
 class Results:
     """A file of records."""
@@ -46,7 +48,8 @@ def scores_of(found: ValidationScore, cases: Sequence[LabelledVolume]) -> dict[s
     """What is kept of a validation.
 
     Returns:
-        ``dice``: mean over cases that show the word; ``dice_all``: mean over all (an absent word counts 1
+        ``dice``, ``median``: over cases that show the word; ``failed``: share of these with a Dice below
+            `FAILED`; ``dice_all``: mean over all (an absent word counts 1
             when nothing was marked, else 0); ``specificity``: share of the cases without the word where
             nothing was marked, None without such cases.
     """
@@ -55,6 +58,8 @@ def scores_of(found: ValidationScore, cases: Sequence[LabelledVolume]) -> dict[s
     absent = [score for key, score in found.dice.items() if not shows[key]]
     return {
         "dice": round(float(np.mean(there)), 4),
+        "median": round(float(np.median(there)), 4),
+        "failed": round(float(np.mean(np.array(there) < FAILED)), 4),
         "dice_all": round(found.mean, 4),
         "specificity": round(float(np.mean(absent)), 4) if absent else None,
         "tests": len(cases),

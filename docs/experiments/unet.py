@@ -1,28 +1,26 @@
-"""The baseline: MONAI's BasicUNet from scratch, behind the same contracts as our models.
+"""The baseline: MONAI's BasicUNet from scratch, for one word that is known beforehand.
 
-Slices, views, validation and test are therefore the very same code.
+It learns from all cases, and holds none out. Slices, views, loss and steps are those of our own training
+(`Fit`); it sees a picture mirrored, too, and whole images go through the same pipeline.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from monai.networks.nets import BasicUNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from docs.experiments.pool import Task
 from wordmask.data.letterbox import Letterbox
-from wordmask.inference.cache import FeatureCache
-from wordmask.learning.evaluation.validation import validate
-from wordmask.learning.finetuning.engine import run_epochs
-from wordmask.learning.finetuning.pairs import PairRow, TrainingPairs
-from wordmask.learning.finetuning.trainee import Trainee
-from wordmask.learning.losses import mask_loss
-from wordmask.learning.recipes import Recipe
+from wordmask.learning.cases import LabelledVolume
+from wordmask.learning.recipes import TeachingRecipe
+from wordmask.learning.teaching.fit import Fit
+from wordmask.learning.teaching.samples import Kind, Samples, collect
 from wordmask.models.base import (
     Hints,
     PromptFeatures,
@@ -32,46 +30,82 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
+from wordmask.models.loading import load_segmenter
 from wordmask.models.presets import Preset
-from wordmask.models.registry import load_preset
+from wordmask.models.taught.committee import Committee
+from wordmask.models.taught.networks import Member
 from wordmask.progress import CancelToken
+from wordmask.weights.card import CommitteeCard
 from wordmask.words.prompts import Prompt
 
 WIDTHS = (16, 16, 32, 64, 128, 16)
-RATE = 1e-3
-TIMED_STEPS = 4
+TIMED_STEPS = 10
+# Chosen on development cases, with 10 cases and 120 seconds (docs/experiments.md).
+CHANGES: Mapping[str, Any] = {"rate": 3e-3, "lean_picture_views": "medium", "volume_views": "weak"}
+
+
+class _GreyUNet(nn.Module):
+    """One grey channel, of a slice itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=WIDTHS)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.net(pixels[:, 1:2])
+        return logits
+
+    def learned_parts(self) -> tuple[nn.Module, ...]:
+        return ()
+
+
+class _OneWord(nn.Module):
+    """The net's logits are those of the word."""
+
+    def forward(self, features: Tensor, vectors: Tensor, frozen: Tensor | None = None) -> Tensor:
+        return features[:, 0]
+
+
+class UNetMember(Member):
+    """A U-Net where `Fit` expects a network of a committee."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.kind = "lean"
+        self.network = _GreyUNet()  # type: ignore[assignment]
+        self.head = _OneWord()  # type: ignore[assignment]
 
 
 class UNetSegmenter(Segmenter):
-    """One word, known beforehand; keeps the pixels as features."""
+    """A trained U-Net behind the contract of our models.
+
+    Args:
+        preset: for windows and batches.
+        member: what was trained.
+        side: of its square, in pixels.
+        mirrors: whether it also sees slices mirrored.
+    """
 
     name = "unet"
 
-    def __init__(self, preset: Preset, side: int) -> None:
-        super().__init__(preset)
-        self.side = side
-        self.net = BasicUNet(spatial_dims=2, in_channels=1, out_channels=1, features=WIDTHS)
+    def __init__(self, preset: Preset, member: UNetMember, side: int, *, mirrors: bool) -> None:
+        super().__init__(preset.model_copy(update={"presence": None}))
+        self.member, self.side, self.mirrors = member, side, mirrors
 
     @classmethod
-    def from_preset(cls, preset: Preset, weights: Path | None = None) -> Self:
-        """Has no weights of its own."""
-        raise NotImplementedError
+    def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
+        """Not for this class: `train_unet` makes it."""
+        raise TypeError("train_unet makes the baseline.")
 
     @property
     def fingerprint(self) -> str:
         """Of the frame alone: pixels do not depend on weights."""
-        return f"pixels-{self.side}"
-
-    def frame(self, size: tuple[int, int]) -> Letterbox:
-        """Where the net's square lies in a slice of (height, width)."""
-        return Letterbox.fit(size, (self.side, self.side), "top_left")
+        return f"unet-pixels-{self.side}"
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
-        """The slices' grey values in the net's square."""
-        frame = self.frame((slices.shape[-2], slices.shape[-1]))
-        return SliceFeatures(
-            tuple(keys), {"pixels": frame.to_model(slices).mean(1, keepdim=True)}, {"net": frame}
-        )
+        """The slices' pixels in the net's square."""
+        frame = Letterbox.fit((slices.shape[-2], slices.shape[-1]), (self.side, self.side), "top_left")
+        return SliceFeatures(tuple(keys), {"pixels": frame.to_model(slices)}, {"net": frame})
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         """Empty features, because the net has one word."""
@@ -88,88 +122,47 @@ class UNetSegmenter(Segmenter):
     ) -> SegmenterOutput:
         """The net's logits; hints are not supported."""
         pairs = all_pairs(len(slices), len(prompts)) if pairs is None else pairs
-        return SegmenterOutput(
-            self.net(slices.tensors["pixels"][pairs[:, 0]].float())[:, 0], slices.frames["net"]
-        )
+        frame = slices.frames["net"]
+        seen = slices.tensors["pixels"][pairs[:, 0]].float() * 2 - 1
+        mean = self.member.features(seen)[:, 0].sigmoid()
+        if self.mirrors:
+            columns = max(1, round(frame.original[1] * frame.scale[1]))
+            mean = (mean + _mirror(self.member.features(_mirror(seen, columns)), columns)[:, 0].sigmoid()) / 2
+        return SegmenterOutput(mean.clamp(1e-6, 1 - 1e-6).logit(), frame)
 
 
-class UNetTrainee(Trainee):
-    """A U-Net that learns as a whole."""
-
-    def __init__(self, segmenter: UNetSegmenter) -> None:
-        super().__init__()
-        self.segmenter = self.model = segmenter
-
-    @classmethod
-    def start(cls, preset: Preset, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
-        """Is made directly."""
-        raise NotImplementedError
-
-    def target_frame(self, size: tuple[int, int]) -> Letterbox:
-        """The net's own pixels."""
-        return self.model.frame(size)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All."""
-        return [{"params": list(self.parameters()), "lr": RATE}]
-
-    def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
-        """Our models' mask loss."""
-        self.model.train()
-        pixels = torch.stack([row.features["pixels"] for row in rows]).float()
-        return {"loss": mask_loss(self.model.net(pixels)[:, 0], torch.stack([row.target for row in rows]))}
-
-    def ready(self) -> Segmenter:
-        return self.model.eval()
-
-    def state(self) -> dict[str, Tensor]:
-        """All."""
-        return {name: tensor.clone() for name, tensor in self.state_dict().items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.load_state_dict(state)
-
-    def card(self) -> dict[str, Any]:
-        """Is never published."""
-        return {}
+def _mirror(maps: Tensor, columns: int) -> Tensor:
+    return torch.cat([maps[..., :columns].flip(-1), maps[..., columns:]], dim=-1)
 
 
 def train_unet(
-    task: Task, learned: Sequence[Any], judges: Sequence[Any], recipe: Recipe, seconds: float
+    task: Task, cases: Sequence[LabelledVolume], seconds: float, seed: int, **changes: Any
 ) -> tuple[Segmenter, int]:
-    """Train from scratch for ``seconds`` of processor time on the same slices, views and judges.
+    """Train from scratch for ``seconds`` of processor time.
 
-    Returns the net and how many epochs it ran.
+    Returns:
+        The net and its steps.
     """
-    torch.manual_seed(recipe.seed)
-    trainee = UNetTrainee(
-        UNetSegmenter(
-            load_preset("simple_vilmedsam", "tiny").model_copy(update={"presence": None}), task.unet_side
-        )
-    )
-    cache = FeatureCache(4 << 30)
-    data = TrainingPairs(learned, trainee.segmenter, recipe, cache, frame_of=trainee.target_frame)
-    data.encode(lambda done, total: None)
     began = time.process_time()
-    for step in range(TIMED_STEPS):
-        trainee([data.row(data.present[n % len(data.present)], 0) for n in range(recipe.batch)], seed=step)[
-            "loss"
-        ].backward()
-    per_step = (time.process_time() - began) / TIMED_STEPS
-    trainee = UNetTrainee(UNetSegmenter(trainee.segmenter.preset, task.unet_side))
-    steps = recipe.steps_per_epoch or 1
-    epochs = max(2, round((seconds - per_step * TIMED_STEPS) / per_step / steps))
-    # The judges are looked at as often as in our training.
-    every = max(1, round(epochs / (recipe.epochs / recipe.validate_every)))
-    longer = recipe.model_copy(update={"epochs": epochs, "validate_every": every, "patience": epochs})
-    own = FeatureCache(1 << 30)
-    outcome = run_epochs(
-        trainee,
-        data,
-        longer,
-        device=torch.device("cpu"),
-        tell=lambda epoch: None,
-        cancel=CancelToken(),
-        validate=(lambda: validate(trainee.ready(), judges, own).mean) if judges else None,
-    )
-    return trainee.ready(), outcome.epochs
+    recipe = TeachingRecipe.load("few_shot", seed=seed, **{**CHANGES, **changes})
+    base = load_segmenter("simple_vilmedsam", preset="tiny", device="cpu")
+    form = CommitteeCard(encoder=recipe.encoder, members=("lean",), sides=(task.unet_side,), words={})
+    committee = Committee(form, torch.zeros(0, 1))
+    samples = collect(cases, base, committee, frozenset(), cancel=CancelToken())
+    timed = time.process_time()
+    _fit(samples, recipe, TIMED_STEPS)
+    per_step = (time.process_time() - timed) / TIMED_STEPS
+    spent = timed - began
+    steps = max(1, round((seconds - spent) / per_step))
+    member = _fit(samples, recipe, steps)
+    picture = any(kind.picture for kind in samples)
+    return UNetSegmenter(base.preset, member, task.unet_side, mirrors=picture).eval(), steps
+
+
+def _fit(samples: Mapping[Kind, Samples], recipe: TeachingRecipe, steps: int) -> UNetMember:
+    torch.manual_seed(recipe.seed)
+    member = UNetMember()
+    words = {word for kind in samples for word in kind.words}
+    vectors = {word: torch.zeros(1) for word in words}
+    Fit(member, 0, vectors, recipe, steps, torch.device("cpu")).run(samples, words)
+    return member
