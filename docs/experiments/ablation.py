@@ -9,22 +9,24 @@ cases for the same number of steps.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from docs.experiments.few_shot import learn
 from docs.experiments.pool import TASKS, load_pool, read_all
 from docs.experiments.results import Results, scores_of
+from docs.experiments.training import load, publish
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
+from wordmask.learning.recipes import Recipe
+from wordmask.weights.versions import ModelStore
 
 CASES, LORA_RANK = 50, 8
 # 80 steps.
 CHANGES = {
     "fresh_decoder": True,
-    "refiner": False,
     "replay": 0.0,
     "epochs": 2,
     "validate_every": 2,
@@ -45,9 +47,12 @@ def main() -> None:
     for seed, lora, ipp, bid in product(asked.seeds, (False, True), (False, True), (False, True)):
         key = {"task": asked.task, "seed": seed, "lora": lora, "ipp": ipp, "bid": bid}
         if not results.has(**key):
-            model, seconds, _ = learn(
-                pool, CASES, seed, **{**CHANGES, "ipp": ipp, "bid": bid, "lora_rank": LORA_RANK * lora}
-            )
+            changes = {**CHANGES, "ipp": ipp, "bid": bid, "lora_rank": LORA_RANK * lora}
+            with tempfile.TemporaryDirectory() as folder:
+                store = ModelStore(Path(folder) / "store")
+                recipe = Recipe.load("decoder", seed=seed, **changes)
+                version, seconds = publish(pool.draw(CASES, seed), recipe, store)
+                model = load(version)
             results.add(
                 {**key, "seconds": round(seconds)},
                 scores_of(validate(model, tests, None if lora else cache), tests),

@@ -19,40 +19,16 @@ import torch
 
 from docs.experiments.pool import TASKS, Pool, load_pool, read_all
 from docs.experiments.results import Results, scores_of
+from docs.experiments.training import load, publish
 from docs.experiments.unet import train_unet
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.recipes import TeachingRecipe
-from wordmask.learning.training import TrainingRequest, find_training
 from wordmask.models.base import Segmenter
-from wordmask.models.loading import load_segmenter
 from wordmask.weights.checkpoint import read_card
 from wordmask.weights.versions import ModelStore
 
-MODEL, PRESET, RECIPE = "simple_vilmedsam", "tiny", "few_shot"
 TIMED_STEPS = 12  # of the short training that shows how long a step takes
-
-
-def learn(
-    pool: Pool, count: int, seed: int, store: ModelStore, **changes: object
-) -> tuple[Path, float, float]:
-    """Train on ``count`` cases and publish whatever comes out.
-
-    Returns:
-        The folder of the version, the processor seconds of the training, and those of its steps alone.
-    """
-    recipe = TeachingRecipe.load(RECIPE, seed=seed, **changes)
-    request = TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", start=0, force=True)
-    began = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        report = find_training(MODEL, RECIPE).run(
-            pool.draw(count, seed), request, store, run_folder=Path(folder)
-        )
-    spent = time.process_time() - began
-    assert report.version is not None  # it was forced
-    version = store.folder(report.version)
-    parts: Any = read_card(version).as_json()["seconds"]
-    return version, spent, parts["views"] + parts["forward"] + parts["backward"]
 
 
 class Runs:
@@ -67,19 +43,21 @@ class Runs:
 
     def untrained(self) -> None:
         """The weights that ship, without any case."""
-        model = load_segmenter(MODEL, preset=PRESET, device="cpu")
+        model = load()
         self._add({"cases": 0, "seed": 0, "seconds": 0, "model": "wordmask", "processor": 0.0}, model)
 
     def ours(self, count: int, seed: int, seconds: int) -> None:
         """Our model."""
+        cases = self.pool.draw(count, seed)
+        recipe = TeachingRecipe.load("few_shot", **{**self.changes, "seed": seed, "steps": TIMED_STEPS})
         with tempfile.TemporaryDirectory() as folder:
             store = ModelStore(Path(folder) / "store")
-            _, spent, stepping = learn(
-                self.pool, count, seed, store, **{**self.changes, "steps": TIMED_STEPS}
-            )
+            version, spent = publish(cases, recipe, store)
+            parts: Any = read_card(version).as_json()["seconds"]
+            stepping = parts["views"] + parts["forward"] + parts["backward"]
             steps = max(1, round((seconds - (spent - stepping)) * TIMED_STEPS / stepping))
-            version, spent, _ = learn(self.pool, count, seed, store, **{**self.changes, "steps": steps})
-            model = load_segmenter(MODEL, preset=PRESET, device="cpu", weights=version)
+            version, spent = publish(cases, recipe.model_copy(update={"steps": steps}), store)
+            model = load(version)
         key = {"cases": count, "seed": seed, "seconds": seconds, "model": "wordmask"}
         self._add({**key, "processor": round(spent, 1), "steps": steps}, model)
 

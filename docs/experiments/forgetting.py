@@ -13,22 +13,19 @@ from pathlib import Path
 
 import torch
 
-from docs.experiments.few_shot import MODEL, PRESET
 from docs.experiments.pool import load_pool, read_all
 from docs.experiments.results import Results, scores_of
+from docs.experiments.training import load, publish
 from wordmask.demo.samples import load_samples
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import validate
-from wordmask.learning.recipes import Recipe
-from wordmask.learning.training import TrainingRequest, find_training
+from wordmask.learning.recipes import TeachingRecipe
 from wordmask.models.base import Segmenter
-from wordmask.models.loading import load_segmenter
 from wordmask.weights.versions import ModelStore
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 CASES = 10
-CHANGES = {"epochs": 3, "validate_every": 3}  # 120 steps
 ORDER = ("hippocampus", "breast")
 
 
@@ -39,7 +36,8 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--replay", nargs="+", type=float, default=[0.0, 0.25])
+    parser.add_argument("--replay", nargs="+", type=float, default=[0.0, 0.5])
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--results", type=Path, default=Path("runs/experiments/forgetting.jsonl"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -51,15 +49,12 @@ def main() -> None:
             if not results.has(seed=seed, replay=replay, after=ORDER[-1]):
                 with tempfile.TemporaryDirectory() as folder:
                     store = ModelStore(Path(folder) / "store")
-                    bundled = load_segmenter(MODEL, device="cpu")
-                    record(
-                        results, {"seed": seed, "replay": replay, "after": "bundled"}, bundled, judged, cache
-                    )
+                    key = {"seed": seed, "replay": replay}
+                    record(results, {**key, "after": "bundled"}, load(), judged, cache)
                     for name in ORDER:
-                        model = train(
-                            store, pools[name].draw(CASES, seed), seed, replay, Path(folder) / "run"
-                        )
-                        record(results, {"seed": seed, "replay": replay, "after": name}, model, judged, cache)
+                        recipe = TeachingRecipe.load("few_shot", seed=seed, replay=replay, steps=asked.steps)
+                        version, _ = publish(pools[name].draw(CASES, seed), recipe, store, start=None)
+                        record(results, {**key, "after": name}, load(version), judged, cache)
 
 
 def old_words() -> list[LabelledVolume]:
@@ -75,19 +70,6 @@ def old_words() -> list[LabelledVolume]:
         for case in load_samples(SAMPLES)
     ]
     return read_all([case for case in cases if case.words])
-
-
-def train(store: ModelStore, cases: list[Case], seed: int, replay: float, run_folder: Path) -> Segmenter:
-    """Train from the version in use."""
-    recipe = Recipe.load("few_shot", seed=seed, replay=replay, **CHANGES)
-    report = find_training(MODEL).run(
-        cases,
-        TrainingRequest(model=MODEL, preset=PRESET, recipe=recipe, device="cpu", force=True),
-        store,
-        run_folder=run_folder,
-    )
-    assert report.version is not None
-    return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
 
 
 def record(

@@ -65,40 +65,40 @@ def curve(records: list[dict[str, Any]], lines: dict[str, dict[str, Any]], path:
 
 
 def few_shot(results: Results, pictures: Path) -> str:
-    """A table per task, with what the weights that ship give without any case."""
+    """A table per task and budget, with what the weights that ship give without any case."""
     parts = []
     for task in sorted({record["task"] for record in results.records}):
-        rows = []
-        for count in sorted({record["cases"] for record in results.select(task=task)}):
-            of = {name: results.select(task=task, cases=count, model=name) for name in ("wordmask", "unet")}
-            rows.append(
-                [
-                    str(count),
-                    str(max(len(found) for found in of.values())),
-                    *(spread(record["dice"] for record in of[name]) for name in of),
-                    *(
-                        spread(r["specificity"] for r in of[name] if r["specificity"] is not None)
-                        for name in of
-                    ),
-                    f"{np.mean([record['seconds'] for record in of['wordmask']]):.0f}",
-                ]
-            )
-        heading = [
-            "cases",
-            "runs",
-            "WordMask",
-            "U-Net",
-            "absent kept empty: WordMask",
-            "U-Net",
-            "processor seconds each",
-        ]
         tests = results.select(task=task)[0]["tests"]
-        parts.append(f"**{task}**, {tests} test cases\n\n{table(heading, rows)}")
-        lines = {"WordMask tiny": {"model": "wordmask"}, "U-Net from scratch, same time": {"model": "unet"}}
+        budgets = sorted({record["seconds"] for record in results.select(task=task)} - {0})
+        untaught = spread(record["dice"] for record in results.select(task=task, cases=0))
+        parts.append(f"**{task}**, {tests} test cases; untaught: {untaught}\n")
+        lines = {}
+        for seconds in budgets:
+            own = results.select(task=task, seconds=seconds)
+            rows = [_few_shot_row(own, count) for count in sorted({record["cases"] for record in own})]
+            heading = ["cases", "seeds", "WordMask", "U-Net", "points", "failed: WordMask", "U-Net"]
+            parts.append(f"{seconds} processor seconds each\n\n{table(heading, rows)}")
+            for name, model in (("WordMask", "wordmask"), ("U-Net from scratch", "unet")):
+                lines[f"{name}, {seconds} s"] = {"model": model, "seconds": seconds}
         curve(
             results.select(task=task), lines, pictures / f"few_shot_{task}.png", f"{task}: few labelled cases"
         )
     return "\n".join(parts)
+
+
+def _few_shot_row(records: Sequence[dict[str, Any]], count: int) -> list[str]:
+    of = {
+        model: [record for record in records if record["cases"] == count and record["model"] == model]
+        for model in ("wordmask", "unet")
+    }
+    means = [np.mean([record["dice"] for record in own]) if own else np.nan for own in of.values()]
+    return [
+        str(count),
+        str(max(len(own) for own in of.values())),
+        *(spread(record["dice"] for record in own) for own in of.values()),
+        f"{100 * (means[0] - means[1]):+.1f}",
+        *(spread(record["failed"] for record in own) for own in of.values()),
+    ]
 
 
 def active_learning(results: Results, pictures: Path) -> str:
@@ -118,9 +118,35 @@ def active_learning(results: Results, pictures: Path) -> str:
             for count in sorted({record["cases"] for record in own})
         ]
         parts.append(f"**{task}**\n\n{table(['labelled cases', *strategies], rows)}")
+        parts.append(_cases_saved(own, strategies))
         lines = {name: {"strategy": name} for name in strategies}
         curve(own, lines, pictures / f"active_learning_{task}.png", f"{task}: which case to label next")
     return "\n".join(parts)
+
+
+def _cases_saved(records: Sequence[dict[str, Any]], strategies: Sequence[str]) -> str:
+    """How many labelled cases each strategy needs for what random choice reaches at the end."""
+    rows = []
+    last = max(record["cases"] for record in records)
+    for name in strategies:
+        needed = []
+        for seed in sorted({record["seed"] for record in records}):
+            own = [record for record in records if record["seed"] == seed]
+            goal = [r["dice"] for r in own if r["strategy"] == "random" and r["cases"] == last]
+            reached = [r["cases"] for r in own if r["strategy"] == name and goal and r["dice"] >= goal[0]]
+            needed.append(min(reached, default=last))
+        rows.append([name, f"{np.mean(needed):.0f} ({min(needed)}–{max(needed)})"])
+    return table(["strategy", f"cases for what random choice reaches at {last}"], rows)
+
+
+def presence(results: Results, pictures: Path) -> str:
+    """One row per way to decide."""
+    columns = ("dice", "failed", "specificity")
+    rows = []
+    for how in dict.fromkeys(record["presence"] for record in results.records):
+        own = results.select(presence=how)
+        rows.append([how, str(len(own)), *(spread(record[name] for record in own) for name in columns)])
+    return table(["presence", "runs", "Dice", "failed", "kept empty"], rows)
 
 
 def ablation(results: Results, pictures: Path) -> str:
@@ -214,6 +240,7 @@ def weak_supervision(results: Results, pictures: Path) -> str:
 REPORTS: dict[str, Callable[[Results, Path], str]] = {
     "few_shot": few_shot,
     "active_learning": active_learning,
+    "presence": presence,
     "ablation": ablation,
     "forgetting": forgetting,
     "tune_clip": tune_clip,
