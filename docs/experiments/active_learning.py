@@ -14,14 +14,16 @@ import torch
 
 from docs.experiments.pool import TASKS, Pool, load_pool, read_all
 from docs.experiments.results import Results, scores_of
-from docs.experiments.training import load, publish
+from docs.experiments.training import MODEL, PRESET, load, publish
 from wordmask.inference.cache import FeatureCache
-from wordmask.learning.active.scores import CaseScore, embed_case, score_case
+from wordmask.learning.active.embedding import embed_image
+from wordmask.learning.active.scores import CaseScore, score_case
 from wordmask.learning.active.strategies import choose
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.recipes import TeachingRecipe
 from wordmask.models.base import Segmenter
+from wordmask.models.registry import load_preset
 from wordmask.weights.versions import ModelStore
 
 CANDIDATES = 60  # unlabelled cases, the same for every strategy of one seed
@@ -84,7 +86,7 @@ class Simulation:
             case.name: CaseScore.unscored(case.name) if blind else self.score(model, case)
             for case in self.unlabelled
         }
-        known = [] if blind else [self.place(model, case) for case in self.labelled]
+        known = [] if blind else [self.place(case) for case in self.labelled]
         for turn in range(PER_ROUND):
             offered = [candidates[case.name] for case in self.unlabelled]
             name = choose(
@@ -100,12 +102,12 @@ class Simulation:
         read = case.read()
         return score_case(model, read.volume, list(read.prompts.values()), name=case.name, cache=self.cache)
 
-    def place(self, model: Segmenter, case: Case) -> CaseScore:
-        """Where a labelled case lies in CLIP's features."""
+    def place(self, case: Case) -> CaseScore:
+        """Where a labelled case lies among others."""
         read = case.read()
-        return CaseScore.unscored(
-            case.name, embed_case(model, read.volume, list(read.prompts.values()), cache=self.cache)
-        )
+        prompt = next(iter(read.prompts.values()))
+        preset = load_preset(MODEL, PRESET)
+        return CaseScore.unscored(case.name, embed_image(read.volume, prompt, preset))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ model. `wordmask.inference.run` computes one request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 
@@ -29,7 +29,7 @@ from wordmask.inference.request import (
 from wordmask.inference.result import Segmentation
 from wordmask.inference.run import Run, RunSettings
 from wordmask.inference.word import Word
-from wordmask.models.base import Segmenter, SliceFeatures
+from wordmask.models.base import Segmenter
 from wordmask.progress import CancelToken, Progress
 from wordmask.words.prompts import Prompt
 
@@ -136,19 +136,6 @@ class VolumeSegmenter:
             return run.result(warnings, clean=clean, version=self.version)
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))
-
-    @torch.no_grad()
-    def slice_features(
-        self, volume: Volume, prompt: Prompt, *, cancel: CancelToken | None = None
-    ) -> Iterator[SliceFeatures]:
-        """The model's features of every slice that a request for this word would look at, chunk by chunk.
-
-        Words that the model does not know are not refused here.
-        """
-        preset, view = self.segmenter.preset, cut_volume(volume, plane="auto", slices=None, skip_air=True)
-        word = self._word(prompt, *choose_window(prompt, volume, None, preset), view)
-        settings = RunSettings(preset.threshold, chunk=self.chunk)
-        yield from Run(self.segmenter, self.cache, view, [word], settings, cancel=cancel).features()
 
     def _word(
         self,

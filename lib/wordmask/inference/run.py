@@ -28,7 +28,7 @@ from wordmask.inference.request import CutVolume
 from wordmask.inference.result import Segmentation
 from wordmask.inference.specks import drop_specks
 from wordmask.inference.word import Floats, Word
-from wordmask.models.base import Hints, Segmenter, SegmenterOutput, SliceFeatures, SliceKey
+from wordmask.models.base import Hints, Segmenter, SegmenterOutput, SliceKey
 from wordmask.progress import CancelToken, Progress, ProgressMeter
 from wordmask.words.labels import LabelTable
 
@@ -94,14 +94,6 @@ class Run:
                     segmenter, [word for word in mine if segmenter.judges_presence(word.prompt)]
                 )
             self._mark(segmenter, mine)
-
-    def features(self) -> Iterator[SliceFeatures]:
-        """Features of the slices under the first word's window, chunk by chunk."""
-        for indices in self._chunks(self.view.looked_at):
-            stored = self._features(indices, self.words[0])
-            yield join_slices(
-                [stored[index] for index in indices], self._keys(indices), self.words[0].segmenter.device
-            )
 
     def _score_presence(self, segmenter: Segmenter, words: Sequence[Word]) -> None:
         """Compute the presence logit of every word in every slice, before anything is segmented.

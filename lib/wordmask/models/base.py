@@ -242,13 +242,13 @@ class Segmenter(nn.Module, abc.ABC):
                 f"Model {self.name!r} takes words only, not {', '.join(sorted(hints.kinds()))}."
             )
 
-    def with_other_noise(self, offset: int) -> Self | None:
-        """The same weights and features with other random numbers; None for a model without random numbers.
+    def variants(self, prompt: Prompt) -> list[Segmenter]:
+        """Models that might answer for the word as well as this one: where they disagree, it is unsure.
 
-        Args:
-            offset: added to the preset's seed.
+        With the same features and other random numbers, or with other networks. Empty for a model without
+        such.
         """
-        return None
+        return []
 
     def answering(self, prompt: Prompt, *, picture: bool, hinted: bool) -> Segmenter:
         """The segmenter that answers for a word: this one, unless the word was taught with labelled cases.

@@ -29,6 +29,8 @@ from wordmask.models.word_scores import WordScores
 from wordmask.weights.checkpoint import Checkpoint
 from wordmask.words.prompts import Prompt
 
+OTHER_SEEDS = (1, 2)  # added to the preset's
+
 
 class ClipSamSegmenter(Segmenter):
     """Base of models with a CLIP and a SAM; subclasses draw the mask."""
@@ -156,12 +158,11 @@ class ClipSamSegmenter(Segmenter):
             noise=KeyedNoise(settings.seed, settings.replicas, hidden.shape[1], hidden.shape[2]),
         )
 
-    def with_other_noise(self, offset: int) -> Self | None:
-        """The same weights with other noise in the bottleneck.
+    def variants(self, prompt: Prompt) -> list[Segmenter]:
+        """The same weights with other noise in the bottleneck."""
+        return [self._with_other_noise(offset) for offset in OTHER_SEEDS]
 
-        Args:
-            offset: added to the preset's seed.
-        """
+    def _with_other_noise(self, offset: int) -> Self:
         bottleneck = self.preset.bottleneck
         reseeded = bottleneck.model_copy(update={"seed": bottleneck.seed + offset})
         other = copy.copy(self)

@@ -25,7 +25,8 @@ from pydantic import BaseModel, ValidationError
 from wordmask.data.volumes import read_volume
 from wordmask.errors import TooLargeError, VolumeError, WordMaskError
 from wordmask.files import replace_text
-from wordmask.learning.active.scores import CaseScore, embed_case, score_case
+from wordmask.learning.active.embedding import WIDTH
+from wordmask.learning.active.scores import CaseScore, score_case
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import MOST_WORDS, Prompt, parse_prompts
 from wordmask_app.hardening.datastore import GuardedDatastore
@@ -210,6 +211,8 @@ def is_valid(
     """
     if entry is None or (entry.stamp, entry.version) != (stamp, version):
         return False
+    if entry.score and len(entry.score.embedding) not in (0, WIDTH):  # of other features
+        return False
     return labelled or (entry.words == words and not entry.embedded)
 
 
@@ -232,7 +235,7 @@ def _score_case(
     try:
         segmenter = served.load()
         if entry.embedded:
-            score = CaseScore.unscored(image, embed_case(segmenter, volume, words, cache=served.cache))
+            score = CaseScore.unscored(image, embed_image(volume, words[0], segmenter.preset))
         else:
             score = score_case(segmenter, volume, words, name=image, cache=served.cache)
     except Exception:  # one case must not end the scoring of the others

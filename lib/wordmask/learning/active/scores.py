@@ -1,10 +1,11 @@
-"""How sure a model is of one case, and where the case lies among others in CLIP's features.
+"""How sure a model is of one case, and where the case lies among others.
 
 Three sources of uncertainty, each 0..1 and a function of image, words and weights alone:
 
 - presence: how near the presence logit is to the limit of the decision
 - boundary: entropy of the probability in a band around the outline
-- disagreement: how much the mask changes under other noise or other grey values
+- disagreement: how much the mask changes under other noise or other grey values, or between the networks
+  of a taught word
 
 Knows volumes, words and the pipeline; not strategies, not files.
 """
@@ -17,7 +18,6 @@ from itertools import combinations
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.special import entr, expit, logit
@@ -29,18 +29,17 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.inference.pipeline import CACHE_BYTES, VolumeSegmenter
 from wordmask.inference.request import as_prompts
 from wordmask.inference.result import Segmentation
+from wordmask.learning.active.embedding import embed_image
 from wordmask.learning.evaluation.metrics import dice
 from wordmask.models.base import Segmenter, SliceFeatures, SliceKey
+from wordmask.models.taught.segmenter import CommitteeSegmenter
 from wordmask.progress import CancelToken
 from wordmask.words.prompts import Prompt
 
 # of a slice's longer side, to either side of the outline: the same share of a model's pixels whatever the
 # image's size
 BAND = 0.02
-OTHER_SEEDS = (1, 2)  # added to the preset's seed
 GAMMAS = (0.8, 1.25)  # exponents of grey values in 0..1: a little brighter and a little darker
-# where segmenters with a CLIP keep its tokens [N, 1 + patches, E], unit length, row 0 is the image
-IMAGE_TOKENS = "tokens"
 # Presence, boundary, disagreement: the reason names the source that is highest relative to these.
 REMARKABLE = (0.5, 0.6, 0.2)
 SURE = 0.5  # of what is remarkable; below this no source is worth a remark
@@ -55,8 +54,8 @@ class CaseScore:
         uncertainty: mean of the three sources, each the mean over words, 0..1.
         presence: uncertainty about whether the words are there, 0..1.
         boundary: uncertainty about the outlines, 0..1.
-        disagreement: how much the masks change under other noise or grey values, 0..1.
-        embedding: unit length, empty where the model keeps none.
+        disagreement: how much the masks change under other noise or grey values, or between networks, 0..1.
+        embedding: unit length, empty where the image shows only air.
         reason: why the model is unsure, as part of a sentence.
     """
 
@@ -91,7 +90,7 @@ def score_case(
     cache: FeatureCache | None = None,
     cancel: CancelToken | None = None,
 ) -> CaseScore:
-    """Measure how sure the model is of these words in this volume; takes as long as three segmentations.
+    """Measure how sure the model is of these words in this volume; takes as long as a few segmentations.
 
     A word that the weights refuse is left out; when they refuse all words, every source counts 1.
 
@@ -108,14 +107,13 @@ def score_case(
     """
     made = as_prompts(prompts)
     pipeline = _pipeline(model, cache)
-    embedding = _embedding(pipeline, volume, made[0], cancel)
+    embedding = embed_image(volume, made[0], pipeline.segmenter.preset, cancel=cancel)
     known = [prompt for prompt in made if not _refuses(pipeline.segmenter, prompt)]
     if not known:
         words = ", ".join(repr(prompt.word) for prompt in made)
         return CaseScore(name, 1.0, 1.0, 1.0, 1.0, embedding, f"the model has not learned {words} yet")
-    others = _other_views(pipeline)
     # One word at a time, because the maps of a volume are large.
-    scores = [_score_word(pipeline, others, volume, prompt, cancel) for prompt in known]
+    scores = [_score_word(pipeline, volume, prompt, cancel) for prompt in known]
     table = np.array([[score.presence, score.boundary, score.disagreement] for score in scores])
     presence, boundary, disagreement = (round(float(value), 6) for value in table.mean(axis=0))
     relative = table / REMARKABLE
@@ -125,37 +123,10 @@ def score_case(
     return CaseScore(name, uncertainty, presence, boundary, disagreement, embedding, reason)
 
 
-def embed_case(
-    model: Segmenter | VolumeSegmenter,
-    volume: Volume,
-    prompts: str | Sequence[str] | Sequence[Prompt],
-    *,
-    cache: FeatureCache | None = None,
-    cancel: CancelToken | None = None,
-) -> list[float]:
-    """The case in CLIP's features: the mean of the image tokens of its slices, unit length.
-
-    The slices are those that a request for the first word would look at. Empty where the model keeps no CLIP
-    tokens, or the volume shows only air.
-    """
-    return _embedding(_pipeline(model, cache), volume, as_prompts(prompts)[0], cancel)
-
-
 def _pipeline(model: Segmenter | VolumeSegmenter, cache: FeatureCache | None) -> VolumeSegmenter:
     if isinstance(model, VolumeSegmenter):
         return model if cache is None else VolumeSegmenter(model.segmenter, cache=cache)
     return VolumeSegmenter(model, cache=cache)
-
-
-def _embedding(
-    pipeline: VolumeSegmenter, volume: Volume, prompt: Prompt, cancel: CancelToken | None
-) -> list[float]:
-    parts = pipeline.slice_features(volume, prompt, cancel=cancel)
-    rows = [part.tensors[IMAGE_TOKENS][:, 0] for part in parts if IMAGE_TOKENS in part.tensors]
-    if not rows:
-        return []
-    mean = torch.cat(rows).double().cpu().mean(0)
-    return [round(value, 6) for value in (mean / mean.norm().clamp_min(1e-12)).tolist()]
 
 
 def _refuses(segmenter: Segmenter, prompt: Prompt) -> bool:
@@ -165,13 +136,11 @@ def _refuses(segmenter: Segmenter, prompt: Prompt) -> bool:
 
 
 def _score_word(
-    pipeline: VolumeSegmenter,
-    others: Sequence[VolumeSegmenter],
-    volume: Volume,
-    prompt: Prompt,
-    cancel: CancelToken | None,
+    pipeline: VolumeSegmenter, volume: Volume, prompt: Prompt, cancel: CancelToken | None
 ) -> _WordScore:
     word = prompt.word
+    answering = pipeline.segmenter.answering(prompt, picture=volume.is_picture, hinted=False)
+    others, cause = _other_views(pipeline, answering, prompt)
     result = pipeline.segment(volume, [prompt], keep=("probability",), cancel=cancel)
     masks = [
         result.mask(word),
@@ -179,10 +148,8 @@ def _score_word(
     ]
     probability = result.statistics[word].presence
     boundary, where = _boundary_entropy(result, volume, word)
-    tinted = isinstance(others[0].segmenter, _Tinted)
-    cause = "when the grey values change a little" if tinted else "with other noise"
     return _WordScore(
-        presence=decision_entropy(probability, _presence_limit(pipeline.segmenter, prompt)),
+        presence=decision_entropy(probability, _presence_limit(answering, prompt)),
         boundary=boundary,
         disagreement=disagreement(masks),
         reasons=(
@@ -273,14 +240,22 @@ def _presence_limit(segmenter: Segmenter, prompt: Prompt) -> float:
     return preset.presence.words.get(prompt.key, preset.presence.volume_logit)
 
 
-def _other_views(pipeline: VolumeSegmenter) -> list[VolumeSegmenter]:
-    """The same model under other noise, or on other grey values where it draws no noise."""
-    model = pipeline.segmenter
-    others = [other for offset in OTHER_SEEDS if (other := model.with_other_noise(offset)) is not None]
-    if others:
-        return [VolumeSegmenter(other, cache=pipeline.cache) for other in others]
+def _other_views(
+    pipeline: VolumeSegmenter, answering: Segmenter, prompt: Prompt
+) -> tuple[list[VolumeSegmenter], str]:
+    """The model as it might have been as well, and what the reason says where the masks differ.
+
+    With other noise, or each network of a taught word alone; else the same model on other grey values.
+    """
+    variants = pipeline.segmenter.variants(prompt)
+    if variants:
+        how = (
+            "when other networks answer" if isinstance(answering, CommitteeSegmenter) else "with other noise"
+        )
+        return [VolumeSegmenter(other, cache=pipeline.cache) for other in variants], how
     cache = FeatureCache(CACHE_BYTES)  # of this case alone, because others do not use its features
-    return [VolumeSegmenter(cast(Segmenter, _Tinted(model, gamma)), cache=cache) for gamma in GAMMAS]
+    tinted = [VolumeSegmenter(cast(Segmenter, _Tinted(answering, gamma)), cache=cache) for gamma in GAMMAS]
+    return tinted, "when the grey values change a little"
 
 
 class _Tinted:
@@ -294,6 +269,9 @@ class _Tinted:
 
     def __call__(self, *arguments: Any) -> Any:
         return self._model(*arguments)
+
+    def answering(self, prompt: Prompt, *, picture: bool, hinted: bool) -> Any:
+        return self
 
     @property
     def fingerprint(self) -> str:

@@ -28,6 +28,7 @@ from wordmask.models.base import (
     Capabilities,
     Hints,
     PromptFeatures,
+    Segmenter,
     SegmenterOutput,
     SliceFeatures,
     all_pairs,
@@ -253,13 +254,9 @@ class SimpleViLMedSAM(ClipSamSegmenter):
             self.draw(inputs), slices.frames["sam"], presence=inputs.presence, attribution=inputs.priors[:, 0]
         )
 
-    def with_other_noise(self, offset: int) -> Self | None:
-        """The same weights with other noise; None when the decoder does not use the bottleneck's map.
-
-        Args:
-            offset: added to the preset's seed.
-        """
-        return None if self.preset.decoder.prior == "similarity" else super().with_other_noise(offset)
+    def variants(self, prompt: Prompt) -> list[Segmenter]:
+        """The same weights with other noise; empty when the decoder does not use the bottleneck's map."""
+        return [] if self.preset.decoder.prior == "similarity" else super().variants(prompt)
 
     def draw(self, inputs: DecoderInputs) -> Tensor:
         """Draw logits [P, 4g, 4g] from the result of `decoder_inputs`."""

@@ -51,7 +51,7 @@ class TaughtSegmenter(Segmenter):
         self.name, self.capabilities = base.name, base.capabilities
         self.trained_words = base.trained_words | set(committee.card.words)
         self._digest: str | None = None
-        self._answering: dict[tuple[bool, bool], CommitteeSegmenter] = {}
+        self._answering: dict[tuple[bool, bool, bool], CommitteeSegmenter] = {}
 
     @classmethod
     def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
@@ -74,9 +74,9 @@ class TaughtSegmenter(Segmenter):
         taught = self.committee.card.words.get(prompt.key)
         if taught is None or hinted:
             return self.base.answering(prompt, picture=picture, hinted=hinted)
-        kind = (picture, taught.frozen)
+        kind = (picture, taught.frozen, taught.presence is not None)
         if kind not in self._answering:
-            self._answering[kind] = CommitteeSegmenter(self, picture=picture, frozen=taught.frozen)
+            self._answering[kind] = CommitteeSegmenter(self, *kind)
         return self._answering[kind]
 
     def only(self, member: int) -> TaughtSegmenter:
@@ -111,13 +111,11 @@ class TaughtSegmenter(Segmenter):
     def judges_presence(self, prompt: Prompt) -> bool:
         return self.base.judges_presence(prompt)
 
-    def with_other_noise(self, offset: int) -> TaughtSegmenter | None:
-        """For taught words one member alone instead of the committee, for others the model's other noise."""
-        if self.member is not None or offset > len(self.committee.members):
-            return None
-        return TaughtSegmenter(
-            self.base.with_other_noise(offset) or self.base, self.committee, member=offset - 1
-        )
+    def variants(self, prompt: Prompt) -> list[Segmenter]:
+        """Each network of a taught word alone; for other words those of the model."""
+        if prompt.key not in self.committee.card.words:
+            return self.base.variants(prompt)
+        return [self.only(member) for member in range(len(self.committee.networks))]
 
 
 class CommitteeSegmenter(Segmenter):
@@ -127,11 +125,12 @@ class CommitteeSegmenter(Segmenter):
         owner: the model that was taught.
         picture: whether the slices are pictures, which have no neighbours and are also seen mirrored.
         frozen: whether the frozen model's answer takes part.
+        limited: whether a limit decides about the words' presence.
     """
 
-    def __init__(self, owner: TaughtSegmenter, *, picture: bool, frozen: bool) -> None:
+    def __init__(self, owner: TaughtSegmenter, picture: bool, frozen: bool, limited: bool) -> None:
         committee = owner.committee
-        limits = PresencePreset(slice_logit=float("-inf"), volume_logit=0.0)
+        limits = PresencePreset(slice_logit=float("-inf"), volume_logit=0.0) if limited else None
         super().__init__(owner.preset.model_copy(update={"presence": limits}))
         self.name, self.capabilities = owner.name, Capabilities()
         self.committee, self.member = committee, owner.member
@@ -274,12 +273,11 @@ def _level(value: float) -> Tensor:
 
 
 def _presence(mean: Tensor, taught: Sequence[TaughtWord]) -> Tensor:
-    """Presence logits [P], of the calibration of each word; NaN where it cannot be judged."""
+    """Presence logits [P] of the peak of each map, relative to the limit of its word, if it has one."""
     values = []
     for probability, word in zip(mean, taught, strict=True):
-        value = float("nan")
+        value = float(torch.logit(_level(peak_of(probability.cpu().numpy()))))
         if word.presence is not None:
-            highest = float(torch.logit(_level(peak_of(probability.cpu().numpy()))))
-            value = word.presence.scale * (highest - word.presence.limit)
+            value = word.presence.scale * (value - word.presence.limit)
         values.append(value)
     return torch.tensor(values, device=mean.device)
