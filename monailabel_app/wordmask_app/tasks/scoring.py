@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from wordmask.data.volumes import read_volume
 from wordmask.errors import TooLargeError, VolumeError, WordMaskError
 from wordmask.files import replace_text
-from wordmask.learning.active.embedding import WIDTH
+from wordmask.learning.active.embedding import WIDTH, embed_image
 from wordmask.learning.active.scores import CaseScore, score_case
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import MOST_WORDS, Prompt, parse_prompts

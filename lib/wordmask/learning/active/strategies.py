@@ -168,7 +168,7 @@ STRATEGIES: Mapping[str, str] = MappingProxyType(
         "first": "the first case by name",
         "random": "a case by chance",
         "uncertainty": "the case of which the model is least sure",
-        "diversity": "the case that looks least like those that are labelled (core-set on features of an ImageNet network)",
+        "diversity": "the case that looks least like those that are labelled (core-set on ImageNet features)",
         "hybrid": (
             "of the half of the cases of which the model is least sure, "
             "the one that looks least like those that are labelled"
