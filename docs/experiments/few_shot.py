@@ -25,10 +25,9 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.learning.evaluation.validation import validate
 from wordmask.learning.recipes import TeachingRecipe
 from wordmask.models.base import Segmenter
-from wordmask.weights.checkpoint import read_card
 from wordmask.weights.versions import ModelStore
 
-TIMED_STEPS = 12  # of the short training that shows how long a step takes
+TIMED_STEPS = (10, 50)  # of two short trainings that show how long a step takes, and all the rest
 
 
 class Runs:
@@ -40,6 +39,7 @@ class Runs:
         self.pool, self.results = pool, results
         self.changes, self.floor_changes = changes, floor_changes
         self.tests, self.cache = read_all(pool.test), FeatureCache(2 << 30)
+        self.per_step: float | None = None  # processor seconds
 
     def untrained(self) -> None:
         """The weights that ship, without any case."""
@@ -49,13 +49,14 @@ class Runs:
     def ours(self, count: int, seed: int, seconds: int) -> None:
         """Our model."""
         cases = self.pool.draw(count, seed)
-        recipe = TeachingRecipe.load("few_shot", **{**self.changes, "seed": seed, "steps": TIMED_STEPS})
+        recipe = TeachingRecipe.load("few_shot", **{**self.changes, "seed": seed, "steps": TIMED_STEPS[0]})
         with tempfile.TemporaryDirectory() as folder:
             store = ModelStore(Path(folder) / "store")
-            version, spent = publish(cases, recipe, store)
-            parts: Any = read_card(version).as_json()["seconds"]
-            stepping = parts["views"] + parts["forward"] + parts["backward"]
-            steps = max(1, round((seconds - (spent - stepping)) * TIMED_STEPS / stepping))
+            _, few = publish(cases, recipe, store)
+            if self.per_step is None:  # nearly the same for any cases of a task
+                _, more = publish(cases, recipe.model_copy(update={"steps": TIMED_STEPS[1]}), store)
+                self.per_step = (more - few) / (TIMED_STEPS[1] - TIMED_STEPS[0])
+            steps = max(1, TIMED_STEPS[0] + round((seconds - few) / self.per_step))
             version, spent = publish(cases, recipe.model_copy(update={"steps": steps}), store)
             model = load(version)
         key = {"cases": count, "seed": seed, "seconds": seconds, "model": "wordmask"}

@@ -37,7 +37,7 @@ def seconds_per_epoch(cases: list[Case], cache: FeatureCache, *, before: bool) -
 
     before: whether that is done.
     """
-    recipe = Recipe.load("few_shot", epochs=EPOCHS, lora_rank=0)
+    recipe = Recipe.load("decoder", epochs=EPOCHS, lora_rank=0)
     read = [case.read() for case in cases]
     torch.manual_seed(recipe.seed)
     trainee = SimpleViLMedSAMTrainee.start(

@@ -20,7 +20,7 @@ from wordmask.demo.learn import WORD, VersionScores, choose_cases, judge, truth_
 from wordmask.demo.samples import load_samples
 from wordmask.errors import RequestError
 
-QUICK = {"recipe": "quick", "epochs": 1, "steps_per_epoch": 10, "views": 1, "replay": 0, "decoder_rate": 1e-3}
+QUICK = {"recipe": "quick", "steps": 40, "sides": [64]}
 
 
 def three_studies(folder: Path) -> Path:

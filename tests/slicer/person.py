@@ -126,7 +126,7 @@ MODEL = {
     "name": "m", "title": "Model", "preset": "tiny", "device": "cpu", "hints": [],
     "output_volumes": ["labels", "uncertainty"], "trained_words": ["liver"],
     "unknown_words": "refuse", "version": "1", "versions": [],
-    "training": {"recipes": ["few_shot", "quick", "zero_shot"], "words": False},
+    "training": {"recipes": ["few_shot", "quick", "decoder", "zero_shot"], "words": False},
 }  # fmt: skip
 LIVER = {
     "word": "liver", "matched": "liver", "kind": "prefix", "synonyms": ["hepar"], "trained": True,

@@ -23,13 +23,12 @@ WORD = "polyp"
 BROKEN = "a_broken_one"  # an image that cannot be read, the first by name
 QUICK: dict[str, Any] = {
     "recipe": "quick",
-    "epochs": 1,
-    "steps_per_epoch": 2,
-    "views": 1,
-    "replay": 0,
+    "steps": 2,
+    "batch": 4,
+    "sides": [64],
     "force": True,
 }
-HOURS: dict[str, Any] = {**QUICK, "epochs": 10_000, "validate_every": 10_000}
+HOURS: dict[str, Any] = {**QUICK, "steps": 100_000}
 ENDED = ("done", "failed", "stopped")
 
 

@@ -21,18 +21,19 @@ from tests.support.stub_segmenters import (
 from wordmask.data.volumes import Volume
 from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.cache import FeatureCache
+from wordmask.learning.active.embedding import WIDTH, embed_image
 from wordmask.learning.active.scores import (
     CaseScore,
     band_of,
     decision_entropy,
     disagreement,
-    embed_case,
     score_case,
 )
 from wordmask.learning.active.strategies import STRATEGIES, UNSURE_SHARE, choose
 from wordmask.models.loading import load_segmenter
 from wordmask.models.presets import PresencePreset
 from wordmask.progress import CancelToken
+from wordmask.words.prompts import parse_prompts
 
 PARTS = ("uncertainty", "presence", "boundary", "disagreement")
 
@@ -194,14 +195,14 @@ def test_a_model_without_noise_is_asked_again_with_other_grey_values():
 
 
 def test_only_models_whose_masks_draw_noise_are_asked_with_other_noise():
+    (liver,) = parse_prompts("liver")
     similarity = load_segmenter("simple_vilmedsam", device="cpu")
     for model in (similarity, random_medclip_samv2_weak()):
-        assert model.with_other_noise(1) is None
+        assert model.variants(liver) == []
     for model in (random_tiny(), random_medclip_samv2()):
-        other = model.with_other_noise(1)
-        assert other is not None
-        assert other.preset.bottleneck.seed == model.preset.bottleneck.seed + 1
-        assert other.fingerprint == model.fingerprint
+        seed = model.preset.bottleneck.seed
+        assert [other.preset.bottleneck.seed for other in model.variants(liver)] == [seed + 1, seed + 2]
+        assert {other.fingerprint for other in model.variants(liver)} == {model.fingerprint}
 
 
 def test_the_disagreement_of_a_weakly_supervised_model_counts():
@@ -217,8 +218,8 @@ def test_words_that_the_weights_refuse_leave_a_case_wholly_uncertain_with_its_em
     score = score_case(tiny, volume, "hippocampus", name="x")
     assert [getattr(score, part) for part in PARTS] == [1.0] * 4
     assert "'hippocampus'" in score.reason
-    assert score.embedding == embed_case(tiny, volume, "hippocampus")
-    assert len(score.embedding) == tiny.clip.embed_dim
+    assert score.embedding == embed_image(volume, parse_prompts("hippocampus")[0], tiny.preset)
+    assert len(score.embedding) == WIDTH
     mixed = score_case(tiny, volume, "polyp, hippocampus", name="x")
     assert mixed.uncertainty == score_case(tiny, volume, "polyp", name="x").uncertainty
 

@@ -24,7 +24,7 @@ MODEL = "simple_vilmedsam"
 # Three steps of which two change the weights together: the last round of every epoch leaves the second
 # process without a batch.
 SHORT = {
-    "recipe": "quick",
+    "recipe": "decoder",
     "decoder_rate": 1e-3,
     "epochs": 2,
     "views": 2,

@@ -42,7 +42,7 @@ def ask(**changes) -> TrainingRequest:
     return TrainingRequest(
         model=MODEL,
         preset="tiny",
-        recipe=Recipe.load("quick", **{**QUICK, **changes}),
+        recipe=Recipe.load("decoder", **{**QUICK, **changes}),
         device="cpu",
         force=force,
     )
@@ -58,7 +58,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 def trained(tmp_path_factory: pytest.TempPathFactory, cases: list[Case]) -> tuple[ModelStore, TrainingReport]:
     folder = tmp_path_factory.mktemp("store")
     store = ModelStore(folder / MODEL)
-    return store, find_training(MODEL).run(cases, ask(), store, run_folder=folder / "run")
+    return store, find_training(MODEL, "decoder").run(cases, ask(), store, run_folder=folder / "run")
 
 
 def test_a_word_that_no_weights_have_met_is_learned_and_published(trained, cases):
@@ -108,7 +108,7 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
 ):
     store, _ = trained
     started: list[dict[str, torch.Tensor]] = []
-    training = find_training(MODEL)
+    training = find_training(MODEL, "decoder")
     real = training.start_trainee
 
     def spy(*arguments):
@@ -120,7 +120,7 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
     hopeless = ask(
         decoder_rate=1e-12, text_rate=1e-12, epochs=1, views=1, replay=0, steps_per_epoch=1, weight_decay=0
     )
-    report = find_training(MODEL).run(cases, hopeless, store, run_folder=tmp_path / "run")
+    report = find_training(MODEL, "decoder").run(cases, hopeless, store, run_folder=tmp_path / "run")
     assert report.version is None
     assert "did not help" in report.message
     assert store.served() == 1
@@ -130,7 +130,7 @@ def test_a_run_that_does_not_help_is_refused_and_every_run_starts_from_what_serv
     assert all(torch.equal(served[name], started[-1][name]) for name in served)
     store.rollback()
     try:
-        report = find_training(MODEL).run(cases, hopeless, store, run_folder=tmp_path / "again")
+        report = find_training(MODEL, "decoder").run(cases, hopeless, store, run_folder=tmp_path / "again")
         assert (
             report.start_sha256
             == weights_digest(checkpoint_folder("bundled/simple_vilmedsam_tiny"))
@@ -151,14 +151,14 @@ def test_the_same_seed_gives_the_same_weights(cases, tmp_path):
     states = []
     for name in ("one", "two"):
         store = ModelStore(tmp_path / name)
-        find_training(MODEL).run(cases[:3], ask(**small), store, run_folder=tmp_path / f"run_{name}")
+        find_training(MODEL, "decoder").run(cases[:3], ask(**small), store, run_folder=tmp_path / f"run_{name}")
         states.append(load_checkpoint(store.folder(1)).tensors)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases, tmp_path):
     store = ModelStore(tmp_path / "store")
-    find_training(MODEL).run(
+    find_training(MODEL, "decoder").run(
         cases[:3],
         ask(epochs=1, steps_per_epoch=2, lora_rank=2, lora_rate=1e-2, force=True),
         store,
@@ -169,7 +169,7 @@ def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases,
     model = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
     assert model.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
     assert isinstance(model.sam.image_encoder.blocks[0].attn.qkv, torch.nn.Linear)
-    report = find_training(MODEL).run(
+    report = find_training(MODEL, "decoder").run(
         cases[:3], ask(epochs=1, steps_per_epoch=1, force=True), store, run_folder=tmp_path / "run2"
     )
     assert report.parent == 1
@@ -178,50 +178,20 @@ def test_low_rank_parts_are_trained_kept_apart_and_merged_when_they_serve(cases,
     )
 
 
-def test_a_version_keeps_its_refiner_and_the_next_training_goes_on_with_it(trained, cases, tmp_path):
-    published = load_checkpoint(trained[0].folder(1))
-    own = {name: tensor for name, tensor in published.tensors.items() if name.startswith("refiner.")}
-    assert own["refiner.head.weight"].abs().max() > 0
-    served = load_segmenter(MODEL, device="cpu", weights=trained[0].folder(1))
-    assert all(torch.equal(served.state_dict()[name], tensor) for name, tensor in own.items())
-    # Features without pixels are of no use to it.
-    assert served.fingerprint != load_segmenter(MODEL, device="cpu").fingerprint
-    start = trained[0].folder(1)
-    going_on = find_training(MODEL).start_trainee(
-        MODEL, "tiny", start, Recipe.load("quick", refiner=False), [WORD]
-    )
-    assert all(torch.equal(going_on.state()[name], tensor) for name, tensor in own.items())
-
-
-def test_a_training_without_a_refiner_adds_none(cases, tmp_path):
-    store = ModelStore(tmp_path / "store")
-    find_training(MODEL).run(
-        cases[:3],
-        ask(epochs=1, steps_per_epoch=1, refiner=False, force=True),
-        store,
-        run_folder=tmp_path / "run",
-    )
-    assert not [name for name in load_checkpoint(store.folder(1)).tensors if name.startswith("refiner.")]
-    assert (
-        load_segmenter(MODEL, device="cpu", weights=store.folder(1)).fingerprint
-        == load_segmenter(MODEL, device="cpu").fingerprint
-    )
-
-
 def test_too_few_cases_and_nothing_to_learn_are_said(cases, tmp_path):
     store = ModelStore(tmp_path / "store")
     with pytest.raises(RequestError, match="no labelled case"):
-        find_training(MODEL).run([], ask(), store, run_folder=tmp_path / "run")
+        find_training(MODEL, "decoder").run([], ask(), store, run_folder=tmp_path / "run")
     with pytest.raises(RequestError, match="label another one"):
-        find_training(MODEL).run(cases[:1], ask(), store, run_folder=tmp_path / "run")
+        find_training(MODEL, "decoder").run(cases[:1], ask(), store, run_folder=tmp_path / "run")
     with pytest.raises(RequestError, match="nothing to learn"):
-        find_training(MODEL).run([cases[-1]], ask(force=True), store, run_folder=tmp_path / "run")
+        find_training(MODEL, "decoder").run([cases[-1]], ask(force=True), store, run_folder=tmp_path / "run")
     assert store.versions() == []
 
 
 def test_a_case_that_cannot_be_read_is_left_out_and_named(cases, tmp_path):
     broken = replace(cases[0], name="broken", label=tmp_path / "missing.png")
-    report = find_training(MODEL).run(
+    report = find_training(MODEL, "decoder").run(
         [*cases[:3], broken],
         ask(epochs=1, steps_per_epoch=1, force=True),
         ModelStore(tmp_path / "store"),
@@ -233,7 +203,7 @@ def test_a_case_that_cannot_be_read_is_left_out_and_named(cases, tmp_path):
 def test_a_cancelled_training_publishes_nothing(cases, tmp_path):
     cancel, store = CancelToken(), ModelStore(tmp_path / "store")
     with pytest.raises(CancelledError):
-        find_training(MODEL).run(
+        find_training(MODEL, "decoder").run(
             cases,
             ask(force=True),
             store,
@@ -251,15 +221,15 @@ def test_a_wrong_recipe_says_what_is_wrong():
         ({"batch": "many"}, "batch"),
     ):
         with pytest.raises(RequestError, match=message):
-            Recipe.load("few_shot", **changes)
-    with pytest.raises(RequestError, match="Did you mean 'few_shot'"):
-        Recipe.load("fewshot")
+            Recipe.load("decoder", **changes)
+    with pytest.raises(RequestError, match="Did you mean 'decoder'"):
+        Recipe.load("decodr")
 
 
 @pytest.mark.parametrize(("slices", "views"), [(1, 24), (20, 24), (48, 10), (240, 2), (5000, 2)])
 def test_few_slices_are_seen_many_ways_and_many_slices_at_least_two(slices, views):
-    assert Recipe.load("few_shot").views_of_each(slices) == views
-    assert Recipe.load("few_shot", views=1).views_of_each(slices) == 1
+    assert Recipe.load("decoder").views_of_each(slices) == views
+    assert Recipe.load("decoder", views=1).views_of_each(slices) == 1
 
 
 @pytest.mark.parametrize(
@@ -272,8 +242,8 @@ def test_few_slices_are_seen_many_ways_and_many_slices_at_least_two(slices, view
     ],
 )
 def test_the_decoder_learns_slowly_where_the_weights_know_every_word(words, fresh, rate):
-    recipe = Recipe.load("few_shot", decoder_rate=1e-2, known_decoder_rate=1e-5, fresh_decoder=fresh)
-    decoder, *_ = find_training(MODEL).start_trainee(MODEL, "tiny", None, recipe, words).parameter_groups()
+    recipe = Recipe.load("decoder", decoder_rate=1e-2, known_decoder_rate=1e-5, fresh_decoder=fresh)
+    decoder, *_ = find_training(MODEL, "decoder").start_trainee(MODEL, "tiny", None, recipe, words).parameter_groups()
     assert decoder["lr"] == rate
 
 
@@ -292,15 +262,15 @@ def test_a_fresh_decoder_of_another_form_is_served_in_that_form(tmp_path, cases)
     store = ModelStore(tmp_path / MODEL)
     short = {"epochs": 1, "steps_per_epoch": 1, "force": True}
     asked = ask(fresh_decoder=True, ipp=False, bid=False, **short)
-    report = find_training(MODEL).run(cases[:3], asked, store, run_folder=tmp_path / "run")
+    report = find_training(MODEL, "decoder").run(cases[:3], asked, store, run_folder=tmp_path / "run")
     assert report.version == 1
     served = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
     assert (served.decoder.preset.ipp, served.decoder.preset.bid) == (False, "none")
-    again = find_training(MODEL).run(cases[:3], ask(**short), store, run_folder=tmp_path / "run")
+    again = find_training(MODEL, "decoder").run(cases[:3], ask(**short), store, run_folder=tmp_path / "run")
     assert (again.version, again.parent) == (2, 1)
     assert not load_segmenter(MODEL, device="cpu", weights=store.folder(2)).decoder.preset.ipp
 
 
 def test_a_decoder_that_lacks_a_part_has_to_be_a_fresh_one():
     with pytest.raises(RequestError, match="fresh_decoder=true"):
-        Recipe.load("few_shot", ipp=False)
+        Recipe.load("decoder", ipp=False)

@@ -47,7 +47,7 @@ def write_data_set(root: Path, name: str, *, train: int = 6, test: int = 2) -> N
 
 def a_protocol(**changes) -> Protocol:
     run = {"label": "x", "train": ["isic"], "test": ["isic"]} | changes
-    return Protocol(name="x", title="x", source="x", description="x", recipe="few_shot", runs=[run])
+    return Protocol(name="x", title="x", source="x", description="x", recipe="decoder", runs=[run])
 
 
 @pytest.mark.parametrize("name", protocol_names())

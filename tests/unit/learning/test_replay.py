@@ -11,7 +11,8 @@ from tests.support.labelled_pictures import WORD, write_case
 
 from wordmask.inference.cache import FeatureCache
 from wordmask.learning.finetuning.pairs import EpochSampler, TrainingPairs
-from wordmask.learning.finetuning.replay import REPEAT_SEED, earlier_cases, phantom_cases, write_cases
+from wordmask.learning.earlier_cases import earlier_cases, write_cases
+from wordmask.learning.finetuning.replay import REPEAT_SEED, phantom_cases
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.training import find_training
 from wordmask.models.loading import load_segmenter
@@ -61,8 +62,8 @@ def test_a_damaged_list_of_cases_stops_nothing(tmp_path):
 
 
 def test_every_epoch_repeats_old_words_in_the_stated_share_and_each_as_often(tmp_path, card):
-    recipe = Recipe.load("few_shot", views=1, batch=10, replay=0.5)
-    trainee = find_training("simple_vilmedsam").start_trainee(
+    recipe = Recipe.load("decoder", views=1, batch=10, replay=0.5)
+    trainee = find_training("simple_vilmedsam", "decoder").start_trainee(
         "simple_vilmedsam", "tiny", None, recipe, [WORD]
     )
     new = [write_case(tmp_path, seed).read() for seed in range(60)]
@@ -83,8 +84,8 @@ def test_every_epoch_repeats_old_words_in_the_stated_share_and_each_as_often(tmp
 
 
 def test_a_word_of_ones_own_is_repeated_as_often_as_all_bundled_words_together(tmp_path, card):
-    recipe = Recipe.load("few_shot", views=1, batch=10, replay=0.5)
-    trainee = find_training("simple_vilmedsam").start_trainee(
+    recipe = Recipe.load("decoder", views=1, batch=10, replay=0.5)
+    trainee = find_training("simple_vilmedsam", "decoder").start_trainee(
         "simple_vilmedsam", "tiny", None, recipe, ["a new thing", WORD]
     )
     learned_before = [write_case(tmp_path, seed).read() for seed in range(6)]

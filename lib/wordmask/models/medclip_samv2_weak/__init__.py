@@ -8,5 +8,5 @@ MODEL = ModelEntry(
     preset=MedCLIPSAMv2WeakPreset,
     presets=configs("models", "medclip_samv2_weak"),
     segmenter="wordmask.models.medclip_samv2_weak.model:MedCLIPSAMv2Weak",
-    trainings=("wordmask.learning.weak.run:TRAINING", "wordmask.learning.teaching.run:TRAINING"),
+    trainings=("wordmask.learning.weak.run:TRAINING",),
 )

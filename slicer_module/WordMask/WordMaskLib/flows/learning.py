@@ -27,7 +27,7 @@ from .session import ServerState, Session, present
 
 FINAL = "final"  # the tag of the label map that models learn from
 STRATEGIES = ("hybrid", "uncertainty", "diversity", "random", "first")
-SPECIAL_RECIPES = frozenset({"zero_shot", "smoke"})  # for experiments and tests
+SPECIAL_RECIPES = frozenset({"decoder", "zero_shot", "smoke"})  # for experiments and tests
 WATCH_SECONDS = 1.0
 MOST_SILENCES = 5  # failed requests after which a training is no longer watched
 
