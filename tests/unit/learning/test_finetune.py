@@ -151,7 +151,9 @@ def test_the_same_seed_gives_the_same_weights(cases, tmp_path):
     states = []
     for name in ("one", "two"):
         store = ModelStore(tmp_path / name)
-        find_training(MODEL, "decoder").run(cases[:3], ask(**small), store, run_folder=tmp_path / f"run_{name}")
+        find_training(MODEL, "decoder").run(
+            cases[:3], ask(**small), store, run_folder=tmp_path / f"run_{name}"
+        )
         states.append(load_checkpoint(store.folder(1)).tensors)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -243,7 +245,9 @@ def test_few_slices_are_seen_many_ways_and_many_slices_at_least_two(slices, view
 )
 def test_the_decoder_learns_slowly_where_the_weights_know_every_word(words, fresh, rate):
     recipe = Recipe.load("decoder", decoder_rate=1e-2, known_decoder_rate=1e-5, fresh_decoder=fresh)
-    decoder, *_ = find_training(MODEL, "decoder").start_trainee(MODEL, "tiny", None, recipe, words).parameter_groups()
+    decoder, *_ = (
+        find_training(MODEL, "decoder").start_trainee(MODEL, "tiny", None, recipe, words).parameter_groups()
+    )
     assert decoder["lr"] == rate
 
 

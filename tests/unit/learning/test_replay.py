@@ -10,8 +10,8 @@ import pytest
 from tests.support.labelled_pictures import WORD, write_case
 
 from wordmask.inference.cache import FeatureCache
-from wordmask.learning.finetuning.pairs import EpochSampler, TrainingPairs
 from wordmask.learning.earlier_cases import earlier_cases, write_cases
+from wordmask.learning.finetuning.pairs import EpochSampler, TrainingPairs
 from wordmask.learning.finetuning.replay import REPEAT_SEED, phantom_cases
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.training import find_training

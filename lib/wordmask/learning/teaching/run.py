@@ -37,7 +37,7 @@ from wordmask.learning.training import CaseReport, Report, Training, TrainingReq
 from wordmask.models.base import Segmenter
 from wordmask.models.loading import choose_device, load_segmenter, segmenter_class
 from wordmask.models.registry import load_preset
-from wordmask.models.taught.committee import Committee, word_vectors
+from wordmask.models.taught.committee import JUDGE, Committee, word_vectors
 from wordmask.models.taught.segmenter import TaughtSegmenter
 from wordmask.models.taught.versions import BASE_FOLDER, base_of, committee_tensors, load_committee
 from wordmask.progress import CancelToken
@@ -47,7 +47,6 @@ from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 
 CACHE_BYTES = 2 << 30
-JUDGE = 0  # the member that does not learn from all cases
 LIBRARIES = ("torch", "monai", "timm", "open_clip_torch")
 
 

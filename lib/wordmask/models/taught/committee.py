@@ -17,6 +17,8 @@ from wordmask.models.taught.networks import Member
 from wordmask.weights.card import CommitteeCard
 from wordmask.words.prompts import Prompt, parse_prompts
 
+JUDGE = 0  # the member that does not learn from all cases, and so can be judged by some
+
 
 class Committee(nn.Module):
     """Networks with different strengths, which learn the same words.

@@ -25,7 +25,7 @@ from wordmask.models.base import (
     all_pairs,
 )
 from wordmask.models.presets import PresencePreset
-from wordmask.models.taught.committee import Committee
+from wordmask.models.taught.committee import JUDGE, Committee
 from wordmask.models.taught.parts import peak_of, standing_out
 from wordmask.weights.card import TaughtWord
 from wordmask.words.prompts import Prompt
@@ -211,7 +211,7 @@ class CommitteeSegmenter(Segmenter):
         return SegmenterOutput(
             logits,
             frame,
-            presence=_presence(mean, taught),
+            presence=_presence(votes[JUDGE if self.member is None else self.member], taught),
             uncertainty=-(mean * mean.log() + (1 - mean) * (1 - mean).log()),
         )
 
@@ -272,12 +272,12 @@ def _level(value: float) -> Tensor:
     return torch.tensor(value).clamp(SMALLEST, 1 - SMALLEST)
 
 
-def _presence(mean: Tensor, taught: Sequence[TaughtWord]) -> Tensor:
+def _presence(votes: Tensor, taught: Sequence[TaughtWord]) -> Tensor:
     """Presence logits [P] of the peak of each map, relative to the limit of its word, if it has one."""
     values = []
-    for probability, word in zip(mean, taught, strict=True):
+    for probability, word in zip(votes, taught, strict=True):
         value = float(torch.logit(_level(peak_of(probability.cpu().numpy()))))
         if word.presence is not None:
             value = word.presence.scale * (value - word.presence.limit)
         values.append(value)
-    return torch.tensor(values, device=mean.device)
+    return torch.tensor(values, device=votes.device)
