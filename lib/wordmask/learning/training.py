@@ -281,7 +281,7 @@ def find_training(model: str, recipe: str | None = None) -> Training[Any]:
     if recipe is None:
         return trainings[0]
     names = [name for training in trainings for name in training.recipe.names()]
-    look_up(recipe, names, f"recipe of {model}", RequestError)
+    look_up(recipe, names, "recipe", RequestError)
     return next(training for training in trainings if recipe in training.recipe.names())
 
 

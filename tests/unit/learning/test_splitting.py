@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wordmask.errors import RequestError
 from wordmask.learning.cases import Case
-from wordmask.learning.splitting import split_cases
+from wordmask.learning.splitting import hold_out, split_cases
 
 NOWHERE = Path("nowhere")
 NAMES = st.lists(st.text("abcdefgh0123", min_size=1, max_size=6), unique=True, min_size=2, max_size=30)
@@ -57,3 +57,37 @@ def test_one_case_alone_is_learned_from():
 def test_two_cases_of_one_name_are_refused():
     with pytest.raises(RequestError, match="'a'"):
         split_cases(cases(["a", "b", "a"]), 0.2)
+
+
+@given(NAMES, st.floats(0.05, 0.4))
+def test_held_out_cases_are_about_the_share_and_never_all(found, share):
+    held = hold_out(cases(found), share)
+    assert len(held) == min(max(1, round(share * len(found))), len(found) - 1)
+    more = hold_out(cases([*found, "x1", "x2", "x3"]), share, held)
+    assert held <= more
+
+
+def test_a_group_is_held_out_as_a_whole_and_a_single_one_never():
+    found = [f"case_{number}" for number in range(10)]
+    held = hold_out(cases(found, lambda name: str(int(name[-1]) // 2)), 0.2)
+    assert {str(int(name[-1]) // 2) for name in held} == {
+        str(int(name[-1]) // 2) for name in sorted(held)[:1]
+    }
+    assert len(held) == 2
+    assert hold_out(cases(["only"]), 0.2) == frozenset()
+    assert hold_out(cases(found), 0.0) == frozenset()
+
+
+def test_half_of_the_cases_without_a_word_judge_if_there_are_enough():
+    found = [f"case_{number:02}" for number in range(30)]
+    absent = found[:12]
+    held = hold_out(cases(found), 0.2, absent=absent, fewest_absent=5)
+    assert len(held.intersection(absent)) == 6
+    assert len(held - set(absent)) == round(0.2 * 18)
+    few = hold_out(cases(found), 0.2, absent=absent[:4], fewest_absent=5)
+    assert not few.intersection(absent[:4])
+
+
+def test_two_held_out_cases_of_one_name_are_refused():
+    with pytest.raises(RequestError, match="Two cases are called 'a'"):
+        hold_out(cases(["a", "a"]), 0.2)

@@ -120,7 +120,7 @@ def test_a_package_that_is_wrong_is_named(line, sentence, a_package):
     add_entry_point(a_package, line)
     (a_package / "broken_parts.py").write_text(
         "from bright_model import MODEL\nfrom dataclasses import replace\n"
-        "MODEL = replace(MODEL, training='bright_model:MISSING', segmenter='bright_model:MISSING')\n"
+        "MODEL = replace(MODEL, trainings=(\"bright_model:MISSING\",), segmenter='bright_model:MISSING')\n"
     )
     found = wordmask(a_package, "train", "cases.json", "--model", "bright")
     assert found.returncode == 2
@@ -140,6 +140,6 @@ def test_a_model_without_a_training_is_one_sentence(monkeypatch):
 
     from wordmask.learning import training
 
-    monkeypatch.setattr(training, "find_model", lambda name: replace(find_model(name), training=None))
+    monkeypatch.setattr(training, "find_model", lambda name: replace(find_model(name), trainings=()))
     with pytest.raises(RequestError, match="The model 'medclip_samv2' cannot be trained"):
         find_training("medclip_samv2")

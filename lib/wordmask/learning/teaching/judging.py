@@ -5,6 +5,7 @@ Knows scores, cases and the taught segmenter; not how its networks learned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -116,7 +117,7 @@ def limit_for(absent: Sequence[float], present: Sequence[float]) -> PresenceLimi
         absent: presence 0..1 of cases without the structure, at least one.
         present: the same of cases with it.
     """
-    limit = float(np.quantile(absent, KEPT_EMPTY, method="higher")) + 1e-6
+    limit = sorted(absent)[math.ceil(KEPT_EMPTY * len(absent)) - 1] + 1e-6
     return PresenceLimit(
         limit=float(logit(np.clip(limit, 1e-6, 1 - 1e-6))),
         absent_cases=len(absent),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from wordmask.errors import RequestError
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.memory import explain_out_of_memory
 from wordmask.learning.cases import Case, LabelledVolume, Study, read_cases
@@ -112,6 +113,10 @@ class _Run(LabelledRun[TeachingRecipe]):
         held = [case for case in (*new, *repeated) if case.case.name in self.held]
         judges = [case for case in held if _shows(case)]
         self.refuse_too_few(len(new), len(judges))
+        if not any(_shows(case) for case in (*new, *repeated)):
+            raise RequestError(
+                "No labelled case has a voxel of any word, so there is nothing to learn; check the label maps."
+            )
         device = choose_device(self.request.device)
         cache = FeatureCache(CACHE_BYTES)
         base = self._load_base(start, device)
