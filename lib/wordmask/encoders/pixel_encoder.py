@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.tensors import read_tensors
 from wordmask.errors import WeightsError
 from wordmask.files import sha256_of
@@ -106,6 +108,43 @@ def _build(architecture: str) -> Any:
     net: Any = timm.create_model(architecture, features_only=True, out_indices=tuple(range(MAPS)))
     net.blocks = net.blocks[: net.feature_info[MAPS - 1]["stage"]]
     return net
+
+
+POOL_SIDE = 128  # of the square in which slices are pooled
+
+
+@cache
+def frozen_encoder(name: str, device: str) -> PixelEncoder:
+    """An encoder with its ImageNet weights, once per process and device; WeightsError: they are missing."""
+    return load_pixel_encoder(name).eval().requires_grad_(False).to(device)
+
+
+@torch.no_grad()
+def pool_slices(slices: Tensor, name: str = "efficientnet_lite0") -> Tensor:
+    """What a whole slice looks like to an encoder that learned from photographs.
+
+    Args:
+        slices: [N, 3, H, W] in 0..1.
+        name: of the encoder.
+
+    Returns:
+        [N, W]: of the second deepest map, then of the deepest: means over the slice's own area, then maxima.
+
+    Raises:
+        WeightsError: the encoder's weights are missing.
+    """
+    frame = Letterbox.fit((slices.shape[-2], slices.shape[-1]), (POOL_SIDE, POOL_SIDE), "top_left")
+    maps = frozen_encoder(name, str(slices.device))(frame.to_model(slices) * 2 - 1)
+    parts = []
+    for found in maps[-2:]:
+        share = found.shape[-1] / POOL_SIDE
+        height, width = (
+            max(1, round(size * scale * share))
+            for size, scale in zip(frame.original, frame.scale, strict=True)
+        )
+        own = found[..., :height, :width]
+        parts += [own.mean((-2, -1)), own.amax((-2, -1))]
+    return torch.cat(parts, dim=1)
 
 
 def _packaged_file() -> Path:

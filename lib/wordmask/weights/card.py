@@ -47,12 +47,19 @@ class PresenceCheck(BaseModel):
 
 
 class PresenceLimit(BaseModel):
-    """When a taught word counts as present: the logit of the peak of its mask against a limit."""
+    """When a taught word counts as present: where a score of the slice is above a limit.
+
+    The score is a weighted sum of the contrast of the part of its mask that stands out, and of what the whole
+    slice looks like to an encoder that learned from photographs.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     limit: float
-    scale: PositiveFloat = Field(default=1.0, description="presence logit of a distance of 1 to the limit")
+    contrast: float = Field(default=1.0, description="weight of the contrast")
+    pooled: tuple[float, ...] = Field(
+        default=(), description="weights of the pooled features of a picture; empty: they do not count"
+    )
     absent_cases: int = Field(
         default=0, description="held-out cases without the structure, which it rests on"
     )

@@ -26,7 +26,7 @@ from wordmask.learning.training import TrainingReport, TrainingRequest, find_tra
 from wordmask.models.loading import load_segmenter
 from wordmask.models.taught.segmenter import TaughtSegmenter
 from wordmask.progress import CancelToken
-from wordmask.weights.card import CommitteeCard, PresenceLimit, TaughtWord
+from wordmask.weights.card import CommitteeCard, TaughtWord
 from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
 
@@ -211,7 +211,6 @@ def test_the_limit_of_presence_keeps_absent_cases_empty_or_is_not_used():
     told = describe_presence(card, ["blob", "femur"])
     assert "Of 5 held-out cases without 'blob', 80% stay unmarked, and 100% of those with it" in told
     assert "Whether 'femur' is in an image cannot be judged" in told
-    assert PresenceLimit(limit=0.0).scale == 1
 
 
 def test_members_count_the_same_and_the_frozen_model_by_its_dice():

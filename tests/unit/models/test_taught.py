@@ -124,14 +124,16 @@ def test_only_the_part_of_a_picture_that_stands_out_is_marked():
     probability = np.full((64, 64), 0.02, dtype=np.float32)
     probability[5:60, 2:30] = 0.55  # large and vague
     probability[20:32, 40:52] = 0.95  # small and clear
-    level, part = standing_out(probability)
-    assert part[25, 45]
-    assert not part[30, 15]
-    assert part.sum() == 144
-    assert 0.02 < level < 0.95
+    part = standing_out(probability)
+    assert part.mask[25, 45]
+    assert not part.mask[30, 15]
+    assert part.mask.sum() == 144
+    assert 0.02 < part.level < 0.95
+    assert 0.8 < part.contrast < 0.95
     assert peak_of(probability) == pytest.approx(0.95)
-    empty = standing_out(np.zeros((32, 32), dtype=np.float32))[1]
-    assert not empty.any()
+    empty = standing_out(np.zeros((32, 32), dtype=np.float32))
+    assert not empty.mask.any()
+    assert empty.contrast == 0
 
 
 def test_the_networks_of_a_taught_word_disagree_and_those_of_equal_weights_do_not(picture):

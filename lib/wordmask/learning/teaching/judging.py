@@ -9,13 +9,20 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
+from wordmask.encoders.pixel_encoder import pool_slices
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.request import choose_window, cut_volume
 from wordmask.learning.cases import LabelledVolume
 from wordmask.models.base import Segmenter
+from wordmask.models.presets import Preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import CommitteeCard, PresenceLimit
 from wordmask.words.prompts import parse_prompts
@@ -23,6 +30,8 @@ from wordmask.words.prompts import parse_prompts
 SHARPNESS = 4.0  # exponent of the Dice
 FEWEST_ABSENT = 5  # held-out cases without the structure; with fewer, presence cannot be judged
 SINGLE_SHARE = 0.9  # of the pictures
+REGULARISATION = 0.01  # inverse strength, of the logistic regression on features in units of their spread
+LEAST_FOUND = 0.85  # share of held-out cases with the structure that a limit must keep
 KEPT_EMPTY = 0.8  # share of them that are to stay unmarked
 
 
@@ -61,30 +70,72 @@ def is_single(cases: Sequence[LabelledVolume], word: str) -> bool:
 
 def calibrate_presence(
     judge: Segmenter,
-    cases: Sequence[LabelledVolume],
+    learned: Sequence[LabelledVolume],
+    held: Sequence[LabelledVolume],
     word: str,
     cache: FeatureCache,
     cancel: CancelToken,
 ) -> PresenceLimit | None:
-    """When a word counts as present, from held-out cases; None with too few of them that do not show it.
+    """When a word counts as present; None where the cases do not tell it well enough.
+
+    Contrast and pooled features, each in units of its spread over the held-out cases, count the same. The
+    weights of the pooled features are those of a logistic regression on the cases that were learned from.
 
     Args:
-        judge: the member that did not learn from the cases; its provisional limit is 0.
-        cases: that were held out.
+        judge: the member that did not learn from the held-out cases, with a provisional `PresenceLimit(0)`.
+        learned: cases that it learned from.
+        held: cases that were held out.
         word: as in their masks.
         cache: of features.
         cancel: its ``cancel()`` ends the work with CancelledError.
     """
-    asked = [case for case in cases if word in case.masks]
-    if sum(not case.masks[word].any() for case in asked) < FEWEST_ABSENT:
+    asked = [case for case in held if word in case.masks]
+    shows = np.array([bool(case.masks[word].any()) for case in asked])
+    if (~shows).sum() < FEWEST_ABSENT or not shows.any():
         return None
     pipeline = VolumeSegmenter(judge, cache=cache)
-    peaks: dict[bool, list[float]] = {True: [], False: []}
+    contrast = []
     for case in asked:
         prompt = case.prompts[word]
         result = pipeline.segment(case.volume, [prompt], cancel=cancel)
-        peaks[bool(case.masks[word].any())].append(result.statistics[prompt.word].presence)
-    return limit_for(peaks[False], peaks[True])
+        contrast.append(float(logit(result.statistics[prompt.word].presence)))
+    scores, weight = _in_spreads(np.array(contrast))
+    weights = _pooled_weights([case for case in learned if word in case.masks], word, judge.preset)
+    if weights is not None and all(case.volume.is_picture for case in asked):
+        seen = np.stack([_pooled(case, word, judge.preset) for case in asked]) @ weights
+        more, factor = _in_spreads(seen)
+        scores, weights = scores + more, weights * factor
+    else:
+        weights = np.zeros(0)
+    limit = limit_for(scores[~shows].tolist(), scores[shows].tolist())
+    if (limit.kept_found or 0.0) < LEAST_FOUND:
+        return None
+    return limit.model_copy(update={"contrast": weight, "pooled": tuple(float(w) for w in weights)})
+
+
+def _in_spreads(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Values in units of their spread, and the factor."""
+    factor = 1.0 / max(float(values.std()), 1e-6)
+    return values * factor, factor
+
+
+def _pooled_weights(cases: Sequence[LabelledVolume], word: str, preset: Preset) -> NDArray[np.float64] | None:
+    """Weights of the pooled features of pictures, from cases that were learned from; None with too few."""
+    pictures = [case for case in cases if case.volume.is_picture]
+    shows = np.array([bool(case.masks[word].any()) for case in pictures])
+    if min((~shows).sum(), shows.sum()) < FEWEST_ABSENT:
+        return None
+    scaler = StandardScaler()
+    features = scaler.fit_transform(np.stack([_pooled(case, word, preset) for case in pictures]))
+    found = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=5000).fit(features, shows)
+    return np.asarray(found.coef_[0] / scaler.scale_, dtype=np.float64)
+
+
+def _pooled(case: LabelledVolume, word: str, preset: Preset) -> NDArray[np.float64]:
+    """Pooled features of a picture, as the segmenter computes them."""
+    view = cut_volume(case.volume, plane="auto", slices=None, skip_air=True)
+    window = choose_window(case.prompts[word], case.volume, None, preset)[1]
+    return pool_slices(torch.from_numpy(view.unit_range([0], window)))[0].double().numpy()
 
 
 def describe_presence(card: CommitteeCard, words: Iterable[str]) -> str:
@@ -99,8 +150,8 @@ def describe_presence(card: CommitteeCard, words: Iterable[str]) -> str:
         limit = card.words[parse_prompts([word])[0].key].presence
         if limit is None:
             sentences.append(
-                f" Whether {word!r} is in an image cannot be judged, because that takes {FEWEST_ABSENT} "
-                "cases without it, so something may be marked in every image."
+                f" Whether {word!r} is in an image cannot be judged: that takes at least {FEWEST_ABSENT} "
+                "held-out cases without it that are told apart well. Something may be marked in every image."
             )
         else:
             sentences.append(
@@ -114,13 +165,13 @@ def limit_for(absent: Sequence[float], present: Sequence[float]) -> PresenceLimi
     """The lowest limit that keeps enough absent cases empty.
 
     Args:
-        absent: presence 0..1 of cases without the structure, at least one.
-        present: the same of cases with it.
+        absent: scores of cases without the structure, at least one.
+        present: scores of cases with it, at least one.
     """
     limit = sorted(absent)[math.ceil(KEPT_EMPTY * len(absent)) - 1] + 1e-6
     return PresenceLimit(
-        limit=float(logit(np.clip(limit, 1e-6, 1 - 1e-6))),
+        limit=float(limit),
         absent_cases=len(absent),
         kept_empty=round(float(np.mean([value < limit for value in absent])), 4),
-        kept_found=round(float(np.mean([value >= limit for value in present])), 4) if present else None,
+        kept_found=round(float(np.mean([value >= limit for value in present])), 4),
     )

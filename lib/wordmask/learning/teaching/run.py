@@ -115,7 +115,8 @@ class _Run(LabelledRun[TeachingRecipe]):
         self.refuse_too_few(len(new), len(judges))
         if not any(_shows(case) for case in (*new, *repeated)):
             raise RequestError(
-                "No labelled case has a voxel of any word, so there is nothing to learn; check the label maps."
+                "No labelled case has a voxel of any word, so "
+                "there is nothing to learn; check the label maps."
             )
         device = choose_device(self.request.device)
         cache = FeatureCache(CACHE_BYTES)
@@ -128,7 +129,8 @@ class _Run(LabelledRun[TeachingRecipe]):
         self._fit(committee, base, [*new, *repeated], {word for case in new for word in case.masks}, device)
         segmenter = TaughtSegmenter(base, committee).eval().requires_grad_(False)
         self.tell("measuring the result")
-        self._limit_presence(segmenter, held, cache)
+        learned = [case for case in (*new, *repeated) if case.case.name not in self.held]
+        self._limit_presence(segmenter, learned, held, cache)
         after = self._measure(segmenter, judges, cache)
         self._weigh(committee, after, frozen)
         return self._decide(committee, start, score_before, after, held)
@@ -248,7 +250,11 @@ class _Run(LabelledRun[TeachingRecipe]):
                 tensor.copy_(tensor.half())
 
     def _limit_presence(
-        self, segmenter: TaughtSegmenter, held: Sequence[LabelledVolume], cache: FeatureCache
+        self,
+        segmenter: TaughtSegmenter,
+        learned: Sequence[LabelledVolume],
+        held: Sequence[LabelledVolume],
+        cache: FeatureCache,
     ) -> None:
         """Write into the card when the words of the cases count as present, where that can be judged."""
         committee, words = segmenter.committee, sorted({word for case in held for word in case.masks})
@@ -256,7 +262,10 @@ class _Run(LabelledRun[TeachingRecipe]):
         untold = PresenceLimit(limit=0.0)
         committee.card = committee.card.with_words(keys.values(), presence=untold)
         judge = segmenter.only(JUDGE)
-        found = {key: calibrate_presence(judge, held, word, cache, self.cancel) for word, key in keys.items()}
+        found = {
+            key: calibrate_presence(judge, learned, held, word, cache, self.cancel)
+            for word, key in keys.items()
+        }
         for key, limit in found.items():
             committee.card = committee.card.with_words([key], presence=limit)
 

@@ -6,6 +6,8 @@ probability only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -23,7 +25,22 @@ def peak_of(probability: NDArray[np.float32], share: float = 0.002) -> float:
     return float(np.partition(probability.ravel(), -count)[-count:].mean())
 
 
-def standing_out(probability: NDArray[np.float32]) -> tuple[float, NDArray[np.bool_]]:
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a map.
+
+    Attributes:
+        level: the probability above which it lies.
+        mask: [h, w] bool; empty where nothing stands out.
+        contrast: mean probability inside minus that around it, less for very small parts; 0 for an empty one.
+    """
+
+    level: float
+    mask: NDArray[np.bool_]
+    contrast: float
+
+
+def standing_out(probability: NDArray[np.float32]) -> Part:
     """Find the part that differs most from what surrounds it.
 
     Candidates are the connected areas above several levels. What counts is the mean probability inside minus
@@ -32,11 +49,9 @@ def standing_out(probability: NDArray[np.float32]) -> tuple[float, NDArray[np.bo
     Args:
         probability: [h, w], 0..1.
 
-    Returns:
-        The level of the part, and the part [h, w]. Nothing is above the level when the map is empty.
     """
     peak, area = peak_of(probability), probability.size
-    best, level, part = -np.inf, LEVELS[len(LEVELS) // 2] * peak, np.zeros(probability.shape, dtype=bool)
+    best = Part(LEVELS[len(LEVELS) // 2] * peak, np.zeros(probability.shape, dtype=bool), 0.0)
     for share in LEVELS:
         pieces, count = ndimage.label(probability > share * peak)
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
@@ -45,9 +60,9 @@ def standing_out(probability: NDArray[np.float32]) -> tuple[float, NDArray[np.bo
                 break
             inside = pieces == number + 1
             score = _contrast(probability, inside) * min(1.0, sizes[number] / (FULL_SIZE * area))
-            if score > best:
-                best, level, part = score, share * peak, inside
-    return level, part
+            if score > best.contrast:
+                best = Part(share * peak, inside, score)
+    return best
 
 
 def _contrast(probability: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.fingerprint import fingerprint
+from wordmask.encoders.pixel_encoder import pool_slices
 from wordmask.models.base import (
     Capabilities,
     Hints,
@@ -31,7 +32,7 @@ from wordmask.weights.card import TaughtWord
 from wordmask.words.prompts import Prompt
 
 BASE = "base."  # prefix of the frozen model's own tensors and frames
-FRAME = "pixels"
+FRAME, POOLED = "pixels", "pooled"
 SMALLEST = 1e-6  # probability
 EDGE = 1e-3  # logit, so that a part that stands out is marked as a whole
 
@@ -139,7 +140,8 @@ class CommitteeSegmenter(Segmenter):
         self.mirrors = picture and committee.card.mirror
         self.trained_words = frozenset(committee.card.words)
         parts = [owner.committee_digest(), "picture" if self.mirrors else "neighbours" if not picture else ""]
-        self._fingerprint = "-".join([*parts, *([owner.fingerprint] if frozen else [])])
+        parts += [owner.fingerprint] if frozen else []
+        self._fingerprint = "-".join([*parts, *(["pooled"] if picture and limited else [])])
 
     @classmethod
     def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
@@ -162,6 +164,8 @@ class CommitteeSegmenter(Segmenter):
         columns = max(1, round(frame.original[1] * frame.scale[1])) if self.mirrors else 0
         tensors = {"features": self.committee.features(frame.to_model(slices), columns)}
         frames = {FRAME: frame}
+        if self.picture and self.preset.presence is not None:
+            tensors[POOLED] = pool_slices(slices)
         if self.base is not None:
             own = slices[:, 1:2].expand(-1, 3, -1, -1) if self.sees_neighbours else slices
             features = self.base.encode_slices(own, keys)
@@ -204,6 +208,7 @@ class CommitteeSegmenter(Segmenter):
             votes = torch.cat([votes, _unsquash(frozen[:, 0]).sigmoid()[None]])
         else:
             shares = shares[: len(votes)] / shares[: len(votes)].sum(0)
+        pooled = slices.tensors[POOLED][rows].float() if POOLED in slices.tensors else None
         mean = (votes * shares[:, :, None, None]).sum(0).clamp(SMALLEST, 1 - SMALLEST)
         logits = mean.logit()
         if self.picture:
@@ -211,7 +216,7 @@ class CommitteeSegmenter(Segmenter):
         return SegmenterOutput(
             logits,
             frame,
-            presence=_presence(votes[JUDGE if self.member is None else self.member], taught),
+            presence=_presence(votes[JUDGE if self.member is None else self.member], taught, pooled),
             uncertainty=-(mean * mean.log() + (1 - mean) * (1 - mean).log()),
         )
 
@@ -262,9 +267,9 @@ def _show_picture(mean: Tensor, logits: Tensor, taught: TaughtWord) -> Tensor:
     """
     if not taught.single:
         return logits - torch.special.logit(_level(0.5 * peak_of(mean.cpu().numpy())))
-    level, part = standing_out(mean.cpu().numpy())
-    moved = logits - torch.special.logit(_level(level))
-    chosen = torch.from_numpy(part).to(logits.device)
+    part = standing_out(mean.cpu().numpy())
+    moved = logits - torch.special.logit(_level(part.level))
+    chosen = torch.from_numpy(part.mask).to(logits.device)
     return torch.where(chosen, moved.clamp_min(EDGE), moved.clamp_max(-1.0))
 
 
@@ -272,12 +277,16 @@ def _level(value: float) -> Tensor:
     return torch.tensor(value).clamp(SMALLEST, 1 - SMALLEST)
 
 
-def _presence(votes: Tensor, taught: Sequence[TaughtWord]) -> Tensor:
-    """Presence logits [P] of the peak of each map, relative to the limit of its word, if it has one."""
+def _presence(votes: Tensor, taught: Sequence[TaughtWord], pooled: Tensor | None) -> Tensor:
+    """Presence logits [P]: of the peak of a map, or above 0 where a score exceeds the limit of the word."""
     values = []
-    for probability, word in zip(votes, taught, strict=True):
-        value = float(torch.logit(_level(peak_of(probability.cpu().numpy()))))
-        if word.presence is not None:
-            value = word.presence.scale * (value - word.presence.limit)
-        values.append(value)
+    for row, word in enumerate(taught):
+        probability = votes[row].cpu().numpy()
+        if word.presence is None:
+            values.append(float(torch.logit(_level(peak_of(probability)))))
+            continue
+        score = word.presence.contrast * standing_out(probability).contrast - word.presence.limit
+        if word.presence.pooled and pooled is not None:
+            score += float(pooled[row].double().cpu() @ torch.tensor(word.presence.pooled).double())
+        values.append(score)
     return torch.tensor(values, device=votes.device)
