@@ -13,7 +13,7 @@ from wordmask.models.taught.segmenter import TaughtSegmenter
 from wordmask.weights.card import CommitteeCard, TaughtWord
 
 MEMBERS = ("pretrained", "lean")
-EVEN = (0.5, 0.5, 0.0)
+EVEN = (0.5, 0.5, 0.0, 0.0)
 
 
 def random_committee(base: Segmenter, words: dict[str, TaughtWord], **changes: Any) -> Committee:

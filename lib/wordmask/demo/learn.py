@@ -227,7 +227,7 @@ def run(samples: Path, app: Path, output: Path, settings: Mapping[str, Any], con
             f"Labelled {WORD!r} ({', '.join(PARTS)}) in {' and '.join(case.name for case in to_label)}."
         )
         report = train(client, settings, console)
-        console.print(f"{report['message']} {report['epochs']} epochs, {report['seconds']:.0f} s.")
+        console.print(f"{report['message']} It took {report['seconds']:.0f} s.")
         with console.status(f"Asking for {WORD!r} after, and when rolled back"):
             after = ask(client, untouched, scratch)
             client.rollback(MODEL)

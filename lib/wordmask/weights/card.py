@@ -74,7 +74,9 @@ class TaughtWord(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    weights: tuple[float, ...] = Field(description="of each member and of the frozen model; their sum is 1")
+    weights: tuple[float, ...] = Field(
+        description="of each network, of the linear member and of the frozen model; their sum is 1"
+    )
     frozen: bool = Field(default=False, description="whether the frozen model's answer takes part")
     single: bool = Field(
         default=False,

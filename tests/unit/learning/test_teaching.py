@@ -214,12 +214,14 @@ def test_the_limit_of_presence_keeps_absent_cases_empty_or_is_not_used():
 
 
 def test_members_count_the_same_and_the_frozen_model_by_its_dice():
-    assert weigh([0.5], 2, None) == (0.5, 0.5, 0.0)
-    weak, strong = weigh([0.8, 0.8], 2, 0.3), weigh([0.4], 2, 0.9)
+    assert weigh([0.5], 2, 0, None) == (0.5, 0.5, 0.0, 0.0)
+    weak, strong = weigh([0.8, 0.8], 2, 0, 0.3), weigh([0.4], 2, 0, 0.9)
     assert sum(weak) == pytest.approx(1)
-    assert weak[2] < 0.05
-    assert strong[2] > 0.8
-    assert weigh([], 3, 0.5)[-1] < 0.1
+    assert weak[-1] < 0.05
+    assert strong[-1] > 0.8
+    assert weigh([], 3, 0, 0.5)[-1] < 0.1
+    assert weigh([], 2, 4, None) == weigh([], 2, 10, None) == (0.25, 0.25, 0.5, 0.0)
+    assert weigh([], 2, 20, None) == pytest.approx((1 / 3, 1 / 3, 1 / 3, 0.0))
 
 
 def test_a_structure_is_single_when_its_pictures_show_one_piece(tmp_path):

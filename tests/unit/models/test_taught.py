@@ -98,14 +98,14 @@ def test_one_member_alone_and_their_weights(volume):
     model = taught_stub()
     both = ask(model, volume, "femur")["femur"]
     single = [ask(model.only(member), volume, "femur")["femur"] for member in (0, 1)]
-    weighted = taught_stub({"femur": TaughtWord(weights=(1.0, 0.0, 0.0))})
+    weighted = taught_stub({"femur": TaughtWord(weights=(1.0, 0.0, 0.0, 0.0))})
     assert np.array_equal(ask(weighted, volume, "femur")["femur"], single[0])
     assert not np.allclose(single[0], single[1], atol=0.01)
     assert np.abs(both - sum(single) / 2).mean() < 0.05
 
 
 def test_the_frozen_model_has_a_vote_where_it_is_of_use(volume):
-    words = {"liver": TaughtWord(weights=(0.0, 0.0, 1.0), frozen=True)}
+    words = {"liver": TaughtWord(weights=(0.0, 0.0, 0.0, 1.0), frozen=True)}
     model = taught_stub(words, sides=(64,))
     frozen, own = ask(model, volume, "liver")["liver"], ask(model.base, volume, "liver")["liver"]
     assert ((frozen > 0.5) == (own > 0.5)).mean() > 0.98

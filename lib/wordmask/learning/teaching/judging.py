@@ -28,6 +28,7 @@ from wordmask.weights.card import CommitteeCard, PresenceLimit
 from wordmask.words.prompts import parse_prompts
 
 SHARPNESS = 4.0  # exponent of the Dice
+MOST_LINEAR, FEW_PICTURES = 2.0, 10  # weight of the linear member, and up to how many pictures it has it
 FEWEST_ABSENT = 5  # held-out cases without the structure; with fewer, presence cannot be judged
 SINGLE_SHARE = 0.9  # of the pictures
 REGULARISATION = 0.01  # inverse strength, of the logistic regression on features in units of their spread
@@ -35,22 +36,24 @@ LEAST_FOUND = 0.85  # share of held-out cases with the structure that a limit mu
 KEPT_EMPTY = 0.8  # share of them that are to stay unmarked
 
 
-def weigh(scores: Sequence[float], members: int, frozen: float | None) -> tuple[float, ...]:
-    """Weights of the members and, last, of the frozen model; their sum is 1.
+def weigh(scores: Sequence[float], networks: int, pictures: int, frozen: float | None) -> tuple[float, ...]:
+    """Weights of the networks, the linear member and, last, the frozen model; their sum is 1.
 
-    The members count the same, because only one of them can be judged. The frozen model counts more or less
-    than a member, as its Dice is higher or lower.
+    The networks count the same, because only one of them can be judged. The linear member counts as two of
+    them with up to 10 pictures, and less the more there are, because networks then learn more than it can.
+    The frozen model counts more or less than a network, as its Dice is higher or lower.
 
     Args:
-        scores: Dice of the first member on held-out cases; may be empty.
-        members: how many there are.
+        scores: Dice of the first network on held-out cases; may be empty.
+        networks: how many there are.
+        pictures: how many show the word.
         frozen: Dice of the frozen model on the given cases; None where it does not take part.
     """
-    if frozen is None:
-        return (*(1 / members for _ in range(members)), 0.0)
+    linear = min(MOST_LINEAR, MOST_LINEAR * FEW_PICTURES / pictures) if pictures else 0.0
     taught = max(float(np.mean(scores)), 1e-3) if len(scores) else 1.0
-    powers = np.array([taught] * members + [frozen]) ** SHARPNESS
-    return tuple(float(weight) for weight in powers / powers.sum())
+    old = 0.0 if frozen is None else (frozen / taught) ** SHARPNESS
+    weights = np.array([*([1.0] * networks), linear, old])
+    return tuple(float(weight) for weight in weights / weights.sum())
 
 
 def is_single(cases: Sequence[LabelledVolume], word: str) -> bool:

@@ -33,6 +33,7 @@ from wordmask.learning.teaching.judging import (
     is_single,
     weigh,
 )
+from wordmask.learning.teaching.linear import solve_linear
 from wordmask.learning.teaching.samples import collect
 from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
 from wordmask.models.base import Segmenter
@@ -132,7 +133,7 @@ class _Run(LabelledRun[TeachingRecipe]):
         learned = [case for case in (*new, *repeated) if case.case.name not in self.held]
         self._limit_presence(segmenter, learned, held, cache)
         after = self._measure(segmenter, judges, cache)
-        self._weigh(committee, after, frozen)
+        self._weigh(committee, after, [*new, *repeated], frozen)
         return self._decide(committee, start, score_before, after, held)
 
     def _load_base(self, start: Path | None, device: torch.device) -> Segmenter:
@@ -193,7 +194,7 @@ class _Run(LabelledRun[TeachingRecipe]):
         keys = {parse_prompts([word])[0].key for case in cases for word in case.masks}
         words = list(dict.fromkeys([*(before.words if before else ()), *sorted(keys)]))
         even = 1 / len(recipe.members)
-        untried = TaughtWord(weights=(*(even for _ in recipe.members), 0.0))
+        untried = TaughtWord(weights=(*(even for _ in recipe.members), 0.0, 0.0))
         taught = {word: (before.words.get(word) if before else None) or untried for word in words}
         for word in {word for case in cases for word in case.masks}:
             key = parse_prompts([word])[0].key
@@ -213,7 +214,9 @@ class _Run(LabelledRun[TeachingRecipe]):
         if goes_on and start is not None:
             old = load_committee(start)
             committee.members.load_state_dict(old.members.state_dict())
-            committee.vectors[: len(old.vectors)] = old.vectors
+            for name in ("vectors", "linear.weights", "linear.bias"):
+                kept = old.get_buffer(name)
+                committee.get_buffer(name)[: len(kept)] = kept
         return committee
 
     def _fit(
@@ -245,6 +248,9 @@ class _Run(LabelledRun[TeachingRecipe]):
 
             fit = Fit(member, number, vectors, recipe, steps, device, self.seconds)
             fit.run(own, new, tell=tell, cancel=self.cancel)
+        self.tell("solving the linear member")
+        rows = {word: committee.rows[parse_prompts([word])[0].key] for word in vectors}
+        solve_linear(committee.linear, samples, rows)
         with torch.no_grad():  # the file keeps half the precision, and what is measured is what is kept
             for tensor in committee.state_dict().values():
                 tensor.copy_(tensor.half())
@@ -269,12 +275,22 @@ class _Run(LabelledRun[TeachingRecipe]):
         for key, limit in found.items():
             committee.card = committee.card.with_words([key], presence=limit)
 
-    def _weigh(self, committee: Committee, after: ValidationScore, frozen: Mapping[str, float]) -> None:
+    def _weigh(
+        self,
+        committee: Committee,
+        after: ValidationScore,
+        cases: Sequence[LabelledVolume],
+        frozen: Mapping[str, float],
+    ) -> None:
         """Write into the card how much each member counts."""
-        for word in after.words():
+        for word in {word for case in cases for word in case.masks}:
             key = parse_prompts([word])[0].key
             scores = [score for (_, one), score in after.dice.items() if one == word]
-            weights = weigh(scores, len(committee.networks), frozen.get(key))
+            pictures = sum(
+                case.volume.is_picture and word in case.masks and bool(case.masks[word].any())
+                for case in cases
+            )
+            weights = weigh(scores, len(committee.networks), pictures, frozen.get(key))
             committee.card = committee.card.with_words([key], weights=weights)
 
     def _decide(

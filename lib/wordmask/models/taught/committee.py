@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.models.base import Segmenter
+from wordmask.models.taught.linear import LinearMember
 from wordmask.models.taught.networks import Member
 from wordmask.weights.card import CommitteeCard
 from wordmask.words.prompts import Prompt, parse_prompts
@@ -37,6 +38,7 @@ class Committee(nn.Module):
         self.card = card
         self.networks = [Member(kind, card.encoder, vectors.shape[1], fresh=fresh) for kind in card.members]
         self.members = nn.ModuleList(self.networks)
+        self.linear = LinearMember(card.encoder, len(vectors))
         self.vectors: Tensor
         self.register_buffer("vectors", vectors)
         self.rows = {word: row for row, word in enumerate(card.words)}
@@ -62,6 +64,16 @@ class Committee(nn.Module):
                 for one, member in zip(found, self.networks, strict=True)
             ]
         return torch.stack(found, 1)
+
+    def linear_features(self, pixels: Tensor, mirrored: int = 0) -> Tensor:
+        """Features of pictures for the linear member; arguments as of `features`."""
+        seen = pixels * 2 - 1
+        found = self.linear.features(seen)
+        if mirrored:
+            other = self.linear.features(_mirror(seen, mirrored))
+            columns = max(1, round(mirrored * found.shape[-1] / pixels.shape[-1]))
+            found = (found + _mirror(other, columns)) / 2
+        return found
 
     def logits(self, features: Tensor, rows: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Logits of every member for pairs, [members, P, s, s].

@@ -32,7 +32,7 @@ from wordmask.weights.card import TaughtWord
 from wordmask.words.prompts import Prompt
 
 BASE = "base."  # prefix of the frozen model's own tensors and frames
-FRAME, POOLED = "pixels", "pooled"
+FRAME, POOLED, LINEAR = "pixels", "pooled", "linear"
 SMALLEST = 1e-6  # probability
 EDGE = 1e-3  # logit, so that a part that stands out is marked as a whole
 
@@ -164,6 +164,8 @@ class CommitteeSegmenter(Segmenter):
         columns = max(1, round(frame.original[1] * frame.scale[1])) if self.mirrors else 0
         tensors = {"features": self.committee.features(frame.to_model(slices), columns)}
         frames = {FRAME: frame}
+        if self.picture:
+            tensors[LINEAR] = self.committee.linear_features(frame.to_model(slices), columns)
         if self.picture and self.preset.presence is not None:
             tensors[POOLED] = pool_slices(slices)
         if self.base is not None:
@@ -203,11 +205,16 @@ class CommitteeSegmenter(Segmenter):
         )
         taught = [self.committee.card.words[prompts.prompts[word].key] for word in words.tolist()]
         shares = self._shares(taught).to(logits.device)
-        votes = logits.sigmoid()
-        if frozen is not None:
-            votes = torch.cat([votes, _unsquash(frozen[:, 0]).sigmoid()[None]])
+        more = [torch.zeros_like(logits[0]), torch.zeros_like(logits[0])]
+        if self.picture:
+            seen = slices.tensors[LINEAR][rows].float()
+            more[0] = self.committee.linear.logits(seen, prompts.tensors["row"][words], frame.model[0])
         else:
-            shares = shares[: len(votes)] / shares[: len(votes)].sum(0)
+            shares[-2] = 0
+        if frozen is not None:
+            more[1] = _unsquash(frozen[:, 0])
+        votes = torch.cat([logits, torch.stack(more)]).sigmoid()
+        shares = shares / shares.sum(0)
         pooled = slices.tensors[POOLED][rows].float() if POOLED in slices.tensors else None
         mean = (votes * shares[:, :, None, None]).sum(0).clamp(SMALLEST, 1 - SMALLEST)
         logits = mean.logit()
@@ -221,9 +228,9 @@ class CommitteeSegmenter(Segmenter):
         )
 
     def _shares(self, taught: Sequence[TaughtWord]) -> Tensor:
-        """Weights of the members and of the frozen model for each pair, [members + 1, P]."""
+        """Weights of networks, linear member and frozen model for each pair, [networks + 2, P]."""
         if self.member is not None:
-            chosen = torch.zeros(len(self.committee.members) + 1, len(taught))
+            chosen = torch.zeros(len(self.committee.members) + 2, len(taught))
             chosen[self.member] = 1
             return chosen
         return torch.tensor([word.weights for word in taught]).T

@@ -253,7 +253,7 @@ def submit_label(
 def start_training(model: str, options: Mapping[str, Any] | None = None) -> Call[None]:
     """Start learning from all final labels, in the background.
 
-    ``options`` are ``recipe``, ``force``, ``start``, ``epochs`` and other numbers.
+    ``options`` are ``recipe``, ``force``, ``start``, ``steps`` and other numbers.
     """
     return Call("POST", f"/train/{_name(model)}", _json(ignore_answer), json=dict(options or {}))
 
