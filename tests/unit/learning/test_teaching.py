@@ -140,6 +140,30 @@ def test_a_second_word_keeps_the_first_even_when_its_files_are_gone(tmp_path):
     assert card.learned == (WORD, "tibia")
 
 
+def test_networks_of_another_form_cannot_keep_a_word_without_cases(tmp_path):
+    store = ModelStore(tmp_path / MODEL)
+    taught = [write_case(tmp_path / "one", seed) for seed in (1, 2)]
+    teach(taught, store, tmp_path, force=True, **TINY_RUN)
+    for path in (tmp_path / "one").iterdir():
+        path.unlink()
+    other = [replace(write_case(tmp_path / "two", seed), words={"tibia": (1,)}) for seed in (3, 4)]
+    with pytest.raises(RequestError, match="Version 1 knows blob, of which there is no case"):
+        teach(other, store, tmp_path, force=True, **{**TINY_RUN, "members": ("lean",)})
+
+
+def test_a_word_that_the_model_knows_well_is_judged_with_its_vote(tmp_path, monkeypatch):
+    monkeypatch.setattr(teaching._Run, "_measure_frozen", lambda self, base, cases, cache: {"polyp": 0.9})
+    cases = [replace(write_case(tmp_path, seed), words={"polyp": (1,)}) for seed in (1, 2, 3)]
+    store = ModelStore(tmp_path / MODEL)
+    report = teach(cases, store, tmp_path, force=True, **{**TINY_RUN, "sides": (64,)})
+    word = read_card(store.folder(1)).committee.words["polyp"]
+    assert word.frozen
+    assert word.weights[-1] > 0.1
+    served = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
+    judges = [case.read() for case in cases if case.name in report.validation_cases]
+    assert validate(served.only(0), judges).mean == pytest.approx(report.mean)
+
+
 def test_a_model_with_a_trained_decoder_is_taught_on_top_of_it(cases, tmp_path, few_phantoms):
     store = ModelStore(tmp_path / MODEL)
     asked = TrainingRequest(

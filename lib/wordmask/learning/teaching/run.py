@@ -134,6 +134,8 @@ class _Run(LabelledRun[TeachingRecipe]):
         self._limit_presence(segmenter, learned, held, cache)
         after = self._measure(segmenter, judges, cache)
         self._weigh(committee, after, [*new, *repeated], frozen)
+        if frozen:  # which has a vote of its own now
+            after = self._measure(segmenter, judges, cache)
         return self._decide(committee, start, score_before, after, held)
 
     def _load_base(self, start: Path | None, device: torch.device) -> Segmenter:
@@ -199,7 +201,7 @@ class _Run(LabelledRun[TeachingRecipe]):
         for word in {word for case in cases for word in case.masks}:
             key = parse_prompts([word])[0].key
             facts = {"frozen": key in frozen, "single": is_single(cases, word)}
-            taught[key] = taught[key].model_copy(update=facts)
+            taught[key] = untried.model_copy(update=facts)
         form = CommitteeCard(
             encoder=recipe.encoder,
             members=recipe.members,
@@ -210,6 +212,12 @@ class _Run(LabelledRun[TeachingRecipe]):
         )
         vectors = word_vectors(base, words)
         goes_on = before is not None and (before.encoder, before.members) == (form.encoder, form.members)
+        lost = sorted(before.words.keys() - keys) if before and not goes_on else []
+        if lost:
+            raise RequestError(
+                f"Version {self.parent} knows {', '.join(lost)}, of which there is no case to learn from again; "
+                "keep its members and encoder, give such cases, or start from 0."
+            )
         committee = Committee(form, vectors, fresh=not goes_on)
         if goes_on and start is not None:
             old = load_committee(start)

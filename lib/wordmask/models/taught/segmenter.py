@@ -43,7 +43,7 @@ class TaughtSegmenter(Segmenter):
     Args:
         base: the model, frozen.
         committee: what answers for the taught words.
-        member: the only member that answers; None: all.
+        member: the only network that answers; None: all, and the linear member.
     """
 
     def __init__(self, base: Segmenter, committee: Committee, *, member: int | None = None) -> None:
@@ -228,12 +228,16 @@ class CommitteeSegmenter(Segmenter):
         )
 
     def _shares(self, taught: Sequence[TaughtWord]) -> Tensor:
-        """Weights of networks, linear member and frozen model for each pair, [networks + 2, P]."""
+        """Weights of networks, linear member and frozen model for each pair, [networks + 2, P].
+
+        A network that answers alone has the votes of all but the frozen model.
+        """
+        shares = torch.tensor([word.weights for word in taught]).T
         if self.member is not None:
-            chosen = torch.zeros(len(self.committee.members) + 2, len(taught))
-            chosen[self.member] = 1
-            return chosen
-        return torch.tensor([word.weights for word in taught]).T
+            shares[self.member] = shares[:-1].sum(0)
+            others = [row for row in range(len(shares) - 1) if row != self.member]
+            shares[others] = 0
+        return shares
 
     def _frozen(
         self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor, frame: Letterbox
