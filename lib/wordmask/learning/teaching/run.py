@@ -215,7 +215,7 @@ class _Run(LabelledRun[TeachingRecipe]):
         lost = sorted(before.words.keys() - keys) if before and not goes_on else []
         if lost:
             raise RequestError(
-                f"Version {self.parent} knows {', '.join(lost)}, of which there is no case to learn from again; "
+                f"Version {self.parent} knows {', '.join(lost)}, of which there is no case to repeat; "
                 "keep its members and encoder, give such cases, or start from 0."
             )
         committee = Committee(form, vectors, fresh=not goes_on)
