@@ -84,6 +84,16 @@ def test_a_mirrored_picture_has_the_mirrored_mask():
     np.testing.assert_allclose(other["femur"][..., ::-1], one, atol=2e-3)
 
 
+def test_a_word_with_a_side_is_not_looked_for_in_the_mirror_image(picture):
+    words = {name: TaughtWord(weights=EVEN) for name in ("left lung", "femur")}
+    model = taught_stub(words)
+    sided, plain = (
+        model.answering(parse_prompts(word)[0], picture=True, hinted=False) for word in ("left lung", "femur")
+    )
+    assert (sided.way.mirrors, plain.way.mirrors) == (False, True)
+    assert sided.fingerprint != plain.fingerprint
+
+
 def test_the_smallest_side_that_holds_the_slice_is_taken():
     committee = taught_stub().committee
     assert [committee.side_for(size) for size in ((20, 32), (33, 4), (64, 64), (512, 300))] == [

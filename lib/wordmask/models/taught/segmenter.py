@@ -6,6 +6,7 @@ Knows the segmenter contract; not any particular model, nor how the committee le
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from wordmask.models.taught.committee import JUDGE, Committee
 from wordmask.models.taught.parts import peak_of, standing_out
 from wordmask.weights.card import TaughtWord
 from wordmask.words.prompts import Prompt
+from wordmask.words.vocabulary import opposite_word
 
 BASE = "base."  # prefix of the frozen model's own tensors and frames
 FRAME, POOLED, LINEAR = "pixels", "pooled", "linear"
@@ -52,7 +54,7 @@ class TaughtSegmenter(Segmenter):
         self.name, self.capabilities = base.name, base.capabilities
         self.trained_words = base.trained_words | set(committee.card.words)
         self._digest: str | None = None
-        self._answering: dict[tuple[bool, bool, bool], CommitteeSegmenter] = {}
+        self._answering: dict[_Way, CommitteeSegmenter] = {}
 
     @classmethod
     def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
@@ -75,10 +77,11 @@ class TaughtSegmenter(Segmenter):
         taught = self.committee.card.words.get(prompt.key)
         if taught is None or hinted:
             return self.base.answering(prompt, picture=picture, hinted=hinted)
-        kind = (picture, taught.frozen, taught.presence is not None)
-        if kind not in self._answering:
-            self._answering[kind] = CommitteeSegmenter(self, *kind)
-        return self._answering[kind]
+        mirrors = picture and self.committee.card.mirror and opposite_word(prompt.word) is None
+        way = _Way(picture, mirrors, taught.frozen, taught.presence is not None)
+        if way not in self._answering:
+            self._answering[way] = CommitteeSegmenter(self, way)
+        return self._answering[way]
 
     def only(self, member: int) -> TaughtSegmenter:
         """The same model with one member of the committee alone."""
@@ -119,29 +122,42 @@ class TaughtSegmenter(Segmenter):
         return [self.only(member) for member in range(len(self.committee.networks))]
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How a word is answered.
+
+    Attributes:
+        picture: the slices are pictures, which have no neighbours.
+        mirrors: they are also seen mirrored.
+        frozen: the frozen model's answer takes part.
+        limited: a limit decides about the word's presence.
+    """
+
+    picture: bool
+    mirrors: bool
+    frozen: bool
+    limited: bool
+
+
 class CommitteeSegmenter(Segmenter):
     """The committee as a segmenter of taught words.
 
     Args:
         owner: the model that was taught.
-        picture: whether the slices are pictures, which have no neighbours and are also seen mirrored.
-        frozen: whether the frozen model's answer takes part.
-        limited: whether a limit decides about the words' presence.
+        way: how it answers.
     """
 
-    def __init__(self, owner: TaughtSegmenter, picture: bool, frozen: bool, limited: bool) -> None:
-        committee = owner.committee
-        limits = PresencePreset(slice_logit=float("-inf"), volume_logit=0.0) if limited else None
+    def __init__(self, owner: TaughtSegmenter, way: _Way) -> None:
+        limits = PresencePreset(slice_logit=float("-inf"), volume_logit=0.0) if way.limited else None
         super().__init__(owner.preset.model_copy(update={"presence": limits}))
-        self.name, self.capabilities = owner.name, Capabilities()
-        self.committee, self.member = committee, owner.member
-        self.base = owner.base if frozen else None
-        self.picture, self.sees_neighbours = picture, not picture
-        self.mirrors = picture and committee.card.mirror
-        self.trained_words = frozenset(committee.card.words)
-        parts = [owner.committee_digest(), "picture" if self.mirrors else "neighbours" if not picture else ""]
-        parts += [owner.fingerprint] if frozen else []
-        self._fingerprint = "-".join([*parts, *(["pooled"] if picture and limited else [])])
+        self.name, self.capabilities, self.way = owner.name, Capabilities(), way
+        self.committee, self.member = owner.committee, owner.member
+        self.base = owner.base if way.frozen else None
+        self.sees_neighbours = not way.picture
+        self.trained_words = frozenset(owner.committee.card.words)
+        self._fingerprint = f"{owner.committee_digest()}-{way}"
+        if way.frozen:
+            self._fingerprint += f"-{owner.fingerprint}"
 
     @classmethod
     def from_preset(cls, preset: Any, weights: Path | None = None) -> Self:
@@ -161,12 +177,12 @@ class CommitteeSegmenter(Segmenter):
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         """Compute features [N, members, channels, s, s], and the frozen model's where it takes part."""
         frame = self.frame((slices.shape[-2], slices.shape[-1]))
-        columns = max(1, round(frame.original[1] * frame.scale[1])) if self.mirrors else 0
+        columns = max(1, round(frame.original[1] * frame.scale[1])) if self.way.mirrors else 0
         tensors = {"features": self.committee.features(frame.to_model(slices), columns)}
         frames = {FRAME: frame}
-        if self.picture:
+        if self.way.picture:
             tensors[LINEAR] = self.committee.linear_features(frame.to_model(slices), columns)
-        if self.picture and self.preset.presence is not None:
+        if self.way.picture and self.way.limited:
             tensors[POOLED] = pool_slices(slices)
         if self.base is not None:
             own = slices[:, 1:2].expand(-1, 3, -1, -1) if self.sees_neighbours else slices
@@ -206,7 +222,7 @@ class CommitteeSegmenter(Segmenter):
         taught = [self.committee.card.words[prompts.prompts[word].key] for word in words.tolist()]
         shares = self._shares(taught).to(logits.device)
         more = [torch.zeros_like(logits[0]), torch.zeros_like(logits[0])]
-        if self.picture:
+        if self.way.picture:
             seen = slices.tensors[LINEAR][rows].float()
             more[0] = self.committee.linear.logits(seen, prompts.tensors["row"][words], frame.model[0])
         else:
@@ -218,7 +234,7 @@ class CommitteeSegmenter(Segmenter):
         pooled = slices.tensors[POOLED][rows].float() if POOLED in slices.tensors else None
         mean = (votes * shares[:, :, None, None]).sum(0).clamp(SMALLEST, 1 - SMALLEST)
         logits = mean.logit()
-        if self.picture:
+        if self.way.picture:
             logits = torch.stack([_show_picture(*each) for each in zip(mean, logits, taught, strict=True)])
         return SegmenterOutput(
             logits,
