@@ -63,7 +63,9 @@ class Simulation:
             }
             names = [case.name for case in self.labelled[-PER_ROUND:]]
             cache = FeatureCache(1 << 30)  # of this version's features
-            results.add({**key, "chosen": names}, scores_of(validate(model, self.tests, cache), self.tests))
+            if not results.has(**key):
+                scores = scores_of(validate(model, self.tests, cache), self.tests)
+                results.add({**key, "chosen": names}, scores)
             if len(self.labelled) >= MOST:
                 return first
             self.label(model)

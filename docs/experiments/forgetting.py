@@ -46,10 +46,10 @@ def main() -> None:
     judged = {name: read_all(pool.test) for name, pool in pools.items()} | {"samples": old_words()}
     for seed in asked.seeds:
         for replay in asked.replay:
-            if not results.has(seed=seed, replay=replay, after=ORDER[-1]):
+            if not results.has(seed=seed, replay=replay, steps=asked.steps, after=ORDER[-1]):
                 with tempfile.TemporaryDirectory() as folder:
                     store = ModelStore(Path(folder) / "store")
-                    key = {"seed": seed, "replay": replay}
+                    key = {"seed": seed, "replay": replay, "steps": asked.steps}
                     record(results, {**key, "after": "bundled"}, load(), judged, cache)
                     for name in ORDER:
                         recipe = TeachingRecipe.load("few_shot", seed=seed, replay=replay, steps=asked.steps)
@@ -79,7 +79,9 @@ def record(
     judged: dict[str, list[LabelledVolume]],
     cache: FeatureCache,
 ) -> None:
-    """Dice of one model on everything."""
+    """Dice of one model on everything, unless it is known already."""
+    if results.has(**key):
+        return
     scores = {name: scores_of(validate(model, cases, cache), cases)["dice"] for name, cases in judged.items()}
     results.add(key, scores)
 

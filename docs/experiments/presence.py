@@ -37,7 +37,7 @@ def main() -> None:
     results, pool = Results(asked.results), load_pool("breast", development=asked.development)
     tests = read_all(pool.test)
     for seed in asked.seeds:
-        if results.has(seed=seed):
+        if results.has(seed=seed, presence="none"):
             continue
         changes = dict(text.split("=", 1) for text in asked.set)
         recipe = TeachingRecipe.load("few_shot", **{"steps": asked.steps, **changes, "seed": seed})

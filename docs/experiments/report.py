@@ -76,7 +76,8 @@ def few_shot(results: Results, pictures: Path) -> str:
         for seconds in budgets:
             own = results.select(task=task, seconds=seconds)
             rows = [_few_shot_row(own, count) for count in sorted({record["cases"] for record in own})]
-            heading = ["cases", "seeds", "WordMask", "U-Net", "points", "failed: WordMask", "U-Net"]
+            names = ["WordMask", "U-Net", "U-Net, part that stands out"]
+            heading = ["cases", "seeds", *names, "points", "failed: WordMask", *names[1:]]
             parts.append(f"{seconds} processor seconds each\n\n{table(heading, rows)}")
             for name, model in (("WordMask", "wordmask"), ("U-Net from scratch", "unet")):
                 lines[f"{name}, {seconds} s"] = {"model": model, "seconds": seconds}
@@ -89,7 +90,7 @@ def few_shot(results: Results, pictures: Path) -> str:
 def _few_shot_row(records: Sequence[dict[str, Any]], count: int) -> list[str]:
     of = {
         model: [record for record in records if record["cases"] == count and record["model"] == model]
-        for model in ("wordmask", "unet")
+        for model in ("wordmask", "unet", "unet, part")
     }
     means = [np.mean([record["dice"] for record in own]) if own else np.nan for own in of.values()]
     return [
@@ -134,9 +135,9 @@ def _cases_saved(records: Sequence[dict[str, Any]], strategies: Sequence[str]) -
             own = [record for record in records if record["seed"] == seed]
             goal = [r["dice"] for r in own if r["strategy"] == "random" and r["cases"] == last]
             reached = [r["cases"] for r in own if r["strategy"] == name and goal and r["dice"] >= goal[0]]
-            needed.append(min(reached, default=last))
-        rows.append([name, f"{np.mean(needed):.0f} ({min(needed)}–{max(needed)})"])
-    return table(["strategy", f"cases for what random choice reaches at {last}"], rows)
+            needed.append(str(min(reached)) if reached else f"over {last}")
+        rows.append([name, ", ".join(needed)])
+    return table(["strategy", f"cases for what random choice reaches at {last}, by seed"], rows)
 
 
 def presence(results: Results, pictures: Path) -> str:

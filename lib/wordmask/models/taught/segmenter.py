@@ -235,7 +235,7 @@ class CommitteeSegmenter(Segmenter):
         mean = (votes * shares[:, :, None, None]).sum(0).clamp(SMALLEST, 1 - SMALLEST)
         logits = mean.logit()
         if self.way.picture:
-            logits = torch.stack([_show_picture(*each) for each in zip(mean, logits, taught, strict=True)])
+            logits = torch.stack([show_picture(*each) for each in zip(mean, logits, taught, strict=True)])
         return SegmenterOutput(
             logits,
             frame,
@@ -286,7 +286,7 @@ def _inner(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(BASE): value for name, value in tensors.items() if name.startswith(BASE)}
 
 
-def _show_picture(mean: Tensor, logits: Tensor, taught: TaughtWord) -> Tensor:
+def show_picture(mean: Tensor, logits: Tensor, taught: TaughtWord) -> Tensor:
     """Logits of a picture, moved so that the structure is marked even where the networks are unsure of it.
 
     Whether it is there at all is another question, which presence answers. Of a structure that is always one
