@@ -16,6 +16,8 @@ from wordmask.models.base import Hints, SliceKey
 from wordmask.models.loading import load_segmenter
 from wordmask.models.registry import load_preset, preset_names
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
+from wordmask.weights.card import Card
+from wordmask.weights.checkpoint import save_checkpoint
 from wordmask.words.prompts import parse_prompts
 
 TINY = load_preset("simple_vilmedsam", "tiny")
@@ -173,3 +175,21 @@ def test_a_taught_word_is_known_again_in_every_spelling():
     ]
     assert [bool(words.known.all()) for words in asked] == [True] * 4
     assert all(torch.equal(words.tensors["text"], asked[0].tensors["text"]) for words in asked)
+
+
+def test_public_encoders_without_a_decoder_can_be_taught_and_refuse_all_other_words(monkeypatch):
+    model = random_model()
+    monkeypatch.setattr("wordmask.models.simple_vilmedsam.model.load_clip", lambda config: model.clip)
+    monkeypatch.setattr("wordmask.models.simple_vilmedsam.model.load_sam", lambda config: model.sam)
+    preset = model.preset.model_copy(update={"weights": None, "unknown_words": "segment"})
+    base = SimpleViLMedSAM.to_teach(preset)
+    (liver,) = parse_prompts("liver")
+    assert base.preset.unknown_words == "refuse"
+    assert not base.encode_prompts([liver]).known.any()
+    assert base.word_vector(liver).shape == (base.word_width,)
+
+
+def test_a_version_with_the_refiner_of_an_earlier_snapshot_is_refused(tmp_path):
+    save_checkpoint(tmp_path, {"scores.unused": torch.zeros(1)}, Card(decoder={"refiner": True}))
+    with pytest.raises(WeightsError, match=r"have a refiner.*train again on the same cases"):
+        load_segmenter("simple_vilmedsam", device="cpu", weights=tmp_path)
