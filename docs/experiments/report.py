@@ -97,7 +97,7 @@ def _few_shot_row(records: Sequence[dict[str, Any]], count: int) -> list[str]:
         str(count),
         str(max(len(own) for own in of.values())),
         *(spread(record["dice"] for record in own) for own in of.values()),
-        f"{100 * (means[0] - means[1]):+.1f}",
+        "–" if np.isnan(means[:2]).any() else f"{100 * (means[0] - means[1]):+.1f}",
         *(spread(record["failed"] for record in own) for own in of.values()),
     ]
 
