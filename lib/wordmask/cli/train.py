@@ -95,10 +95,10 @@ def train(
     has finished, so you can stop the training at any time.
 
     Labelled cases are a JSON list of {"image", "label", "names"}, or a folder with images/ and labels/
-    together with [bold]--word[/]. Some are used for training and the others for validation. A case never
-    changes sides.
+    together with [bold]--word[/]. Some of them are validation cases, by which the result is judged. A case
+    keeps this part in later versions.
 
-    simple_vilmedsam learns from labelled cases, and so does every model with [bold]--recipe few_shot[/].
+    simple_vilmedsam learns from labelled cases, and so does medclip_samv2 with [bold]--recipe few_shot[/].
     medclip_samv2 tunes its CLIP on captions: a CSV file with the columns image and caption, a JSON list of
     {"image", "caption"}, or labelled cases, for which captions are written. medclip_samv2_weak learns
     [bold]--words[/] from a folder of images: medclip_samv2 makes masks of them, and nnU-Net is trained on

@@ -56,14 +56,15 @@ class PixelEncoder(nn.Module):
 
     Args:
         name: one of `PIXEL_ENCODERS`.
+        net: its network, to be folded; None: one with random weights.
 
     Attributes:
         channels: of the four maps.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, net: Any = None) -> None:
         super().__init__()
-        self.net = _build(PIXEL_ENCODERS[name].architecture)
+        self.net = _build(PIXEL_ENCODERS[name].architecture) if net is None else net
         _fold_norms(self.net)
         self.channels: list[int] = self.net.feature_info.channels()
 
@@ -97,10 +98,7 @@ def load_pixel_encoder(name: str) -> PixelEncoder:
             f"({', '.join(missing[:3])}); fetch them again, or install the timm of constraints.txt."
         )
     net.load_state_dict({key: tensors[key] for key in wanted})
-    _fold_norms(net)
-    encoder = PixelEncoder(name)
-    encoder.net.load_state_dict(net.state_dict())
-    return encoder
+    return PixelEncoder(name, net)
 
 
 def _build(architecture: str) -> Any:
@@ -110,6 +108,7 @@ def _build(architecture: str) -> Any:
     return net
 
 
+POOLING = "efficientnet_lite0"
 POOL_SIDE = 128  # of the square in which slices are pooled
 
 
@@ -120,12 +119,11 @@ def frozen_encoder(name: str, device: str) -> PixelEncoder:
 
 
 @torch.no_grad()
-def pool_slices(slices: Tensor, name: str = "efficientnet_lite0") -> Tensor:
+def pool_slices(slices: Tensor) -> Tensor:
     """What a whole slice looks like to an encoder that learned from photographs.
 
     Args:
         slices: [N, 3, H, W] in 0..1.
-        name: of the encoder.
 
     Returns:
         [N, W]: of the second deepest map, then of the deepest: means over the slice's own area, then maxima.
@@ -134,7 +132,7 @@ def pool_slices(slices: Tensor, name: str = "efficientnet_lite0") -> Tensor:
         WeightsError: the encoder's weights are missing.
     """
     frame = Letterbox.fit((slices.shape[-2], slices.shape[-1]), (POOL_SIDE, POOL_SIDE), "top_left")
-    maps = frozen_encoder(name, str(slices.device))(frame.to_model(slices) * 2 - 1)
+    maps = frozen_encoder(POOLING, str(slices.device))(frame.to_model(slices) * 2 - 1)
     parts = []
     for found in maps[-2:]:
         share = found.shape[-1] / POOL_SIDE

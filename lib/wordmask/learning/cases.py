@@ -131,6 +131,11 @@ class LabelledVolume:
         """Word -> prompt."""
         return {word: parse_prompts([word])[0] for word in self.masks}
 
+    @cached_property
+    def shows_anything(self) -> bool:
+        """Whether it has a voxel of any word."""
+        return any(mask.any() for mask in self.masks.values())
+
     def groups(self) -> list[list[str]]:
         """The words in as few groups as their order allows, none of which holds two words that share a voxel.
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from wordmask.errors import RequestError, WordMaskError
-from wordmask.learning.cases import Case, LabelledVolume
+from wordmask.learning.cases import Case, LabelledVolume, Study, read_cases
 from wordmask.learning.publishing import find_start
 from wordmask.learning.recipes import AnyRecipe
-from wordmask.learning.training import Report, TrainingProgress, TrainingRequest
+from wordmask.learning.training import Report, Training, TrainingProgress, TrainingRequest
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
@@ -25,6 +25,28 @@ from wordmask.weights.versions import ModelStore, weights_digest
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=AnyRecipe)
+
+
+class LabelledTraining(Training[R]):
+    """A training on labelled cases."""
+
+    def read_data(
+        self, path: Path, request: TrainingRequest[R], *, word: str | None, labels: Path | None
+    ) -> list[Case]:
+        """Read a JSON list of cases, or a folder in the papers' layout."""
+        return read_cases(path, word)
+
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[R]) -> list[Case]:
+        """The labelled studies."""
+        return [study.case for study in studies if study.case]
+
+
+def refuse_empty(cases: Sequence[LabelledVolume]) -> None:
+    """Raise RequestError when no case has a voxel of any word."""
+    if not any(case.shows_anything for case in cases):
+        raise RequestError(
+            "No labelled case has a voxel of any word, so there is nothing to learn; check the label maps."
+        )
 
 
 @dataclass
@@ -55,13 +77,16 @@ class LabelledRun(Generic[R]):
     skipped: list[str] = field(default_factory=list)
     mean_before: float | None = None
 
-    def open_start(self) -> Path | None:
+    def open_start(self, *, taught: bool = False) -> Path | None:
         """Find the version to start from and read its card; returns its folder.
 
+        Args:
+            taught: whether this training can continue a version that was taught words.
+
         Raises:
-            RequestError: there is no such version, or it was trained from another preset.
+            RequestError: there is no such version, or this training cannot continue it.
         """
-        self.parent = find_start(self.store, self.request.start, self.request.preset)
+        self.parent = find_start(self.store, self.request.start, self.request.preset, taught=taught)
         if self.parent is None:
             return None
         start = self.store.folder(self.parent)
@@ -131,7 +156,3 @@ class LabelledRun(Generic[R]):
     def elapsed(self) -> float:
         """Seconds since the start."""
         return round(time.monotonic() - self.began, 1)
-
-    def teller(self, stage: str) -> Callable[[int, int], None]:
-        """A function of (done, total) that reports the progress of one stage."""
-        return lambda done, total: self.tell(stage, done, total)

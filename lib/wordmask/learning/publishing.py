@@ -37,16 +37,17 @@ class Check:
     description: str
 
 
-def find_start(store: ModelStore, start: int | None, preset: str) -> int | None:
+def find_start(store: ModelStore, start: int | None, preset: str, *, taught: bool = False) -> int | None:
     """The version that a training starts from; None: the preset's own weights.
 
     Args:
         store: the published versions.
         start: a number, 0 for the preset's own weights; None: the version in use.
         preset: that is trained.
+        taught: whether the training can continue a version that was taught words.
 
     Raises:
-        RequestError: there is no such version, or it was trained from another preset.
+        RequestError: there is no such version, or this training cannot continue it.
     """
     number = store.served() if start is None else start
     if not number:
@@ -56,10 +57,16 @@ def find_start(store: ModelStore, start: int | None, preset: str) -> int | None:
             f"There is no version {number} of {store.path.name} to start from; `wordmask models list` shows "
             "the versions."
         )
-    trained = read_card(store.folder(number)).preset
+    card = read_card(store.folder(number))
+    trained = card.preset
     if trained not in (None, "", preset):
         raise RequestError(
             f"Version {number} was trained from the preset {trained!r}; train that preset, or start from 0."
+        )
+    if card.committee is not None and not taught:
+        raise RequestError(
+            f"Version {number} was taught words with labelled cases, which this recipe cannot continue; use "
+            "recipe few_shot, or start from 0 (or from a version without taught words)."
         )
     return number
 

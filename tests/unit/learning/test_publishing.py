@@ -9,7 +9,7 @@ import torch
 
 from wordmask.errors import RequestError
 from wordmask.learning.publishing import find_start
-from wordmask.weights.card import Card
+from wordmask.weights.card import Card, CommitteeCard
 from wordmask.weights.checkpoint import save_checkpoint
 from wordmask.weights.versions import ModelStore
 
@@ -35,3 +35,11 @@ def test_a_version_of_another_preset_or_none_is_refused(store):
         find_start(store, None, "tiny")
     with pytest.raises(RequestError, match=r"There is no version 7 .* `wordmask models list`"):
         find_start(store, 7, "tiny")
+
+
+def test_only_teaching_continues_a_version_that_was_taught_words(store):
+    card = Card(preset="tiny", committee=CommitteeCard(encoder="x", members=("lean",), sides=(32,), words={}))
+    number = store.publish(lambda folder: save_checkpoint(folder, {"weight": torch.ones(1)}, card))
+    with pytest.raises(RequestError, match=f"Version {number} was taught words .* use recipe few_shot"):
+        find_start(store, None, "tiny")
+    assert find_start(store, None, "tiny", taught=True) == number

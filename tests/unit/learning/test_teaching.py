@@ -237,6 +237,22 @@ def test_the_limit_of_presence_keeps_absent_cases_empty_or_is_not_used():
     assert "Whether 'femur' is in an image cannot be judged" in told
 
 
+def test_held_out_cases_without_the_structure_teach_when_it_is_absent(tmp_path):
+    showing = [write_case(tmp_path, seed) for seed in range(8)]
+    empty = [write_case(tmp_path, seed, empty=True) for seed in range(50, 60)]
+    store = ModelStore(tmp_path / MODEL)
+    report = teach([*showing, *empty[:4]], store, tmp_path / "run", force=True)
+    assert "cannot be judged: that takes at least 5" in report.message  # one too few
+    report = teach([*showing, *empty], store, tmp_path / "run", force=True, start=0)
+    assert "Of 5 held-out cases without 'blob', 100% stay unmarked" in report.message
+    card = read_card(store.folder(report.version)).committee
+    assert len(card.held_out) >= 6
+    assert card.words[WORD].presence.pooled  # learned from the five that are not held out
+    segmenter = load_segmenter(MODEL, preset="tiny", device="cpu", weights=store.folder(report.version))
+    scores = validate(segmenter, [case.read() for case in (*showing, *empty)])
+    assert scores.mean > 0.8  # an empty case counts 1 when nothing is marked
+
+
 def test_members_count_the_same_and_the_frozen_model_by_its_dice():
     assert weigh([0.5], 2, 0, None) == (0.5, 0.5, 0.0, 0.0)
     weak, strong = weigh([0.8, 0.8], 2, 0, 0.3), weigh([0.4], 2, 0, 0.9)

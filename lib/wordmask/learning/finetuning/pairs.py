@@ -16,7 +16,6 @@ from torch.utils.data import Sampler
 
 from wordmask.data.geometry import Plane
 from wordmask.data.letterbox import Letterbox
-from wordmask.errors import RequestError
 from wordmask.inference.batching import StoredSlice, store_slice
 from wordmask.inference.cache import CacheKey, FeatureCache
 from wordmask.learning.cases import LabelledVolume
@@ -117,11 +116,6 @@ class TrainingPairs:
         self._add(cases, recipe.views_of_each, cancel)
         self.present, self.absent = self._sides(range(len(self.pairs)))
         self.replayed = [self._add_repeated(source, cancel) for source in replayed if source]
-        if not self.present:
-            raise RequestError(
-                "No labelled case has a voxel of any word, so "
-                "there is nothing to learn; check the label maps."
-            )
 
     def _add_repeated(
         self, cases: Sequence[LabelledVolume], cancel: CancelToken | None

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from wordmask.errors import RequestError
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.memory import explain_out_of_memory
-from wordmask.learning.cases import Case, LabelledVolume, Study, read_cases
+from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.earlier_cases import earlier_cases, write_cases
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.finetuning.engine import run_epochs
@@ -24,11 +23,11 @@ from wordmask.learning.finetuning.pairs import TrainingPairs
 from wordmask.learning.finetuning.ranks import Ranks
 from wordmask.learning.finetuning.replay import CHECK_SEED, REPEAT_SEED, phantom_cases
 from wordmask.learning.finetuning.trainee import Trainee
-from wordmask.learning.labelled_run import LabelledRun
+from wordmask.learning.labelled_run import LabelledRun, LabelledTraining, refuse_empty
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import Recipe
 from wordmask.learning.splitting import split_cases
-from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
+from wordmask.learning.training import CaseReport, Report, TrainingRequest
 from wordmask.models.loading import choose_device, load_segmenter
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
@@ -41,7 +40,7 @@ CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what becam
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 
-class FineTuning(Training[Recipe]):
+class FineTuning(LabelledTraining[Recipe]):
     """Training of one model on labelled cases."""
 
     description = "Learn from the submitted labels"
@@ -50,16 +49,6 @@ class FineTuning(Training[Recipe]):
 
     def __init__(self, trainee: type[Trainee]) -> None:
         self.trainee = trainee
-
-    def read_data(
-        self, path: Path, request: TrainingRequest[Recipe], *, word: str | None, labels: Path | None
-    ) -> list[Case]:
-        """Read a JSON list of cases, or a folder in the papers' layout."""
-        return read_cases(path, word)
-
-    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[Recipe]) -> list[Case]:
-        """The labelled studies."""
-        return [study.case for study in studies if study.case]
 
     def start_trainee(
         self, model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
@@ -108,12 +97,6 @@ class _Run(LabelledRun[Recipe]):
     def run(self, cases: Sequence[Case]) -> CaseReport:
         recipe = self.request.recipe
         start = self.open_start()
-        if self.parent_card.committee is not None:
-            raise RequestError(
-                f"Version {self.parent} was taught words with labelled cases, which the recipe "
-                f"{recipe.name!r} cannot continue; use recipe few_shot, or start from 0 (or from a version "
-                "without taught words)."
-            )
         self.start_sha256 = self.digest_start(start)
         earlier = earlier_cases(start, {case.name for case in cases})
         self.cases, again = [*cases, *earlier], {case.name for case in earlier}
@@ -124,6 +107,7 @@ class _Run(LabelledRun[Recipe]):
             learned, repeated = repeated, []
         judges = self.read(judging)
         self.refuse_too_few(len(learned), len(judges))
+        refuse_empty(learned)
         self.words = sorted({word for case in (*learned, *repeated) for word in case.masks})
         sources = (repeated, self._draw_phantoms(REPEAT_SEED)) if recipe.replay else ()
         device = choose_device(self.request.device)
@@ -147,7 +131,7 @@ class _Run(LabelledRun[Recipe]):
             replayed=sources,
             cancel=self.cancel,
         )
-        data.encode(self.teller("computing features"), self.cancel)
+        data.encode(lambda done, total: self.tell("computing features", done, total), self.cancel)
         outcome = run_epochs(
             trainee,
             data,

@@ -170,19 +170,24 @@ class Fit:
         """The loss of one batch."""
         began = time.perf_counter()
         words = len(kind.words)
-        frozen = torch.stack([own.frozen[row] for row in rows]).float().flatten(1, 2)
         pixels = torch.stack([own.pixels[row] for row in rows]).float() / 255
-        masks = torch.stack([own.masks[row] for row in rows]).float() / 255
+        maps = torch.stack([own.masks[row] for row in rows]).float() / 255
+        if own.frozen:
+            frozen_maps = torch.stack([own.frozen[row] for row in rows]).float()
+            maps = torch.cat([maps, frozen_maps.flatten(1, 2)], 1)
         pixels, maps = augment(
             pixels.to(self.device),
-            torch.cat([masks, frozen], 1).to(self.device),
+            maps.to(self.device),
             STRENGTHS[self._views(kind)],
             generator,
             mirror=kind.mirror,
         )
-        masks, frozen = maps[:, :words].flatten(0, 1), maps[:, words:].unflatten(1, (words, 2)).flatten(0, 1)
-        # So that the networks also learn to do without the frozen model.
-        kept = (torch.rand(len(frozen), generator=generator) >= self.recipe.frozen_dropout).to(self.device)
+        masks, frozen = maps[:, :words].flatten(0, 1), None
+        if own.frozen:
+            frozen = maps[:, words:].unflatten(1, (words, 2)).flatten(0, 1)
+            # So that the networks also learn to do without the frozen model.
+            kept = torch.rand(len(frozen), generator=generator) >= self.recipe.frozen_dropout
+            frozen = frozen * kept.to(self.device)[:, None, None, None]
         self.seconds.views += time.perf_counter() - began
         began = time.perf_counter()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -191,7 +196,7 @@ class Fit:
         logits = self.member.head(
             features.float().repeat_interleave(words, 0),
             vectors.repeat(len(rows), 1),
-            frozen * kept[:, None, None, None],
+            frozen,
         )
         loss = mask_loss(logits, masks.clamp(0, 1))
         self.seconds.forward += time.perf_counter() - began

@@ -25,7 +25,6 @@ from wordmask.models.base import Segmenter
 from wordmask.models.presets import Preset
 from wordmask.progress import CancelToken
 from wordmask.weights.card import CommitteeCard, PresenceLimit
-from wordmask.words.prompts import parse_prompts
 
 SHARPNESS = 4.0  # exponent of the Dice
 MOST_LINEAR, FEW_PICTURES = 2.0, 10  # weight of the linear member, and up to how many pictures it has it
@@ -150,7 +149,7 @@ def describe_presence(card: CommitteeCard, words: Iterable[str]) -> str:
     """
     sentences = []
     for word in words:
-        limit = card.words[parse_prompts([word])[0].key].presence
+        limit = card.words[word].presence
         if limit is None:
             sentences.append(
                 f" Whether {word!r} is in an image cannot be judged: that takes at least {FEWEST_ABSENT} "

@@ -18,10 +18,10 @@ import torch
 from wordmask.errors import RequestError
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.memory import explain_out_of_memory
-from wordmask.learning.cases import Case, LabelledVolume, Study, read_cases
+from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.earlier_cases import earlier_cases, write_cases
 from wordmask.learning.evaluation.validation import ValidationScore, validate
-from wordmask.learning.labelled_run import LabelledRun
+from wordmask.learning.labelled_run import LabelledRun, LabelledTraining, refuse_empty
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import TeachingRecipe
 from wordmask.learning.splitting import hold_out, refuse_equal_names
@@ -35,7 +35,7 @@ from wordmask.learning.teaching.judging import (
 )
 from wordmask.learning.teaching.linear import solve_linear
 from wordmask.learning.teaching.samples import collect
-from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
+from wordmask.learning.training import CaseReport, Report, TrainingRequest
 from wordmask.models.base import Segmenter
 from wordmask.models.loading import choose_device, load_segmenter, segmenter_class
 from wordmask.models.registry import load_preset
@@ -52,21 +52,11 @@ CACHE_BYTES = 2 << 30
 LIBRARIES = ("torch", "monai", "timm", "open_clip_torch")
 
 
-class Teaching(Training[TeachingRecipe]):
+class Teaching(LabelledTraining[TeachingRecipe]):
     """Training of a committee beside any model."""
 
     description = "Learn words from the submitted labels"
     recipe = TeachingRecipe
-
-    def read_data(
-        self, path: Path, request: TrainingRequest[TeachingRecipe], *, word: str | None, labels: Path | None
-    ) -> list[Case]:
-        """Read a JSON list of cases, or a folder in the papers' layout."""
-        return read_cases(path, word)
-
-    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[TeachingRecipe]) -> list[Case]:
-        """The labelled studies."""
-        return [study.case for study in studies if study.case]
 
     def run(
         self,
@@ -97,13 +87,13 @@ class _Run(LabelledRun[TeachingRecipe]):
 
     def run(self, given: Sequence[Case]) -> CaseReport:
         recipe = self.request.recipe
-        start = self.open_start()
+        start = self.open_start(taught=True)
         earlier = earlier_cases(start, {case.name for case in given})
         before = self.parent_card.committee
         refuse_equal_names(given)
         new, repeated = self.read(given), self.read(earlier)
         self.cases = [case.case for case in (*new, *repeated)]
-        absent = {case.case.name for case in (*new, *repeated) if not _shows(case)}
+        absent = {case.case.name for case in (*new, *repeated) if not case.shows_anything}
         self.held = hold_out(
             self.cases,
             recipe.held_out,
@@ -112,13 +102,9 @@ class _Run(LabelledRun[TeachingRecipe]):
             fewest_absent=FEWEST_ABSENT,
         )
         held = [case for case in (*new, *repeated) if case.case.name in self.held]
-        judges = [case for case in held if _shows(case)]
+        judges = [case for case in held if case.shows_anything]
         self.refuse_too_few(len(new), len(judges))
-        if not any(_shows(case) for case in (*new, *repeated)):
-            raise RequestError(
-                "No labelled case has a voxel of any word, so "
-                "there is nothing to learn; check the label maps."
-            )
+        refuse_empty([*new, *repeated])
         device = choose_device(self.request.device)
         cache = FeatureCache(CACHE_BYTES)
         base = self._load_base(start, device)
@@ -170,7 +156,7 @@ class _Run(LabelledRun[TeachingRecipe]):
     def _measure_frozen(
         self, base: Segmenter, cases: Sequence[LabelledVolume], cache: FeatureCache
     ) -> dict[str, float]:
-        """Key of a word that the model knew before -> its Dice on the cases, where that is worth using."""
+        """Word that the model knew before -> its Dice on the cases, where that is worth using."""
         found = {}
         for word in sorted({word for case in cases for word in case.masks}):
             (prompt,) = parse_prompts([word])
@@ -181,7 +167,7 @@ class _Run(LabelledRun[TeachingRecipe]):
             if showing:
                 dice = validate(base, showing, cache, self.cancel).words()[word]
                 if dice >= self.request.recipe.frozen_dice:
-                    found[prompt.key] = dice
+                    found[word] = dice
         return found
 
     def _start_committee(
@@ -193,15 +179,14 @@ class _Run(LabelledRun[TeachingRecipe]):
     ) -> Committee:
         """The committee of the version to start from with the new words added, or a fresh one."""
         recipe, before = self.request.recipe, self.parent_card.committee
-        keys = {parse_prompts([word])[0].key for case in cases for word in case.masks}
-        words = list(dict.fromkeys([*(before.words if before else ()), *sorted(keys)]))
+        given = {word for case in cases for word in case.masks}
+        words = list(dict.fromkeys([*(before.words if before else ()), *sorted(given)]))
         even = 1 / len(recipe.members)
         untried = TaughtWord(weights=(*(even for _ in recipe.members), 0.0, 0.0))
         taught = {word: (before.words.get(word) if before else None) or untried for word in words}
-        for word in {word for case in cases for word in case.masks}:
-            key = parse_prompts([word])[0].key
-            facts = {"frozen": key in frozen, "single": is_single(cases, word)}
-            taught[key] = untried.model_copy(update=facts)
+        for word in given:
+            facts = {"frozen": word in frozen, "single": is_single(cases, word)}
+            taught[word] = untried.model_copy(update=facts)
         form = CommitteeCard(
             encoder=recipe.encoder,
             members=recipe.members,
@@ -212,7 +197,7 @@ class _Run(LabelledRun[TeachingRecipe]):
         )
         vectors = word_vectors(base, words)
         goes_on = before is not None and (before.encoder, before.members) == (form.encoder, form.members)
-        lost = sorted(before.words.keys() - keys) if before and not goes_on else []
+        lost = sorted(before.words.keys() - given) if before and not goes_on else []
         if lost:
             raise RequestError(
                 f"Version {self.parent} knows {', '.join(lost)}, of which there is no case to repeat; "
@@ -239,11 +224,8 @@ class _Run(LabelledRun[TeachingRecipe]):
         self.tell("cutting slices")
         frozen = frozenset(word for word, taught in committee.card.words.items() if taught.frozen)
         samples = collect(cases, base, committee, frozen, cancel=self.cancel)
-        vectors = {
-            word: committee.vectors[committee.rows[parse_prompts([word])[0].key]].clone()
-            for kind in samples
-            for word in kind.words
-        }
+        words = {word for kind in samples for word in kind.words}
+        vectors = {word: committee.vectors[committee.rows[word]].clone() for word in words}
         for number, member in enumerate(committee.networks):
             left_out = self.held if number == JUDGE else frozenset()
             own = {kind: one.without(left_out) for kind, one in samples.items()}
@@ -257,8 +239,7 @@ class _Run(LabelledRun[TeachingRecipe]):
             fit = Fit(member, number, vectors, recipe, steps, device, self.seconds)
             fit.run(own, new, tell=tell, cancel=self.cancel)
         self.tell("solving the linear member")
-        rows = {word: committee.rows[parse_prompts([word])[0].key] for word in vectors}
-        solve_linear(committee.linear, samples, rows)
+        solve_linear(committee.linear, samples, committee.rows)
         with torch.no_grad():  # the file keeps half the precision, and what is measured is what is kept
             for tensor in committee.state_dict().values():
                 tensor.copy_(tensor.half())
@@ -272,16 +253,11 @@ class _Run(LabelledRun[TeachingRecipe]):
     ) -> None:
         """Write into the card when the words of the cases count as present, where that can be judged."""
         committee, words = segmenter.committee, sorted({word for case in held for word in case.masks})
-        keys = {word: parse_prompts([word])[0].key for word in words}
-        untold = PresenceLimit(limit=0.0)
-        committee.card = committee.card.with_words(keys.values(), presence=untold)
+        committee.card = committee.card.with_words(words, presence=PresenceLimit(limit=0.0))
         judge = segmenter.only(JUDGE)
-        found = {
-            key: calibrate_presence(judge, learned, held, word, cache, self.cancel)
-            for word, key in keys.items()
-        }
-        for key, limit in found.items():
-            committee.card = committee.card.with_words([key], presence=limit)
+        found = {word: calibrate_presence(judge, learned, held, word, cache, self.cancel) for word in words}
+        for word, limit in found.items():
+            committee.card = committee.card.with_words([word], presence=limit)
 
     def _weigh(
         self,
@@ -292,14 +268,13 @@ class _Run(LabelledRun[TeachingRecipe]):
     ) -> None:
         """Write into the card how much each member counts."""
         for word in {word for case in cases for word in case.masks}:
-            key = parse_prompts([word])[0].key
             scores = [score for (_, one), score in after.dice.items() if one == word]
             pictures = sum(
                 case.volume.is_picture and word in case.masks and bool(case.masks[word].any())
                 for case in cases
             )
-            weights = weigh(scores, len(committee.networks), pictures, frozen.get(key))
-            committee.card = committee.card.with_words([key], weights=weights)
+            weights = weigh(scores, len(committee.networks), pictures, frozen.get(word))
+            committee.card = committee.card.with_words([word], weights=weights)
 
     def _decide(
         self,
@@ -309,7 +284,7 @@ class _Run(LabelledRun[TeachingRecipe]):
         after: ValidationScore,
         held: Sequence[LabelledVolume],
     ) -> CaseReport:
-        judges = [case for case in held if _shows(case)]
+        judges = [case for case in held if case.shows_anything]
         served = self.store.served()
         used = "the weights of the preset" if served is None else f"version {served}"
         figures = (
@@ -374,10 +349,6 @@ class _Run(LabelledRun[TeachingRecipe]):
             validation_dice_before=before.words(),
             seconds={"all": self.elapsed(), **self.seconds.as_dict()},
         )
-
-
-def _shows(case: LabelledVolume) -> bool:
-    return any(mask.any() for mask in case.masks.values())
 
 
 TRAINING = Teaching()

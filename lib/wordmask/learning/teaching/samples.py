@@ -49,7 +49,8 @@ class Samples:
         cases: the case of each slice.
         pixels: uint8 [3, s, s] each; the neighbours of a slice in a volume are the first and last channel.
         masks: uint8 [words, s, s] each, 255 where the word is.
-        frozen: float16 [words, 2, s, s] each, maps of the frozen model; 0 where it does not take part.
+        frozen: float16 [words, 2, s, s] each, maps of the frozen model, 0 for a word without its help; empty
+            where no word has its help.
     """
 
     cases: list[str] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Samples:
             [self.cases[row] for row in kept],
             [self.pixels[row] for row in kept],
             [self.masks[row] for row in kept],
-            [self.frozen[row] for row in kept],
+            [self.frozen[row] for row in kept] if self.frozen else [],
         )
 
 
@@ -86,7 +87,7 @@ def collect(
         cases: to learn from.
         base: the frozen model.
         committee: what will learn.
-        frozen: keys of the words for which the frozen model's maps are computed.
+        frozen: words for which the frozen model's maps are computed.
         cancel: its ``cancel()`` ends the work with CancelledError.
     """
     found: dict[Kind, Samples] = {}
@@ -127,17 +128,18 @@ def _frozen_maps(
     shown: ShownSlices, words: Sequence[str], frame: Letterbox, base: Segmenter, frozen: frozenset[str]
 ) -> list[Tensor]:
     side, count = frame.model[0], len(shown.indices)
+    asked = [row for row, word in enumerate(words) if word in frozen]
+    if not asked:
+        return []
     maps = torch.zeros(count, len(words), 2, side, side, dtype=torch.float16)
-    asked = [row for row, word in enumerate(words) if shown.case.prompts[word].key in frozen]
-    if asked:
-        prompts = base.encode_prompts([shown.case.prompts[words[row]] for row in asked])
-        digest, plane = shown.case.volume.digest, str(shown.view.plane)
-        for start in range(0, count, FROZEN_BATCH):
-            indices = shown.indices[start : start + FROZEN_BATCH]
-            pixels = torch.from_numpy(shown.view.unit_range(indices, shown.window[1])).to(base.device)
-            features = base.encode_slices(pixels, [SliceKey(digest, plane, index) for index in indices])
-            found = frozen_maps(base(features, prompts), frame).cpu().half()
-            maps[start : start + len(indices), asked] = found.unflatten(0, (len(indices), len(asked)))
+    prompts = base.encode_prompts([shown.case.prompts[words[row]] for row in asked])
+    digest, plane = shown.case.volume.digest, str(shown.view.plane)
+    for start in range(0, count, FROZEN_BATCH):
+        indices = shown.indices[start : start + FROZEN_BATCH]
+        pixels = torch.from_numpy(shown.view.unit_range(indices, shown.window[1])).to(base.device)
+        features = base.encode_slices(pixels, [SliceKey(digest, plane, index) for index in indices])
+        found = frozen_maps(base(features, prompts), frame).cpu().half()
+        maps[start : start + len(indices), asked] = found.unflatten(0, (len(indices), len(asked)))
     return list(maps)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+PEAK = 0.002  # share of the map
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the highest probability, where candidates are cut out
 SMALLEST = 0.001  # share of the map
 FULL_SIZE = 0.003  # share of the map; smaller parts count less
@@ -19,9 +20,9 @@ RING = 0.15  # width of the surroundings, as a share of the root of a part's are
 MOST_PARTS = 8  # of each level, the largest
 
 
-def peak_of(probability: NDArray[np.float32], share: float = 0.002) -> float:
-    """Mean of the highest probabilities of a map, over a share of its pixels."""
-    count = max(1, round(share * probability.size))
+def peak_of(probability: NDArray[np.float32]) -> float:
+    """Mean of the highest probabilities of a map, over `PEAK` of its pixels."""
+    count = max(1, round(PEAK * probability.size))
     return float(np.partition(probability.ravel(), -count)[-count:].mean())
 
 

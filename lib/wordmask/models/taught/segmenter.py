@@ -178,10 +178,11 @@ class CommitteeSegmenter(Segmenter):
         """Compute features [N, members, channels, s, s], and the frozen model's where it takes part."""
         frame = self.frame((slices.shape[-2], slices.shape[-1]))
         columns = max(1, round(frame.original[1] * frame.scale[1])) if self.way.mirrors else 0
-        tensors = {"features": self.committee.features(frame.to_model(slices), columns)}
+        pixels = frame.to_model(slices)
+        tensors = {"features": self.committee.features(pixels, columns)}
         frames = {FRAME: frame}
         if self.way.picture:
-            tensors[LINEAR] = self.committee.linear_features(frame.to_model(slices), columns)
+            tensors[LINEAR] = self.committee.linear_features(pixels, columns)
         if self.way.picture and self.way.limited:
             tensors[POOLED] = pool_slices(slices)
         if self.base is not None:
