@@ -1,6 +1,9 @@
-"""Dice of MedCLIP-SAMv2's zero-shot masks and of nnU-Net trained on them, on drawings and the samples.
+"""Dice of MedCLIP-SAMv2's zero-shot masks and of its pupils, on drawings and the samples.
+
+The pupils, which learn from these masks, are nnU-Net and, with the recipe `zero_shot_masks`, a committee.
 
     python -m docs.experiments.weak_supervision lesions xray --seeds 1
+    python -m docs.experiments.weak_supervision lesions --recipe zero_shot_masks
 
 Lesions: pictures with one or none, which tiny draws well. X-rays: tiny finds the structures, but often misses
 one lung, or draws a blocky heart.
@@ -24,7 +27,6 @@ from wordmask.demo.samples import load_samples
 from wordmask.learning.cases import Case, LabelledVolume, Study
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.training import TrainingRequest, find_training
-from wordmask.learning.weak.recipe import WeakRecipe
 from wordmask.models.base import Segmenter
 from wordmask.models.loading import load_segmenter
 from wordmask.phantoms.painting import Random
@@ -33,7 +35,8 @@ from wordmask.phantoms.words import label_values
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
 
-MODEL = "medclip_samv2_weak"
+PUPILS = {"zero_shot_masks": ("medclip_samv2", "pixel pupil")}  # recipe -> model, name of the row
+NNUNET = ("medclip_samv2_weak", "weak")  # of all other recipes
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
 TEACHER, PRESET, SIZE = "medclip_samv2", "tiny", 160
@@ -101,17 +104,18 @@ def learn(
     images = [
         Study(case.name, case.image) for case in draw(task, LEARN, LEARN_SEED + 10_000 * seed, root / "learn")
     ]
-    store = ModelStore(root / MODEL)
+    model, _ = PUPILS.get(recipe, NNUNET)
+    store, training = ModelStore(root / model), find_training(model, recipe)
     asked = TrainingRequest(
-        model=MODEL,
+        model=model,
         preset=PRESET,
-        recipe=WeakRecipe.load(recipe, seed=seed, **changes),
+        recipe=training.recipe.load(recipe, seed=seed, **changes),
         words=tuple(parse_prompts(task.words)),
         device="cpu",
     )
-    report = find_training(MODEL).run(images, asked, store, run_folder=root / "run")
+    report = training.run(images, asked, store, run_folder=root / "run")
     assert report.version is not None
-    pupil = load_segmenter(MODEL, preset=PRESET, device="cpu", weights=store.folder(report.version))
+    pupil = load_segmenter(model, preset=PRESET, device="cpu", weights=store.folder(report.version))
     return pupil, round(report.seconds / 60, 1), len(images)
 
 
@@ -148,12 +152,13 @@ def run(
     if not results.has(task=name, model="zero-shot"):
         zero_shot = load_segmenter(TEACHER, preset=PRESET, device="cpu")
         measure(results, {"task": name, "model": "zero-shot", "seed": 0}, zero_shot, sets)
+    _, row = PUPILS.get(asked.recipe, NNUNET)
     for seed in asked.seeds:
-        if not results.has(task=name, model="weak", seed=seed):
+        if not results.has(task=name, model=row, seed=seed):
             pupil, minutes, images = learn(task, seed, folder / str(seed), asked.recipe, changes)
             measure(
                 results,
-                {"task": name, "model": "weak", "seed": seed, "images": images, "minutes": minutes},
+                {"task": name, "model": row, "seed": seed, "images": images, "minutes": minutes},
                 pupil,
                 sets,
             )

@@ -67,7 +67,7 @@ def train(
         str | None,
         typer.Option(
             help="few_shot or quick for labelled cases; simple_vilmedsam: also decoder or zero_shot; "
-            "medclip_samv2: paper or tiny; medclip_samv2_weak: small, paper or smoke; "
+            "medclip_samv2: paper, tiny or zero_shot_masks; medclip_samv2_weak: small, paper or smoke; "
             "default: chosen by model and preset",
             rich_help_panel=Computation,
         ),
@@ -102,7 +102,8 @@ def train(
     medclip_samv2 tunes its CLIP on captions: a CSV file with the columns image and caption, a JSON list of
     {"image", "caption"}, or labelled cases, for which captions are written. medclip_samv2_weak learns
     [bold]--words[/] from a folder of images: medclip_samv2 makes masks of them, and nnU-Net is trained on
-    these masks ([bold]pip install "wordmask\\[nnunet]"[/]).
+    these masks ([bold]pip install "wordmask\\[nnunet]"[/]). With [bold]--recipe zero_shot_masks[/],
+    medclip_samv2 itself learns them, without nnU-Net.
 
     [bold]Examples[/]
 

@@ -137,6 +137,13 @@ class TeachingRecipe(AnyRecipe):
         return round(self.steps * (self.lean_steps if kind == "lean" else 1))
 
 
+class ZeroShotRecipe(TeachingRecipe):
+    """How a model is taught words with its own zero-shot masks."""
+
+    kind = "zero_shot_masks"
+    default = "zero_shot_masks"
+
+
 class Recipe(AnyRecipe):
     """How a model is fine-tuned on labelled cases: everything about the training but its data."""
 

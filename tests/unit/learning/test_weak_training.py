@@ -5,6 +5,7 @@ published, served bit for bit, repeated by the server's task, and the same again
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import tempfile
@@ -78,6 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, images: list[Study]) -> Tr
     with pytest.MonkeyPatch.context() as patch:
         for name, value in MINE.items():
             patch.setenv(name, value)
+        importlib.import_module("open_clip")  # which sets a variable
         before = dict(os.environ)
         report = find_training(MODEL).run(
             images, ask(force=True), store, run_folder=folder / "run", report=told.append

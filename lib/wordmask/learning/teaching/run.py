@@ -76,12 +76,15 @@ class Teaching(LabelledTraining[TeachingRecipe]):
             "There is not enough memory for this training; use fewer slices per step "
             f"(batch is {request.recipe.batch}) or smaller sides."
         ):
-            return _Run(request, store, run_folder, report, cancel or CancelToken()).run(data)
+            return TeachingRun(request, store, run_folder, report, cancel or CancelToken()).run(data)
 
 
 @dataclass
-class _Run(LabelledRun[TeachingRecipe]):
+class TeachingRun(LabelledRun[TeachingRecipe]):
+    """One training of a committee; trainings with labels of another origin share its steps."""
+
     cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
+    images: list[str] = field(default_factory=list)  # names of those that no person has labelled
     held: frozenset[str] = frozenset()  # cases that the first member does not learn from
     seconds: Seconds = field(default_factory=Seconds)
 
@@ -122,7 +125,9 @@ class _Run(LabelledRun[TeachingRecipe]):
         self._weigh(committee, after, [*new, *repeated], frozen)
         if frozen:  # which has a vote of its own now
             after = self._measure(segmenter, judges, cache)
-        return self._decide(committee, start, score_before, after, held)
+        served = self.store.served()
+        rival = "the weights of the preset" if served is None else f"version {served}"
+        return self._decide(committee, start, (rival, score_before), after, held, force=self.request.force)
 
     def _load_base(self, start: Path | None, device: torch.device) -> Segmenter:
         """The model itself, without what it was taught before."""
@@ -280,19 +285,20 @@ class _Run(LabelledRun[TeachingRecipe]):
         self,
         committee: Committee,
         start: Path | None,
-        before: ValidationScore,
+        rival: tuple[str, ValidationScore],
         after: ValidationScore,
         held: Sequence[LabelledVolume],
+        *,
+        force: bool,
     ) -> CaseReport:
-        judges = [case for case in held if case.shows_anything]
-        served = self.store.served()
-        used = "the weights of the preset" if served is None else f"version {served}"
+        """Publish what is better than its rival, which has a name for people, or what is forced."""
+        judges, (used, before) = [case for case in held if case.shows_anything], rival
         figures = (
             f"mean Dice {after.mean:.3f} against {before.mean:.3f} of {used} on {len(judges)} validation "
             "cases, segmented by the network that did not learn from them"
         )
         names = sorted(case.case.name for case in held)
-        taught = sorted(case.name for case in self.cases)
+        taught = sorted({*self.images, *(case.name for case in self.cases)})
         card = self._make_card(committee, before, after, taught, names, start)
 
         def write(folder: Path) -> None:
@@ -303,7 +309,7 @@ class _Run(LabelledRun[TeachingRecipe]):
             write_cases(folder, self.cases)
 
         check = Check(after.mean, before.mean, figures) if judges else None
-        number, message = publish_if_better(self.store, check, write, self.cancel, force=self.request.force)
+        number, message = publish_if_better(self.store, check, write, self.cancel, force=force)
         message += describe_presence(committee.card, after.words())
         return CaseReport(
             version=number,

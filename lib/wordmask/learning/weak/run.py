@@ -20,11 +20,18 @@ from torch import Tensor
 from wordmask.errors import OutOfMemoryError, RequestError, WordMaskError
 from wordmask.inference.memory import explain_out_of_memory
 from wordmask.inference.pipeline import VolumeSegmenter
-from wordmask.learning.cases import Case, LabelledVolume, Study, cases_from_json, studies_in
+from wordmask.learning.cases import Case, LabelledVolume, Study
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
-from wordmask.learning.splitting import split_cases
 from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
+from wordmask.learning.weak.images import (
+    UNCHECKED,
+    choose_words,
+    join_words,
+    refuse_unknown,
+    split_studies,
+    studies_with_labels,
+)
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
 from wordmask.learning.weak.raw_dataset import write_raw_dataset
@@ -38,7 +45,7 @@ from wordmask.progress import CancelToken
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
-from wordmask.words.prompts import Prompt, parse_prompts
+from wordmask.words.prompts import Prompt
 from wordmask.words.vocabulary import opposite_word
 
 logger = logging.getLogger(__name__)
@@ -60,16 +67,7 @@ class WeakTraining(Training[WeakRecipe]):
         self, path: Path, request: TrainingRequest[WeakRecipe], *, word: str | None, labels: Path | None
     ) -> list[Study]:
         """Read a folder of images, with the labels of a list of cases."""
-        studies = {study.path.resolve(): study for study in studies_in(path)}
-        for case in cases_from_json(labels) if labels else []:
-            image = case.image.resolve()
-            if image not in studies:
-                raise RequestError(
-                    f"The list of labels names {case.image.name}, which is not in the folder "
-                    f"{path.name}; add the image to the folder, or remove it from the list."
-                )
-            studies[image] = replace(studies[image], group=case.group, case=case)
-        return list(studies.values())
+        return studies_with_labels(path, labels)
 
     def choose_data(self, studies: Sequence[Study], request: TrainingRequest[WeakRecipe]) -> list[Study]:
         """All studies, labelled or not."""
@@ -118,18 +116,20 @@ class _WeakTraining:
     skipped: list[str] = field(default_factory=list)
 
     def run(self, images: Sequence[Study]) -> CaseReport:
-        recipe, words = self.request.recipe, self._choose_words(images)
+        recipe, words = self.request.recipe, choose_words(self.request.words, images)
+        if len(words) > MOST_WORDS:
+            raise RequestError(f"{len(words)} words were given; at most {MOST_WORDS} are learned together.")
         preset = cast(MedCLIPSAMv2WeakPreset, load_preset(self.request.model, self.request.preset))
-        learned, judging = self._split(images)
+        learned, judging = split_studies(images, recipe.validation, self.store)
         self.device = choose_device(self.request.device)
         self.teacher_version, weights = self._find_teacher_weights(preset)
         teacher = load_segmenter(preset.teacher, preset=preset.name, device=str(self.device), weights=weights)
-        self._check_known(teacher, words, learned)
+        refuse_unknown(teacher, words, learned)
         labelled = self._label(learned, words, teacher)
         values = sorted({value for one in labelled for shown in one.slices.values() for value in shown})
         if not values:
             raise RequestError(
-                f"None of these images has a mask of {_join_words(words)}, "
+                f"None of these images has a mask of {join_words(words)}, "
                 f"so there is nothing to learn from.{self._explain_skipped()}"
             )
         self.words = [words[value - 1].key for value in values]
@@ -150,52 +150,6 @@ class _WeakTraining:
         if number is None or read_card(store.folder(number)).preset != preset.name:
             return None, None
         return number, store.folder(number)
-
-    def _choose_words(self, images: Sequence[Study]) -> list[Prompt]:
-        """What to learn: those of the request, else the words of the labels."""
-        labelled = {word for image in images if image.case for word in image.case.words}
-        words = list(self.request.words) or (parse_prompts(sorted(labelled)) if labelled else [])
-        if not words:
-            raise RequestError(
-                'There are no words to learn: name some, such as "liver, spleen", or submit named labels.'
-            )
-        if len(words) > MOST_WORDS:
-            raise RequestError(f"{len(words)} words were given; at most {MOST_WORDS} are learned together.")
-        return words
-
-    def _split(self, images: Sequence[Study]) -> tuple[list[Study], list[Case]]:
-        """The images to learn from, and the labelled cases that judge.
-
-        Images of a judging case's patient are not learned from.
-        """
-        if not images:
-            raise RequestError("There is no image to learn from; add some first.")
-        serving = self.store.served()
-        card = Card() if serving is None else read_card(self.store.folder(serving))
-        cases = [replace(image.case, name=image.name, group=image.patient) for image in images if image.case]
-        _, judging = split_cases(
-            cases, self.request.recipe.validation, learned=card.training_cases, judging=card.validation_cases
-        )
-        held = {case.group for case in judging}
-        return [image for image in images if image.patient not in held], judging
-
-    def _check_known(self, teacher: Segmenter, words: Sequence[Prompt], images: Sequence[Study]) -> None:
-        """Check that the teacher knows every word, or that a person has labelled it.
-
-        Raises:
-            RequestError: the teacher refuses a word without labels.
-        """
-        drawn = {word for image in images if image.case for word in image.case.words}
-        known = teacher.encode_prompts(words).known.tolist()
-        strange = [
-            word for word, knows in zip(words, known, strict=True) if not knows and word.key not in drawn
-        ]
-        if strange and teacher.preset.unknown_words == "refuse":
-            raise RequestError(
-                f"{teacher.name} with the preset {teacher.preset.name!r} cannot draw "
-                f"masks of {_join_words(strange)}, which it was not trained on; leave "
-                "that out, label some cases of it, or use a preset with public weights."
-            )
 
     def _label(
         self, images: Sequence[Study], words: Sequence[Prompt], teacher: Segmenter
@@ -282,7 +236,7 @@ class _WeakTraining:
             self.store, check, write, self.cancel, force=self.request.force or not judges
         )
         if not judges:
-            message += " No labelled case was held out: look at its masks before you rely on them."
+            message += UNCHECKED
         return CaseReport(
             version=number,
             parent=None,
@@ -352,7 +306,3 @@ class _WeakTraining:
         self.report(
             TrainingProgress(stage, done, total, loss, seconds=round(time.monotonic() - self.began, 1))
         )
-
-
-def _join_words(words: Sequence[Prompt]) -> str:
-    return ", ".join(repr(prompt.word) for prompt in words)

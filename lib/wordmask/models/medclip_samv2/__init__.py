@@ -8,5 +8,9 @@ MODEL = ModelEntry(
     preset=MedCLIPSAMv2Preset,
     presets=configs("models", "medclip_samv2"),
     segmenter="wordmask.models.medclip_samv2.model:MedCLIPSAMv2",
-    trainings=("wordmask.learning.clip_tuning.run:TRAINING", "wordmask.learning.teaching.run:TRAINING"),
+    trainings=(
+        "wordmask.learning.clip_tuning.run:TRAINING",
+        "wordmask.learning.teaching.run:TRAINING",
+        "wordmask.learning.teaching.zero_shot_run:TRAINING",
+    ),
 )
