@@ -37,6 +37,7 @@ from wordmask.models.base import (
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak
 from wordmask.models.medclip_samv2_weak.network import Ensemble, NetworkPlan
+from wordmask.models.medclipseg.model import MedCLIPSeg
 from wordmask.models.presets import PresencePreset, Preset
 from wordmask.models.registry import load_preset
 from wordmask.models.simple_vilmedsam.model import SimpleViLMedSAM
@@ -197,6 +198,23 @@ def random_medclip_samv2(**zero_shot: Any) -> MedCLIPSAMv2:
     settings = preset.zero_shot.model_copy(update=zero_shot)
     preset = preset.model_copy(update={"zero_shot": settings, "presence": None, "unknown_words": "segment"})
     return MedCLIPSAMv2(preset, *random_encoders(preset)).eval().requires_grad_(False)
+
+
+def random_medclipseg(**adapters: Any) -> MedCLIPSeg:
+    """MedCLIPSeg of the tiny preset's size with random weights, whose adapters exchange much.
+
+    adapters: settings of the adapters that differ from the preset's.
+    """
+    preset = load_preset("medclipseg", "tiny")
+    changes = {"presence": None, "unknown_words": "segment", "samples": 3}
+    if adapters:
+        changes["adapters"] = preset.adapters.model_copy(update=adapters)
+    preset = preset.model_copy(update=changes)
+    architecture = preset.clip.architecture or TinyClipArchitecture()
+    texts = ["liver", "spleen", "left kidney"]
+    token_ids = TinyTokenizer.for_texts(texts, architecture.context_length).token_ids
+    torch.manual_seed(0)
+    return MedCLIPSeg(preset, build_tiny_clip(architecture, token_ids)).eval().requires_grad_(False)
 
 
 WEAK_WORDS = ("liver", "spleen")

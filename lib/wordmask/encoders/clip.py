@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,7 +27,9 @@ from wordmask.encoders.clip_sources import (
 )
 from wordmask.encoders.configs import ClipConfig, TinyClipArchitecture
 from wordmask.encoders.fingerprint import fingerprint
+from wordmask.encoders.text_trunks import TextTrunk, text_trunk
 from wordmask.encoders.tiny_tokenizer import TinyTokenizer
+from wordmask.encoders.vision_trunks import square, vision_trunk
 from wordmask.errors import WeightsError
 
 
@@ -38,106 +39,6 @@ class Tokenizer(Protocol):
     def __call__(self, texts: list[str], /) -> Tensor:
         """Token ids [K, context], int64; long texts are cut, short ones padded."""
         ...
-
-
-class _Trunk(Protocol):
-    """One kind of vision transformer, block by block, on [N, T, D].
-
-    The T tokens are the class token first, then the patches row by row.
-    """
-
-    blocks: Sequence[nn.Module]
-    grid: int
-    width: int
-
-    @property
-    def facts(self) -> tuple[object, ...]: ...
-
-    def embed(self, pixels: Tensor) -> Tensor: ...
-
-    def class_only(self, block: Any, tokens: Tensor) -> Tensor: ...
-
-    def project(self, tokens: Tensor) -> Tensor: ...
-
-
-class _OpenClipTrunk:
-    """open_clip's own VisionTransformer (tiny, OpenAI)."""
-
-    def __init__(self, visual: Any) -> None:
-        blocks = visual.transformer.resblocks
-        plain = visual.attn_pool is None and visual.pool_type == "tok" and not visual.final_ln_after_pool
-        if not plain or any(type(block) is not ResidualAttentionBlock for block in blocks):
-            raise WeightsError(
-                "This CLIP is not a plain vision transformer with one class token; use one with ViT-B/16."
-            )
-        self.visual, self.blocks = visual, blocks
-        self.grid, self.width = _square(visual.grid_size), visual.conv1.out_channels
-        self.facts = (
-            "open_clip",
-            blocks[0].attn.num_heads,
-            type(blocks[0].mlp.gelu).__name__,
-            type(visual.ln_pre).__name__,
-        )
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        return self.visual._embeds(pixels)
-
-    def class_only(self, block: Any, tokens: Tensor) -> Tensor:
-        """The class token after ``block``, [N, 1, D]; it still attends to every token of [N, T, D]."""
-        normed = block.ln_1(tokens)
-        x = tokens[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-    def project(self, tokens: Tensor) -> Tensor:
-        return self.visual.ln_post(tokens) @ self.visual.proj
-
-
-class _TimmTrunk:
-    """A vision transformer of timm inside open_clip's TimmModel (BiomedCLIP)."""
-
-    def __init__(self, visual: Any) -> None:
-        trunk = visual.trunk
-        plain = isinstance(trunk, timm_vit.VisionTransformer) and all(
-            _is_plain(block) for block in trunk.blocks
-        )
-        if not plain or trunk.global_pool != "token" or trunk.num_prefix_tokens != 1:
-            raise WeightsError(
-                "This CLIP's timm trunk is not a plain vision transformer with one class token; use a "
-                "ViT-B/16."
-            )
-        self.visual, self.trunk, self.blocks = visual, trunk, trunk.blocks
-        self.grid, self.width = _square(trunk.patch_embed.grid_size), trunk.embed_dim
-        first: Any = trunk.blocks[0]
-        self.facts = ("timm", first.attn.num_heads, type(first.mlp.act).__name__, first.norm1.eps)
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        return self.trunk.norm_pre(
-            self.trunk.patch_drop(self.trunk._pos_embed(self.trunk.patch_embed(pixels)))
-        )
-
-    def class_only(self, block: Any, tokens: Tensor) -> Tensor:
-        """The class token after ``block``, [N, 1, D]; it still attends to every token of [N, T, D].
-
-        q comes from the first third of the fused qkv, k and v from the rest.
-        """
-        attention, normed = block.attn, block.norm1(tokens)
-        weight, bias, inner = attention.qkv.weight, attention.qkv.bias, attention.qkv.weight.shape[0] // 3
-        query = functional.linear(normed[:, :1], weight[:inner], None if bias is None else bias[:inner])
-        key, value = functional.linear(normed, weight[inner:], None if bias is None else bias[inner:]).chunk(
-            2, dim=-1
-        )
-        q, k, v = (
-            part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)
-        )
-        mixed = functional.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
-        x = tokens[:, :1] + block.drop_path1(
-            block.ls1(attention.proj_drop(attention.proj(mixed.transpose(1, 2).flatten(2))))
-        )
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
-    def project(self, tokens: Tensor) -> Tensor:
-        trunk = self.trunk
-        return self.visual.head(trunk.head(trunk.head_drop(trunk.fc_norm(trunk.norm(tokens)))))
 
 
 class ClipEncoder(nn.Module):
@@ -176,17 +77,9 @@ class ClipEncoder(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         visual: Any = model.visual
-        if isinstance(visual, VisionTransformer):
-            self._trunk: _Trunk = _OpenClipTrunk(visual)
-        elif hasattr(visual, "trunk"):
-            self._trunk = _TimmTrunk(visual)
-        else:
-            raise WeightsError(
-                f"This CLIP's vision tower is a {type(visual).__name__}; use one with a vision transformer, "
-                "such as ViT-B/16."
-            )
+        self._trunk = vision_trunk(visual)
         self.grid, self.width, self.depth = self._trunk.grid, self._trunk.width, len(self._trunk.blocks)
-        self.image_size = _square(visual.image_size)
+        self.image_size = square(visual.image_size)
         with torch.no_grad():
             self.embed_dim: int = self._trunk.project(torch.zeros(1, 1, self.width)).shape[-1]
         for name, value in (("mean", mean), ("std", std)):
@@ -258,6 +151,21 @@ class ClipEncoder(nn.Module):
         for block in self._trunk.blocks[layer + 1 :]:
             hidden = block(hidden)
         return self._trunk.project(hidden)
+
+    def block(self, hidden: Tensor, number: int) -> Tensor:
+        """Compute one block of the vision tower, counted from 0: [N, 1 + g * g, D] -> the same."""
+        self._check_layer(number)
+        computed: Tensor = self._trunk.blocks[number](hidden)
+        return computed
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Embeddings of the class token and of the patches, [N, 1 + g * g, E], after the last block."""
+        return self._trunk.project(hidden)
+
+    @cached_property
+    def text(self) -> TextTrunk:
+        """The text tower, block by block; WeightsError: it is of an unknown kind."""
+        return text_trunk(self.model)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of texts, [len(texts), E], each row of length 1.
@@ -369,26 +277,3 @@ def load_clip(config: ClipConfig, *, token_ids: Iterable[int] = ()) -> ClipEncod
             parts = load_local_directory(name)
         encoder = ClipEncoder(parts.model, parts.tokenizer, mean=parts.mean, std=parts.std)
     return encoder.float().eval().requires_grad_(False)
-
-
-def _is_plain(block: Any) -> bool:
-    """Whether `_TimmTrunk.class_only` computes the same as timm's ``block``.
-
-    Newer blocks may gate or normalise the attended tokens.
-    """
-    usual = (
-        type(block) is timm_vit.Block
-        and type(block.attn) is timm_vit.Attention
-        and getattr(block.attn, "gate", None) is None
-    )
-    return usual and isinstance(getattr(block.attn, "norm", nn.Identity()), nn.Identity)
-
-
-def _square(size: int | tuple[int, int]) -> int:
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise WeightsError(
-            f"This CLIP's pictures are not square ({height} x {width}); use one with square pictures, such "
-            "as ViT-B/16."
-        )
-    return height

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,18 @@ NOT_WEIGHTS = ("position_ids", "input_resolution", "context_length", "vocab_size
 PIXELS = (("mean", OPENAI_MEAN), ("std", OPENAI_STD))
 COPY_AGAIN = "Copy its files again."
 # Entries of `wordmask weights` that are single files -> their architecture.
-OPENAI_ENTRIES = {"openai_vit_b_16": "ViT-B-16"}
+OPENAI_ENTRIES = {"openai_vit_b_16": "ViT-B-16", "pubmedclip": "ViT-B-32"}
+# Vision towers of CLIPs with a BERT of base size, in open_clip's words.
+UNIMED_VISION: dict[str, Any] = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}
+BIOMED_VISION: dict[str, Any] = {
+    "image_size": 224,
+    "timm_model_name": "vit_base_patch16_224",
+    "timm_model_pretrained": False,
+    "timm_pool": "",
+    "timm_proj": "linear",
+}
+BERT_CONTEXT = 256
+UNIMED_FILE = "unimed_clip_vit_b16.pt"
 OFFLINE = (
     "`wordmask weights list` shows what can be fetched, or imported on a machine without internet; name it "
     "in the preset as weights:NAME or local-dir:FOLDER."
@@ -99,12 +110,63 @@ def load_catalogued(name: str) -> ClipParts:
     """
     path = weights_path(name)
     if path.is_dir():
-        return load_local_directory(str(path))
+        return load_unimedclip(path) if (path / UNIMED_FILE).is_file() else load_local_directory(str(path))
     if name not in OPENAI_ENTRIES:
         raise WeightsError(
             f"The weights {name!r} are not a CLIP; use biomedclip or {', '.join(OPENAI_ENTRIES)}."
         )
     return load_openai(OPENAI_ENTRIES[name], str(path))
+
+
+def load_unimedclip(folder: Path) -> ClipParts:
+    """Load UniMed-CLIP ViT-B/16 from a folder with its published file and the files of its tokenizer.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another model.
+    """
+    model = build_bert_clip(UNIMED_VISION, quick_gelu=True)
+    _load_weights(model, folder / UNIMED_FILE, renamed=("text_encoder.", "text."))
+    return ClipParts(model, _bert_tokenizer(folder))
+
+
+def build_bert_clip(vision: dict[str, Any], *, quick_gelu: bool = False) -> nn.Module:
+    """A CLIP with a BERT of base size as its text tower, with random weights.
+
+    Args:
+        vision: `UNIMED_VISION` or `BIOMED_VISION`.
+        quick_gelu: whether open_clip's own blocks have OpenAI's cheaper GELU.
+    """
+    from transformers import BertConfig
+
+    with tempfile.TemporaryDirectory() as scratch:
+        BertConfig().save_pretrained(scratch)  # the defaults are BERT base, uncased
+        text = {
+            "hf_model_name": scratch,
+            "hf_model_pretrained": False,
+            "hf_proj_type": "mlp",
+            "hf_pooler_type": "cls_last_hidden_state_pooler",
+            "context_length": BERT_CONTEXT,
+        }
+        return CustomTextCLIP(embed_dim=512, vision_cfg=dict(vision), text_cfg=text, quick_gelu=quick_gelu)
+
+
+def biomed_tokenizer() -> Callable[[list[str]], Tensor]:
+    """The tokenizer of BiomedBERT, which BiomedCLIP and UniMed-CLIP share.
+
+    Raises:
+        WeightsError: neither of them is on this machine (with the command to type).
+    """
+    for name in ("unimedclip", "biomedclip"):
+        with suppress(WeightsError):
+            return _bert_tokenizer(weights_path(name))
+    raise WeightsError(
+        "The tokenizer of BiomedBERT is not on this machine; type `wordmask weights fetch biomedclip`, whose "
+        "files include it."
+    )
+
+
+def _bert_tokenizer(folder: Path) -> Callable[[list[str]], Tensor]:
+    return _local_tokenizer(folder, {"hf_tokenizer_name": str(folder), "context_length": BERT_CONTEXT})
 
 
 def load_named_hub(name: str) -> ClipParts:
@@ -225,18 +287,22 @@ def _local_tokenizer(folder: Path, text: dict[str, Any]) -> Callable[[list[str]]
         return _warm_up(HFTokenizer(str(folder), context_length=context, **options))
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _load_weights(model: nn.Module, path: Path, *, renamed: tuple[str, str] = ("", "")) -> None:
     """Read ``path`` into ``model``; every name and shape must fit.
 
     open_clip's own loader is not used, because it resamples positions without a warning.
+
+    Args:
+        renamed: a prefix of names in the file, and what it is in the model.
     """
     expected = {name: value.shape for name, value in model.state_dict().items()}
     if path.is_file() and is_torchscript(path):
         tensors = {name: value for name, value in read_torchscript(path).items() if name in expected}
     else:
         # BERT's position numbers and OpenAI's sizes were once stored as if they were weights.
+        theirs, ours = renamed
         tensors = {
-            name: value
+            ours + name.removeprefix(theirs) if theirs and name.startswith(theirs) else name: value
             for name, value in read_tensors(path).items()
             if name.rpartition(".")[2] not in NOT_WEIGHTS
         }

@@ -20,6 +20,7 @@ from wordmask.errors import WeightsError
 # refuses unless named here.
 # numpy's private function, which files give either of two names.
 _MAKE_NUMBER = np.float64(0).__reduce__()[0]
+PARALLEL = "module."  # prefix
 NUMPY_NUMBERS: list[Any] = [
     (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
     (_MAKE_NUMBER, "numpy._core.multiarray.scalar"),
@@ -31,7 +32,10 @@ NUMPY_NUMBERS: list[Any] = [
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file, or of a torch file of tensors or of ``{"model": tensors}``.
+    """Read the tensors of a .safetensors file or of a torch file.
+
+    A torch file holds tensors, or a table with them under ``model`` or ``state_dict``. The prefix that
+    training on several GPUs gives to all names, ``module.``, is left out.
 
     Returns:
         Name -> tensor, on the CPU.
@@ -51,8 +55,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path.name} cannot be read as weights: it is damaged, cut short, or another kind of file; "
             "fetch or export it again."
         ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+    for inside in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(inside), Mapping):
+            content = content[inside]
     if (
         not isinstance(content, Mapping)
         or not content
@@ -62,7 +67,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path.name} is not a file of named tensors; give a checkpoint (.pth, .pt) or a .safetensors "
             "file."
         )
-    return dict(content)
+    parallel = all(name.startswith(PARALLEL) for name in content)
+    return {name.removeprefix(PARALLEL) if parallel else name: value for name, value in content.items()}
 
 
 def _read(path: Path) -> Any:

@@ -27,6 +27,7 @@ OWN = {  # name on the wire -> its entry; the first is the default
     "simple_vilmedsam": "wordmask.models.simple_vilmedsam:MODEL",
     "medclip_samv2": "wordmask.models.medclip_samv2:MODEL",
     "medclip_samv2_weak": "wordmask.models.medclip_samv2_weak:MODEL",
+    "medclipseg": "wordmask.models.medclipseg:MODEL",
 }
 
 

@@ -14,6 +14,7 @@ from tests.support.stub_segmenters import (
     WordDependentStub,
     random_medclip_samv2,
     random_medclip_samv2_weak,
+    random_medclipseg,
     random_tiny,
     stub_preset,
 )
@@ -37,6 +38,8 @@ MODELS = {
     "medclip_samv2": random_medclip_samv2,
     "medclip_samv2_points": lambda: random_medclip_samv2(prompts="both", negative=3, fusion="scored"),
     "medclip_samv2_weak": random_medclip_samv2_weak,
+    "medclipseg": random_medclipseg,
+    "medclipseg_with_padding": lambda: random_medclipseg(see_padding=True),
 }
 HEIGHT, WIDTH = 45, 38
 SLICES = 3
