@@ -18,6 +18,16 @@ COUNTS = ("one", "two", "three", "several")
 SIZES = ((0.01, "small"), (0.08, "medium"), (1.0, "large"))  # share of the slice, up to which
 ROUND, OVAL = 0.75, 0.45  # of the axes' ratio, from which on
 ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "center", "right")
+# All words of the sentences, for text tables that do not have every word.
+SENTENCE_WORDS = (
+    *COUNTS,
+    *(name for _, name in SIZES),
+    "round oval elongated",
+    *ROWS,
+    *COLUMNS,
+    "in the part of the image, which covers about percent of what is shown",
+    *"0123456789",
+)
 SMALLEST_PART = 0.1  # of the largest; smaller ones are not counted
 
 

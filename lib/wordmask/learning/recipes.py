@@ -144,11 +144,8 @@ class ZeroShotRecipe(TeachingRecipe):
     default = "zero_shot_masks"
 
 
-class Recipe(AnyRecipe):
-    """How a model is fine-tuned on labelled cases: everything about the training but its data."""
-
-    kind = "finetuning"
-    default = "decoder"
+class FineTuningRecipe(AnyRecipe):
+    """How a model itself learns from labelled cases: what all such trainings have in common."""
 
     description: str
     epochs: int = Field(ge=1, le=10_000, description="at most; early stopping and minutes may end it before")
@@ -178,6 +175,38 @@ class Recipe(AnyRecipe):
     synonyms: float = Field(
         default=0.3, ge=0, le=1, description="how often a word is shown by one of its synonyms"
     )
+    replay: float = Field(
+        default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before"
+    )
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warm_up: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="share of all steps with rising learning rate; then a cosine to 1 %",
+    )
+    presence_weight: float = Field(default=0.25, ge=0, description="of the loss of the presence logit")
+    validation: float = Field(default=0.2, gt=0, lt=1, description="share of cases that are not learned from")
+    validate_every: PositiveInt = Field(default=1, description="epochs")
+    patience: PositiveInt = Field(
+        default=10, description="validations without improvement after which the training ends"
+    )
+    seed: int = 1
+
+    def views_of_each(self, slices: int) -> int:
+        """How many views each of so many slices gets.
+
+        Few pictures are seen many ways, because what is seen too often is learned by heart.
+        """
+        return min(self.views, max(2, self.all_views // max(1, slices)))
+
+
+class Recipe(FineTuningRecipe):
+    """How Simple-ViLMedSAM is fine-tuned: everything about the training but its data."""
+
+    kind = "finetuning"
+    default = "decoder"
+
     decoder_rate: PositiveFloat = Field(
         description="peak learning rate of the decoder, where a word is new to the weights"
     )
@@ -201,40 +230,43 @@ class Recipe(AnyRecipe):
     bid: bool = Field(
         default=True, description="with the bidirectional interaction decoder; false only in a fresh decoder"
     )
-    replay: float = Field(
-        default=0.25, ge=0, le=0.9, description="share of pairs that repeat words which were learned before"
-    )
     lora_rank: int = Field(
         default=0, ge=0, le=64, description="of SAM's encoder; 0: it is frozen and computed once per view"
     )
     lora_rate: PositiveFloat = 2e-4
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warm_up: float = Field(
-        default=0.05,
-        ge=0,
-        lt=1,
-        description="share of all steps with rising learning rate; then a cosine to 1 %",
-    )
-    presence_weight: float = Field(default=0.25, ge=0, description="of the loss of the presence logit")
     anchor_weight: float = Field(
         default=10.0, ge=0, description="price of moving the embedding of a word that was learned before"
     )
-    validation: float = Field(default=0.2, gt=0, lt=1, description="share of cases that are not learned from")
-    validate_every: PositiveInt = Field(default=1, description="epochs")
-    patience: PositiveInt = Field(
-        default=10, description="validations without improvement after which the training ends"
-    )
-    seed: int = 1
-
-    def views_of_each(self, slices: int) -> int:
-        """How many views each of so many slices gets.
-
-        Few pictures are seen many ways, because what is seen too often is learned by heart.
-        """
-        return min(self.views, max(2, self.all_views // max(1, slices)))
 
     @model_validator(mode="after")
     def _only_a_fresh_decoder_can_lack_a_part(self) -> Self:
         if not (self.ipp and self.bid) and not self.fresh_decoder:
             raise ValueError("a decoder without a part has to be a fresh one; set fresh_decoder=true, too")
         return self
+
+
+class AdapterRecipe(FineTuningRecipe):
+    """How MedCLIPSeg's adapters and mask head learn (methods.md 3.3, 3.4)."""
+
+    kind = "adapters"
+    default = "adapters"
+
+    @classmethod
+    def default_for(cls, preset: str) -> str:
+        """``small`` for the preset tiny."""
+        return "small" if preset == "tiny" else cls.default
+
+    rate: PositiveFloat = Field(default=3e-4, description="peak learning rate")
+    bare: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="how often a word is shown as it is typed; else in a sentence about the mask",
+    )
+    contrast_weight: float = Field(
+        default=0.1, ge=0, description="of the loss that tells the texts of a batch apart (SoftCon)"
+    )
+    dice: Literal["image", "rows"] = Field(
+        default="image",
+        description="rows: of each row of pixels but the first, as the released code computes it",
+    )

@@ -20,7 +20,7 @@ from torch import Tensor
 from wordmask.encoders.clip import load_clip
 from wordmask.encoders.tiny_tokenizer import token_ids_of
 from wordmask.learning.losses import mask_loss
-from wordmask.learning.prompt_styles import Style, describe
+from wordmask.learning.prompt_styles import SENTENCE_WORDS, Style, describe
 from wordmask.models.clip_sam import with_rows
 from wordmask.models.medclipseg.model import MedCLIPSeg
 from wordmask.models.medclipseg.network import FreeNoise
@@ -48,11 +48,6 @@ BARE = 0.5
 STYLES: tuple[Style, ...] = ("original", "missing_location", "overdescriptive")
 RATE = 2e-3
 PRESENCE_WEIGHT = 0.2
-# All words of the sentences, so that the text table has rows for them.
-SENTENCES = (
-    "one two three several small medium large round oval elongated in the upper middle lower left center "
-    "right part of the image, which covers about percent of what is shown 1 2 3 4 5 6 7 8 9 0"
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Plan:
 def new_model(preset: MedCLIPSegPreset) -> MedCLIPSeg:
     """The tiny CLIP as it ships, with rows for the words of the sentences, and random adapters."""
     checkpoint = load_checkpoint(CLIP)
-    ids = tuple(sorted({*checkpoint.token_ids, *token_ids_of([SENTENCES])}))
+    ids = tuple(sorted({*checkpoint.token_ids, *token_ids_of(SENTENCE_WORDS)}))
     model = MedCLIPSeg(preset, load_clip(preset.clip, token_ids=ids), trained_words=WORDS)
     tensors = with_rows(checkpoint, ids).tensors
     model.clip.load_state_dict(

@@ -270,6 +270,12 @@ def load_vocabulary() -> Vocabulary:
     return read_vocabulary(read_config("vocabulary.yaml"))
 
 
+def synonyms_of(word: str) -> list[str]:
+    """Other texts for a word of the vocabulary; empty for any other word."""
+    entry = load_vocabulary().lookup(word)
+    return [] if entry is None else [text for text in (*entry.synonyms, *entry.plurals) if text != word]
+
+
 def opposite_word(word: str) -> str | None:
     """The same structure on the other side of the body: "right kidney" for "left kidney".
 

@@ -25,7 +25,7 @@ from wordmask.learning.finetuning.pairs import EpochSampler, PairRow, TrainingPa
 from wordmask.learning.finetuning.ranks import Ranks, RunningStatistics, Share
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.losses import GRADIENT_LIMIT
-from wordmask.learning.recipes import Recipe
+from wordmask.learning.recipes import FineTuningRecipe
 from wordmask.learning.schedules import warm_up_share
 from wordmask.learning.seeds import step_seed
 from wordmask.progress import CancelToken
@@ -72,7 +72,7 @@ class _Rows(Dataset[PairRow]):
 def run_epochs(
     trainee: Trainee,
     data: TrainingPairs,
-    recipe: Recipe,
+    recipe: FineTuningRecipe,
     *,
     device: torch.device,
     validate: Callable[[], float] | None,
@@ -181,7 +181,7 @@ class _Watch:
     def __init__(
         self,
         trainee: Trainee,
-        recipe: Recipe,
+        recipe: FineTuningRecipe,
         validate: Callable[[], float] | None,
         tell: Callable[[Epoch], None],
         ranks: Ranks,

@@ -19,7 +19,7 @@ from wordmask.data.letterbox import Letterbox
 from wordmask.inference.batching import StoredSlice, store_slice
 from wordmask.inference.cache import CacheKey, FeatureCache
 from wordmask.learning.cases import LabelledVolume
-from wordmask.learning.recipes import Recipe
+from wordmask.learning.recipes import FineTuningRecipe
 from wordmask.learning.seeds import step_generator
 from wordmask.learning.shown import ShownSlices, slices_worth_learning
 from wordmask.learning.views import View, make_view
@@ -102,7 +102,7 @@ class TrainingPairs:
         self,
         cases: Sequence[LabelledVolume],
         segmenter: Segmenter,
-        recipe: Recipe,
+        recipe: FineTuningRecipe,
         cache: FeatureCache,
         *,
         frame_of: Callable[[tuple[int, int]], Letterbox],
@@ -235,7 +235,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     as every other, and in it each word.
     """
 
-    def __init__(self, data: TrainingPairs, recipe: Recipe) -> None:
+    def __init__(self, data: TrainingPairs, recipe: FineTuningRecipe) -> None:
         self.data, self.recipe, self.epoch = data, recipe, 0
 
     def __len__(self) -> int:

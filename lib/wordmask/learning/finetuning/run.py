@@ -25,7 +25,7 @@ from wordmask.learning.finetuning.replay import CHECK_SEED, REPEAT_SEED, phantom
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.labelled_run import LabelledRun, LabelledTraining, refuse_empty
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
-from wordmask.learning.recipes import Recipe
+from wordmask.learning.recipes import FineTuningRecipe, Recipe
 from wordmask.learning.splitting import split_cases
 from wordmask.learning.training import CaseReport, Report, TrainingRequest
 from wordmask.models.loading import choose_device, load_segmenter
@@ -40,18 +40,17 @@ CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what becam
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 
-class FineTuning(LabelledTraining[Recipe]):
+class FineTuning(LabelledTraining[FineTuningRecipe]):
     """Training of one model on labelled cases."""
 
     description = "Learn from the submitted labels"
-    recipe = Recipe
     uses_devices = True
 
-    def __init__(self, trainee: type[Trainee]) -> None:
-        self.trainee = trainee
+    def __init__(self, trainee: type[Trainee], recipe: type[FineTuningRecipe] = Recipe) -> None:
+        self.trainee, self.recipe = trainee, recipe
 
     def start_trainee(
-        self, model: str, preset: str, weights: Path | None, recipe: Recipe, words: Sequence[str]
+        self, model: str, preset: str, weights: Path | None, recipe: FineTuningRecipe, words: Sequence[str]
     ) -> Trainee:
         """Load a model that learns ``words``.
 
@@ -67,7 +66,7 @@ class FineTuning(LabelledTraining[Recipe]):
     def run(
         self,
         data: Sequence[Case],
-        request: TrainingRequest[Recipe],
+        request: TrainingRequest[FineTuningRecipe],
         store: ModelStore,
         *,
         run_folder: Path,
@@ -85,7 +84,7 @@ class FineTuning(LabelledTraining[Recipe]):
 
 
 @dataclass
-class _Run(LabelledRun[Recipe]):
+class _Run(LabelledRun[FineTuningRecipe]):
     training: FineTuning = field(kw_only=True)
     cases: list[Case] = field(default_factory=list)  # given ones, and those of the versions before
     words: list[str] = field(default_factory=list)

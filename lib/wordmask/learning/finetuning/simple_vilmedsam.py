@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
@@ -22,16 +21,15 @@ from wordmask.inference.batching import join_slices
 from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.finetuning.run import FineTuning
 from wordmask.learning.finetuning.trainee import Trainee
-from wordmask.learning.losses import mask_loss
+from wordmask.learning.losses import mask_loss, presence_loss
 from wordmask.learning.recipes import Recipe
 from wordmask.models.base import PromptFeatures, SliceFeatures
 from wordmask.models.simple_vilmedsam.model import LORA, DecoderInputs, SimpleViLMedSAM
 from wordmask.models.simple_vilmedsam.preset import SimpleViLMedSAMPreset
 from wordmask.words.prompts import parse_prompts
-from wordmask.words.vocabulary import load_vocabulary
+from wordmask.words.vocabulary import synonyms_of
 
 ANCHORS = 12  # words per step whose embedding is held
-SMALLEST_PRESENT = 0.0006  # share of the frame; a smaller structure counts neither as present nor as absent
 
 
 class SimpleViLMedSAMTrainee(Trainee):
@@ -59,7 +57,7 @@ class SimpleViLMedSAMTrainee(Trainee):
     def start(
         cls, preset: SimpleViLMedSAMPreset, weights: Path | None, recipe: Recipe, words: Sequence[str]
     ) -> Self:
-        texts = [text for word in words for text in (word, *_synonyms(word))]
+        texts = [text for word in words for text in (word, *synonyms_of(word))]
         fresh = (
             {"ipp": recipe.ipp, "bid": preset.decoder.bid if recipe.bid else "none"}
             if recipe.fresh_decoder
@@ -114,7 +112,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         losses = {"mask": mask_loss(logits, targets)}
         total = losses["mask"]
         if self.learns_text and self.recipe.presence_weight:
-            losses["presence"] = _presence_loss(inputs.presence, targets)
+            losses["presence"] = presence_loss(inputs.presence, targets)
             total = total + self.recipe.presence_weight * losses["presence"]
         if self.learns_text and self.anchors and self.recipe.anchor_weight:
             chosen = torch.randperm(len(self.anchors), generator=generator)[:ANCHORS]
@@ -177,7 +175,7 @@ class SimpleViLMedSAMTrainee(Trainee):
         words = {word: number for number, word in enumerate(sorted({row.word for row in rows}))}
         shown = []
         for word in words:
-            others = _synonyms(word) if self.learns_text else []
+            others = synonyms_of(word) if self.learns_text else []
             draw = torch.rand(2, generator=generator)
             shown.append(
                 others[int(draw[1] * len(others))] if others and draw[0] < self.recipe.synonyms else word
@@ -229,20 +227,6 @@ class SimpleViLMedSAMTrainee(Trainee):
                 (rows[number].key, rows[number].word): made[place] for place, number in enumerate(missing)
             }
         return torch.stack([self._priors[row.key, row.word] for row in rows]).float().to(self.model.device)
-
-
-def _presence_loss(presence: Tensor, targets: Tensor) -> Tensor:
-    """BCE of "the slice shows the structure"; slices that show almost nothing of it are left out."""
-    share = targets.mean((1, 2))
-    clear = (share == 0) | (share > SMALLEST_PRESENT)
-    if not clear.any():
-        return presence.sum() * 0
-    return F.binary_cross_entropy_with_logits(presence[clear], (share[clear] > 0).float())
-
-
-def _synonyms(word: str) -> list[str]:
-    entry = load_vocabulary().lookup(word)
-    return [] if entry is None else [text for text in (*entry.synonyms, *entry.plurals) if text != word]
 
 
 TRAINING = FineTuning(SimpleViLMedSAMTrainee)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
 from wordmask.learning.finetuning.pairs import PairRow
-from wordmask.learning.recipes import Recipe
 from wordmask.models.base import Segmenter
 
 
@@ -29,12 +28,13 @@ class Trainee(nn.Module, abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def start(cls, preset: Any, weights: Path | None, recipe: Recipe, words: Sequence[str]) -> Self:
+    def start(cls, preset: Any, weights: Path | None, recipe: Any, words: Sequence[str]) -> Self:
         """Load the model and make it ready to learn.
 
         Args:
             preset: an instance of the model's own preset class.
             weights: folder of the version to start from; None: the preset's own.
+            recipe: an instance of the training's own recipe class.
             words: what is to be learned.
 
         Raises:

@@ -1,0 +1,159 @@
+"""How MedCLIPSeg learns from labelled slices (methods.md 3.3): the adapters, the mask head and the scores.
+
+CLIP is frozen, and its layers before the first adapter are computed once per slice. A word is shown as people
+type it in a share of the pairs, and in a sentence about the mask in the others. Every step draws one sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from monai.losses import DiceLoss
+from torch import Tensor
+
+from wordmask.data.letterbox import Letterbox
+from wordmask.encoders.tiny_tokenizer import TinyTokenizer
+from wordmask.inference.batching import join_slices
+from wordmask.learning.finetuning.pairs import PairRow
+from wordmask.learning.finetuning.run import FineTuning
+from wordmask.learning.finetuning.trainee import Trainee
+from wordmask.learning.losses import presence_loss
+from wordmask.learning.prompt_styles import SENTENCE_WORDS, Style, describe
+from wordmask.learning.recipes import AdapterRecipe
+from wordmask.models.medclipseg.model import MedCLIPSeg
+from wordmask.models.medclipseg.network import FreeNoise
+from wordmask.models.medclipseg.preset import MedCLIPSegPreset
+from wordmask.words.vocabulary import synonyms_of
+
+STYLES: tuple[Style, ...] = ("original", "missing_location", "overdescriptive")
+TEMPERATURE = 0.2  # of the contrast between texts
+LEARNED = ("network.adapters.", "network.mask_head.", "network.upscale.", "scores.")  # parts that learn
+
+_image_dice = DiceLoss(sigmoid=True)
+_row_dice = DiceLoss(sigmoid=True, include_background=False)
+
+
+class MedCLIPSegTrainee(Trainee):
+    """A MedCLIPSeg whose adapters, mask head and scores learn."""
+
+    def __init__(self, model: MedCLIPSeg, recipe: AdapterRecipe, words: Sequence[str]) -> None:
+        super().__init__()
+        self.segmenter = self.model = model
+        self.recipe, self.words = recipe, tuple(words)
+        model.requires_grad_(False).eval()
+        for parameter in self._learning().values():
+            parameter.requires_grad_(True)
+
+    @classmethod
+    def start(
+        cls, preset: MedCLIPSegPreset, weights: Path | None, recipe: AdapterRecipe, words: Sequence[str]
+    ) -> Self:
+        texts = [*SENTENCE_WORDS, *(text for word in words for text in (word, *synonyms_of(word)))]
+        return cls(MedCLIPSeg.for_training(preset, weights, texts), recipe, words)
+
+    def target_frame(self, size: tuple[int, int]) -> Letterbox:
+        return self.model.slice_frame(size)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self._learning().values()), "lr": self.recipe.rate}]
+
+    def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
+        """Losses of one step.
+
+        Returns:
+            ``mask``: half BCE, half Dice; ``contrast``: SoftCon; ``presence``: BCE; ``loss``: their weighted
+                sum.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        model, network, device = self.model, self.model.network, self.model.device
+        texts = [self._text(row, generator) for row in rows]
+        tokens = model.clip.tokenizer(texts).to(device)
+        if not model.preset.adapters.see_padding:
+            tokens = tokens[:, : int(model.clip.text.real(tokens).sum(1).max())]
+        slices = join_slices([row.features for row in rows], [row.key for row in rows], device)
+        targets = torch.stack([row.target for row in rows]).to(device)
+        with torch.no_grad():
+            text = network.start_text(tokens)
+        noise = FreeNoise(network.noise_shapes(tokens.shape[1]), len(rows), generator, device)
+        draw = noise if model.preset.adapters.probabilistic else noise.mean
+        found = network(slices.tensors["image"].float(), text, tokens, 1, draw)
+        logits = model.upsample(found.logits.float())[0]
+        losses = {"mask": _mask_loss(logits, targets, self.recipe.dice)}
+        total = losses["mask"]
+        if self.recipe.contrast_weight and len(rows) > 1:
+            losses["contrast"] = contrast_loss(found.patches[0].mean(1), found.text[0])
+            total = total + self.recipe.contrast_weight * losses["contrast"]
+        if self.recipe.presence_weight:
+            losses["presence"] = presence_loss(model.presence_logit(found), targets)
+            total = total + self.recipe.presence_weight * losses["presence"]
+        return {"loss": total, **losses}
+
+    def ready(self) -> MedCLIPSeg:
+        self.model.trained_words = self.model.trained_words | set(self.words)
+        self.model.learned_words = self.model.learned_words | set(self.words)
+        self.model.eval()
+        return self.model
+
+    def state(self) -> dict[str, Tensor]:
+        """Adapters, mask head and scores, and the text table of tiny, which may have new rows."""
+        tensors = dict(self._learning())
+        if isinstance(self.model.clip.tokenizer, TinyTokenizer):
+            table = "network.clip.model.token_embedding.weight"
+            tensors[table] = self.model.get_parameter(table)
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(state, strict=False)
+
+    def card(self) -> dict[str, Any]:
+        """Words and, for tiny, token_ids."""
+        card: dict[str, Any] = {"words": sorted(self.model.trained_words | set(self.words))}
+        if isinstance(self.model.clip.tokenizer, TinyTokenizer):
+            card["token_ids"] = list(self.model.clip.tokenizer.token_ids)
+        return card
+
+    def _learning(self) -> dict[str, Tensor]:
+        return {
+            name: parameter for name, parameter in self.model.named_parameters() if name.startswith(LEARNED)
+        }
+
+    def _text(self, row: PairRow, generator: torch.Generator) -> str:
+        """The word, now and then one of its synonyms, or a sentence about the mask."""
+        bare, other, choice = torch.rand(3, generator=generator).tolist()
+        if bare >= self.recipe.bare:
+            style = STYLES[int(choice * len(STYLES))]
+            return describe(row.word, row.target.numpy() > 0.5, style)
+        others = synonyms_of(row.word)
+        if others and other < self.recipe.synonyms:
+            return others[int(choice * len(others))]
+        return row.word
+
+
+def _mask_loss(logits: Tensor, targets: Tensor, dice: str) -> Tensor:
+    """Half BCE, half Dice of [P, s, s]."""
+    overlap: Tensor = (
+        _image_dice(logits[:, None], targets[:, None]) if dice == "image" else _row_dice(logits, targets)
+    )
+    return 0.5 * overlap + 0.5 * F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def contrast_loss(patches: Tensor, text: Tensor) -> Tensor:
+    """Soft contrast between the pictures and the texts of a batch (SoftCon, methods.md 3.3).
+
+    As in the released code: texts are not normalised, and similar texts are soft targets.
+
+    Args:
+        patches: [B, E], mean of the unit vectors of the patches.
+        text: [B, E].
+    """
+    with torch.no_grad():
+        alike = F.normalize(text @ text.T / TEMPERATURE, dim=-1).softmax(-1)
+    scores = patches @ text.T / TEMPERATURE
+    return (F.cross_entropy(scores, alike) + F.cross_entropy(scores.T, alike.T)) / 2
+
+
+TRAINING = FineTuning(MedCLIPSegTrainee, AdapterRecipe)
