@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.support.labelled_pictures import WORD, disc, write_case
 from tests.support.small_volumes import a_volume
+from tests.support.taught import EVEN, random_committee, taught_stub
 
 from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.pipeline import VolumeSegmenter
@@ -21,7 +22,7 @@ from wordmask.learning.teaching import run as teaching
 from wordmask.learning.teaching.augmentation import STRENGTHS, augment
 from wordmask.learning.teaching.fit import Batches
 from wordmask.learning.teaching.judging import describe_presence, is_single, limit_for, weigh
-from wordmask.learning.teaching.samples import Kind, Samples
+from wordmask.learning.teaching.samples import Kind, Samples, collect
 from wordmask.learning.training import TrainingReport, TrainingRequest, find_training, recipe_names
 from wordmask.models.loading import load_segmenter
 from wordmask.models.taught.segmenter import TaughtSegmenter
@@ -151,8 +152,22 @@ def test_networks_of_another_form_cannot_keep_a_word_without_cases(tmp_path):
         teach(other, store, tmp_path, force=True, **{**TINY_RUN, "members": ("lean",)})
 
 
+def test_pictures_of_a_word_with_a_side_are_not_mirrored_in_the_training(tmp_path):
+    read = [
+        replace(write_case(tmp_path / word, 1), words={word: (1,)}).read() for word in ("blob", "left lung")
+    ]
+    base = taught_stub().base
+    committee = random_committee(
+        base, {"blob": TaughtWord(weights=EVEN), "left lung": TaughtWord(weights=EVEN)}
+    )
+    kinds = collect(read, base, committee, frozenset(), cancel=CancelToken())
+    assert {kind.words: kind.mirror for kind in kinds} == {("blob",): True, ("left lung",): False}
+
+
 def test_a_word_that_the_model_knows_well_is_judged_with_its_vote(tmp_path, monkeypatch):
-    monkeypatch.setattr(teaching._Run, "_measure_frozen", lambda self, base, cases, cache: {"polyp": 0.9})
+    monkeypatch.setattr(
+        teaching.TeachingRun, "_measure_frozen", lambda self, base, cases, cache: {"polyp": 0.9}
+    )
     cases = [replace(write_case(tmp_path, seed), words={"polyp": (1,)}) for seed in (1, 2, 3)]
     store = ModelStore(tmp_path / MODEL)
     report = teach(cases, store, tmp_path, force=True, **{**TINY_RUN, "sides": (64,)})
