@@ -253,19 +253,26 @@ def test_the_limit_of_presence_keeps_absent_cases_empty_or_is_not_used():
 
 
 def test_held_out_cases_without_the_structure_teach_when_it_is_absent(tmp_path):
-    showing = [write_case(tmp_path, seed) for seed in range(8)]
+    showing = [write_case(tmp_path, seed) for seed in range(26)]
     empty = [write_case(tmp_path, seed, empty=True) for seed in range(50, 60)]
     store = ModelStore(tmp_path / MODEL)
-    report = teach([*showing, *empty[:4]], store, tmp_path / "run", force=True)
-    assert "cannot be judged: that takes at least 5" in report.message  # one too few
-    report = teach([*showing, *empty], store, tmp_path / "run", force=True, start=0)
+    report = teach([*showing, *empty], store, tmp_path / "run", force=True, held_out=0.4)
     assert "Of 5 held-out cases without 'blob', 100% stay unmarked" in report.message
     card = read_card(store.folder(report.version)).committee
-    assert len(card.held_out) >= 6
     assert card.words[WORD].presence.pooled  # learned from the five that are not held out
     segmenter = load_segmenter(MODEL, preset="tiny", device="cpu", weights=store.folder(report.version))
-    scores = validate(segmenter, [case.read() for case in (*showing, *empty)])
+    scores = validate(segmenter, [case.read() for case in (*showing[:6], *empty)])
     assert scores.mean > 0.8  # an empty case counts 1 when nothing is marked
+
+
+@pytest.mark.parametrize(("showing", "empty"), [(26, 4), (12, 10)])
+def test_too_few_held_out_cases_cannot_tell_when_it_is_absent(tmp_path, showing, empty):
+    cases = [write_case(tmp_path, seed) for seed in range(showing)]
+    cases += [write_case(tmp_path, seed, empty=True) for seed in range(50, 50 + empty)]
+    store = ModelStore(tmp_path / MODEL)
+    report = teach(cases, store, tmp_path, force=True, held_out=0.4, **TINY_RUN)
+    assert "takes at least 5 held-out cases without it and 10 with it" in report.message
+    assert read_card(store.folder(report.version)).committee.words[WORD].presence is None
 
 
 def test_members_count_the_same_and_the_frozen_model_by_its_dice():

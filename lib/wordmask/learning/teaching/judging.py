@@ -28,7 +28,8 @@ from wordmask.weights.card import CommitteeCard, PresenceLimit
 
 SHARPNESS = 4.0  # exponent of the Dice
 MOST_LINEAR, FEW_PICTURES = 2.0, 10  # weight of the linear member, and up to how many pictures it has it
-FEWEST_ABSENT = 5  # held-out cases without the structure; with fewer, presence cannot be judged
+# Held-out cases without the structure, and with it: with fewer, presence cannot be judged.
+FEWEST_ABSENT, FEWEST_PRESENT = 5, 10
 SINGLE_SHARE = 0.9  # of the pictures
 REGULARISATION = 0.01  # inverse strength, of the logistic regression on features in units of their spread
 LEAST_FOUND = 0.85  # share of held-out cases with the structure that a limit must keep
@@ -93,7 +94,7 @@ def calibrate_presence(
     """
     asked = [case for case in held if word in case.masks]
     shows = np.array([bool(case.masks[word].any()) for case in asked])
-    if (~shows).sum() < FEWEST_ABSENT or not shows.any():
+    if (~shows).sum() < FEWEST_ABSENT or shows.sum() < FEWEST_PRESENT:
         return None
     pipeline = VolumeSegmenter(judge, cache=cache)
     contrast = []
@@ -153,7 +154,8 @@ def describe_presence(card: CommitteeCard, words: Iterable[str]) -> str:
         if limit is None:
             sentences.append(
                 f" Whether {word!r} is in an image cannot be judged: that takes at least {FEWEST_ABSENT} "
-                "held-out cases without it that are told apart well. Something may be marked in every image."
+                f"held-out cases without it and {FEWEST_PRESENT} with it, which are told apart well. "
+                "Something may be marked in every image."
             )
         else:
             sentences.append(
