@@ -30,6 +30,7 @@ from wordmask.weights.checkpoint import Checkpoint
 from wordmask.words.prompts import Prompt
 
 OTHER_SEEDS = (1, 2)  # added to the preset's
+TABLE = "clip.model.token_embedding.weight"  # end of the name of the text table
 
 
 class ClipSamSegmenter(Segmenter):
@@ -176,8 +177,8 @@ class ClipSamSegmenter(Segmenter):
 
 def with_rows(checkpoint: Checkpoint, token_ids: Sequence[int]) -> Checkpoint:
     """Extend the text table of tiny's weights to ``token_ids``; other weights stay as they are."""
-    table = "clip.model.token_embedding.weight"
-    if not token_ids or table not in checkpoint.tensors:
+    table = next((name for name in checkpoint.tensors if name.endswith(TABLE)), None)
+    if not token_ids or table is None:
         return checkpoint
     return replace(
         checkpoint,

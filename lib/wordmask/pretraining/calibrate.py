@@ -176,13 +176,14 @@ def markdown(points: Sequence[OperatingPoint], chosen: OperatingPoint) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and keep every observation as JSON."""
     parser = argparse.ArgumentParser(description="Measure presence on phantoms of unseen seeds.")
+    parser.add_argument("--model", default="simple_vilmedsam")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--volumes", type=int, default=12)
     parser.add_argument("--pictures", type=int, default=20, help="of each kind")
     parser.add_argument("--output", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     observations = observe(
-        load_segmenter("simple_vilmedsam", preset=chosen.preset), chosen.volumes, chosen.pictures
+        load_segmenter(chosen.model, preset=chosen.preset), chosen.volumes, chosen.pictures
     )
     chosen.output.mkdir(parents=True, exist_ok=True)
     (chosen.output / "observations.json").write_text(

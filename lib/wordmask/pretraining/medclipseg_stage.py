@@ -98,7 +98,7 @@ class Steps:
             text = self.model.network.start_text(tokens)
         noise = FreeNoise(self.model.network.noise_shapes(tokens.shape[1]), len(pairs), generator)
         found = self.model.network(image, text, tokens, 1, noise)
-        logits = self.model.upsample(found.logits)[0]
+        logits = self.model.draw(found)[0]
         mask = mask_loss(logits, targets)
         there = targets.mean((1, 2))
         clear = (there == 0) | (there > SMALLEST_PRESENT)
@@ -141,7 +141,7 @@ def evaluate(model: MedCLIPSeg, data: PhantomSlices) -> Score:
         image = model.network.start_image(pixels).expand(len(words), -1, -1)
         noise = FreeNoise(model.network.noise_shapes(tokens.shape[1]), len(words), None)
         found = model.network(image, model.network.start_text(tokens), tokens, 1, noise.mean)
-        marked = frame.to_original(model.upsample(found.logits)[0]) > 0
+        marked = frame.to_original(model.draw(found)[0]) > 0
         masks = word_masks(data.labels[row : row + 1].expand(len(words), -1, -1), torch.tensor(words)).bool()
         for word, mask, truth in zip(words, marked, masks, strict=True):
             if truth.any():

@@ -33,7 +33,7 @@ def teach(folder: Path, store: ModelStore, **changes):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory):
+def trained(tmp_path_factory: pytest.TempPathFactory, few_phantoms):
     folder = tmp_path_factory.mktemp("medclipseg")
     store = ModelStore(folder / MODEL)
     return store, teach(folder, store)
@@ -56,7 +56,7 @@ def test_a_version_has_adapters_and_head_and_knows_the_word(trained):
     assert not model.judges_presence(prompt)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(trained, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(trained, tmp_path, few_phantoms):
     store, _ = trained
     first = load_checkpoint(store.folder(1)).tensors
     for number, seed in ((1, 1), (2, 2)):

@@ -161,7 +161,7 @@ def test_more_samples_begin_with_the_fewer():
 
     def samples(model: MedCLIPSeg) -> Tensor:
         slices = model.encode_slices(pixels, KEYS[:1])
-        return model._segment(slices, model.encode_prompts(parse_prompts("liver")), 0, 0).logits
+        return model.draw(model._join(slices, model.encode_prompts(parse_prompts("liver")), 0, 0))
 
     assert torch.allclose(samples(more)[:3], samples(few), atol=1e-5)
 
@@ -175,7 +175,7 @@ def test_uncertainty_is_the_entropy_of_the_mean_and_hints_are_refused():
     assert found.logits.shape == (4, 112, 112)
     entropy = -(mean * mean.log() + (1 - mean) * (1 - mean).log())
     assert torch.allclose(found.uncertainty, entropy, atol=1e-4)
-    assert found.presence.shape == (4,)
+    assert model.presence(slices, prompts, torch.tensor([[0, 1], [1, 0]])).shape == (2,)
     with pytest.raises(RequestError, match="takes words only"):
         model(slices, prompts, hints=Hints(points=((0, 1.0, 1.0, True),)))
 

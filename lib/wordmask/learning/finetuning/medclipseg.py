@@ -81,7 +81,7 @@ class MedCLIPSegTrainee(Trainee):
         noise = FreeNoise(network.noise_shapes(tokens.shape[1]), len(rows), generator, device)
         draw = noise if model.preset.adapters.probabilistic else noise.mean
         found = network(slices.tensors["image"].float(), text, tokens, 1, draw)
-        logits = model.upsample(found.logits.float())[0]
+        logits = model.draw(found)[0].float()
         losses = {"mask": _mask_loss(logits, targets, self.recipe.dice)}
         total = losses["mask"]
         if self.recipe.contrast_weight and len(rows) > 1:

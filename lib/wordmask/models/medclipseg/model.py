@@ -31,7 +31,7 @@ from wordmask.models.base import (
     all_pairs,
 )
 from wordmask.models.clip_sam import with_rows
-from wordmask.models.medclipseg.network import FreeNoise, JointNetwork, JointOutput, Noise, PairNoise
+from wordmask.models.medclipseg.network import FreeNoise, Joint, JointNetwork, Noise, PairNoise
 from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.models.medclipseg.published import read_published, refuse_misfits
 from wordmask.models.registry import load_preset
@@ -57,7 +57,7 @@ class MedCLIPSeg(Segmenter):
 
     name = "medclipseg"
     preset: MedCLIPSegPreset
-    capabilities = Capabilities()
+    capabilities = Capabilities(presence=True)
 
     def __init__(
         self, preset: MedCLIPSegPreset, clip: ClipEncoder, *, trained_words: Sequence[str] = ()
@@ -216,16 +216,14 @@ class MedCLIPSeg(Segmenter):
         self.refuse_hints(hints)
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
-        means, presence = [], []
+        means = []
         for row, word in pairs.tolist():
-            found = self._segment(slices, prompts, row, word)
-            means.append(self.upsample(found.logits).sigmoid().mean(0)[0])
-            presence.append(self.presence_logit(found)[0])
+            found = self._join(slices, prompts, row, word)
+            means.append(self.draw(found).sigmoid().mean(0)[0])
         mean = torch.stack(means).clamp(SMALLEST, 1 - SMALLEST)
         return SegmenterOutput(
             mean.logit(),
             slices.frames[FRAME],
-            presence=torch.stack(presence),
             uncertainty=-(mean * mean.log() + (1 - mean) * (1 - mean).log()),
         )
 
@@ -246,13 +244,19 @@ class MedCLIPSeg(Segmenter):
         if noise is None:
             shapes = self.network.noise_shapes(text.shape[1])
             noise = FreeNoise(shapes, len(images), device=image.device)
-        return self.upsample(self.network(image, text, token_ids, samples, noise).logits)
+        return self.draw(self.network(image, text, token_ids, samples, noise))
 
-    def upsample(self, logits: Tensor) -> Tensor:
-        """Logits [S, B, h, w] on the pixels of CLIP's square."""
-        return F.interpolate(logits, size=self.clip.image_size, mode="bilinear", align_corners=False)
+    def draw(self, joint: Joint) -> Tensor:
+        """Logits [S, B, S', S'] on the pixels of CLIP's square."""
+        size = self.clip.image_size
+        return F.interpolate(self.network.draw(joint), size=size, mode="bilinear", align_corners=False)
 
-    def presence_logit(self, found: JointOutput) -> Tensor:
+    def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
+        """Presence logits [P], from one pass with the mean values and without a mask."""
+        found = [self._join(slices, prompts, row, word, samples=0) for row, word in pairs.tolist()]
+        return torch.cat([self.presence_logit(one) for one in found])
+
+    def presence_logit(self, found: Joint) -> Tensor:
         """Presence logits [B]: the mean cosine of the text with the patches that fit it best."""
         cosine = (found.patches * F.normalize(found.text, dim=-1)[:, :, None]).sum(-1)
         count = max(1, round(PEAK * cosine.shape[-1]))
@@ -282,7 +286,16 @@ class MedCLIPSeg(Segmenter):
             found.append(other)
         return found
 
-    def _segment(self, slices: SliceFeatures, prompts: PromptFeatures, row: int, word: int) -> JointOutput:
+    def _join(
+        self,
+        slices: SliceFeatures,
+        prompts: PromptFeatures,
+        row: int,
+        word: int,
+        samples: int | None = None,
+    ) -> Joint:
+        """Both towers for one pair; 0 samples: once, with the mean values."""
+        samples = self.preset.samples if samples is None else samples
         tokens = prompts.tensors["tokens"][word : word + 1]
         length = self._length(tokens)
         noise = PairNoise(
@@ -291,12 +304,12 @@ class MedCLIPSeg(Segmenter):
             (slices.keys[row], prompts.prompts[word].word),
             self.device,
         )
-        found: JointOutput = self.network(
+        found: Joint = self.network(
             slices.tensors["image"][row : row + 1].float(),
             prompts.tensors["text"][word : word + 1, :length].float(),
             tokens[:, :length],
-            self.preset.samples,
-            noise if self.preset.adapters.probabilistic else noise.mean,
+            max(1, samples),
+            noise if samples and self.preset.adapters.probabilistic else noise.mean,
         )
         return found
 

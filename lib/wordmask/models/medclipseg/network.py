@@ -27,16 +27,14 @@ Noise = Callable[[int, int, Direction], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class JointOutput:
-    """What the towers and the mask head compute, for S samples of B pairs.
+class Joint:
+    """What both towers make of B pairs, S times.
 
     Attributes:
-        logits: [S, B, 4g, 4g] with two upscale blocks, on CLIP's square.
         text: [S, B, E], not normalised.
         patches: [S, B, g * g, E], of unit length.
     """
 
-    logits: Tensor
     text: Tensor
     patches: Tensor
 
@@ -167,7 +165,7 @@ class JointNetwork(nn.Module):
             hidden = self.clip.text.block(hidden, number, tokens)
         return hidden
 
-    def forward(self, image: Tensor, text: Tensor, tokens: Tensor, samples: int, noise: Noise) -> JointOutput:
+    def forward(self, image: Tensor, text: Tensor, tokens: Tensor, samples: int, noise: Noise) -> Joint:
         """Run both towers side by side from where the adapters begin.
 
         What no draw has touched yet is computed once for all samples.
@@ -199,14 +197,13 @@ class JointNetwork(nn.Module):
             image, text = image.repeat(samples, 1, 1), text.repeat(samples, 1, 1)
             row_tokens = tokens.repeat(samples, 1)
         patches = F.normalize(self.clip.project(image)[:, 1:], dim=-1)
-        embedded = tower.project(text, row_tokens)
-        logits = self._mask(embedded, patches)
         shape = (samples, batch)
-        return JointOutput(
-            logits.unflatten(0, shape), embedded.unflatten(0, shape), patches.unflatten(0, shape)
-        )
+        return Joint(tower.project(text, row_tokens).unflatten(0, shape), patches.unflatten(0, shape))
 
-    def _mask(self, text: Tensor, patches: Tensor) -> Tensor:
+    def draw(self, joint: Joint) -> Tensor:
+        """Logits of the mask, [S, B, 4g, 4g] with two upscale blocks, on CLIP's square."""
+        text, patches = joint.text.flatten(0, 1), joint.patches.flatten(0, 1)
         grid = self.clip.grid
         maps = self.upscale(patches.mT.unflatten(2, (grid, grid)))
-        return torch.einsum("bc,bchw->bhw", self.mask_head(F.normalize(text, dim=-1)), maps)
+        logits = torch.einsum("bc,bchw->bhw", self.mask_head(F.normalize(text, dim=-1)), maps)
+        return logits.unflatten(0, joint.text.shape[:2])
