@@ -1,6 +1,6 @@
 """MedCLIPSeg (CVPR 2026): several masks of a word are drawn inside CLIP; their mean is the answer.
 
-Written from the paper's equations (methods.md 3, with 6.2). Differs from the released code, unless the preset
+Written from the paper's equations (methods.md 3). Differs from the released code, unless the preset
 asks for its quirks: padding tokens are not read, and random numbers are keyed by slice and word. Beyond the
 paper: a presence logit. Knows slices, words, CLIP and the frames between them; not volumes.
 """

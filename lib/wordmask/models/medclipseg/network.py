@@ -1,6 +1,6 @@
 """MedCLIPSeg's network: CLIP's two towers side by side, adapters between them, and the mask head.
 
-Written from methods.md 3 with the corrections of 6.2. Knows pixels, tokens and noise; not slices, words or
+Written from methods.md 3. Knows pixels, tokens and noise; not slices, words or
 files.
 """
 

@@ -1,8 +1,8 @@
 """The networks that learn words from a few labelled cases.
 
 A network turns the pixels of a slice into features that do not depend on words, and one linear head for all
-words turns them into logits. Beyond the papers: methods.md 3. Knows tensors only;
-not words or slices.
+words turns them into logits. Beyond the papers: methods.md 6. Knows tensors only; not
+words or slices.
 """
 
 from __future__ import annotations
