@@ -144,7 +144,7 @@ class MedCLIPSeg(Segmenter):
         return cls(preset, load_clip(preset.clip))
 
     @classmethod
-    def load_reference(cls, path: Path, preset: MedCLIPSegPreset | None = None) -> Self:
+    def load_reference(cls, path: str | Path, preset: MedCLIPSegPreset | None = None) -> Self:
         """Load a checkpoint in the format of the published repository, which holds the whole network.
 
         Args:
@@ -154,6 +154,7 @@ class MedCLIPSeg(Segmenter):
         Raises:
             WeightsError: the file is damaged, lacks a tensor, or is of another network.
         """
+        path = Path(path)
         clip, tensors = read_published(path)
         model = cls(preset or published_preset(), clip)
         refuse_misfits(path, model.network.state_dict(), tensors)

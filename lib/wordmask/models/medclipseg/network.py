@@ -1,7 +1,6 @@
 """MedCLIPSeg's network: CLIP's two towers side by side, adapters between them, and the mask head.
 
-Written from methods.md 3. Knows pixels, tokens and noise; not slices, words or
-files.
+Written from methods.md 3. Knows pixels, tokens and noise; not slices, words or files.
 """
 
 from __future__ import annotations
