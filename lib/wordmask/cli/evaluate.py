@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Data, Judged, Computation = "What to evaluate on", "What to evaluate", "How to compute"
 SHOWN_FAILED = 5
 STOPPED = 130  # exit status after Ctrl-C
+OPTIONAL = ("contact_sheet.png", "reliability.csv", "reliability.png")  # reports
 
 
 def evaluate(
@@ -80,6 +81,14 @@ def evaluate(
             rich_help_panel=Computation,
         ),
     ] = None,
+    reliability: Annotated[
+        bool,
+        typer.Option(
+            "--reliability",
+            help="also measure how far probability and uncertainty can be trusted",
+            rich_help_panel=Computation,
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:0", rich_help_panel=Computation)] = "auto",
 ) -> None:
     """Compare masks with labelled cases: Dice, IoU, surface distance, sensitivity and specificity.
@@ -93,6 +102,7 @@ def evaluate(
       wordmask evaluate cases.json -o report
       wordmask evaluate kvasir/ --word polyp --version 0 -o before
       wordmask evaluate cases.json --predictions other_tool/ -o other
+      wordmask evaluate cases.json --model medclipseg --reliability -o trust
     """
     require_sound_environment()
     from wordmask.learning.cases import read_cases
@@ -102,11 +112,12 @@ def evaluate(
         from wordmask.learning.evaluation.run import evaluate as judge
 
         if predictions is None:
-            judged, how, notes = _model(found, model, preset, app, version, device, threshold)
+            judged, how, notes = _model(found, model, preset, app, version, device, threshold, reliability)
         else:
-            if threshold is not None or version is not None or app is not None:
+            if threshold is not None or version is not None or app is not None or reliability:
                 raise RequestError(
-                    "--predictions evaluates existing label maps; leave out --app, --version and --threshold."
+                    "--predictions evaluates existing label maps; leave out --app, --version, --threshold "
+                    "and --reliability."
                 )
             judged, how, notes = _label_maps(predictions)
     with progress_bar() as progress:
@@ -131,6 +142,7 @@ def _model(
     version: int | None,
     device: str,
     threshold: float | None,
+    reliability: bool,
 ) -> tuple[Answers, dict[str, str], list[str]]:
     """The source of the masks, its description for the summary, and notes for the reader."""
     from wordmask.inference.pipeline import VolumeSegmenter
@@ -153,7 +165,8 @@ def _model(
     unknown = [word for word in words if not segmenter.encode_prompts(parse_prompts([word])).known.all()]
     notes = [f"These weights were not trained on: {', '.join(unknown)}."] if unknown else []
     notes += _learned_from(cases, folder)
-    return partial(ask, VolumeSegmenter(segmenter, version=str(number)), threshold=threshold), how, notes
+    pipeline = VolumeSegmenter(segmenter, version=str(number))
+    return partial(ask, pipeline, threshold=threshold, maps=reliability), how, notes
 
 
 def _learned_from(cases: list[Case], folder: Path | None) -> list[str]:
@@ -176,7 +189,7 @@ def _label_maps(folder: Path) -> tuple[Answers, dict[str, str], list[str]]:
 
 
 def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
-    from wordmask.learning.evaluation.tables import summary_table
+    from wordmask.learning.evaluation.tables import summary_table, trust_table
 
     for note in notes:
         messages().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True, highlight=False)
@@ -186,6 +199,8 @@ def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
         messages().print(f"and {len(evaluation.failed) - SHOWN_FAILED} more, listed in summary.md.")
     if evaluation.words:
         answers().print(summary_table(evaluation.words, f"{evaluation.judged} of {evaluation.total} cases"))
+    if evaluation.trust:
+        answers().print(trust_table(evaluation.trust))
     if evaluation.stopped:
         messages().print(
             f"wordmask: stopped. The results so far are in {escape(str(output))}.", soft_wrap=True
@@ -193,5 +208,5 @@ def _answer(evaluation: Evaluation, notes: list[str], output: Path) -> None:
         raise typer.Exit(STOPPED)
     typer.echo(
         f"Written to {output}: cases.csv, summary.md"
-        + (", contact_sheet.png" if (output / "contact_sheet.png").exists() else "")
+        + "".join(f", {name}" for name in OPTIONAL if (output / name).exists())
     )

@@ -342,7 +342,8 @@ def test_the_version_that_serves_is_judged_and_cases_that_it_learned_from_are_to
         (["--version", "9"], "no version 9 of simple_vilmedsam; versions: 1"),
         (["--preset", "openai_vit_b"], "add --preset tiny, or --version 0"),
         (["--threshold", "7"], "between 0 and 1"),
-        (["--predictions", ".", "--threshold", "0.4"], "leave out --app, --version and --threshold"),
+        (["--predictions", ".", "--threshold", "0.4"], "leave out --app, --version, --threshold and"),
+        (["--predictions", ".", "--reliability"], "--threshold and --reliability"),
         (["--model", "nnunet"], "no model 'nnunet'"),
     ],
 )

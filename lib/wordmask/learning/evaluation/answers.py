@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wordmask.errors import RequestError, VolumeError
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import LabelledVolume, Mask, find_images, words_of
@@ -26,11 +29,15 @@ class Answer:
     Attributes:
         mask: [k, j, i].
         presence: 0..1, see `WordStatistics`; None where it is unknown.
+        probability: likewise, 0..1; None where it was not asked for.
+        uncertainty: likewise, nats.
     """
 
     word: str
     mask: Mask
     presence: float | None = None
+    probability: NDArray[np.float32] | None = None
+    uncertainty: NDArray[np.float32] | None = None
 
 
 Answers = Callable[[LabelledVolume], Iterator[Answer]]
@@ -41,19 +48,29 @@ def ask(
     case: LabelledVolume,
     *,
     threshold: float | None = None,
+    maps: bool = False,
     cancel: CancelToken | None = None,
 ) -> Iterator[Answer]:
     """Ask for every word of a case as a user would.
 
     Words that share voxels are asked for one after the other.
+
+    Args:
+        pipeline: the model.
+        case: with the words.
+        threshold: probability above which a pixel is marked; None: the preset's.
+        maps: whether the answers have probability and uncertainty.
+        cancel: its ``cancel()`` ends the work with CancelledError.
     """
+    keep = ("labels", "probability", "uncertainty") if maps else ("labels",)
     for words in case.groups():
         result = pipeline.segment(
-            case.volume, [case.prompts[word] for word in words], threshold=threshold, cancel=cancel
+            case.volume, [case.prompts[word] for word in words], threshold=threshold, keep=keep, cancel=cancel
         )
         for word in words:
             typed = case.prompts[word].word
-            yield Answer(word, result.mask(typed), result.statistics[typed].presence)
+            own = (result.maps[name][typed] for name in keep[1:])
+            yield Answer(word, result.mask(typed), result.statistics[typed].presence, *own)
 
 
 class LabelMaps:

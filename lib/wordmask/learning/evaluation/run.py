@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +18,14 @@ from wordmask.learning.cases import Case
 from wordmask.learning.evaluation.answers import Answers
 from wordmask.learning.evaluation.contact_sheet import ContactSheet
 from wordmask.learning.evaluation.metrics import agreement
+from wordmask.learning.evaluation.reliability import Reliability, Trust, draw, write_table
 from wordmask.learning.evaluation.statistics import CaseResult, WordSummary, summarise
 from wordmask.learning.evaluation.tables import CaseTable, summary_text
 
 logger = logging.getLogger(__name__)
 
 CASES, SUMMARY, SHEET = "cases.csv", "summary.md", "contact_sheet.png"
+TRUST_TABLE, TRUST_PICTURE = "reliability.csv", "reliability.png"
 TOLERANCE = 2.0  # mm of volumes, pixels of pictures: what the papers use for pictures
 
 
@@ -36,6 +39,7 @@ class Evaluation:
         failed: a sentence per case that was left out.
         total: how many cases there were.
         stopped: whether the user ended it before all cases were judged.
+        trust: word -> how far its probabilities can be trusted; empty for answers without maps.
     """
 
     scores: list[CaseResult]
@@ -43,6 +47,7 @@ class Evaluation:
     failed: list[str]
     total: int
     stopped: bool
+    trust: dict[str, Trust] = field(default_factory=dict)
 
     @property
     def judged(self) -> int:
@@ -62,6 +67,8 @@ def evaluate(
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Evaluation:
     """Judge the answers to all cases; writes cases.csv, summary.md and contact_sheet.png into ``folder``.
+
+    Answers with maps also give reliability.csv and reliability.png.
 
     A case that cannot be read or judged is left out and counted; Ctrl-C ends the evaluation early.
 
@@ -84,6 +91,7 @@ def evaluate(
     scores: list[CaseResult] = []
     failed: list[str] = []
     stopped = False
+    counted: dict[str, Reliability] = {}
     with (
         tempfile.TemporaryDirectory(prefix="wordmask-evaluate-") as pictures,
         CaseTable(folder / CASES) as table,
@@ -93,7 +101,7 @@ def evaluate(
             for number, case in enumerate(cases):
                 progress(f"judging {case.name}", number, len(cases))
                 try:
-                    judged = _judge(case, answers, tolerance, sheet)
+                    judged = _judge(case, answers, tolerance, sheet, counted)
                 except CancelledError:
                     raise
                 except WordMaskError as error:
@@ -106,14 +114,21 @@ def evaluate(
             stopped = True
         if not scores and not stopped:
             raise RequestError(f"None of the {len(cases)} cases could be judged. {failed[0]}")
-        evaluation = Evaluation(scores, summarise(scores, seed=seed), failed, len(cases), stopped)
+        trust = {word: found for word, one in counted.items() if (found := one.summary())}
+        evaluation = Evaluation(scores, summarise(scores, seed=seed), failed, len(cases), stopped, trust)
         settings = _settings(evaluation, how, tolerance, seed)
         _write(folder / SUMMARY, summary_text(evaluation.words, how=settings, failed=failed, notes=notes))
         sheet.write(folder / SHEET)
+        if trust:
+            with _explain(folder / TRUST_TABLE):
+                write_table(folder / TRUST_TABLE, trust)
+                draw(folder / TRUST_PICTURE, trust)
     return evaluation
 
 
-def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) -> list[CaseResult]:
+def _judge(
+    case: Case, answers: Answers, tolerance: float, sheet: ContactSheet, counted: dict[str, Reliability]
+) -> list[CaseResult]:
     """All words of a case, or the error of one of them, because half a case would distort the means."""
     read = case.read()
     unit: Literal["mm", "pixels"] = "pixels" if read.volume.is_picture else "mm"
@@ -126,6 +141,10 @@ def _judge(case: Case, answers: Answers, tolerance: float, sheet: ContactSheet) 
             CaseResult(case.name, case.group or case.name, answer.word, found, answer.presence, unit)
         )
         sheet.add(read, answer.word, answer.mask, found.dice)
+    for answer in given:
+        if answer.probability is not None and answer.uncertainty is not None:
+            counts = counted.setdefault(answer.word, Reliability())
+            counts.add(answer.probability, answer.uncertainty, answer.mask, read.masks[answer.word])
     return scores
 
 
@@ -142,7 +161,7 @@ def _prepare(folder: Path) -> None:
     """A folder without the reports of an earlier evaluation."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (CASES, SUMMARY, SHEET):
+        for name in (CASES, SUMMARY, SHEET, TRUST_TABLE, TRUST_PICTURE):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise VolumeError(
@@ -165,8 +184,15 @@ def _settings(evaluation: Evaluation, how: Mapping[str, str], tolerance: float, 
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with _explain(path):
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _explain(path: Path) -> Iterator[None]:
+    """Turn an OSError into a VolumeError that names the file."""
+    try:
+        yield
     except OSError as error:
         raise VolumeError(
             f"{path.name} cannot be written ({error.strerror or error}); choose another folder."

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wordmask.errors import VolumeError
+from wordmask.learning.evaluation.reliability import Trust
 from wordmask.learning.evaluation.statistics import METRICS, CaseResult, Estimate, WordSummary, overall
 
 NAMES = {"dice": "Dice", "iou": "IoU", "nsd": "NSD"}
@@ -112,6 +113,17 @@ def summary_table(words: Sequence[WordSummary], title: str) -> Table:
         table.add_row(escape(word.word), *_cells(word))
     table.add_section()
     table.add_row("mean over words", "", "", *_means(words), "", "")
+    return table
+
+
+def trust_table(words: Mapping[str, Trust]) -> Table:
+    """reliability.csv for the terminal."""
+    table = Table(title="Pixels around the structures", title_justify="left")
+    for heading in ("word", "wrong", "ECE", "AUROC of wrong pixels", "AURC"):
+        table.add_column(heading, justify="left" if heading == "word" else "right")
+    for word, trust in words.items():
+        numbers = (trust.wrong, trust.ece, trust.auroc, trust.aurc)
+        table.add_row(escape(word), *(number(value) for value in numbers))
     return table
 
 
