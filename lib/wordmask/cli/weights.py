@@ -21,7 +21,8 @@ from rich.progress import (
 from rich.table import Table
 
 from wordmask.cli.consoles import answers, messages
-from wordmask.weights.catalogue import catalogue
+from wordmask.errors import WeightsError
+from wordmask.weights.catalogue import catalogue, find_entry
 from wordmask.weights.transfer import Report, fetch, import_weights, pack_weights
 from wordmask.weights.verified_files import cache_folder, is_there
 
@@ -73,8 +74,17 @@ def fetch_weights(
     name: Name,
     accept_digest: Digests = None,
     again: Annotated[bool, typer.Option("--again", help="download again from the beginning")] = False,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="for weights whose licence restricts their use")
+    ] = False,
 ) -> None:
     """Download weights and verify them. An interrupted download continues where it stopped."""
+    entry = find_entry(name)
+    if entry.restriction and not accept_licence:
+        raise WeightsError(
+            f"By their licence, {entry.licence}, these weights {entry.restriction} ({entry.source}). If your "
+            f"use is allowed, type wordmask weights fetch {name} --accept-licence"
+        )
     with _progress_bar() as report:
         path = fetch(name, accept=accept_digest or (), again=again, report=report)
     typer.echo(path)

@@ -41,6 +41,8 @@ class WeightEntry(BaseModel):
     Attributes:
         title: for people.
         licence: of the weights.
+        restriction: what the licence does not allow, as the end of "these weights ..."; empty: nothing that
+            a hospital needs.
         source: the publisher's page.
         kind: whether models read one file or a folder.
         files: as published.
@@ -50,6 +52,7 @@ class WeightEntry(BaseModel):
 
     title: str
     licence: str
+    restriction: str = ""
     source: str = Field(description="the publisher's page, for people")
     kind: Literal["file", "folder"]
     files: tuple[WeightFile, ...] = Field(min_length=1)

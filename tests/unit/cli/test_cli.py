@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wordmask import __version__
-from wordmask.cli import main
+from wordmask.cli import main, weights
 from wordmask.cli.segment import parse_hints, parse_slices
 from wordmask.data.letterbox import Letterbox
 from wordmask.demo.client import free_port
@@ -352,3 +352,16 @@ def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
     assert choose_device("cuda:1").index == 1
     with pytest.raises(UnknownModelError, match="the last CUDA device of this machine is cuda:1"):
         choose_device("cuda:2")
+
+
+def test_weights_with_a_restricted_licence_wait_until_it_is_accepted(monkeypatch, capsys, tmp_path):
+    fetched = []
+    monkeypatch.setattr(weights, "fetch", lambda name, **_: fetched.append(name) or tmp_path)
+    assert main(["weights", "fetch", "unimedclip"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "CC-BY-NC-4.0, these weights are for non-commercial use only" in error
+    assert "wordmask weights fetch unimedclip --accept-licence" in error
+    assert fetched == []
+    assert main(["weights", "fetch", "unimedclip", "--accept-licence"]) == 0
+    assert main(["weights", "fetch", "biomedclip"]) == 0
+    assert fetched == ["unimedclip", "biomedclip"]
