@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 Row = Sequence[str]
+WIDE = 20  # largest number of cases over the smallest, from which a logarithmic axis shows them better
 
 
 def spread(values: Iterable[float]) -> str:
@@ -50,12 +51,10 @@ def curve(records: list[dict[str, Any]], lines: dict[str, dict[str, Any]], path:
                 alpha=0.15,
             )
     axes.set(xlabel="labelled cases", ylabel="mean Dice on the test cases", title=title)
-    if max((record["cases"] for record in records), default=1) > 30:
+    ticks = sorted({record["cases"] for record in records if record["cases"]})
+    if ticks and ticks[-1] > WIDE * ticks[0]:
         axes.set_xscale("log")
-        axes.set_xticks(
-            ticks := sorted({record["cases"] for record in records if record["cases"]}),
-            [str(tick) for tick in ticks],
-        )
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
