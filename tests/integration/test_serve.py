@@ -50,7 +50,7 @@ def test_it_serves_from_folders_with_blanks_and_ctrl_c_ends_it_and_its_training(
         }
         for case in cases:
             client.submit_label(case.name, case.truth, {"skin lesion": case.words["skin lesion"][0]})
-        client.start_training(MODEL, {"epochs": 1000})
+        client.start_training(MODEL, {"steps": 3000})
         deadline = time.monotonic() + PATIENCE
         while client.training(MODEL)["state"] != "running":
             assert time.monotonic() < deadline, client.training(MODEL)
