@@ -262,6 +262,37 @@ def test_a_published_checkpoint_loads_and_runs(small_checkpoint):
     assert not torch.equal(logits[0], logits[1])
 
 
+@torch.no_grad()
+def test_the_whole_flow_is_that_of_the_papers_table(small_checkpoint):
+    path, tensors = small_checkpoint
+    save(path, tensors)
+    model = MedCLIPSeg.load_reference(path)
+    clip, network = model.clip.model, model.network
+    images, tokens = torch.randn(1, 3, 224, 224), torch.zeros(1, 256, dtype=torch.long)
+    tokens[0, :5] = torch.tensor([2, 40, 41, 42, 3])
+    noise = FreeNoise(network.noise_shapes(256), 1)
+    drawn = {(block, way): noise(0, block, way) for block in range(1, 11) for way in ("image", "text")}
+    got = model.joint_forward(images, tokens, samples=1, noise=lambda _, block, way: drawn[block, way])
+
+    visual, bert = clip.visual, clip.text.transformer
+    x = visual.conv1(images).flatten(2).mT
+    x = torch.cat([visual.class_embedding.expand(1, 1, -1), x], 1) + visual.positional_embedding
+    x, t = visual.ln_pre(x), bert.embeddings(input_ids=tokens)
+    closed = torch.zeros(1, 1, 1, 256).masked_fill(tokens[:, None, None] == 0, torch.finfo(torch.float32).min)
+    for block in range(12):
+        if 1 <= block <= 10:
+            x, t = network.adapters[block - 1](x, t, drawn[block, "image"], drawn[block, "text"])
+        x = visual.transformer.resblocks[block](x)
+        t = bert.encoder.layer[block](t, attention_mask=closed)
+        t = t[0] if isinstance(t, tuple) else t
+    patches = torch.nn.functional.normalize((visual.ln_post(x) @ visual.proj)[:, 1:], dim=-1)
+    text = torch.nn.functional.normalize(clip.text.proj(t[:, 0]), dim=-1)
+    maps = network.upscale(patches.mT.reshape(1, 512, 14, 14))
+    logits = (network.mask_head(text)[:, :, None, None] * maps).sum(1)
+    whole = torch.nn.functional.interpolate(logits[None], size=(224, 224), mode="bilinear")
+    assert torch.allclose(got, whole, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
