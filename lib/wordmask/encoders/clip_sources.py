@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def build_bert_clip(vision: dict[str, Any], *, quick_gelu: bool = False) -> nn.M
         return CustomTextCLIP(embed_dim=512, vision_cfg=dict(vision), text_cfg=text, quick_gelu=quick_gelu)
 
 
+@cache
 def biomed_tokenizer() -> Callable[[list[str]], Tensor]:
     """The tokenizer of BiomedBERT, which BiomedCLIP and UniMed-CLIP share.
 

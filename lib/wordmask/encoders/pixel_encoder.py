@@ -108,7 +108,7 @@ def _build(architecture: str) -> Any:
     return net
 
 
-POOLING = "efficientnet_lite0"
+POOLING = "efficientnet_lite0"  # the encoder that pools
 POOL_SIDE = 128  # of the square in which slices are pooled
 
 

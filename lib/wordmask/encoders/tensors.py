@@ -16,11 +16,11 @@ from torch import Tensor
 
 from wordmask.errors import WeightsError
 
+PARALLEL = "module."  # prefix of all names after a training on several GPUs
 # Training scripts store numpy numbers beside the weights (Simple-ViLMedSAM its mean loss), which torch
 # refuses unless named here.
 # numpy's private function, which files give either of two names.
 _MAKE_NUMBER = np.float64(0).__reduce__()[0]
-PARALLEL = "module."  # prefix
 NUMPY_NUMBERS: list[Any] = [
     (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
     (_MAKE_NUMBER, "numpy._core.multiarray.scalar"),
@@ -67,7 +67,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path.name} is not a file of named tensors; give a checkpoint (.pth, .pt) or a .safetensors "
             "file."
         )
-    parallel = all(name.startswith(PARALLEL) for name in content)
+    parallel = all(str(name).startswith(PARALLEL) for name in content)
     return {name.removeprefix(PARALLEL) if parallel else name: value for name, value in content.items()}
 
 

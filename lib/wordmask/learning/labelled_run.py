@@ -121,6 +121,12 @@ class LabelledRun(Generic[R]):
                 self.skipped.append(f"{case.name}: {error}")
         return read
 
+    def explain_skipped(self) -> str:
+        """How many cases could not be read, for the end of a sentence; empty when all could."""
+        if not self.skipped:
+            return ""
+        return f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}"
+
     def refuse_too_few(self, learned: int, judging: int) -> None:
         """Raise RequestError when nothing is left to learn from, or, without force, nothing that judges.
 
@@ -128,9 +134,7 @@ class LabelledRun(Generic[R]):
             learned: number of cases to learn from.
             judging: number of cases that judge.
         """
-        first = (
-            f" {len(self.skipped)} could not be read; the first: {self.skipped[0]}" if self.skipped else ""
-        )
+        first = self.explain_skipped()
         if not learned:
             raise RequestError(
                 f"There is no labelled case to learn from; label and submit some first.{first}"

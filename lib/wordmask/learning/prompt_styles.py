@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Style = Literal["bare", "original", "missing_location", "overdescriptive", "contradictory"]
+# Of sentences that say what is there.
+TRUE_STYLES: tuple[Style, ...] = ("original", "missing_location", "overdescriptive")
 COUNTS = ("one", "two", "three", "several")
 SIZES = ((0.01, "small"), (0.08, "medium"), (1.0, "large"))  # share of the slice, up to which
 ROUND, OVAL = 0.75, 0.45  # of the axes' ratio, from which on

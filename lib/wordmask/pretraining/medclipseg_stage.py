@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wordmask.encoders.clip import load_clip
 from wordmask.encoders.tiny_tokenizer import token_ids_of
-from wordmask.learning.losses import mask_loss
-from wordmask.learning.prompt_styles import SENTENCE_WORDS, Style, describe
+from wordmask.learning.losses import mask_loss, presence_loss
+from wordmask.learning.prompt_styles import SENTENCE_WORDS, TRUE_STYLES, describe
 from wordmask.models.clip_sam import with_rows
 from wordmask.models.medclipseg.model import MedCLIPSeg
 from wordmask.models.medclipseg.network import FreeNoise
@@ -45,7 +44,6 @@ logger = logging.getLogger(__name__)
 CLIP = "bundled/simple_vilmedsam_tiny"
 SLICES_PER_STEP, WORDS_PER_SLICE = 8, 3  # the last of the words is absent from its slice
 BARE = 0.5
-STYLES: tuple[Style, ...] = ("original", "missing_location", "overdescriptive")
 RATE = 2e-3
 PRESENCE_WEIGHT = 0.2
 
@@ -100,11 +98,7 @@ class Steps:
         found = self.model.network(image, text, tokens, 1, noise)
         logits = self.model.draw(found)[0]
         mask = mask_loss(logits, targets)
-        there = targets.mean((1, 2))
-        clear = (there == 0) | (there > SMALLEST_PRESENT)
-        presence = F.binary_cross_entropy_with_logits(
-            self.model.presence_logit(found)[clear], (there[clear] > 0).float()
-        )
+        presence = presence_loss(self.model.presence_logit(found), targets)
         return {"loss": mask + PRESENCE_WEIGHT * presence, "mask": mask, "presence": presence}
 
     def _pairs(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,7 +116,7 @@ class Steps:
     def _text(self, word: str, mask: Tensor, generator: torch.Generator) -> str:
         if float(torch.rand(1, generator=generator)) < BARE:
             return word
-        style = STYLES[int(torch.randint(len(STYLES), (1,), generator=generator))]
+        style = TRUE_STYLES[int(torch.randint(len(TRUE_STYLES), (1,), generator=generator))]
         return describe(word, mask.bool().numpy(), style)
 
 

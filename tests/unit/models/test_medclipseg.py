@@ -91,6 +91,7 @@ def test_the_text_looks_at_the_image_as_it_has_become():
     assert torch.allclose(new_text, text + adapter.text_up(read))
 
 
+@torch.no_grad()
 def test_the_mean_of_samples_converges_with_their_root():
     torch.manual_seed(4)
     attention = ProbabilisticAttention(16, beta=2.35)
@@ -189,6 +190,15 @@ def test_variants_draw_other_samples_and_a_deterministic_model_has_none():
     assert not torch.equal(logits[0], logits[1])
     plain = random_medclipseg(probabilistic=False)
     assert plain.variants(prompts.prompts[0]) == []
+
+
+def test_without_adapters_the_towers_do_not_meet():
+    model = random_medclipseg(last=0)
+    slices = model.encode_slices(torch.rand(1, 3, 50, 70), KEYS[:1])
+    joint = model._join(slices, model.encode_prompts(parse_prompts("liver")), 0, 0)
+    text = torch.nn.functional.normalize(joint.text[0], dim=-1)
+    assert torch.allclose(text, model.clip.encode_text(["liver"]), atol=1e-5)
+    assert torch.equal(joint.patches[0], joint.patches[2])
 
 
 def test_text_towers_block_by_block_are_whole_towers():
@@ -360,7 +370,7 @@ def test_public_presets_without_adapters_say_what_to_do():
 def test_the_tokenizer_of_published_checkpoints_is_named_when_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(clip_sources, "weights_path", _absent)
     with pytest.raises(WeightsError, match="wordmask weights fetch biomedclip"):
-        published._Tokenizer()(["liver"])
+        published._tokenize(["liver"])
 
 
 def _absent(name: str) -> Path:

@@ -22,14 +22,13 @@ from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.finetuning.run import FineTuning
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.losses import presence_loss
-from wordmask.learning.prompt_styles import SENTENCE_WORDS, Style, describe
+from wordmask.learning.prompt_styles import SENTENCE_WORDS, TRUE_STYLES, describe
 from wordmask.learning.recipes import AdapterRecipe
 from wordmask.models.medclipseg.model import MedCLIPSeg
 from wordmask.models.medclipseg.network import FreeNoise
 from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.words.vocabulary import synonyms_of
 
-STYLES: tuple[Style, ...] = ("original", "missing_location", "overdescriptive")
 TEMPERATURE = 0.2  # of the contrast between texts
 LEARNED = ("network.adapters.", "network.mask_head.", "network.upscale.", "scores.")  # parts that learn
 
@@ -125,7 +124,7 @@ class MedCLIPSegTrainee(Trainee):
         """The word, now and then one of its synonyms, or a sentence about the mask."""
         bare, other, choice = torch.rand(3, generator=generator).tolist()
         if bare >= self.recipe.bare:
-            style = STYLES[int(choice * len(STYLES))]
+            style = TRUE_STYLES[int(choice * len(TRUE_STYLES))]
             return describe(row.word, row.target.numpy() > 0.5, style)
         others = synonyms_of(row.word)
         if others and other < self.recipe.synonyms:

@@ -21,14 +21,14 @@ from wordmask.learning.cases import Case, LabelledVolume, Study
 from wordmask.learning.earlier_cases import earlier_cases
 from wordmask.learning.recipes import TeachingRecipe, ZeroShotRecipe
 from wordmask.learning.teaching.run import CACHE_BYTES, TeachingRun
-from wordmask.learning.training import CaseReport, Report, Training, TrainingRequest
+from wordmask.learning.training import CaseReport, Report, TrainingRequest
 from wordmask.learning.weak.images import (
     UNCHECKED,
+    StudyTraining,
     choose_words,
     join_words,
     refuse_unknown,
     split_studies,
-    studies_with_labels,
 )
 from wordmask.models.loading import choose_device
 from wordmask.models.taught.segmenter import TaughtSegmenter
@@ -39,23 +39,11 @@ from wordmask.words.prompts import Prompt
 logger = logging.getLogger(__name__)
 
 
-class ZeroShotTraining(Training[TeachingRecipe]):
+class ZeroShotTraining(StudyTraining[TeachingRecipe]):
     """Training of a committee on the masks that the model itself draws."""
 
     description = "Learn from zero-shot masks of all images, labelled or not, without nnU-Net"
     recipe = ZeroShotRecipe
-    takes_words = True
-    takes_labels = True
-
-    def read_data(
-        self, path: Path, request: TrainingRequest[TeachingRecipe], *, word: str | None, labels: Path | None
-    ) -> list[Study]:
-        """Read a folder of images, with the labels of a list of cases."""
-        return studies_with_labels(path, labels)
-
-    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[TeachingRecipe]) -> list[Study]:
-        """All studies, labelled or not."""
-        return list(studies)
 
     def run(
         self,
@@ -97,10 +85,9 @@ class _ZeroShotRun(TeachingRun):
         held = self._with_words(self.read(judging), words)
         learned = self._label(images, words, VolumeSegmenter(base))
         if not any(case.shows_anything for case in learned):
-            first = f" {len(self.skipped)} could not be read; {self.skipped[0]}" if self.skipped else ""
             raise RequestError(
                 f"None of these images has a mask of {join_words(words)}, "
-                f"so there is nothing to learn from.{first}"
+                f"so there is nothing to learn from.{self.explain_skipped()}"
             )
         labelled = [image.case for image in images if image.case]
         self.cases = [*labelled, *judging, *(case.case for case in repeated)]

@@ -8,17 +8,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from wordmask.errors import RequestError
 from wordmask.learning.cases import Case, Study, cases_from_json, studies_in
+from wordmask.learning.recipes import AnyRecipe
 from wordmask.learning.splitting import split_cases
+from wordmask.learning.training import Training, TrainingRequest
 from wordmask.models.base import Segmenter
 from wordmask.weights.card import Card
 from wordmask.weights.checkpoint import read_card
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import Prompt, parse_prompts
 
+R = TypeVar("R", bound=AnyRecipe)
 UNCHECKED = " No labelled case was held out: look at its masks before you rely on them."
+
+
+class StudyTraining(Training[R]):
+    """A training on images, few or none of them labelled."""
+
+    takes_words = True
+    takes_labels = True
+
+    def read_data(
+        self, path: Path, request: TrainingRequest[R], *, word: str | None, labels: Path | None
+    ) -> list[Study]:
+        """Read a folder of images, with the labels of a list of cases."""
+        return studies_with_labels(path, labels)
+
+    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[R]) -> list[Study]:
+        """All studies, labelled or not."""
+        return list(studies)
 
 
 def studies_with_labels(folder: Path, labels: Path | None) -> list[Study]:

@@ -23,14 +23,14 @@ from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case, LabelledVolume, Study
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
-from wordmask.learning.training import CaseReport, Report, Training, TrainingProgress, TrainingRequest
+from wordmask.learning.training import CaseReport, Report, TrainingProgress, TrainingRequest
 from wordmask.learning.weak.images import (
     UNCHECKED,
+    StudyTraining,
     choose_words,
     join_words,
     refuse_unknown,
     split_studies,
-    studies_with_labels,
 )
 from wordmask.learning.weak.nnunet_run import DATASET, RAW, Order, run_nnunet
 from wordmask.learning.weak.pseudo_labels import SliceLabels, choose_slices, label_image
@@ -54,24 +54,12 @@ MOST_WORDS = 254  # label values are bytes
 LIBRARIES = ("torch", "nnunetv2", "dynamic_network_architectures")
 
 
-class WeakTraining(Training[WeakRecipe]):
+class WeakTraining(StudyTraining[WeakRecipe]):
     """Training of nnU-Net on the masks that another model draws."""
 
     description = "Learn from zero-shot masks of all images, labelled or not"
     recipe = WeakRecipe
-    takes_words = True
-    takes_labels = True
     takes_start = False
-
-    def read_data(
-        self, path: Path, request: TrainingRequest[WeakRecipe], *, word: str | None, labels: Path | None
-    ) -> list[Study]:
-        """Read a folder of images, with the labels of a list of cases."""
-        return studies_with_labels(path, labels)
-
-    def choose_data(self, studies: Sequence[Study], request: TrainingRequest[WeakRecipe]) -> list[Study]:
-        """All studies, labelled or not."""
-        return list(studies)
 
     def run(
         self,

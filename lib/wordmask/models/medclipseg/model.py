@@ -254,7 +254,7 @@ class MedCLIPSeg(Segmenter):
 
     def presence(self, slices: SliceFeatures, prompts: PromptFeatures, pairs: Tensor) -> Tensor:
         """Presence logits [P], from one pass with the mean values and without a mask."""
-        found = [self._join(slices, prompts, row, word, samples=0) for row, word in pairs.tolist()]
+        found = [self._join(slices, prompts, row, word, drawn=False) for row, word in pairs.tolist()]
         return torch.cat([self.presence_logit(one) for one in found])
 
     def presence_logit(self, found: Joint) -> Tensor:
@@ -293,10 +293,10 @@ class MedCLIPSeg(Segmenter):
         prompts: PromptFeatures,
         row: int,
         word: int,
-        samples: int | None = None,
+        *,
+        drawn: bool = True,
     ) -> Joint:
-        """Both towers for one pair; 0 samples: once, with the mean values."""
-        samples = self.preset.samples if samples is None else samples
+        """Both towers for one pair: all samples, or once with the mean values."""
         tokens = prompts.tensors["tokens"][word : word + 1]
         length = self._length(tokens)
         noise = PairNoise(
@@ -309,8 +309,8 @@ class MedCLIPSeg(Segmenter):
             slices.tensors["image"][row : row + 1].float(),
             prompts.tensors["text"][word : word + 1, :length].float(),
             tokens[:, :length],
-            max(1, samples),
-            noise if samples and self.preset.adapters.probabilistic else noise.mean,
+            self.preset.samples if drawn else 1,
+            noise if drawn and self.preset.adapters.probabilistic else noise.mean,
         )
         return found
 

@@ -7,10 +7,8 @@ Knows names of tensors and the two encoders that such files contain; not slices,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from wordmask.encoders.clip import ClipEncoder
@@ -58,7 +56,7 @@ def read_published(path: Path) -> tuple[ClipEncoder, dict[str, Tensor]]:
     tensors = {_our_name(name, path): tensor for name, tensor in read_tensors(path).items()}
     biomed = "clip.model.visual.trunk.cls_token" in tensors
     model = build_bert_clip(BIOMED_VISION if biomed else UNIMED_VISION, quick_gelu=not biomed)
-    return ClipEncoder(model, _Tokenizer()).float().eval(), tensors
+    return ClipEncoder(model, _tokenize).float().eval(), tensors
 
 
 def refuse_misfits(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
@@ -95,13 +93,6 @@ def _our_name(name: str, path: Path) -> str:
     )
 
 
-class _Tokenizer:
-    """The tokenizer of both encoders, which is looked for when a text is first read."""
-
-    def __init__(self) -> None:
-        self._found: Callable[[list[str]], Tensor] | None = None
-
-    def __call__(self, texts: list[str], /) -> Tensor:
-        if self._found is None:
-            self._found = biomed_tokenizer()
-        return torch.as_tensor(self._found(texts))
+def _tokenize(texts: list[str], /) -> Tensor:
+    """Token ids of both encoders; their tokenizer is looked for when a text is first read."""
+    return biomed_tokenizer()(texts)
