@@ -155,6 +155,23 @@ def test_noise_depends_on_its_key_alone():
     assert not any(torch.equal(noise(0, 1, "image"), other) for other in others)
 
 
+def test_a_pairs_noise_is_keyed_by_the_seed_its_slice_and_its_word(monkeypatch):
+    keys = []
+
+    class Recorded(PairNoise):
+        def __init__(self, shapes, seed, pair, device):
+            keys.append((seed, pair))
+            super().__init__(shapes, seed, pair, device)
+
+    monkeypatch.setattr("wordmask.models.medclipseg.model.PairNoise", Recorded)
+    model = random_medclipseg()
+    model(
+        model.encode_slices(torch.rand(2, 3, 50, 70), KEYS),
+        model.encode_prompts(parse_prompts("liver, spleen")),
+    )
+    assert keys == [(42, (key, word)) for key in KEYS for word in ("liver", "spleen")]
+
+
 def test_more_samples_begin_with_the_fewer():
     few, more = random_medclipseg(), random_medclipseg()
     more.preset = more.preset.model_copy(update={"samples": 6})
