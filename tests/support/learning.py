@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import psutil
 import requests
 import SimpleITK as sitk
-from tests.support.servers import MODEL, SAMPLES, RunningServer, eventually
+from tests.support.servers import MODEL, SAMPLES, RunningServer, eventually, training_process
 
 from wordmask.demo.client import AppClient, ServerError
 from wordmask.demo.samples import SampleCase, load_samples
@@ -105,17 +104,7 @@ class LearningServer:
 
     def process(self) -> psutil.Process:
         """The one that trains, once there is one."""
-        found: list[psutil.Process] = []
-
-        def look() -> bool:
-            for child in psutil.Process(self.server.process.process_id).children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if "train" in child.cmdline():
-                        found.append(child)
-            return bool(found)
-
-        eventually(look)
-        return found[0]
+        return training_process(self.server.process.process_id)
 
     def served(self) -> tuple[str, np.ndarray]:
         """The version that health names, and the answer to one request that is always the same.

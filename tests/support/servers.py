@@ -99,6 +99,24 @@ def eventually(condition: Callable[[], bool], *, every: float = 0.05) -> None:
         time.sleep(every)
 
 
+def training_process(server: int) -> psutil.Process:
+    """The process that trains, a child of the server's, once there is one.
+
+    A training is "running" from the moment it is accepted, which is before it has a process.
+    """
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        for child in psutil.Process(server).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "train" in child.cmdline():
+                    found.append(child)
+        return bool(found)
+
+    eventually(look)
+    return found[0]
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path, *arguments: str, python: Path = Path(sys.executable), ignored: bool = False
