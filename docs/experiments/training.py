@@ -18,7 +18,12 @@ MODEL, PRESET = "simple_vilmedsam", "tiny"
 
 
 def publish(
-    cases: Sequence[Case], recipe: AnyRecipe, store: ModelStore, *, start: int | None = 0
+    cases: Sequence[Case],
+    recipe: AnyRecipe,
+    store: ModelStore,
+    *,
+    start: int | None = 0,
+    model: str = MODEL,
 ) -> tuple[Path, float]:
     """Train and publish.
 
@@ -27,20 +32,21 @@ def publish(
         recipe: how.
         store: where to publish.
         start: version to start from, 0 for the weights that ship; None: the version in use.
+        model: which learns.
 
     Returns:
         The folder of the version, and the processor seconds of the whole training.
     """
     request = TrainingRequest(
-        model=MODEL, preset=PRESET, recipe=recipe, device="cpu", start=start, force=True
+        model=model, preset=PRESET, recipe=recipe, device="cpu", start=start, force=True
     )
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        report = find_training(MODEL, recipe.name).run(cases, request, store, run_folder=Path(folder))
+        report = find_training(model, recipe.name).run(cases, request, store, run_folder=Path(folder))
     assert report.version is not None  # it was forced
     return store.folder(report.version), time.process_time() - began
 
 
-def load(version: Path | None = None) -> Segmenter:
+def load(version: Path | None = None, model: str = MODEL) -> Segmenter:
     """A version, or the weights that ship."""
-    return load_segmenter(MODEL, preset=PRESET, device="cpu", weights=version)
+    return load_segmenter(model, preset=PRESET, device="cpu", weights=version)
