@@ -3,8 +3,8 @@
     python -m docs.experiments.few_shot hippocampus breast --counts 1 5 10 25 50 --seeds 1 2 3 --seconds 120
 
 All get the same processor time, with one thread. The whole training counts: reading, learning, judging.
-``--models medclipseg`` trains the adapters of MedCLIPSeg, as its paper does; "medclipseg, taught" is a committee
-on MedCLIPSeg.
+``--models medclipseg`` trains the adapters of MedCLIPSeg, as its paper does; "medclipseg, taught" is a
+committee on MedCLIPSeg.
 """
 
 from __future__ import annotations

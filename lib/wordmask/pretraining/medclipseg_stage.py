@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from wordmask.encoders.clip import load_clip
 from wordmask.encoders.tiny_tokenizer import token_ids_of
 from wordmask.learning.losses import mask_loss, presence_loss
-from wordmask.learning.prompt_styles import SENTENCE_WORDS, TRUE_STYLES, describe
+from wordmask.learning.prompt_styles import SENTENCE_WORDS, TRUE_STYLES, Style, describe
 from wordmask.models.clip_sam import with_rows
 from wordmask.models.medclipseg.model import MedCLIPSeg
 from wordmask.models.medclipseg.network import FreeNoise
@@ -71,10 +72,16 @@ def new_model(preset: MedCLIPSegPreset) -> MedCLIPSeg:
 
 
 class Steps:
-    """The losses of a step, for `wordmask.pretraining.loop.train`."""
+    """The losses of a step, for `wordmask.pretraining.loop.train`.
 
-    def __init__(self, model: MedCLIPSeg, data: PhantomSlices) -> None:
-        self.model, self.data = model, data
+    Args:
+        model: learns.
+        data: what it learns from.
+        bare: share of bare words among the texts.
+    """
+
+    def __init__(self, model: MedCLIPSeg, data: PhantomSlices, bare: float = BARE) -> None:
+        self.model, self.data, self.bare = model, data, bare
         self.present = word_shares(data.labels) > 2 * SMALLEST_PRESENT
 
     def __call__(self, generator: torch.Generator, step: int) -> dict[str, Tensor]:
@@ -95,7 +102,8 @@ class Steps:
             image = self.model.network.start_image(pixels)[pairs[:, 0]]
             text = self.model.network.start_text(tokens)
         noise = FreeNoise(self.model.network.noise_shapes(tokens.shape[1]), len(pairs), generator)
-        found = self.model.network(image, text, tokens, 1, noise)
+        draws = self.model.preset.adapters.probabilistic
+        found = self.model.network(image, text, tokens, 1, noise if draws else noise.mean)
         logits = self.model.draw(found)[0]
         mask = mask_loss(logits, targets)
         presence = presence_loss(self.model.presence_logit(found), targets)
@@ -114,30 +122,63 @@ class Steps:
         return torch.tensor(pairs)
 
     def _text(self, word: str, mask: Tensor, generator: torch.Generator) -> str:
-        if float(torch.rand(1, generator=generator)) < BARE:
+        if float(torch.rand(1, generator=generator)) < self.bare:
             return word
         style = TRUE_STYLES[int(torch.randint(len(TRUE_STYLES), (1,), generator=generator))]
         return describe(word, mask.bool().numpy(), style)
 
 
 @torch.no_grad()
+def mark(
+    model: MedCLIPSeg,
+    data: PhantomSlices,
+    row: int,
+    words: Sequence[int],
+    style: Style = "bare",
+    *,
+    drawn: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Masks of words in a slice, and the true ones.
+
+    Args:
+        model: marks.
+        data: has the slice.
+        row: of the slice.
+        words: numbers of the words.
+        style: what the model is told of a word that is there; a word that is not there is always bare.
+        drawn: whether the mask is the mean of samples, as for a user; otherwise that of the mean values, in
+            one pass.
+
+    Returns:
+        bool [words, H, W], twice.
+    """
+    image = data.images[row : row + 1]
+    frame = model.slice_frame((image.shape[-2], image.shape[-1]))
+    pixels = model.normalise(frame.to_model(image.float() / 255))
+    truth = word_masks(data.labels[row : row + 1].expand(len(words), -1, -1), torch.tensor(words)).bool()
+    texts = [describe(WORDS[word], mask.numpy(), style) for word, mask in zip(words, truth, strict=True)]
+    tokens = model.clip.tokenizer(texts)
+    generator = torch.Generator().manual_seed(row)
+    noise = FreeNoise(model.network.noise_shapes(tokens.shape[1]), len(words), generator)
+    found = model.network(
+        model.network.start_image(pixels).expand(len(words), -1, -1),
+        model.network.start_text(tokens),
+        tokens,
+        model.preset.samples if drawn else 1,
+        noise if drawn else noise.mean,
+    )
+    return frame.to_original(model.draw(found).sigmoid().mean(0)) > 0.5, truth
+
+
 def evaluate(model: MedCLIPSeg, data: PhantomSlices) -> Score:
     """Dice of every word in slices that show it, bare, with the mean values; and false alarms."""
     shares = word_shares(data.labels)
-    frame = model.slice_frame((data.images.shape[-2], data.images.shape[-1]))
     dices: dict[str, list[float]] = {word: [] for word in WORDS}
     alarms = []
     for row in range(len(data)):
-        pixels = model.normalise(frame.to_model(data.images[row : row + 1].float() / 255))
         clear = (shares[row] > 2 * SMALLEST_PRESENT) | (shares[row] == 0)
         words = clear.nonzero()[:, 0].tolist()
-        tokens = model.clip.tokenizer([WORDS[word] for word in words])
-        image = model.network.start_image(pixels).expand(len(words), -1, -1)
-        noise = FreeNoise(model.network.noise_shapes(tokens.shape[1]), len(words), None)
-        found = model.network(image, model.network.start_text(tokens), tokens, 1, noise.mean)
-        marked = frame.to_original(model.draw(found)[0]) > 0
-        masks = word_masks(data.labels[row : row + 1].expand(len(words), -1, -1), torch.tensor(words)).bool()
-        for word, mask, truth in zip(words, marked, masks, strict=True):
+        for word, mask, truth in zip(words, *mark(model, data, row, words), strict=True):
             if truth.any():
                 dices[WORDS[word]].append(float(2 * (mask & truth).sum() / (mask.sum() + truth.sum())))
             else:
@@ -146,27 +187,41 @@ def evaluate(model: MedCLIPSeg, data: PhantomSlices) -> Score:
     return Score(sum(means.values()) / len(means), means, sum(alarms) / max(1, len(alarms)))
 
 
-def run(folder: Path, plan: Plan, output: Path) -> Score:
-    """Train, measure and bundle; an interrupted run continues."""
-    preset = load_preset("medclipseg", "tiny")
-    assert isinstance(preset, MedCLIPSegPreset)
-    folder.mkdir(parents=True, exist_ok=True)
+def fit(
+    preset: MedCLIPSegPreset, data: PhantomSlices, plan: Plan, folder: Path, *, bare: float = BARE
+) -> MedCLIPSeg:
+    """Train adapters, mask head and scores; an interrupted training continues.
+
+    Args:
+        preset: of the model.
+        data: what it learns from.
+        plan: its steps and seed.
+        folder: for the state of the training.
+        bare: share of bare words among the texts.
+    """
     torch.manual_seed(plan.seed)
     model = new_model(preset)
     model.requires_grad_(False)
     learning = [model.network.adapters, model.network.mask_head, model.network.upscale, model.scores]
     parameters = [parameter for part in learning for parameter in part.requires_grad_(True).parameters()]
-    data = cached_slices(plan.slices, plan.seed + 300, folder)
     train(
         model,
         [{"params": parameters, "lr": RATE}],
-        Steps(model, data),
+        Steps(model, data, bare),
         steps=plan.steps,
         seed=plan.seed,
         checkpoint=folder / "medclipseg.pt",
         weight_decay=1e-4,
     )
-    model.eval()
+    return model.eval()
+
+
+def run(folder: Path, plan: Plan, output: Path) -> Score:
+    """Train, measure and bundle; an interrupted run continues."""
+    preset = load_preset("medclipseg", "tiny")
+    assert isinstance(preset, MedCLIPSegPreset)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = fit(preset, cached_slices(plan.slices, plan.seed + 300, folder), plan, folder)
     score = evaluate(model, cached_slices(plan.test_slices, plan.seed + 200, folder))
     log_scores("medclipseg", score)
     save_checkpoint(output, model.state_dict(), _card(preset, plan, score, model))
