@@ -8,6 +8,7 @@ On the pictures and one CT of the sample studies, for the words that they show, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,18 +30,7 @@ CT = "ct_chest"
 def main() -> None:
     """Print a table."""
     torch.set_num_threads(1)
-    cases = [
-        Case(
-            case.name,
-            case.image,
-            case.truth,
-            {word: tuple(values) for word, values in case.words.items()},
-            unnamed="background",
-        )
-        for case in load_samples(SAMPLES)
-        if not case.name.startswith("ct_") or case.name == CT
-    ]
-    read = [case.read() for case in cases]
+    read = [case for case in load_cases(SAMPLES) if case.volume.is_picture or case.case.name == CT]
     best = list(answers(ALL, read))
     rows = [["samples", "Dice", "Dice with 30 samples", "mean difference of the uncertainty, nats"]]
     for count in (*COUNTS, ALL):
@@ -54,6 +44,20 @@ def main() -> None:
         ]
         rows.append([str(count), *(f"{np.mean(values):.4f}" for values in (truth, alike, unsure))])
     print(table(rows[0], rows[1:]))
+
+
+def load_cases(folder: Path) -> list[LabelledVolume]:
+    """The sample studies with their true masks, in memory."""
+    return [
+        Case(
+            case.name,
+            case.image,
+            case.truth,
+            {word: tuple(values) for word, values in case.words.items()},
+            unnamed="background",
+        ).read()
+        for case in load_samples(folder)
+    ]
 
 
 def answers(

@@ -93,14 +93,14 @@ class WordMaskApp(MONAILabelApp):  # type: ignore[misc]  # monailabel has no typ
         The weights are loaded when the server starts; in other processes, by the first request.
         """
         return {
-            name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.chosen.models
+            name: WordMaskInfer(name, self.runtime, self.chosen.default_words) for name in self.runtime.models
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task per configured model that can be trained."""
         return {
-            name: WordMaskTrain(name, self.chosen.preset, self.chosen.device, self.runtime.models[name].store)
-            for name in self.chosen.models
+            name: WordMaskTrain(name, self.chosen.preset, self.chosen.device, served.store)
+            for name, served in self.runtime.models.items()
             if is_trained(name)
         }
 

@@ -18,7 +18,7 @@ from wordmask.words.prompts import Prompt, parse_prompts
 MOST_DEFAULT_WORDS = 8  # MONAI Label's plugin makes an empty segment for each of them in every case
 
 _TEXTS = {
-    "models": "simple_vilmedsam, medclip_samv2",
+    "models": "",
     "preset": "tiny",
     "words": "liver, spleen",
     "device": "auto",
@@ -42,7 +42,7 @@ class AppSettings:
     """The server's configuration, checked.
 
     Attributes:
-        models: names of infer tasks, in the order given.
+        models: names of infer tasks, in the order given; none: the usual ones that have the preset.
         preset: the same for all models.
         device: ``auto``, ``cpu`` or ``cuda:0``.
         default_words: what a request without ``words`` asks for.
@@ -84,7 +84,7 @@ class AppSettings:
         _refuse_unknown(conf)
         text = {name: str(conf.get(name, default)) for name, default in _TEXTS.items()}
         models = tuple(dict.fromkeys(re.findall(r"[^\s,;]+", text["models"])))
-        if not models:
+        if "models" in conf and not models:
             raise RequestError("--conf models names no model; for example: --conf models=simple_vilmedsam.")
         words = tuple(parse_prompts(text["words"]))
         if len(words) > MOST_DEFAULT_WORDS:

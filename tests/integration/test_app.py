@@ -297,6 +297,18 @@ def test_a_wrong_setting_is_refused_at_the_start(conf, error, sentence):
         AppSettings.from_conf(conf)
 
 
+@pytest.mark.parametrize(
+    ("preset", "models"),
+    [
+        ("tiny", ["simple_vilmedsam", "medclip_samv2", "medclipseg"]),
+        ("biomedclip_vit_b", ["simple_vilmedsam", "medclip_samv2"]),
+        ("unimedclip", ["medclipseg"]),
+    ],
+)
+def test_without_a_choice_the_usual_models_that_have_the_preset_are_served(tmp_path, preset, models):
+    assert list(Runtime(tmp_path, AppSettings.from_conf({"preset": preset})).models) == models
+
+
 def test_an_unknown_model_or_preset_is_refused_at_the_start(tmp_path):
     with pytest.raises(UnknownModelError, match="Did you mean 'simple_vilmedsam'"):
         WordMaskApp(str(tmp_path), str(tmp_path / "studies"), {"models": "simple_vilmedsan"})

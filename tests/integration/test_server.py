@@ -29,7 +29,7 @@ def image_of(answer: ServerAnswer, folder: Path) -> sitk.Image:
 def test_the_server_shows_its_models_and_the_default_words(a_server):
     info = a_server.client.info()
     assert info["name"] == "WordMask"
-    assert list(info["models"]) == [MODEL, "medclip_samv2"]
+    assert list(info["models"]) == [MODEL, "medclip_samv2", "medclipseg"]
     assert info["labels"] == ["liver", "spleen"]
 
 

@@ -27,7 +27,7 @@ from WordMaskLib.flows.segmenting import shake_hands
 from wordmask import __version__
 from wordmask.words.vocabulary import load_vocabulary
 
-ZERO_SHOT = "medclip_samv2"
+ZERO_SHOT, WITH_NOISE = "medclip_samv2", "medclipseg"
 pytestmark = pytest.mark.server
 
 LONG = "liver, spleen, heart, lung"
@@ -64,21 +64,21 @@ def test_the_server_has_the_clients_version_and_says_what_it_has(server):
     assert found.version == __version__
     assert found.warnings == ()
     info, health = server.ask(calls.info()), server.ask(calls.health())
-    assert (info.name, info.models, info.images) == ("WordMask", (MODEL, ZERO_SHOT), info.images)
+    assert (info.name, info.models, info.images) == ("WordMask", (MODEL, ZERO_SHOT, WITH_NOISE), info.images)
     strategies = calls.Call("GET", "/info/", lambda address: JsonReader(address, lambda it: it["strategies"]))
     assert set(STRATEGIES) <= set(server.ask(strategies))
-    assert health.models == {MODEL: "bundled", ZERO_SHOT: "bundled"}
+    assert health.models == {MODEL: "bundled", ZERO_SHOT: "bundled", WITH_NOISE: "bundled"}
     assert CT in {image.id for image in server.ask(calls.images())}
 
 
 def test_a_model_tells_what_it_can_do(server):
-    model, zero_shot = server.ask(calls.models())
+    model, zero_shot, with_noise = server.ask(calls.models())
     assert (model.name, model.version, model.refuses_unknown) == (MODEL, "bundled", True)
     assert set(model.output_volumes) >= {"labels", "probability", "uncertainty"}
     assert {"liver", "polyp"} <= model.trained_words
     assert "gallbladder" not in model.trained_words
-    assert (model.hints, zero_shot.hints) == ((), ("box", "points"))
-    assert (model.recipes[0], zero_shot.recipes[0]) == ("few_shot", "tiny")
+    assert (model.hints, zero_shot.hints, with_noise.hints) == ((), ("box", "points"), ())
+    assert (model.recipes[0], zero_shot.recipes[0], with_noise.recipes[0]) == ("few_shot", "tiny", "small")
 
 
 def test_the_vocabulary_completes_words_with_their_codes_and_colours(server):

@@ -222,6 +222,12 @@ def test_the_most_uncertain_slice_is_the_one_with_the_largest_sum(grid: str, tmp
     assert found.index == 3
     i, j, k = np.round(to_voxels(volume, [found.position])[0]).astype(int)
     assert values[k, j, i] == np.float32(0.5)
+    asked = overlay.strongest_in(node, "coronal", 1)
+    assert asked.index == 1
+    i, j, k = np.round(to_voxels(volume, [asked.position])[0]).astype(int)
+    assert values[k, j, i] == np.float32(0.6)
+    with pytest.raises(SegmentsError, match="has no slice 99"):
+        overlay.strongest_in(node, "coronal", 99)
     slicer.util.updateVolumeFromArray(node, np.zeros(SHAPE, np.float32))
     with pytest.raises(SegmentsError, match="0 everywhere"):
         overlay.most_uncertain_slice(node, "coronal")

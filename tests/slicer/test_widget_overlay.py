@@ -4,6 +4,7 @@ fail.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.slicer.scenes import add_volume, affine, box, scene_state, write_file
 from tests.slicer.views import SliceView
 
 SHAPE = (6, 7, 8)
+WORTH_A_LOOK = r"Shown over the image: uncertainty of spleen\. (\d+) of 40 slices are worth a look\."
 
 
 def overlays() -> list[Any]:
@@ -61,22 +63,26 @@ def test_the_uncertainty_of_a_result_is_shown_in_colour_and_its_worst_slice_is_f
     ]
     assert widget.ui.kindBox.currentText() == "Uncertainty"
     plain = view.picture()
+    widget.ui.overlayWordBox.setCurrentIndex(1)
     click(widget.ui.overlayButton)
     until_done(widget)
-    assert message(widget) == "Shown over the image: uncertainty of liver."
+    found = re.fullmatch(WORTH_A_LOOK, message(widget))
+    assert found, message(widget)
+    count = int(found.group(1))
+    assert count > 1
     (overlay,) = overlays()
     values = slicer.util.arrayFromVolume(overlay)
     assert values.shape == slicer.util.arrayFromVolume(volume).shape
     assert 0 <= values.min() < values.max() < 0.7
     assert view.composite.GetForegroundVolumeID() == overlay.GetID()
-    click(widget.ui.jumpButton)
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    worst = int(values.sum(axis=(1, 2), dtype=np.float64).argmax())
-    assert (
-        abs(view.node.GetSliceOffset() - matrix.MultiplyPoint((0, 0, worst, 1))[2])
-        < 0.51 * volume.GetSpacing()[2]
-    )
+    offsets = []
+    for number in range(count):
+        click(widget.ui.jumpButton)
+        assert message(widget).startswith(f"Slice {number + 1} of {count} that are worth a look;")
+        offsets.append(view.node.GetSliceOffset())
+    assert len(set(offsets)) == count
+    click(widget.ui.jumpButton)  # from the beginning
+    assert view.node.GetSliceOffset() == offsets[0]
     assert (view.picture() != plain).any()
     widget.ui.opacitySlider.setValue(0.25)
     assert view.composite.GetForegroundOpacity() == pytest.approx(0.25)
@@ -114,12 +120,20 @@ def a_panel_with_a_result(tmp_path: Path) -> Any:
         yield widget, volume, now
 
 
-def numbers(folder: Path, values: np.ndarray, matrix: np.ndarray | None = None) -> Script:
+def numbers(folder: Path, values: np.ndarray, matrix: np.ndarray | None = None, **statistics: Any) -> Script:
     path = write_file(
         folder / "numbers.nii.gz", values.astype(np.float32), affine() if matrix is None else matrix
     )
     return says(
-        result_body(path.read_bytes(), params={"label_names": {"liver": 1}, "plane": "axial"}),
+        result_body(
+            path.read_bytes(),
+            params={
+                "label_names": {"liver": 1},
+                "plane": "axial",
+                "slices": len(values),
+                "statistics": {"liver": {"voxels": 1, **statistics}},
+            },
+        ),
         Content_Type=MULTIPART,
     )
 
@@ -164,3 +178,43 @@ def test_an_overlay_of_zeros_has_no_slice_that_stands_out(a_panel_with_a_result:
     until_done(widget)
     click(widget.ui.jumpButton)
     assert "is 0 everywhere" in message(widget)
+
+
+def distance_to_slice(view: SliceView, volume: Any, voxel: tuple[int, int, int]) -> float:
+    """Of a voxel (i, j, k) from the slice that is shown, mm."""
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    point = np.array(matrix.MultiplyPoint((*voxel, 1)))
+    plane = slicer.util.arrayFromVTKMatrix(view.node.GetSliceToRAS())
+    return abs(float((point - plane[:, 3]) @ plane[:, 2]))
+
+
+def test_without_slices_to_check_it_goes_to_the_slice_where_the_overlay_is_strongest(
+    a_panel_with_a_result: Any, tmp_path: Path
+) -> None:
+    widget, volume, now = a_panel_with_a_result
+    view = SliceView("Red", "Axial")
+    view.show(volume)
+    values = np.full(SHAPE, 0.1)
+    values[4, 3, 2] = 0.6
+    now["result"] = numbers(tmp_path, values)
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    for _ in range(2):
+        click(widget.ui.jumpButton)
+        assert message(widget) == "Shown over the image: uncertainty of liver."
+        assert distance_to_slice(view, volume, (2, 3, 4)) < 0.01
+
+
+@pytest.mark.parametrize("listed", [[7], [-1], ["x"], 3])
+def test_slices_to_check_that_do_not_exist_are_said(
+    a_panel_with_a_result: Any, tmp_path: Path, listed: Any
+) -> None:
+    widget, _, now = a_panel_with_a_result
+    now["result"] = numbers(tmp_path, np.full(SHAPE, 0.1), slices_to_check=listed)
+    click(widget.ui.overlayButton)
+    until_done(widget)
+    if widget.ui.jumpButton.isEnabled():
+        click(widget.ui.jumpButton)
+    assert is_a_sentence(ValueError(message(widget))), message(widget)
+    assert "Shown" not in message(widget)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wordmask.inference.result import Segmentation
 
 PICTURES = (".png", ".jpg", ".jpeg")
+LISTED = 8  # slices to check of a word
 Request, Computation, Pictures = "What to segment", "How to compute", "What to write"
 
 
@@ -270,6 +271,8 @@ def _answer(result: Segmentation, *, as_json: bool) -> None:
         typer.echo(json.dumps(result.summary(), indent=2))
     else:
         answers().print(statistics_table(result))
+        for sentence in advice(result):
+            answers().print(sentence, markup=False, soft_wrap=True, highlight=False)
 
 
 def statistics_table(result: Segmentation) -> Table:
@@ -302,6 +305,21 @@ def statistics_table(result: Segmentation) -> Table:
             escape(result.window.get(word, "")),
         )
     return table
+
+
+def advice(result: Segmentation) -> list[str]:
+    """Which slices of a volume to look at, a sentence for each word that has any."""
+    if result.slices == 1:
+        return []
+    sentences = []
+    for word, statistics in result.statistics.items():
+        if found := statistics.slices_to_check:
+            listed = ", ".join(map(str, found[:LISTED])) + (", ..." if len(found) > LISTED else "")
+            sentences.append(
+                f"{word}: {len(found)} of {result.slices} slices are worth a look, the most uncertain first: "
+                f"{listed}"
+            )
+    return sentences
 
 
 def _number(value: float | None, form: str) -> str:

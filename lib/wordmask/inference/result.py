@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.data.geometry import Geometry
+from wordmask.data.geometry import Geometry, Plane, slicing_for
 from wordmask.data.volumes import write_label_map
 from wordmask.inference.overlaps import Labels
 from wordmask.words.prompts import Prompt
@@ -32,6 +32,8 @@ class WordStatistics:
         mean_uncertainty: nats, over those voxels; None without any. The model's own uncertainty where it has
             one, else the binary entropy of the probability.
         largest_slice: index along the slicing plane of the slice where it covers most; None without voxels.
+        slices_to_check: the slices that are worth a look, because the mask may be wrong there, the most
+            uncertain first (see `wordmask.inference.doubt`).
     """
 
     presence: float
@@ -40,6 +42,7 @@ class WordStatistics:
     mean_probability: float | None
     mean_uncertainty: float | None
     largest_slice: int | None
+    slices_to_check: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,11 @@ class Segmentation:
         """The voxels of one word, [k, j, i]; KeyError when the word was not asked for."""
         return np.asarray(self.labels == self.names[word])
 
+    @property
+    def slices(self) -> int:
+        """How many slices the volume has along the plane."""
+        return slicing_for(self.geometry, Plane(self.plane)).cut_shape[0]
+
     def summary(self) -> dict[str, Any]:
         """Everything except the arrays, ready for JSON: the server's answer and what the command prints."""
         return {
@@ -93,6 +101,7 @@ class Segmentation:
             "version": self.version,
             "window": dict(self.window),
             "plane": self.plane,
+            "slices": self.slices,
         }
 
 

@@ -23,6 +23,7 @@ from wordmask.inference.batching import (
     store_slice,
 )
 from wordmask.inference.cache import CacheKey, FeatureCache
+from wordmask.inference.doubt import doubtful_pixels
 from wordmask.inference.overlaps import Labels, Marks, Tally, binary_entropy, mask_of, resolve
 from wordmask.inference.request import CutVolume
 from wordmask.inference.result import Segmentation
@@ -240,6 +241,7 @@ class Run:
             uncertainty = output.frame.to_original(output.uncertainty[row : row + 1])[0].cpu().numpy()
         if output.presence is not None and not word.segmenter.capabilities.presence:
             word.logits[index] = float(output.presence[row])
+        word.doubt[index] = doubtful_pixels(probability, uncertainty)
         word.highest = max(word.highest, float(probability.max()))
         if (marks := Marks.above(probability, self.threshold, uncertainty)) is not None:
             word.marks[index] = marks
@@ -310,7 +312,7 @@ class Run:
         for word in self.words:
             judged_late = not word.segmenter.capabilities.presence and not np.isnan(word.logits).all()
             if judged_late and not self.hints.kinds() and not self._judge_presence(word):
-                word.marks, word.maps = {}, {}
+                word.marks, word.maps, word.doubt = {}, {}, {}
             for name in self.maps:
                 self._map_of(word, name)
             if word.marks:

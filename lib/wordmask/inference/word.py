@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wordmask.data.volumes import Volume
 from wordmask.data.windows import Window
 from wordmask.inference import presence
+from wordmask.inference.doubt import worth_a_look
 from wordmask.inference.overlaps import Tally, WordMarks
 from wordmask.inference.result import WordStatistics
 from wordmask.models.base import PromptFeatures, Segmenter
@@ -36,6 +37,7 @@ class Word:
         logits: [n], presence logit per slice; NaN where a slice was not judged.
         marks: the word's marked pixels, slice by slice.
         highest: probability of the most probable pixel.
+        doubt: slice -> how many of its pixels may be wrong (`doubt.doubtful_pixels`).
         maps: name of an output -> [n, h, w].
         reason: why nothing may be marked, for people; empty while there is no reason.
     """
@@ -50,6 +52,7 @@ class Word:
     logits: Floats = field(init=False)
     marks: WordMarks = field(default_factory=dict)
     highest: float = 0.0
+    doubt: dict[int, float] = field(default_factory=dict)
     maps: dict[str, Floats] = field(default_factory=dict)
     reason: str = ""
 
@@ -102,4 +105,5 @@ class Word:
             mean_probability=tally.probability / tally.voxels if found else None,
             mean_uncertainty=tally.uncertainty / tally.voxels if found else None,
             largest_slice=tally.largest_slice,
+            slices_to_check=worth_a_look(self.doubt, tally.areas),
         )

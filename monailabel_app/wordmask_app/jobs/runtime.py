@@ -17,6 +17,7 @@ from wordmask.data.volumes import read_volume
 from wordmask.errors import OutOfMemoryError, UnknownModelError
 from wordmask.inference.memory import is_out_of_memory
 from wordmask.inference.result import Segmentation
+from wordmask.models.registry import preset_names
 from wordmask.progress import CancelToken, Progress
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs.queue import JobQueue, JobResult
@@ -27,6 +28,8 @@ from wordmask_app.jobs.writing import write_result
 from wordmask_app.settings import AppSettings
 
 logger = logging.getLogger(__name__)
+
+USUAL_MODELS = ("simple_vilmedsam", "medclip_samv2", "medclipseg")
 
 
 @dataclass
@@ -62,8 +65,10 @@ class Runtime:
         self.chosen = chosen
         self.began = time.time()
         self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)
+        names = chosen.models or [name for name in USUAL_MODELS if chosen.preset in preset_names(name)]
         self.models = {
-            name: ServedModel(name, chosen, ModelStore(app_dir / "model" / name)) for name in chosen.models
+            name: ServedModel(name, chosen, ModelStore(app_dir / "model" / name))
+            for name in names or USUAL_MODELS  # the first of which says that it has no such preset
         }
         self.queue = JobQueue(
             limit=chosen.queue,

@@ -25,7 +25,7 @@ def a_segmentation() -> Segmentation:
         labels=labels,
         names={"liver": 1, "spleen": 2},
         statistics={
-            "liver": WordStatistics(0.9, 3, 0.036, 0.8, 0.4, 1),
+            "liver": WordStatistics(0.9, 3, 0.036, 0.8, 0.4, 1, (2, 0)),
             "spleen": WordStatistics(0.1, 0, 0.0, None, None, None),
         },
         not_found=["spleen"],
@@ -68,6 +68,7 @@ def test_the_summary_is_json_with_everything_but_the_arrays(a_segmentation):
         "mean_probability": 0.8,
         "mean_uncertainty": 0.4,
         "largest_slice": 1,
+        "slices_to_check": [2, 0],
     }
     assert summary["statistics"]["spleen"]["mean_probability"] is None
     assert summary["not_found"] == ["spleen"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from .json_fields import (
     choice_in,
+    indices_in,
     int_in,
     mapping_in,
     number_in,
@@ -96,6 +97,7 @@ class WordStatistics:
         presence, mean_probability: 0..1
         millilitres: None for pictures
         mean_uncertainty: nats
+        slices_to_check: the slices that are worth a look, the most uncertain first
     """
 
     presence: float | None
@@ -103,6 +105,7 @@ class WordStatistics:
     millilitres: float | None
     mean_probability: float | None
     mean_uncertainty: float | None
+    slices_to_check: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, found: Any) -> WordStatistics:
@@ -111,7 +114,8 @@ class WordStatistics:
         presence, millilitres, probability, uncertainty = (
             number_or_none(mapping_in(found).get(name)) for name in names
         )
-        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty)
+        slices = indices_in(found, "slices_to_check")
+        return cls(presence, int_in(found, "voxels"), millilitres, probability, uncertainty, slices)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class JobResult:
         not_found: words without a voxel
         warnings: sentences
         plane: along which the server cut the volume
+        slices: number of slices along it, 0 if the server does not say so
     """
 
     path: Path | None
@@ -134,6 +139,7 @@ class JobResult:
     model: str
     version: str
     plane: str
+    slices: int = 0
 
     @classmethod
     def from_json(cls, found: Any, path: Path | None = None) -> JobResult:
@@ -156,6 +162,7 @@ class JobResult:
             model=text_in(found, "model", ""),
             version=str(found.get("version", "")),
             plane=text_in(found, "plane", ""),
+            slices=int_in(found, "slices", 0),
         )
 
 

@@ -49,6 +49,14 @@ def texts_in(found: Any, name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
+def indices_in(found: Any, name: str) -> tuple[int, ...]:
+    """Return a list of numbers from 0; an empty one if it is missing or null."""
+    values = list_in(found, name)
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError(name)
+    return tuple(values)
+
+
 def text_in(found: Any, name: str, default: str | None = None) -> str:
     """Return a text; ``default`` if it is missing or null."""
     value = mapping_in(found).get(name)

@@ -12,7 +12,7 @@ from typing import Any
 from ..client.addresses import ServerAddress
 from ..client.errors import BadAnswerError, SegmentsError
 from ..client.job_answers import JobResult
-from ..scene.overlay import SlicePosition, load_overlay, most_uncertain_slice
+from ..scene.overlay import SlicePosition, load_overlay, most_uncertain_slice, strongest_in
 from .flows import Flow, temporary_folder
 from .segmenting import finish_job, load_models_and_words, shake_hands, start_on
 from .session import Session, present
@@ -26,18 +26,32 @@ class OverlayResult:
         node: its volume node
         plane: along which the server cut the volume
         word, kind: what it shows
+        to_check: for uncertainty, the slices that are worth a look, the most uncertain first
+        slices: number of slices of the volume along the plane, 0 if the server does not say so
     """
 
     node: Any
     plane: str
     word: str
     kind: str
+    to_check: tuple[int, ...] = ()
+    slices: int = 0
 
-    def place(self) -> SlicePosition:
-        """Find the slice with the largest sum of values; SegmentsError if it is 0 everywhere, or gone."""
+    def place(self, step: int = 0) -> SlicePosition:
+        """Find the slice to go to.
+
+        Args:
+            step: how many slices to check were shown before; after the last one comes the first again. Where
+                none is worth a look, it is always the slice with the largest sum of values
+
+        Raises:
+            SegmentsError: the overlay is 0 everywhere, or gone
+        """
         if not present(self.node):
             raise SegmentsError("The overlay is no longer in the scene; request it again.")
-        return most_uncertain_slice(self.node, self.plane)
+        if not self.to_check:
+            return most_uncertain_slice(self.node, self.plane)
+        return strongest_in(self.node, self.plane, self.to_check[step % len(self.to_check)])
 
 
 def request_overlay(
@@ -65,4 +79,7 @@ def request_overlay(
         if not present(volume):
             raise SegmentsError("The volume was removed from the scene meanwhile, so nothing was changed.")
         node = load_overlay(result.path, volume, kind, word)
-    return OverlayResult(node, result.plane or session.results_of(volume).plane, word, kind)
+    said = result.statistics.get(word)
+    to_check = said.slices_to_check if said is not None and kind == "uncertainty" else ()
+    plane = result.plane or session.results_of(volume).plane
+    return OverlayResult(node, plane, word, kind, to_check, result.slices)

@@ -25,6 +25,7 @@ class OverlaySection(Section):
     def __init__(self, panel: Panel) -> None:
         super().__init__(panel)
         self._shown: OverlayResult | None = None
+        self._step = 0  # slices to check that were shown
         self._kinds: list[str] = []
         self._words: list[str] = []
         self.ui.overlayButton.clicked.connect(self._on_show)
@@ -101,16 +102,21 @@ class OverlaySection(Section):
     def _on_overlay(self, overlay: OverlayResult) -> None:
         if self._shown is not None and self._shown.node is not overlay.node:
             self._on_hide()
-        self._shown = overlay
+        self._shown, self._step = overlay, 0
         show_overlay(overlay.node, float(self.ui.opacitySlider.property("value")))
         titles = {
             "probability": _("probability"),
             "uncertainty": _("uncertainty"),
             "attribution": _("attribution"),
         }
-        self.panel.say(
-            _("Shown over the image: {kind} of {word}.").format(kind=titles[overlay.kind], word=overlay.word)
+        said = _("Shown over the image: {kind} of {word}.").format(
+            kind=titles[overlay.kind], word=overlay.word
         )
+        if overlay.to_check and overlay.slices > 1:
+            said += " " + _("{count} of {slices} slices are worth a look.").format(
+                count=len(overlay.to_check), slices=overlay.slices
+            )
+        self.panel.say(said)
 
     def _on_hide(self, *_args: Any) -> None:
         overlay, self._shown = self._shown, None
@@ -127,9 +133,18 @@ class OverlaySection(Section):
         if self._shown is None:
             return
         try:
-            jump_to(self._shown.place().position)
+            jump_to(self._shown.place(self._step).position)
         except SegmentsError as error:
             self.panel.complain(str(error))
+            return
+        count = len(self._shown.to_check)
+        if count > 1:
+            self.panel.say(
+                _("Slice {number} of {count} that are worth a look; click again for the next.").format(
+                    number=self._step % count + 1, count=count
+                )
+            )
+            self._step += 1
 
     def _on_opacity(self, *_args: Any) -> None:
         if self._shown is not None and present(self._shown.node):

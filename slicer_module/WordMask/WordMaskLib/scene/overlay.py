@@ -17,7 +17,7 @@ import vtk
 
 from ..client.errors import SegmentsError
 from .export import check_volume
-from .geometry import grid_of, is_picture, to_world
+from .geometry import Slicing, grid_of, is_picture, to_world
 from .image_reading import check_whole, read_on_grid
 
 KIND = "WordMask.overlay"  # attributes of the node
@@ -134,18 +134,38 @@ def most_uncertain_slice(overlay: slicer.vtkMRMLScalarVolumeNode, plane: str) ->
     Raises:
         SegmentsError: unknown plane, or the overlay is 0 everywhere
     """
-    values = slicer.util.arrayFromVolume(overlay)
-    owner = overlay.GetNodeReference(VOLUME)
-    slicing = grid_of(overlay).slicing(plane, picture=owner is not None and is_picture(owner))
+    values, slicing = slicer.util.arrayFromVolume(overlay), _slicing(overlay, plane)
     sums = values.sum(axis=tuple(axis for axis in range(3) if axis != slicing.axis), dtype=np.float64)
     if not sums.max() > 0:
         raise SegmentsError(f"{overlay.GetName()!r} is 0 everywhere, so no slice stands out.")
     index = min((slicing.entry(entry) for entry in np.flatnonzero(sums == sums.max())), default=0)
-    entry = slicing.entry(int(index))
+    return strongest_in(overlay, plane, int(index))
+
+
+def strongest_in(overlay: slicer.vtkMRMLScalarVolumeNode, plane: str, index: int) -> SlicePosition:
+    """Return a slice and the voxel with the largest value in it, the first among equals.
+
+    Args:
+        overlay: whose values count
+        plane: along which slices are counted
+        index: of the slice, as the server counts
+
+    Raises:
+        SegmentsError: unknown plane, or there is no such slice
+    """
+    values, slicing = slicer.util.arrayFromVolume(overlay), _slicing(overlay, plane)
+    if not 0 <= index < values.shape[slicing.axis]:
+        raise SegmentsError(f"{overlay.GetName()!r} has no slice {index}; request it again.")
+    entry = slicing.entry(index)
     part = np.take(values, [entry], axis=slicing.axis)
     voxel = [int(place) for place in np.unravel_index(int(part.argmax()), part.shape)]
     voxel[slicing.axis] = entry
-    return SlicePosition(int(index), tuple(float(number) for number in to_world(overlay, [voxel[::-1]])[0]))  # type: ignore[arg-type]
+    return SlicePosition(index, tuple(float(number) for number in to_world(overlay, [voxel[::-1]])[0]))  # type: ignore[arg-type]
+
+
+def _slicing(overlay: Any, plane: str) -> Slicing:
+    owner = overlay.GetNodeReference(VOLUME)
+    return grid_of(overlay).slicing(plane, picture=owner is not None and is_picture(owner))
 
 
 def _fill(node: Any, values: np.ndarray, volume: Any) -> None:
