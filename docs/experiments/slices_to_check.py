@@ -23,15 +23,8 @@ from wordmask.inference.result import Segmentation
 from wordmask.learning.cases import LabelledVolume
 from wordmask.models.loading import load_segmenter
 
-HEADING = [
-    "model",
-    "pairs",
-    "rank correlation",
-    "slices listed",
-    "wrong pixels in them",
-    "Dice",
-    "of the others",
-]
+HEADING = ("model", "pairs", "rank correlation", "slices listed", "wrong pixels there", "Dice", "elsewhere")
+MAPS = ("probability", "uncertainty")
 
 
 def main() -> None:
@@ -48,10 +41,8 @@ def main() -> None:
         for case in cases:
             for word, mask in case.masks.items():
                 if mask.any():
-                    kept = ("labels", "probability", "uncertainty")
-                    pairs.append(
-                        judge(pipeline.segment(case.volume, [case.prompts[word]], keep=kept), case, word)
-                    )
+                    result = pipeline.segment(case.volume, [case.prompts[word]], keep=("labels", *MAPS))
+                    pairs.append(judge(result, case, word))
         correlation, *sums = np.array(pairs).T
         listed, wrong, all_wrong, size, other_size, slices = (float(np.nansum(values)) for values in sums)
         rows.append(

@@ -15,7 +15,7 @@ from wordmask.inference.overlaps import binary_entropy
 
 UNSURE = 0.2  # nats; with less a pixel counts as sure
 SURE = 0.05  # probability with about that entropy
-WRONG_SHARE = 0.2  # of a slice's mask, from which on the slice is worth a look
+WRONG_SHARE = 0.3  # of a slice's mask, from which on the slice is worth a look
 SMALL_SHARE = 0.05  # of the largest mask of the word; fewer pixels are never worth a look
 
 

@@ -151,6 +151,9 @@ class Card(BaseModel):
     validation_dice_before: Scores = {}
     retrieval: RetrievalCheck | None = None
     presence: PresenceCheck | None = None
+    limits: dict[str, PresenceLimit] = Field(
+        default={}, description="learned words whose absence the model itself can judge"
+    )
 
     committee: CommitteeCard | None = Field(
         default=None, description="the form of the committee that answers for taught words"

@@ -11,12 +11,14 @@ from tests.support.labelled_pictures import WORD, write_case
 from tests.support.stub_segmenters import random_medclipseg
 
 from wordmask.inference.batching import store_slice
+from wordmask.learning import presence_limits
 from wordmask.learning.finetuning.medclipseg import MedCLIPSegTrainee, _mask_loss, contrast_loss
 from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.recipes import AdapterRecipe
 from wordmask.learning.training import TrainingRequest, find_training
 from wordmask.models.base import SliceKey
 from wordmask.models.loading import load_segmenter
+from wordmask.models.registry import load_preset
 from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
 from wordmask.words.prompts import parse_prompts
@@ -65,6 +67,47 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(trained, tmp_
         tensors = load_checkpoint(again.folder(1)).tensors
         same = all(torch.equal(first[name], tensors[name]) for name in first)
         assert same is (seed == 1)
+
+
+def test_held_out_cases_without_the_structure_say_when_it_is_absent(tmp_path, few_phantoms, monkeypatch):
+    for name, value in (("FEWEST_ABSENT", 2), ("FEWEST_PRESENT", 2), ("LEAST_FOUND", 0.0)):
+        monkeypatch.setattr(presence_limits, name, value)  # so that a training of seconds is enough
+    cases = [write_case(tmp_path, seed) for seed in range(6)]
+    cases += [write_case(tmp_path, seed, empty=True) for seed in range(100, 106)]
+    recipe = AdapterRecipe.load("small", **{**SMALL, "validation": 0.5})
+    request = TrainingRequest(model=MODEL, preset="tiny", recipe=recipe, device="cpu", force=True)
+    store = ModelStore(tmp_path / MODEL)
+    report = find_training(MODEL, "small").run(cases, request, store, run_folder=tmp_path / "run")
+    (prompt,) = parse_prompts(WORD)
+    limit = read_card(store.folder(1)).limits[WORD]
+    assert limit.absent_cases >= 2
+    assert limit.kept_empty >= presence_limits.KEPT_EMPTY
+    assert f"Of {limit.absent_cases} held-out cases without '{WORD}'" in report.message
+    model = load_segmenter(MODEL, device="cpu", weights=store.folder(1))
+    assert model.judges_presence(prompt)
+    assert model.preset.presence.words[WORD] == pytest.approx(limit.limit)
+    own = load_preset(MODEL, "tiny").presence
+    assert (model.preset.presence.slice_logit, model.preset.presence.volume_logit) == (
+        own.slice_logit,
+        own.volume_logit,
+    )
+
+
+def test_too_few_cases_without_the_structure_are_said(trained):
+    _, report = trained
+    assert f"Whether '{WORD}' is in an image cannot be judged" in report.message
+
+
+def test_limits_of_a_preset_without_any_leave_its_other_words_alone():
+    model = random_medclipseg()
+    model.preset = model.preset.model_copy(update={"presence": None})
+    model._own_presence = None
+    one, other = parse_prompts("liver, spleen")
+    model.limit_presence({"liver": 0.5})
+    assert (model.judges_presence(one), model.judges_presence(other)) == (True, False)
+    model.limit_presence({})
+    assert model.preset.presence is None
+    assert not model.judges_presence(one)
 
 
 def rows(model, count: int = 4) -> list[PairRow]:

@@ -17,17 +17,18 @@ from wordmask.errors import CancelledError, RequestError
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case
 from wordmask.learning.evaluation.validation import validate
+from wordmask.learning.presence_limits import describe_limits, limit_for
 from wordmask.learning.recipes import Recipe, TeachingRecipe
 from wordmask.learning.teaching import run as teaching
 from wordmask.learning.teaching.augmentation import STRENGTHS, augment
 from wordmask.learning.teaching.fit import Batches
-from wordmask.learning.teaching.judging import describe_presence, is_single, limit_for, weigh
+from wordmask.learning.teaching.judging import is_single, weigh
 from wordmask.learning.teaching.samples import Kind, Samples, collect
 from wordmask.learning.training import TrainingReport, TrainingRequest, find_training, recipe_names
 from wordmask.models.loading import load_segmenter
 from wordmask.models.taught.segmenter import TaughtSegmenter
 from wordmask.progress import CancelToken
-from wordmask.weights.card import CommitteeCard, TaughtWord
+from wordmask.weights.card import TaughtWord
 from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
 
@@ -242,12 +243,7 @@ def test_a_training_that_does_not_help_is_not_published(taught, cases, tmp_path)
 def test_the_limit_of_presence_keeps_absent_cases_empty_or_is_not_used():
     limit = limit_for([0.1, 0.2, 0.3, 0.35, 0.9], [0.4, 0.95, 0.99, 0.97])
     assert (limit.absent_cases, limit.kept_empty, limit.kept_found) == (5, 0.8, 1.0)
-    words = {
-        "blob": TaughtWord(weights=(1.0, 0.0), presence=limit),
-        "femur": TaughtWord(weights=(1.0, 0.0)),
-    }
-    card = CommitteeCard(encoder="x", members=("lean",), sides=(32,), words=words)
-    told = describe_presence(card, ["blob", "femur"])
+    told = describe_limits({"blob": limit, "femur": None})
     assert "Of 5 held-out cases without 'blob', 80% stay unmarked, and 100% of those with it" in told
     assert "Whether 'femur' is in an image cannot be judged" in told
 

@@ -6,7 +6,7 @@ type it in a share of the pairs, and in a sentence about the mask in the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ class MedCLIPSegTrainee(Trainee):
         self.segmenter = self.model = model
         self.recipe, self.words = recipe, tuple(words)
         model.requires_grad_(False).eval()
+        model.limit_presence({})  # those of the version before are not those of the new one
         for parameter in self._learning().values():
             parameter.requires_grad_(True)
 
@@ -96,6 +97,10 @@ class MedCLIPSegTrainee(Trainee):
         self.model.learned_words = self.model.learned_words | set(self.words)
         self.model.eval()
         return self.model
+
+    def limit_presence(self, limits: Mapping[str, float]) -> bool:
+        self.model.limit_presence(limits)
+        return True
 
     def state(self) -> dict[str, Tensor]:
         """Adapters, mask head and scores, and the text table of tiny, which may have new rows."""

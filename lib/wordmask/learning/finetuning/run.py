@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.special import logit
 
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.memory import explain_out_of_memory
+from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.earlier_cases import earlier_cases, write_cases
 from wordmask.learning.evaluation.validation import ValidationScore, validate
@@ -24,6 +27,7 @@ from wordmask.learning.finetuning.ranks import Ranks
 from wordmask.learning.finetuning.replay import CHECK_SEED, REPEAT_SEED, phantom_cases
 from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.labelled_run import LabelledRun, LabelledTraining, refuse_empty
+from wordmask.learning.presence_limits import are_enough, describe_limits, find_limit
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import FineTuningRecipe, Recipe
 from wordmask.learning.splitting import split_cases
@@ -31,12 +35,14 @@ from wordmask.learning.training import CaseReport, Report, TrainingRequest
 from wordmask.models.loading import choose_device, load_segmenter
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken
-from wordmask.weights.card import Card
+from wordmask.weights.card import Card, PresenceLimit
 from wordmask.weights.checkpoint import read_card, save_checkpoint
 from wordmask.weights.versions import ModelStore
 
 CACHE_BYTES = 4 << 30
 CHECK_SHARE = 0.4  # of the phantoms that are repeated: so many check what became of the bundled words
+LOWEST = -1e9  # a presence logit that no case is below
+LEAST = 1e-9  # probability
 LIBRARIES = ("torch", "monai", "open_clip_torch", "peft")
 
 
@@ -90,6 +96,7 @@ class _Run(LabelledRun[FineTuningRecipe]):
     words: list[str] = field(default_factory=list)
     kept: ValidationScore = field(default_factory=lambda: ValidationScore({}))
     kept_before: ValidationScore = field(default_factory=lambda: ValidationScore({}))
+    limits: dict[str, PresenceLimit] | None = None  # None: the model cannot judge learned words
     start_sha256: str | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
@@ -145,6 +152,7 @@ class _Run(LabelledRun[FineTuningRecipe]):
 
         def conclude() -> CaseReport:
             self.tell("measuring the result")
+            self.limits = self._find_limits(trainee, judges, cache)
             after = validate(trainee.ready(), judges, cache, self.cancel)
             self.kept = validate(trainee.ready(), held, cache, self.cancel)
             return self._decide(trainee, serving, before, after, outcome.epochs, learned, judges)
@@ -162,6 +170,32 @@ class _Run(LabelledRun[FineTuningRecipe]):
         base = self.base_folder()
         card = Card() if base is None else read_card(base)
         return phantom_cases(card, {*self.words, *self.parent_card.learned}, seed, share)
+
+    def _find_limits(
+        self, trainee: Trainee, judges: Sequence[LabelledVolume], cache: FeatureCache
+    ) -> dict[str, PresenceLimit] | None:
+        """When each learned word counts as present, of those where the validation cases can tell.
+
+        None for a model that cannot judge learned words.
+        """
+        if not trainee.limit_presence(dict.fromkeys(self.words, LOWEST)):  # so that all words are judged
+            return None
+        pipeline, found = VolumeSegmenter(trainee.ready(), cache=cache), {}
+        for word in self.words:
+            scores: tuple[list[float], list[float]] = [], []
+            asked = [case for case in judges if word in case.masks]
+            there = [bool(case.masks[word].any()) for case in asked]
+            if not are_enough(there.count(False), there.count(True)):
+                continue
+            for case, shown in zip(asked, there, strict=True):
+                prompt = case.prompts[word]
+                result = pipeline.segment(case.volume, [prompt], cancel=self.cancel)
+                presence = np.clip(result.statistics[prompt.word].presence, LEAST, 1 - LEAST)
+                scores[shown].append(float(logit(presence)))
+            if (limit := find_limit(*scores)) is not None:
+                found[word] = limit
+        trainee.limit_presence({word: limit.limit for word, limit in found.items()})
+        return found
 
     def _measure(
         self,
@@ -213,6 +247,8 @@ class _Run(LabelledRun[FineTuningRecipe]):
                 f" The words of the bundled weights: mean Dice {self.kept.mean:.3f} "
                 f"on phantoms, before {self.kept_before.mean:.3f}."
             )
+        if judges and self.limits is not None:
+            message += describe_limits({word: self.limits.get(word) for word in self.words})
         return CaseReport(
             version=number,
             parent=self.parent,
@@ -256,5 +292,6 @@ class _Run(LabelledRun[FineTuningRecipe]):
             kept_dice=self.kept.words(),
             kept_dice_before=self.kept_before.words(),
             learned=sorted({*self.parent_card.learned, *self.words}),
+            limits=self.limits or {},
             **trainee.card(),
         )

@@ -6,7 +6,7 @@ Knows the segmenter contract and recipes; not data sets, not optimizers, not MON
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,6 +64,13 @@ class Trainee(nn.Module, abc.ABC):
     @abc.abstractmethod
     def ready(self) -> Segmenter:
         """The model as it is now, for inference: evaluation mode, trained words extended."""
+
+    def limit_presence(self, limits: Mapping[str, float]) -> bool:
+        """Let the model judge the presence of learned words by limits of the volume's presence logit.
+
+        Replaces earlier limits. Returns False for a model that cannot judge learned words.
+        """
+        return False
 
     @abc.abstractmethod
     def state(self) -> dict[str, Tensor]:

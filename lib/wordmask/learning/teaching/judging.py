@@ -5,8 +5,7 @@ Knows scores, cases and the taught segmenter; not how its networks learned.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,19 +20,16 @@ from wordmask.inference.cache import FeatureCache
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.inference.request import choose_window, cut_volume
 from wordmask.learning.cases import LabelledVolume
+from wordmask.learning.presence_limits import FEWEST_ABSENT, are_enough, find_limit
 from wordmask.models.base import Segmenter
 from wordmask.models.presets import Preset
 from wordmask.progress import CancelToken
-from wordmask.weights.card import CommitteeCard, PresenceLimit
+from wordmask.weights.card import PresenceLimit
 
 SHARPNESS = 4.0  # exponent of the Dice
 MOST_LINEAR, FEW_PICTURES = 2.0, 10  # weight of the linear member, and up to how many pictures it has it
-# Held-out cases without the structure, and with it: with fewer, presence cannot be judged.
-FEWEST_ABSENT, FEWEST_PRESENT = 5, 10
 SINGLE_SHARE = 0.9  # of the pictures
 REGULARISATION = 0.01  # inverse strength, of the logistic regression on features in units of their spread
-LEAST_FOUND = 0.85  # share of held-out cases with the structure that a limit must keep
-KEPT_EMPTY = 0.8  # share of them that are to stay unmarked
 
 
 def weigh(scores: Sequence[float], networks: int, pictures: int, frozen: float | None) -> tuple[float, ...]:
@@ -94,7 +90,7 @@ def calibrate_presence(
     """
     asked = [case for case in held if word in case.masks]
     shows = np.array([bool(case.masks[word].any()) for case in asked])
-    if (~shows).sum() < FEWEST_ABSENT or shows.sum() < FEWEST_PRESENT:
+    if not are_enough(int((~shows).sum()), int(shows.sum())):
         return None
     pipeline = VolumeSegmenter(judge, cache=cache)
     contrast = []
@@ -110,8 +106,8 @@ def calibrate_presence(
         scores, weights = scores + more, weights * factor
     else:
         weights = np.zeros(0)
-    limit = limit_for(scores[~shows].tolist(), scores[shows].tolist())
-    if (limit.kept_found or 0.0) < LEAST_FOUND:
+    limit = find_limit(scores[~shows].tolist(), scores[shows].tolist())
+    if limit is None:
         return None
     return limit.model_copy(update={"contrast": weight, "pooled": tuple(float(w) for w in weights)})
 
@@ -139,43 +135,3 @@ def _pooled(case: LabelledVolume, word: str, preset: Preset) -> NDArray[np.float
     view = cut_volume(case.volume, plane="auto", slices=None, skip_air=True)
     window = choose_window(case.prompts[word], case.volume, None, preset)[1]
     return pool_slices(torch.from_numpy(view.unit_range([0], window)))[0].double().numpy()
-
-
-def describe_presence(card: CommitteeCard, words: Iterable[str]) -> str:
-    """Sentences about whether the version can tell that a word is absent; each begins with a space.
-
-    Args:
-        card: of the committee.
-        words: that were learned now.
-    """
-    sentences = []
-    for word in words:
-        limit = card.words[word].presence
-        if limit is None:
-            sentences.append(
-                f" Whether {word!r} is in an image cannot be judged: that takes at least {FEWEST_ABSENT} "
-                f"held-out cases without it and {FEWEST_PRESENT} with it, which are told apart well. "
-                "Something may be marked in every image."
-            )
-        else:
-            sentences.append(
-                f" Of {limit.absent_cases} held-out cases without {word!r}, {limit.kept_empty or 0:.0%} stay "
-                f"unmarked, and {limit.kept_found or 0:.0%} of those with it are marked."
-            )
-    return "".join(sentences)
-
-
-def limit_for(absent: Sequence[float], present: Sequence[float]) -> PresenceLimit:
-    """The lowest limit that keeps enough absent cases empty.
-
-    Args:
-        absent: scores of cases without the structure, at least one.
-        present: scores of cases with it, at least one.
-    """
-    limit = sorted(absent)[math.ceil(KEPT_EMPTY * len(absent)) - 1] + 1e-6
-    return PresenceLimit(
-        limit=float(limit),
-        absent_cases=len(absent),
-        kept_empty=round(float(np.mean([value < limit for value in absent])), 4),
-        kept_found=round(float(np.mean([value >= limit for value in present])), 4),
-    )

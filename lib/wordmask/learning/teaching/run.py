@@ -22,14 +22,13 @@ from wordmask.learning.cases import Case, LabelledVolume
 from wordmask.learning.earlier_cases import earlier_cases, write_cases
 from wordmask.learning.evaluation.validation import ValidationScore, validate
 from wordmask.learning.labelled_run import LabelledRun, LabelledTraining, refuse_empty
+from wordmask.learning.presence_limits import FEWEST_ABSENT, describe_limits
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import TeachingRecipe
 from wordmask.learning.splitting import hold_out, refuse_equal_names
 from wordmask.learning.teaching.fit import Fit, Seconds
 from wordmask.learning.teaching.judging import (
-    FEWEST_ABSENT,
     calibrate_presence,
-    describe_presence,
     is_single,
     weigh,
 )
@@ -310,7 +309,7 @@ class TeachingRun(LabelledRun[TeachingRecipe]):
 
         check = Check(after.mean, before.mean, figures) if judges else None
         number, message = publish_if_better(self.store, check, write, self.cancel, force=force)
-        message += describe_presence(committee.card, after.words())
+        message += describe_limits({word: committee.card.words[word].presence for word in after.words()})
         return CaseReport(
             version=number,
             parent=self.parent,

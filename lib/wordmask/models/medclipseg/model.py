@@ -8,7 +8,7 @@ paper: a presence logit. Knows slices, words, CLIP and the frames between them; 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +34,7 @@ from wordmask.models.clip_sam import with_rows
 from wordmask.models.medclipseg.network import FreeNoise, Joint, JointNetwork, Noise, PairNoise
 from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.models.medclipseg.published import read_published, refuse_misfits
+from wordmask.models.presets import PresencePreset
 from wordmask.models.registry import load_preset
 from wordmask.models.word_scores import WordScores
 from wordmask.weights.checkpoint import load_checkpoint
@@ -43,6 +44,7 @@ FRAME = "clip"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALLEST = 1e-6  # probability
 OTHER_SEEDS = (1, 2)  # added to the preset's
+NEVER = -1e9  # a logit that no slice is below
 PEAK = 0.05  # share of the patches whose cosines judge presence
 
 
@@ -75,6 +77,8 @@ class MedCLIPSeg(Segmenter):
         self.has_adapters = True
         # Learned from labels; the preset's limits of presence were not made for these words.
         self.learned_words: frozenset[str] = frozenset()
+        self._limits: dict[str, float] = {}
+        self._own_presence = preset.presence
         self._fingerprint: str | None = None
 
     @property
@@ -122,7 +126,9 @@ class MedCLIPSeg(Segmenter):
         wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
         words = checkpoints[-1].words if checkpoints else ()
         model = cls(preset, load_clip(preset.clip, token_ids=wanted), trained_words=words)
-        model.learned_words = frozenset(checkpoints[-1].learned) if checkpoints else frozenset()
+        if checkpoints:
+            model.learned_words = frozenset(checkpoints[-1].learned)
+            model.limit_presence({word: one.limit for word, one in checkpoints[-1].card.limits.items()})
         for number, checkpoint in enumerate(checkpoints):
             checkpoint = with_rows(checkpoint, wanted)
             whole = number == 0 and preset.weights is not None
@@ -265,7 +271,19 @@ class MedCLIPSeg(Segmenter):
 
     def judges_presence(self, prompt: Prompt) -> bool:
         """Whether the presence logit was calibrated for the word."""
-        return self.preset.presence is not None and prompt.key not in self.learned_words
+        own = self._own_presence is not None and prompt.key not in self.learned_words
+        return own or prompt.key in self._limits
+
+    def limit_presence(self, limits: Mapping[str, float]) -> None:
+        """Judge the presence of learned words as well.
+
+        Args:
+            limits: word -> presence logit of a volume below which it counts as absent; replaces earlier ones.
+        """
+        self._limits = dict(limits)
+        own = self._own_presence or PresencePreset(slice_logit=NEVER, volume_logit=NEVER)
+        presence = own.model_copy(update={"words": {**own.words, **limits}})
+        self.preset = self.preset.model_copy(update={"presence": presence if limits else self._own_presence})
 
     @property
     def word_width(self) -> int:
