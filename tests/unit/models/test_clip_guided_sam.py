@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, Sam
+from tests.support.small_volumes import a_volume
 from tests.support.stub_segmenters import random_clip_guided_sam, random_encoders
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from wordmask.encoders.clip import build_tiny_clip
 from wordmask.encoders.configs import TinyClipArchitecture
 from wordmask.encoders.sam import decode_prompts, preprocess
 from wordmask.errors import WeightsError
+from wordmask.inference.hints import VoxelHints
+from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.models.base import Hints, PromptFeatures, SliceFeatures, SliceKey
 from wordmask.models.clip_guided_sam.map_prompts import (
     drawn_points,
@@ -26,6 +30,8 @@ from wordmask.models.clip_guided_sam.model import EMPTY_SENTENCES, CLIPGuidedSAM
 from wordmask.models.clip_guided_sam.network import GuidedNetwork
 from wordmask.models.loading import load_segmenter
 from wordmask.models.registry import load_preset, preset_names
+from wordmask.weights.card import Card
+from wordmask.weights.checkpoint import save_checkpoint
 from wordmask.words.prompts import parse_prompts
 
 KEYS = tuple(SliceKey("a" * 64, "axial", 3 + i) for i in range(2))
@@ -298,6 +304,34 @@ def test_presence_is_the_cosine_of_the_class_token_and_the_plain_word():
     cosine = slices.tensors["image"][1] @ model.clip.encode_text(["liver"])[0]
     torch.testing.assert_close(found, model.scores.presence(cosine)[None])
     assert not model.judges_presence(prompts.prompts[0])
+
+
+def test_a_trained_version_has_all_parts_and_knows_its_words(tmp_path):
+    model = random_clip_guided_sam()
+    card = Card.model_validate({"words": ["liver"], "token_ids": list(model.clip.tokenizer.token_ids)})
+    save_checkpoint(tmp_path, model.state_dict(), card)
+    loaded = CLIPGuidedSAM.from_preset(load_preset("clip_guided_sam", "tiny"), tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert loaded.encode_prompts(parse_prompts("liver, spleen")).known.tolist() == [True, False]
+    assert loaded.fingerprint == model.fingerprint
+
+
+def test_a_volume_is_segmented_word_by_word_and_with_a_click():
+    model = random_clip_guided_sam()
+    blocks = np.random.default_rng(3).integers(0, 500, (3, 6, 8)).repeat(8, axis=1).repeat(8, axis=2)
+    pipeline, volume = VolumeSegmenter(model), a_volume(blocks.astype(np.int16))
+
+    def probability(words: str, hints: VoxelHints | None = None):
+        found = pipeline.segment(volume, words, hints=hints, keep=("probability",))
+        return found.maps["probability"]["liver"]
+
+    alone, beside = probability("liver"), probability("liver, spleen")
+    np.testing.assert_array_equal(alone, beside)
+    clicked = probability("liver", VoxelHints(points=((20, 20, 1, True),)))
+    changed = np.abs(clicked - alone).max(axis=(1, 2))
+    assert changed[1] > 1e-4
+    assert changed[[0, 2]].max() == 0
 
 
 def test_presets():
