@@ -108,12 +108,11 @@ class GuidedNetwork(nn.Module):
             [P, C, g, g].
         """
         hidden = self._embed(pixels)
-        for number, block in enumerate(self.sam.image_encoder.blocks):
-            hidden = self._attend(hidden, number)
-            normed = block.norm2(hidden)
-            hidden = hidden + block.mlp(normed)
-            if number >= self.first:
-                hidden = hidden + self._scale * self._semantic(number).guided(normed, text, fused)
+        for number in range(self.first):
+            hidden, _ = self._block(hidden, number)
+        for number, adapter in enumerate(self._semantics(), start=self.first):
+            hidden, normed = self._block(hidden, number)
+            hidden = hidden + self._scale * adapter.guided(normed, text, fused)
         return self._neck(hidden)
 
     def start(self, pixels: Tensor, patches: Tensor) -> Started:
@@ -125,14 +124,12 @@ class GuidedNetwork(nn.Module):
         """
         hidden = self._embed(pixels)
         for number in range(self.first):
-            hidden = self._attend(hidden, number)
-            hidden = hidden + self._mlp(hidden, number)
-        hidden = self._attend(hidden, self.first)
-        block = self.sam.image_encoder.blocks[self.first]
-        normed = block.norm2(hidden)
-        vision = torch.stack([adapter.vision_part(patches) for adapter in self._semantics()], dim=1)
-        inside = self._semantic(self.first).down(normed) + enlarge(vision[:, 0], normed.shape[1])
-        return Started(hidden + block.mlp(normed), inside, vision[:, 1:])
+            hidden, _ = self._block(hidden, number)
+        hidden, normed = self._block(hidden, self.first)
+        adapters = self._semantics()
+        vision = torch.stack([adapter.vision_part(patches) for adapter in adapters], dim=1)
+        inside = adapters[0].down(normed) + enlarge(vision[:, 0], normed.shape[1])
+        return Started(hidden, inside, vision[:, 1:])
 
     def text_parts(self, text: Tensor) -> Tensor:
         """What words add inside every semantic adapter, [K, E] -> [K, S, A]."""
@@ -155,10 +152,7 @@ class GuidedNetwork(nn.Module):
             if place == 0:
                 inside = started.inside
             else:
-                number = self.first + place
-                hidden = self._attend(hidden, number)
-                normed = self.sam.image_encoder.blocks[number].norm2(hidden)
-                hidden = hidden + self.sam.image_encoder.blocks[number].mlp(normed)
+                hidden, normed = self._block(hidden, self.first + place)
                 inside, seen = adapter.down(normed), seen + started.vision[:, place - 1]
             inside = inside + enlarge(seen, side) + texts[:, place, None, None]
             hidden = hidden + self._scale * adapter.finish(inside)
@@ -172,14 +166,24 @@ class GuidedNetwork(nn.Module):
     def _semantics(self) -> list[SemanticAdapter]:
         return list(self.semantic)  # type: ignore[arg-type]  # ModuleList forgets what is in it
 
-    def _semantic(self, number: int) -> SemanticAdapter:
-        """The semantic adapter of a block."""
-        return self._semantics()[number - self.first]
-
     def _embed(self, pixels: Tensor) -> Tensor:
         encoder = self.sam.image_encoder
         hidden: Tensor = encoder.patch_embed(pixels) + encoder.pos_embed
         return hidden
+
+    def _block(self, hidden: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """A block without its semantic adapter.
+
+        Args:
+            hidden: [N, g, g, D].
+            number: of the block, counted from 0.
+
+        Returns:
+            The hidden state after the block, and the input of its MLP, which the semantic adapter reads, too.
+        """
+        block, hidden = self.sam.image_encoder.blocks[number], self._attend(hidden, number)
+        normed = block.norm2(hidden)
+        return hidden + block.mlp(normed), normed
 
     def _attend(self, hidden: Tensor, number: int) -> Tensor:
         """The first half of a block: attention and the regular adapter, [N, g, g, D] -> the same."""
@@ -190,11 +194,6 @@ class GuidedNetwork(nn.Module):
             return hidden + (1 + RELEASED_SCALE) * mixed + RELEASED_SCALE * adapter(mixed)
         normed = block.norm1(hidden)
         return hidden + _in_windows(normed, block.window_size, block.attn) + adapter(normed)
-
-    def _mlp(self, hidden: Tensor, number: int) -> Tensor:
-        block = self.sam.image_encoder.blocks[number]
-        added: Tensor = block.mlp(block.norm2(hidden))
-        return added
 
     def _neck(self, hidden: Tensor) -> Tensor:
         embedding: Tensor = self.sam.image_encoder.neck(hidden.permute(0, 3, 1, 2))
