@@ -34,6 +34,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
+from wordmask.models.clip_guided_sam.model import CLIPGuidedSAM
 from wordmask.models.medclip_samv2.model import MedCLIPSAMv2
 from wordmask.models.medclip_samv2_weak.model import MedCLIPSAMv2Weak
 from wordmask.models.medclip_samv2_weak.network import Ensemble, NetworkPlan
@@ -215,6 +216,22 @@ def random_medclipseg(**adapters: Any) -> MedCLIPSeg:
     token_ids = TinyTokenizer.for_texts(texts, architecture.context_length).token_ids
     torch.manual_seed(0)
     return MedCLIPSeg(preset, build_tiny_clip(architecture, token_ids)).eval().requires_grad_(False)
+
+
+def random_clip_guided_sam(*, form: str = "paper", **adapters: Any) -> CLIPGuidedSAM:
+    """CLIP-Guided SAM of the tiny preset's size with random weights, whose adapters change much.
+
+    adapters: settings of the adapters that differ from the preset's.
+    """
+    preset = load_preset("clip_guided_sam", "tiny")
+    settings = preset.adapters.model_copy(update=adapters)
+    changes = {"presence": None, "unknown_words": "segment", "adapters": settings, "form": form}
+    preset = preset.model_copy(update=changes)
+    model = CLIPGuidedSAM(preset, *random_encoders(preset)).eval().requires_grad_(False)
+    for adapter in (*model.network.regular, *model.network.semantic):
+        torch.nn.init.normal_(adapter.up.weight, std=0.1)
+        torch.nn.init.normal_(adapter.up.bias, std=0.1)
+    return model
 
 
 WEAK_WORDS = ("liver", "spleen")

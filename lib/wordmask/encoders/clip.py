@@ -176,9 +176,19 @@ class ClipEncoder(nn.Module):
         if not texts:
             return self.logit_scale.new_zeros(0, self.embed_dim)
         groups = [list(texts)] if self.training else [[text] for text in texts]
-        return torch.cat(
-            [self._encode_tokens(self.tokenizer(group).to(self.logit_scale.device)) for group in groups]
-        )
+        tokens = [self.tokenizer(group).to(self.logit_scale.device) for group in groups]
+        return torch.cat([functional.normalize(self.embed_tokens(ids), dim=-1) for ids in tokens])
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Embeddings of token ids [K, context] that are not normalised, [K, E]."""
+        model: Any = self.model
+        if hasattr(model, "text") and hasattr(model.text, "pooler"):
+            # A BERT masks its padding: without the columns where all texts have ended (of 256) it is faster,
+            # and the result is the same.
+            used = (tokens != model.text.config.pad_token_id).any(0).nonzero()
+            tokens = tokens[:, : int(used.max()) + 1]
+        embeddings: Tensor = model.encode_text(tokens)
+        return embeddings
 
     def knows(self, text: str) -> bool:
         """Whether every token of ``text`` has a row of its own.
@@ -204,15 +214,6 @@ class ClipEncoder(nn.Module):
 
     def _picture_facts(self) -> list[Any]:
         return [self._trunk.facts, self.image_size, self.mean.flatten().tolist(), self.std.flatten().tolist()]
-
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        model: Any = self.model
-        if hasattr(model, "text") and hasattr(model.text, "pooler"):
-            # A BERT masks its padding: without the columns where all texts have ended (of 256) it is faster,
-            # and the result is the same.
-            used = (tokens != model.text.config.pad_token_id).any(0).nonzero()
-            tokens = tokens[:, : int(used.max()) + 1]
-        return functional.normalize(model.encode_text(tokens), dim=-1)
 
     def _check_layer(self, layer: int) -> None:
         if not 0 <= layer < self.depth:

@@ -43,18 +43,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing, damaged, or does not contain tensors.
     """
-    if not path.is_file():
-        raise WeightsError(
-            f"There is no file of weights {path.name}; `wordmask weights list` shows what can be fetched."
-        )
-    try:
-        content = _read(path)
-    # A damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them.
-    except Exception as error:
-        raise WeightsError(
-            f"{path.name} cannot be read as weights: it is damaged, cut short, or another kind of file; "
-            "fetch or export it again."
-        ) from error
+    content = read_content(path)
     for inside in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(inside), Mapping):
             content = content[inside]
@@ -67,8 +56,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path.name} is not a file of named tensors; give a checkpoint (.pth, .pt) or a .safetensors "
             "file."
         )
-    parallel = all(str(name).startswith(PARALLEL) for name in content)
-    return {name.removeprefix(PARALLEL) if parallel else name: value for name, value in content.items()}
+    return without_parallel_prefix(content)
+
+
+def read_content(path: Path) -> Any:
+    """Read whatever a .safetensors or torch file holds, on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no file of weights {path.name}; `wordmask weights list` shows what can be fetched."
+        )
+    try:
+        return _read(path)
+    # A damaged file fails in a dozen ways: zip, pickle, unicode, key and value errors among them.
+    except Exception as error:
+        raise WeightsError(
+            f"{path.name} cannot be read as weights: it is damaged, cut short, or another kind of file; "
+            "fetch or export it again."
+        ) from error
+
+
+def without_parallel_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the prefix ``module.``, when all names have it."""
+    parallel = all(str(name).startswith(PARALLEL) for name in tensors)
+    return {name.removeprefix(PARALLEL) if parallel else name: value for name, value in tensors.items()}
 
 
 def _read(path: Path) -> Any:

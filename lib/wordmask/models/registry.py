@@ -28,6 +28,7 @@ OWN = {  # name on the wire -> its entry; the first is the default
     "medclip_samv2": "wordmask.models.medclip_samv2:MODEL",
     "medclip_samv2_weak": "wordmask.models.medclip_samv2_weak:MODEL",
     "medclipseg": "wordmask.models.medclipseg:MODEL",
+    "clip_guided_sam": "wordmask.models.clip_guided_sam:MODEL",
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from tests.support.stub_segmenters import (
     PromptFreeStub,
     WordDependentStub,
+    random_clip_guided_sam,
     random_medclip_samv2,
     random_medclip_samv2_weak,
     random_medclipseg,
@@ -40,6 +41,9 @@ MODELS = {
     "medclip_samv2_weak": random_medclip_samv2_weak,
     "medclipseg": random_medclipseg,
     "medclipseg_with_padding": lambda: random_medclipseg(see_padding=True),
+    "clip_guided_sam": random_clip_guided_sam,
+    "clip_guided_sam_two_blocks": lambda: random_clip_guided_sam(semantic_blocks=2),
+    "clip_guided_sam_as_released": lambda: random_clip_guided_sam(form="released"),
 }
 HEIGHT, WIDTH = 45, 38
 SLICES = 3

@@ -8,7 +8,7 @@ paper: a presence logit. Knows slices, words, CLIP and the frames between them; 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from wordmask.data.letterbox import Letterbox
 from wordmask.encoders.clip import ClipEncoder, load_clip
-from wordmask.encoders.tiny_tokenizer import token_ids_of
-from wordmask.errors import WeightsError
+from wordmask.models.adapted_clip import AdaptedClipSegmenter
 from wordmask.models.base import (
     Capabilities,
     Hints,
@@ -30,36 +29,34 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.models.clip_sam import with_rows
 from wordmask.models.medclipseg.network import FreeNoise, Joint, JointNetwork, Noise, PairNoise
 from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.models.medclipseg.published import read_published, refuse_misfits
-from wordmask.models.presets import PresencePreset
 from wordmask.models.registry import load_preset
-from wordmask.models.word_scores import WordScores
-from wordmask.weights.checkpoint import load_checkpoint
 from wordmask.words.prompts import Prompt
 
 FRAME = "clip"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALLEST = 1e-6  # probability
 OTHER_SEEDS = (1, 2)  # added to the preset's
-NEVER = -1e9  # a logit that no slice is below
 PEAK = 0.05  # share of the patches whose cosines judge presence
 
 
-class MedCLIPSeg(Segmenter):
+class MedCLIPSeg(AdaptedClipSegmenter):
     """CLIP with adapters and a mask head.
 
     Attributes:
-        clip: the encoder of words and slices, frozen.
-        network: both towers, the adapters and the mask head.
-        has_adapters: whether the adapters were trained; otherwise every word is unknown.
+        network: both towers, the adapters and the mask head; CLIP is frozen.
     """
 
     name = "medclipseg"
     preset: MedCLIPSegPreset
+    network: JointNetwork
     capabilities = Capabilities(presence=True)
+    without_adapters = (
+        "Preset {preset} of MedCLIPSeg has a public CLIP but no trained adapters; train them on your own "
+        "labels with `wordmask train --model medclipseg`, or use preset 'tiny' to try the workflow."
+    )
 
     def __init__(
         self, preset: MedCLIPSegPreset, clip: ClipEncoder, *, trained_words: Sequence[str] = ()
@@ -71,83 +68,14 @@ class MedCLIPSeg(Segmenter):
             clip: the encoder of words and slices.
             trained_words: the words that the weights were trained on; empty without such a list.
         """
-        super().__init__(preset)
-        self.network, self.scores = JointNetwork(clip, preset), WordScores()
-        self.trained_words = frozenset(trained_words)
-        self.has_adapters = True
-        # Learned from labels; the preset's limits of presence were not made for these words.
-        self.learned_words: frozenset[str] = frozenset()
-        self._limits: dict[str, float] = {}
-        self._own_presence = preset.presence
-        self._fingerprint: str | None = None
-
-    @property
-    def clip(self) -> ClipEncoder:
-        """The encoder of words and slices."""
-        return self.network.clip
+        super().__init__(preset, JointNetwork(clip, preset), trained_words)
 
     @classmethod
-    def from_preset(cls, preset: MedCLIPSegPreset, weights: Path | None = None) -> Self:
-        """Build the preset with its trained weights.
-
-        Args:
-            preset: of this model.
-            weights: folder of a published version, whose weights replace those of the preset.
-
-        Raises:
-            WeightsError: weights are missing or damaged, or there are no trained adapters for the preset.
-        """
-        if preset.weights is None and weights is None:
-            raise WeightsError(
-                f"Preset {preset.name!r} of MedCLIPSeg has a public CLIP but no trained adapters; train them "
-                "on your own labels with `wordmask train --model medclipseg`, or use preset 'tiny' to try "
-                "the workflow."
-            )
-        return cls.for_training(preset, weights)
-
-    @classmethod
-    def for_training(
-        cls, preset: MedCLIPSegPreset, weights: Path | None = None, texts: Sequence[str] = ()
+    def untrained(
+        cls, preset: MedCLIPSegPreset, *, token_ids: Sequence[int] = (), words: Sequence[str] = ()
     ) -> Self:
-        """Build the model for a training; the adapters are random where the preset has none.
-
-        Args:
-            preset: of this model.
-            weights: folder of a published version, whose weights replace those of the preset.
-            texts: for tiny, texts whose tokens get a row in the text table.
-
-        Raises:
-            WeightsError: weights are missing or damaged.
-        """
-        checkpoints = [
-            load_checkpoint(location) for location in (preset.weights, weights) if location is not None
-        ]
-        known = checkpoints[-1].token_ids if checkpoints else ()
-        wanted = tuple(sorted({*known, *token_ids_of(texts)})) if known else ()
-        words = checkpoints[-1].words if checkpoints else ()
-        model = cls(preset, load_clip(preset.clip, token_ids=wanted), trained_words=words)
-        if checkpoints:
-            model.learned_words = frozenset(checkpoints[-1].learned)
-            model.limit_presence({word: one.limit for word, one in checkpoints[-1].card.limits.items()})
-        for number, checkpoint in enumerate(checkpoints):
-            checkpoint = with_rows(checkpoint, wanted)
-            whole = number == 0 and preset.weights is not None
-            (checkpoint.apply if whole else checkpoint.overlay)(model)
-        return model
-
-    @classmethod
-    def to_teach(cls, preset: MedCLIPSegPreset, weights: Path | None = None) -> Self:
-        """The model that words are taught to; without trained adapters it refuses all others."""
-        if preset.weights is not None or weights is not None:
-            return cls.from_preset(preset, weights)
-        model = cls.untrained(preset.model_copy(update={"unknown_words": "refuse"}))
-        model.has_adapters = False
-        return model
-
-    @classmethod
-    def untrained(cls, preset: MedCLIPSegPreset) -> Self:
-        """Build the preset's public CLIP with random adapters, for a training."""
-        return cls(preset, load_clip(preset.clip))
+        """Build the preset's public CLIP with random adapters, as `AdaptedClipSegmenter.untrained`."""
+        return cls(preset, load_clip(preset.clip, token_ids=token_ids), trained_words=words)
 
     @classmethod
     def load_reference(cls, path: str | Path, preset: MedCLIPSegPreset | None = None) -> Self:
@@ -269,31 +197,6 @@ class MedCLIPSeg(Segmenter):
         count = max(1, round(PEAK * cosine.shape[-1]))
         return self.scores.presence(cosine.topk(count, dim=-1).values.mean(-1).mean(0))
 
-    def judges_presence(self, prompt: Prompt) -> bool:
-        """Whether the presence logit was calibrated for the word."""
-        own = self._own_presence is not None and prompt.key not in self.learned_words
-        return own or prompt.key in self._limits
-
-    def limit_presence(self, limits: Mapping[str, float]) -> None:
-        """Judge the presence of learned words as well.
-
-        Args:
-            limits: word -> presence logit of a volume below which it counts as absent; replaces earlier ones.
-        """
-        self._limits = dict(limits)
-        own = self._own_presence or PresencePreset(slice_logit=NEVER, volume_logit=NEVER)
-        presence = own.model_copy(update={"words": {**own.words, **limits}})
-        self.preset = self.preset.model_copy(update={"presence": presence if limits else self._own_presence})
-
-    @property
-    def word_width(self) -> int:
-        """Length of CLIP's embeddings."""
-        return self.clip.embed_dim
-
-    def word_vector(self, prompt: Prompt) -> Tensor | None:
-        """CLIP's embedding of the word, of unit length; None where its text encoder never met it."""
-        return self.clip.encode_text([prompt.text])[0] if self.clip.knows(prompt.text) else None
-
     def variants(self, prompt: Prompt) -> list[Segmenter]:
         """The same weights with other draws."""
         if not self.preset.adapters.probabilistic:
@@ -337,10 +240,6 @@ class MedCLIPSeg(Segmenter):
         if self.preset.adapters.see_padding:
             return tokens.shape[1]
         return int(self.clip.text.real(tokens).sum())
-
-    def _knows(self, prompt: Prompt) -> bool:
-        trained = not self.trained_words or prompt.key in self.trained_words
-        return self.has_adapters and trained and self.clip.knows(prompt.text)
 
 
 def published_preset() -> MedCLIPSegPreset:
