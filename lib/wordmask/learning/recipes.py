@@ -187,6 +187,12 @@ class FineTuningRecipe(AnyRecipe):
     )
     presence_weight: float = Field(default=0.25, ge=0, description="of the loss of the presence logit")
     validation: float = Field(default=0.2, gt=0, lt=1, description="share of cases that are not learned from")
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the other new cases that are learned from, to see what fewer would give",
+    )
     validate_every: PositiveInt = Field(default=1, description="epochs")
     patience: PositiveInt = Field(
         default=10, description="validations without improvement after which the training ends"

@@ -7,6 +7,8 @@ changes nothing.
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 from collections.abc import Collection, Mapping, Sequence
 
 from wordmask.errors import RequestError
@@ -120,3 +122,16 @@ def _group(case: Case) -> str:
 def _digest(text: str) -> float:
     """0..1, evenly spread, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+
+
+def choose_share(cases: Sequence[Case], share: float, seed: int) -> list[Case]:
+    """A share of the cases, at least one of those given; a larger share of one seed holds the smaller ones.
+
+    Args:
+        cases: to choose from.
+        share: 0..1.
+        seed: of the choice.
+    """
+    order = sorted(cases, key=lambda case: case.name)
+    random.Random(seed).shuffle(order)
+    return order[: math.ceil(share * len(order))] if share < 1 else list(cases)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wordmask.errors import RequestError
 from wordmask.learning.cases import Case
-from wordmask.learning.splitting import hold_out, split_cases
+from wordmask.learning.splitting import choose_share, hold_out, split_cases
 
 NOWHERE = Path("nowhere")
 NAMES = st.lists(st.text("abcdefgh0123", min_size=1, max_size=6), unique=True, min_size=2, max_size=30)
@@ -91,3 +91,13 @@ def test_half_of_the_cases_without_a_word_judge_if_there_are_enough():
 def test_two_held_out_cases_of_one_name_are_refused():
     with pytest.raises(RequestError, match="Two cases are called 'a'"):
         hold_out(cases(["a", "a"]), 0.2)
+
+
+def test_a_share_of_the_cases_holds_the_smaller_shares_and_depends_on_the_seed():
+    found = cases([f"case_{number:02}" for number in range(20)])
+    quarter, half = (choose_share(found, share, 1) for share in (0.25, 0.5))
+    assert (len(quarter), len(half)) == (5, 10)
+    assert quarter == half[:5] == choose_share(found[::-1], 0.25, 1)
+    assert quarter != choose_share(found, 0.25, 2)
+    assert choose_share(found, 1.0, 1) == found
+    assert len(choose_share(found, 0.001, 1)) == 1

@@ -30,7 +30,7 @@ from wordmask.learning.labelled_run import LabelledRun, LabelledTraining, refuse
 from wordmask.learning.presence_limits import are_enough, describe_limits, find_limit
 from wordmask.learning.publishing import Check, fill_card, publish_if_better
 from wordmask.learning.recipes import FineTuningRecipe, Recipe
-from wordmask.learning.splitting import split_cases
+from wordmask.learning.splitting import choose_share, split_cases
 from wordmask.learning.training import CaseReport, Report, TrainingRequest
 from wordmask.models.loading import choose_device, load_segmenter
 from wordmask.models.registry import load_preset
@@ -107,7 +107,8 @@ class _Run(LabelledRun[FineTuningRecipe]):
         earlier = earlier_cases(start, {case.name for case in cases})
         self.cases, again = [*cases, *earlier], {case.name for case in earlier}
         training, judging = self._split(self.cases)
-        learned = self.read([case for case in training if case.name not in again])
+        new = [case for case in training if case.name not in again]
+        learned = self.read(choose_share(new, recipe.share, recipe.seed))
         repeated = self.read([case for case in training if case.name in again])
         if not learned:  # what is new only judges
             learned, repeated = repeated, []
