@@ -3,7 +3,7 @@
 Three sources of uncertainty, each 0..1 and a function of image, words and weights alone:
 
 - presence: how near the presence logit is to the limit of the decision
-- boundary: entropy of the probability in a band around the outline
+- boundary: the model's uncertainty in a band around the outline
 - disagreement: how much the mask changes under other noise or other grey values, or between the networks
   of a taught word
 
@@ -141,13 +141,13 @@ def _score_word(
     word = prompt.word
     answering = pipeline.segmenter.answering(prompt, picture=volume.is_picture, hinted=False)
     others, cause = _other_views(pipeline, answering, prompt)
-    result = pipeline.segment(volume, [prompt], keep=("probability",), cancel=cancel)
+    result = pipeline.segment(volume, [prompt], keep=("probability", "uncertainty"), cancel=cancel)
     masks = [
         result.mask(word),
         *(other.segment(volume, [prompt], cancel=cancel).mask(word) for other in others),
     ]
     probability = result.statistics[word].presence
-    boundary, where = _boundary_entropy(result, volume, word)
+    boundary, where = _boundary_uncertainty(result, volume, word)
     return _WordScore(
         presence=decision_entropy(probability, _presence_limit(answering, prompt)),
         boundary=boundary,
@@ -189,18 +189,19 @@ def band_of(masks: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
     return np.asarray(grown & ~binary_erosion(masks, in_plane, iterations=width, border_value=1))
 
 
-def _boundary_entropy(result: Segmentation, volume: Volume, word: str) -> tuple[float, str]:
-    """Mean entropy of the probability in the band, in bits, and the slices where it is high, in words.
+def _boundary_uncertainty(result: Segmentation, volume: Volume, word: str) -> tuple[float, str]:
+    """Mean uncertainty in the band, in bits, at most 1, and the slices where it is high, in words.
 
     Without a marked pixel there is no outline; the entropy of the highest probability counts instead.
     """
     slicing = slicing_for(volume.geometry, Plane(result.plane))
-    probability, masks = slicing.cut(result.maps["probability"][word]), slicing.cut(result.mask(word))
+    masks = slicing.cut(result.mask(word))
     marked = np.flatnonzero(masks.any(axis=(1, 2)))
     if not len(marked):
-        return _bits(float(probability.max(initial=0.0))), ""
+        return _bits(float(result.maps["probability"][word].max(initial=0.0))), ""
     band = band_of(masks[marked], max(1, round(BAND * max(masks.shape[1:]))))
-    entropy = np.where(band, _bits(probability[marked]), 0.0).sum(axis=(1, 2))
+    bits = np.minimum(slicing.cut(result.maps["uncertainty"][word])[marked] / np.log(2), 1.0)
+    entropy = np.where(band, bits, 0.0).sum(axis=(1, 2))
     pixels = band.sum(axis=(1, 2))  # 0 where a slice is marked from edge to edge
     mean = float(entropy.sum() / max(1, pixels.sum()))
     if len(masks) == 1:
