@@ -122,7 +122,7 @@ class VolumeSegmenter:
 
         def attempt(share: int) -> Segmentation:
             hinted = bool(placed.kinds())
-            words = [self._word(prompt, *windows[prompt], view, hinted=hinted) for prompt in parsed]
+            words = [self.word_of(prompt, *windows[prompt], view, hinted=hinted) for prompt in parsed]
             warnings = request_warnings(volume, window, preset, view)
             for word in words:
                 warnings += word_warnings(
@@ -137,7 +137,7 @@ class VolumeSegmenter:
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))
 
-    def _word(
+    def word_of(
         self,
         prompt: Prompt,
         window_name: str,
@@ -146,6 +146,15 @@ class VolumeSegmenter:
         *,
         hinted: bool = False,
     ) -> Word:
+        """A word of a request, with the segmenter that answers for it.
+
+        Args:
+            prompt: the word.
+            window_name: how its grey values become 0..1, for the result.
+            window: the CT window of that name; None for images without windows.
+            view: the volume, cut into slices.
+            hinted: whether a person gave points or a box with it.
+        """
         segmenter = self.segmenter.answering(prompt, picture=view.volume.is_picture, hinted=hinted)
         features = segmenter.encode_prompts([prompt])
         return Word(prompt, window_name, window, segmenter, features, view.shape[0])

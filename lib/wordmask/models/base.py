@@ -8,12 +8,14 @@ never on the rest of the batch.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wordmask.data.letterbox import Letterbox
@@ -84,10 +86,12 @@ class Hints:
     Attributes:
         points: (slice, x, y, positive).
         box: (first slice, last slice, x0, y0, x1, y1), the same in all of these slices.
+        masks: slice -> bool [h, w], a mask of the structure that is nearly right, for models that take masks.
     """
 
     points: tuple[tuple[int, float, float, bool], ...] = ()
     box: tuple[int, int, float, float, float, float] | None = None
+    masks: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
 
     def kinds(self) -> frozenset[str]:
         """The kinds of hint that are given: "points", "box"."""
@@ -97,7 +101,7 @@ class Hints:
     def slices(self) -> frozenset[int]:
         """Indices of the slices with a hint."""
         boxed = () if self.box is None else range(self.box[0], self.box[1] + 1)
-        return frozenset((*(point[0] for point in self.points), *boxed))
+        return frozenset((*(point[0] for point in self.points), *boxed, *self.masks))
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,15 @@ class Capabilities:
     """What a model can do.
 
     Attributes:
-        hints: the kinds of `Hints` that it uses.
+        hints: the kinds of `Hints` that a person may give.
+        masks: whether it uses the masks of `Hints`.
         prompt_sets: whether a request may choose a prompt set (`wordmask.words.prompt_sets`).
         presence: whether it judges a structure's presence in a slice before it segments the slice.
         attribution: whether it returns attribution maps.
     """
 
     hints: frozenset[str] = frozenset()
+    masks: bool = False
     prompt_sets: bool = False
     presence: bool = False
     attribution: bool = False
