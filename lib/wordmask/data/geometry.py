@@ -13,7 +13,7 @@ sign in x and y and appears here only where a name says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import permutations, product
 from typing import Any, cast
@@ -103,6 +103,18 @@ class Geometry:
         affine[:3, :3] = self.direction_matrix * self.spacing
         affine[:3, 3] = self.origin
         return LPS_TO_RAS @ affine
+
+    def part(self, first: Sequence[int], size: Sequence[int]) -> Geometry:
+        """The grid of a part of the image.
+
+        Args:
+            first: its first voxel (i, j, k).
+            size: its voxels along (i, j, k).
+        """
+        moved = np.asarray(self.origin) + self.direction_matrix @ (
+            np.asarray(self.spacing) * np.asarray(first)
+        )
+        return replace(self, size=cast(Any, tuple(size)), origin=cast(Any, tuple(moved)))
 
     @classmethod
     def from_affine_ras(cls, affine: ArrayLike, size: Sequence[int]) -> Geometry:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wordmask.data.geometry import Slicing
 from wordmask.data.volumes import Volume
 from wordmask.errors import RequestError
 from wordmask.inference.hints import VoxelHints, check_kinds, place_hints
@@ -38,18 +39,38 @@ class Refinement:
         plane: along which slices are counted.
         masks: slice -> its new mask [h, w], in display orientation.
         corrected: the slices in which a person marked something.
+        slicing: how slices lie in the image.
         ends: why spreading ended on each side of the corrected slices, as sentences; empty without spreading.
     """
 
     plane: str
     masks: Mapping[int, Mask]
     corrected: frozenset[int]
+    slicing: Slicing
     ends: tuple[str, ...] = ()
 
     @property
     def slab(self) -> tuple[int, int]:
         """First and last slice that changed."""
         return min(self.masks), max(self.masks)
+
+    def cut_out(self) -> tuple[NDArray[np.uint8], tuple[int, int, int]]:
+        """The part of the image between the first and the last slice that changed.
+
+        Returns:
+            Array [k, j, i], 1 where the structure is in a changed slice, else 0, and its first voxel
+                (i, j, k) in the image.
+        """
+        (first, last), slicing = self.slab, self.slicing
+        stack = np.zeros((last - first + 1, *slicing.cut_shape[1:]), dtype=np.uint8)
+        for index, mask in self.masks.items():
+            stack[index - first] = mask
+        shape, axis = list(slicing.shape), slicing.permutation[0]
+        start = [0, 0, 0]
+        start[axis] = slicing.shape[axis] - 1 - last if slicing.flips[0] else first
+        shape[axis] = len(stack)
+        part = replace(slicing, shape=(shape[0], shape[1], shape[2]))
+        return part.restack(stack), (start[2], start[1], start[0])
 
 
 class Refiner:
@@ -143,7 +164,7 @@ class Refiner:
         self._done, self._total = 0, len(corrected) * (1 + 2 * spread)
         masks = self._draw(placed)
         ends = self._spread(masks, corrected, spread, frozenset(locked), least_overlap) if spread else ()
-        return Refinement(str(self.view.plane), masks, corrected, ends)
+        return Refinement(str(self.view.plane), masks, corrected, self.view.slicing, ends)
 
     @torch.no_grad()
     def _draw(self, hints: Hints) -> dict[int, Mask]:

@@ -232,6 +232,7 @@ _NO_SLIDES = Policy("refused", "whole-slide inference: no model here does it, an
 POLICIES: dict[tuple[str, str], Policy] = {
     ("POST", "/wordmask/jobs"): _OURS,
     ("GET", "/wordmask/jobs"): _OURS,
+    ("POST", "/wordmask/refine"): _OURS,
     ("GET", "/wordmask/jobs/{job_id}"): _OURS,
     ("DELETE", "/wordmask/jobs/{job_id}"): _OURS,
     ("GET", "/wordmask/jobs/{job_id}/result"): _OURS,

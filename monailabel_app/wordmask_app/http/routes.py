@@ -27,7 +27,7 @@ from wordmask_app.http.next_case import NextRequest, answer_next
 from wordmask_app.http.people import name_person
 from wordmask_app.jobs.queue import Job
 from wordmask_app.jobs.runtime import Runtime
-from wordmask_app.jobs.submissions import Submission, make_job
+from wordmask_app.jobs.submissions import Submission, make_job, make_refinement
 from wordmask_app.tasks.trainers import training_state
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,11 @@ def _submit(submission: Submission) -> Job:
     return app.runtime.queue.submit(make_job(submission, app, app.runtime))
 
 
+def _submit_refinement(submission: Submission) -> Job:
+    app = app_instance()
+    return app.runtime.queue.submit(make_refinement(submission, app, app.runtime), first=True)
+
+
 def _answer_next(question: NextRequest) -> dict[str, Any]:
     app = app_instance()
     return answer_next(question, app, app.next_case, app.runtime)
@@ -105,6 +110,20 @@ async def start_job(
     image: id of the datastore, or ``session_id``, or ``file``; params: as of infer.
     """
     job = await run_in_threadpool(_submit, Submission(model, image, session_id, params, _upload(file)))
+    return job_status(job, _runtime().queue)
+
+
+@router.post(
+    "/refine", status_code=202, summary=f"{RBAC_USER}Queue a correction of a mask, before all others"
+)
+async def start_refinement(
+    user: AsUser, model: str = "", image: str = "", session_id: str = "", params: Params = "{}"
+) -> dict[str, Any]:
+    """params: ``words`` (one), ``points`` or ``box`` in voxels, ``spread``, ``locked``, ``least_overlap``.
+
+    The result of the job is the part of the image that changed; its ``slices`` are the ones to replace.
+    """
+    job = await run_in_threadpool(_submit_refinement, Submission(model, image, session_id, params))
     return job_status(job, _runtime().queue)
 
 

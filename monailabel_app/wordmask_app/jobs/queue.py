@@ -156,8 +156,12 @@ class JobQueue:
         self._closed = False
         self._recent: deque[float] = deque(maxlen=20)  # seconds of the last jobs: how long the next may take
 
-    def submit(self, job: Job) -> Job:
+    def submit(self, job: Job, *, first: bool = False) -> Job:
         """Let a job wait for its turn.
+
+        Args:
+            job: new.
+            first: it comes before all that wait, because a person waits for it with the mouse in hand.
 
         Raises:
             QueueFullError: too many jobs wait; the error says when to try again.
@@ -172,7 +176,7 @@ class JobQueue:
                 )
             job.outcome.set_running_or_notify_cancel()  # from now on only the queue decides how it ends
             self._jobs[job.id] = job
-            self._waiting.append(job)
+            (self._waiting.appendleft if first else self._waiting.append)(job)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._run, name="wordmask-jobs", daemon=True)
                 self._worker.start()

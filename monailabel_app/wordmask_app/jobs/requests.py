@@ -25,6 +25,7 @@ EXTENSIONS = (".nii.gz", ".nii", ".nrrd")
 LABEL_TYPES = ("uint8", "uint16", "int16", "int32")
 SCRIBBLES = ("scribbles", "label")  # "label" is where MONAI Label puts an uploaded scribble mask
 MOST_POINTS = 1000
+MOST_SPREAD = 10_000  # slices
 MOST_PARAMS = 1_000_000  # characters of a form field with JSON
 
 
@@ -78,13 +79,69 @@ class InferRequest:
             prompts=prompts,
             plane=_text(params, "plane") or "auto",
             window=_text(params, "window"),
-            threshold=_threshold(params.get("threshold")),
+            threshold=_share(params.get("threshold"), "threshold"),
             slices=_slices(params.get("slices")),
             hints=VoxelHints(_points(params.get("points")), _box(params.get("box"))),
             output_volume=output_volume,
             extension=_choice(params, "result_extension", EXTENSIONS, default=".nii.gz"),
             dtype=_dtype(params, output_volume),
             compress=switch(params, "result_compress", default=True),
+        )
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """One checked correction; None means that the library chooses.
+
+    Attributes:
+        word: of the structure, as typed.
+        spread: slices to each side that follow, at most.
+        locked: slices that never change.
+        least_overlap: of the masks of two neighbours, 0..1.
+    """
+
+    word: str
+    plane: str
+    window: str | None
+    threshold: float | None
+    hints: VoxelHints
+    spread: int
+    locked: tuple[int, ...]
+    least_overlap: float | None
+    extension: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> RefineRequest:
+        """Check the JSON of a request.
+
+        Raises:
+            PromptError: the word cannot be used.
+            RequestError: another parameter cannot be used.
+        """
+        _refuse_scribbles(params)
+        prompts = parse_prompts(read_words(params) or "")
+        if len(prompts) > 1:
+            raise RequestError(f"A correction is of one word, and words has {len(prompts)}; name one.")
+        spread, locked = params.get("spread", 0), params.get("locked", [])
+        if type(spread) is not int or not 0 <= spread <= MOST_SPREAD:
+            raise RequestError(
+                f"spread is a whole number of slices from 0 to {MOST_SPREAD}, not {_shorten(spread)}."
+            )
+        if not isinstance(locked, list) or not all(type(index) is int and index >= 0 for index in locked):
+            raise RequestError(f"locked is a list of slices, counted from 0, not {_shorten(locked)}.")
+        hints = VoxelHints(_points(params.get("points")), _box(params.get("box")))
+        if not hints.kinds():
+            raise RequestError("A correction needs points or a box; give at least one.")
+        return cls(
+            word=prompts[0].word,
+            plane=_text(params, "plane") or "auto",
+            window=_text(params, "window"),
+            threshold=_share(params.get("threshold"), "threshold"),
+            hints=hints,
+            spread=spread,
+            locked=tuple(locked),
+            least_overlap=_share(params.get("least_overlap"), "least_overlap"),
+            extension=_choice(params, "result_extension", EXTENSIONS, default=".nii.gz"),
         )
 
 
@@ -213,7 +270,8 @@ def _choice(params: Mapping[str, Any], name: str, allowed: Sequence[str], *, def
     return str(given)
 
 
-def _threshold(given: object) -> float | None:
+def _share(given: object, name: str) -> float | None:
+    """A parameter from 0 to 1."""
     if given is None:
         return None
     try:
@@ -221,7 +279,7 @@ def _threshold(given: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 0 <= value <= 1:  # written so that NaN fails too
-        raise RequestError(f"threshold is a number from 0 to 1, not {_shorten(given)}.")
+        raise RequestError(f"{name} is a number from 0 to 1, not {_shorten(given)}.")
     return value
 
 

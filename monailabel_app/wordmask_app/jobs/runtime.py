@@ -21,10 +21,11 @@ from wordmask.models.registry import preset_names
 from wordmask.progress import CancelToken, Progress
 from wordmask.weights.versions import ModelStore
 from wordmask_app.jobs.queue import JobQueue, JobResult
-from wordmask_app.jobs.requests import InferRequest
+from wordmask_app.jobs.recent_volumes import RecentVolumes
+from wordmask_app.jobs.requests import InferRequest, RefineRequest
 from wordmask_app.jobs.served_model import ServedModel
 from wordmask_app.jobs.spool import Spool
-from wordmask_app.jobs.writing import write_result
+from wordmask_app.jobs.writing import write_part, write_result
 from wordmask_app.settings import AppSettings
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Runtime:
         """Neither loads weights nor starts a thread; raises UnknownModelError."""
         self.chosen = chosen
         self.began = time.time()
+        self.recent = RecentVolumes()
         self.spool = Spool(app_dir / "spool", upload_bytes=chosen.upload_mb * 2**20)
         names = chosen.models or [name for name in USUAL_MODELS if chosen.preset in preset_names(name)]
         self.models = {
@@ -160,6 +162,45 @@ class Runtime:
                     outcome[:300],
                 ),
             )
+
+    def refine(
+        self,
+        model: str,
+        path: Path,
+        request: RefineRequest,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> JobResult:
+        """Draw the slices of a correction again, and write the part of the image that they span.
+
+        The file is the caller's to remove.
+        """
+        served, began = self.models[model], time.perf_counter()
+        volume = self.recent.read(path, max_voxels=self.chosen.megavoxels * 10**6)
+        found = served.refine(volume, request, progress=progress, cancel=cancel)
+        labels, first = found.cut_out()
+        file = self.spool.new_file(request.extension)
+        write_part(file, labels, volume.geometry.part(first, labels.shape[::-1]))
+        seconds = time.perf_counter() - began
+        logger.info(
+            "refine model=%s version=%s word=%r slices=%d seconds=%.3f",
+            *(model, served.version, request.word, len(found.masks), seconds),
+        )
+        return JobResult(
+            file,
+            {
+                "word": request.word,
+                "model": model,
+                "version": served.version,
+                "plane": found.plane,
+                "slices": sorted(found.masks),
+                "corrected": sorted(found.corrected),
+                "first_voxel": list(first),
+                "ends": list(found.ends),
+                "seconds": round(seconds, 3),
+            },
+        )
 
 
 def _outcome(segmentation: Segmentation) -> str:

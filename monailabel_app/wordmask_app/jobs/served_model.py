@@ -14,6 +14,7 @@ from wordmask.data.volumes import Volume
 from wordmask.errors import UntrainedError, WeightsError
 from wordmask.inference.cache import FeatureCache
 from wordmask.inference.pipeline import VolumeSegmenter
+from wordmask.inference.refining import LEAST_OVERLAP, Refinement, Refiner
 from wordmask.inference.result import Segmentation
 from wordmask.models.base import Segmenter
 from wordmask.models.loading import load_segmenter, segmenter_class
@@ -21,7 +22,7 @@ from wordmask.models.presets import Preset
 from wordmask.models.registry import load_preset
 from wordmask.progress import CancelToken, Progress
 from wordmask.weights.versions import ModelStore
-from wordmask_app.jobs.requests import InferRequest
+from wordmask_app.jobs.requests import InferRequest, RefineRequest
 from wordmask_app.settings import AppSettings
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,43 @@ class ServedModel:
                 keep=tuple(dict.fromkeys(("labels", request.output_volume))),
                 progress=progress,
                 cancel=cancel,
+            )
+
+    def refine(
+        self,
+        volume: Volume,
+        request: RefineRequest,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Refinement:
+        """Draw slices again as a person corrected them.
+
+        Args:
+            volume: that is corrected.
+            request: the corrections.
+            progress: called after every slice.
+            cancel: its ``cancel()`` ends the work with CancelledError.
+
+        Raises:
+            WordMaskError: as `Refiner.refine`.
+        """
+        with self._computing:
+            refiner = Refiner(
+                self._current(),
+                volume,
+                request.word,
+                plane=request.plane,
+                window=request.window,
+                threshold=request.threshold,
+                progress=progress,
+                cancel=cancel,
+            )
+            return refiner.refine(
+                request.hints,
+                spread=request.spread,
+                locked=request.locked,
+                least_overlap=LEAST_OVERLAP if request.least_overlap is None else request.least_overlap,
             )
 
     def _current(self) -> VolumeSegmenter:

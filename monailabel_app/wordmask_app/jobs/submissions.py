@@ -17,9 +17,11 @@ from monailabel.utils.sessions import Sessions
 
 from wordmask.data.image_files import PICTURE_SUFFIXES, VOLUME_SUFFIXES, suffix_of
 from wordmask.errors import RequestError, WordMaskError
+from wordmask.inference.hints import check_kinds
+from wordmask.models.loading import segmenter_class
 from wordmask_app.hardening.images import find_image, safe_tag, session_image
 from wordmask_app.jobs.queue import Job, JobResult
-from wordmask_app.jobs.requests import InferRequest, json_object, switch
+from wordmask_app.jobs.requests import InferRequest, RefineRequest, json_object, switch
 from wordmask_app.jobs.runtime import Runtime
 
 # These belong in the address or the form, not in params.
@@ -89,6 +91,22 @@ def make_job(submission: Submission, source: CaseSource, runtime: Runtime) -> Jo
         return result
 
     return Job(model, _name_image(submission), _words(request), work, files)
+
+
+def make_refinement(submission: Submission, source: CaseSource, runtime: Runtime) -> Job:
+    """Check a correction and make a job of it; raises as `make_job`."""
+    model = runtime.find_model(submission.model).name
+    params = json_object(submission.params)
+    _refuse_addresses(params, submission)
+    request = RefineRequest.from_params(params)
+    check_kinds(request.hints, 1, segmenter_class(model).capabilities, model)
+    path, files = _find_image(submission, source, runtime)
+    path()  # for its errors, now
+
+    def work(job: Job) -> JobResult:
+        return runtime.refine(model, path(), request, progress=job.report, cancel=job.cancel)
+
+    return Job(model, _name_image(submission), (request.word,), work, files)
 
 
 def _refuse_addresses(params: Mapping[str, Any], submission: Submission) -> None:

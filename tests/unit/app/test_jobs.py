@@ -87,6 +87,17 @@ def test_jobs_run_in_the_order_in_which_they_came(queue, tmp_path):
     assert order == [0, 1, 2]
 
 
+def test_a_job_that_comes_first_passes_those_that_wait(queue, tmp_path):
+    held = Work(tmp_path, hold=True)
+    queue.submit(job_of(held))
+    held.began.wait(PATIENCE)
+    slow, click = queue.submit(job_of(Work(tmp_path))), queue.submit(job_of(Work(tmp_path)), first=True)
+    assert [queue.ahead_of(job) for job in (click, slow)] == [1, 2]
+    held.release.set()
+    assert [wait_for(job).state for job in (click, slow)] == [JobState.DONE] * 2
+    assert (click.ended or 0) <= (slow.started or 0)
+
+
 def test_a_full_queue_says_when_to_come_back(queue, tmp_path):
     held = Work(tmp_path, hold=True)
     queue.submit(job_of(held))
