@@ -135,7 +135,7 @@ def main() -> None:
                     variant.preset(), first(drawings, variant.share), plan, Path(folder), bare=variant.bare
                 )
             for name, data in sets.items():
-                scores = {style: round(mean_dice(model, data, style), 4) for style in STYLES}
+                scores = {f"dice_{style}": round(mean_dice(model, data, style), 4) for style in STYLES}
                 results.add({**key, "set": name}, scores)
 
 

@@ -237,6 +237,25 @@ def weak_supervision(results: Results, pictures: Path) -> str:
     )
 
 
+def bare_words(results: Results, pictures: Path) -> str:
+    """One row per variant: Dice with the bare word and with a sentence, on both sets of drawings."""
+    rows = []
+    keys = ("pvl", "probabilistic", "bare", "share")
+    for values in dict.fromkeys(tuple(record[key] for key in keys) for record in results.records):
+        key = dict(zip(keys, values, strict=True))
+        adapters = "none" if not key["pvl"] else "PVL" if key["probabilistic"] else "PVL, no draws"
+        row = [adapters, f"{key['bare']:.0%}", f"{key['share']:.0%}"]
+        for name in ("drawings", "another scanner"):
+            own = results.select(**key, set=name)
+            drop = 100 * np.mean([record["dice_original"] - record["dice_bare"] for record in own])
+            row += [spread(record[style] for record in own) for style in ("dice_bare", "dice_original")]
+            row.append(f"{drop:+.1f}")
+        rows.append([*row[:3], str(len(own)), *row[3:]])
+    columns = ["bare word", "sentence", "drop"]
+    heading = ["adapters", "bare words in training", "drawings learned from", "seeds"]
+    return table([*heading, *columns, *(f"another scanner: {name}" for name in columns)], rows)
+
+
 REPORTS: dict[str, Callable[[Results, Path], str]] = {
     "few_shot": few_shot,
     "active_learning": active_learning,
@@ -245,6 +264,7 @@ REPORTS: dict[str, Callable[[Results, Path], str]] = {
     "forgetting": forgetting,
     "tune_clip": tune_clip,
     "weak_supervision": weak_supervision,
+    "bare_words": bare_words,
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from wordmask.data.volumes import Volume, read_volume
 
 KEPT = 2  # images
+MOST_BYTES = 1 << 30  # of all of them; a larger image is not kept
 
 
 class RecentVolumes:
@@ -42,6 +43,6 @@ class RecentVolumes:
         volume = read_volume(path, max_voxels=max_voxels)
         with self._lock:
             self._kept[key] = volume
-            while len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or sum(one.array.nbytes for one in self._kept.values()) > MOST_BYTES:
                 self._kept.popitem(last=False)
         return volume
