@@ -78,12 +78,27 @@ def few_shot(results: Results, pictures: Path) -> str:
             names = ["WordMask", "U-Net", "U-Net, part that stands out"]
             heading = ["cases", "seeds", *names, "points", "failed: WordMask", *names[1:]]
             parts.append(f"{seconds} processor seconds each\n\n{table(heading, rows)}")
+            parts.append(_medclipseg_rows(own))
             for name, model in (("WordMask", "wordmask"), ("U-Net from scratch", "unet")):
                 lines[f"{name}, {seconds} s"] = {"model": model, "seconds": seconds}
         curve(
             results.select(task=task), lines, pictures / f"few_shot_{task}.png", f"{task}: few labelled cases"
         )
     return "\n".join(parts)
+
+
+def _medclipseg_rows(records: Sequence[dict[str, Any]]) -> str:
+    """A table of MedCLIPSeg, its adapters trained and taught; empty without such runs."""
+    models = {"medclipseg": "adapters", "medclipseg, taught": "taught"}
+    own = [record for record in records if record["model"] in models]
+    rows = []
+    for count in sorted({record["cases"] for record in own}):
+        for model, name in models.items():
+            found = [record for record in own if (record["cases"], record["model"]) == (count, model)]
+            if found:
+                scores = (spread(record[key] for record in found) for key in ("dice", "failed"))
+                rows.append([str(count), name, str(len(found)), *scores])
+    return f"MedCLIPSeg\n\n{table(['cases', 'learns by', 'seeds', 'Dice', 'failed'], rows)}" if rows else ""
 
 
 def _few_shot_row(records: Sequence[dict[str, Any]], count: int) -> list[str]:
