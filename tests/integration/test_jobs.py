@@ -201,3 +201,18 @@ def test_other_outputs_are_only_json_or_only_the_file(a_stub_server):
     path.write_bytes(image.content)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), sitk.GetArrayFromImage(labels))
     assert a_stub_server.http.get(route, params={"output": "dicom_seg"}).status_code == 400
+
+
+def test_a_region_of_interest_limits_what_is_marked(a_stub_server):
+    whole = a_stub_server.voxels > 0
+    depth, height, width = whole.shape
+    roi = [[0, 0, 0], [width // 2, height - 1, depth - 1]]
+    fields, labels = a_stub_server.read(a_stub_server.post("ct", ask(words="liver", roi=roi)))
+    marked = sitk.GetArrayFromImage(labels) > 0
+    assert marked.shape == whole.shape
+    assert not marked[..., width // 2 + 1 :].any()
+    assert fields["slices"] in whole.shape
+    refused = a_stub_server.post("ct", ask(words="liver", roi=[[0, 0, 0], [width, 1, 1]]))
+    assert (refused.status_code, "not a part of the image" in refused.json()["detail"]) == (400, True)
+    wrong = a_stub_server.post("ct", ask(words="liver", roi=[5, 5]))
+    assert (wrong.status_code, "roi is [[i, j, k]" in wrong.json()["detail"]) == (400, True)

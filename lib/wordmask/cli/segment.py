@@ -19,6 +19,7 @@ from wordmask.environment.packages import require_sound_environment
 from wordmask.errors import RequestError, VolumeError
 
 if TYPE_CHECKING:
+    from wordmask.data.geometry import Triple
     from wordmask.data.volumes import Volume
     from wordmask.inference.hints import VoxelHints
     from wordmask.inference.result import Segmentation
@@ -121,6 +122,14 @@ def segment(
             rich_help_panel=Request,
         ),
     ] = None,
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I,J,K:I,J,K",
+            help="first and last voxel of a region of interest, outside of which nothing is marked",
+            rich_help_panel=Request,
+        ),
+    ] = None,
     prompt_set: Annotated[
         str | None,
         typer.Option(
@@ -149,12 +158,14 @@ def segment(
       wordmask segment dicom_folder/ lung -o lungs.nrrd --overlay lungs.png
       wordmask segment polyp.png polyp -o mask.png --threshold 0.4
       wordmask segment ct.nii.gz spleen -o spleen.nii.gz --slices 40:52
+      wordmask segment ct.nii.gz spleen -o spleen.nii.gz --roi 20,40,10:90,120,40
       wordmask segment ct.nii.gz spleen -o spleen.nii.gz --model medclip_samv2 --box 30,60,18:70,110,25
     """
     require_sound_environment()
     panels = [name for name, wanted in (("attribution", attribution), ("uncertainty", uncertainty)) if wanted]
     _check_outputs(image, output, overlay, panels)
     part, hints = parse_slices(slices), parse_hints(point or [], box)
+    region = None if roi is None else parse_corners(roi, "--roi")
 
     from wordmask.data.volumes import read_volume
     from wordmask.words.prompts import parse_prompts
@@ -179,6 +190,7 @@ def segment(
             threshold=threshold,
             slices=part,
             hints=hints,
+            roi=region,
             progress=lambda progress: show(progress.stage, progress.done, progress.total),
             keep=("labels", *panels),
         )
@@ -204,15 +216,17 @@ def parse_hints(points: list[str], box: str | None) -> VoxelHints:
     """``["10,20,5"]`` and ``"10,20,5:40,50,9"``; RequestError for anything else."""
     from wordmask.inference.hints import VoxelHints
 
-    corners = (
-        []
-        if box is None
-        else [_voxel(text, "--box takes two voxels, such as 10,20,5:40,50,9") for text in box.split(":")]
-    )
-    if box is not None and len(corners) != 2:
-        raise RequestError(f"--box takes two voxels, such as 10,20,5:40,50,9, not {box!r}.")
     marked = tuple((*_voxel(text, "--point takes a voxel, such as 10,20,5"), True) for text in points)
-    return VoxelHints(marked, (corners[0], corners[1]) if corners else None)
+    return VoxelHints(marked, None if box is None else parse_corners(box, "--box"))
+
+
+def parse_corners(text: str, option: str) -> tuple[Triple, Triple]:
+    """``"10,20,5:40,50,9"``, the first and the last voxel; RequestError for anything else."""
+    rule = f"{option} takes two voxels, such as 10,20,5:40,50,9"
+    corners = text.split(":")
+    if len(corners) != 2:
+        raise RequestError(f"{rule}, not {text!r}.")
+    return _voxel(corners[0], rule), _voxel(corners[1], rule)
 
 
 def _voxel(text: str, rule: str) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 
+from wordmask.data.geometry import Triple
 from wordmask.data.volumes import Volume
 from wordmask.data.windows import Window
 from wordmask.inference.cache import FeatureCache
@@ -81,6 +82,7 @@ class VolumeSegmenter:
         threshold: float | None = None,
         slices: tuple[int, int] | None = None,
         hints: VoxelHints | None = None,
+        roi: tuple[Triple, Triple] | None = None,
         skip_air: bool = True,
         progress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
@@ -99,6 +101,9 @@ class VolumeSegmenter:
                 end of an organ.
             hints: where a person saw the structure; for one word, and for models that take them. The hints
                 decide their slices, whatever the model thinks, and what they marked is never dropped.
+            roi: first and last voxel (i, j, k) of a region of interest, both included. Only its slices are
+                computed, and nothing is marked outside of it. Slices are seen whole, because what surrounds
+                a structure tells what it is. Specks are kept, as with ``slices``.
             skip_air: whether slices that show nothing but air are left out.
             progress: called after every batch.
             cancel: its ``cancel()`` ends the work with CancelledError.
@@ -116,9 +121,11 @@ class VolumeSegmenter:
         limit = check_threshold(threshold, preset)
         maps = check_outputs(keep, capabilities, self.segmenter.name)
         windows = {prompt: choose_window(prompt, volume, window, preset) for prompt in parsed}
-        view = cut_volume(volume, plane=plane, slices=slices, skip_air=skip_air)
+        view = cut_volume(volume, plane=plane, slices=slices, skip_air=skip_air, roi=roi)
         check_kinds(hints or VoxelHints(), len(parsed), capabilities, self.segmenter.name)
         placed = place_hints(hints or VoxelHints(), view.slicing, view.looked_at)
+        if view.region is not None:
+            view.region.check_hints(placed)
 
         def attempt(share: int) -> Segmentation:
             hinted = bool(placed.kinds())
@@ -132,7 +139,7 @@ class VolumeSegmenter:
             settings = RunSettings(limit, placed, maps, self.chunk, share)
             run = Run(self.segmenter, self.cache, view, words, settings, report=progress, cancel=cancel)
             run.compute()
-            clean = self.clean and slices is None and not placed.kinds()
+            clean = self.clean and slices is None and roi is None and not placed.kinds()
             return run.result(warnings, clean=clean, version=self.version)
 
         return with_smaller_batches(attempt, largest=max(preset.slice_batch, preset.pair_batch, self.chunk))

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wordmask.data.geometry import Plane, Slicing, slicing_for
+from wordmask.data.geometry import Plane, Slicing, Triple, slicing_for
 from wordmask.data.slices import body_slices, choose_plane, to_unit_range
 from wordmask.data.volumes import Volume
 from wordmask.data.windows import Window, find_window
 from wordmask.errors import PromptError, RequestError
+from wordmask.inference.region import Region
 from wordmask.models.base import Capabilities
 from wordmask.models.presets import Preset
 from wordmask.resources import suggest
@@ -40,6 +41,7 @@ class CutVolume:
         slicing: how slices lie in the volume.
         stack: [n, h, w] (pictures [1, h, w, 3]), in display orientation.
         looked_at: indices of the slices to compute, ascending.
+        region: outside of which nothing is marked; None: the whole image.
     """
 
     volume: Volume
@@ -47,6 +49,7 @@ class CutVolume:
     slicing: Slicing
     stack: NDArray[np.generic]
     looked_at: tuple[int, ...]
+    region: Region | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,7 +71,14 @@ class CutVolume:
         return np.stack([self.unit_range(places, window)[:, 0] for places in shifted], axis=1)
 
 
-def cut_volume(volume: Volume, *, plane: str, slices: tuple[int, int] | None, skip_air: bool) -> CutVolume:
+def cut_volume(
+    volume: Volume,
+    *,
+    plane: str,
+    slices: tuple[int, int] | None,
+    skip_air: bool,
+    roi: tuple[Triple, Triple] | None = None,
+) -> CutVolume:
     """Cut a volume into slices.
 
     Args:
@@ -76,19 +86,23 @@ def cut_volume(volume: Volume, *, plane: str, slices: tuple[int, int] | None, sk
         plane: auto, axial, coronal or sagittal.
         slices: first and last index along the slicing plane, both included; None for all.
         skip_air: whether slices of a CT that show only air are left out.
+        roi: first and last voxel (i, j, k) of a region of interest, both included; None: the whole image.
 
     Raises:
-        RequestError: an unknown plane, or slices that the volume does not have.
+        RequestError: an unknown plane, or slices or a region that the volume does not have.
     """
     chosen = choose_plane(volume, plane)
     slicing = slicing_for(volume.geometry, chosen)
     stack = slicing.cut(volume.array)
     wanted = np.zeros(len(stack), dtype=bool)
     first, last = (0, len(stack) - 1) if slices is None else check_slices(slices, len(stack))
+    region = None if roi is None else Region.of(roi, slicing)
+    if region is not None:
+        first, last = region.narrow(None if slices is None else (first, last))
     wanted[first : last + 1] = True
     if skip_air and volume.modality == "CT":
         wanted &= body_slices(volume, slicing)
-    return CutVolume(volume, chosen, slicing, stack, tuple(np.flatnonzero(wanted).tolist()))
+    return CutVolume(volume, chosen, slicing, stack, tuple(np.flatnonzero(wanted).tolist()), region)
 
 
 def check_slices(slices: Sequence[int], count: int) -> tuple[int, int]:

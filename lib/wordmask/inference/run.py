@@ -239,6 +239,10 @@ class Run:
         uncertainty = None
         if output.uncertainty is not None:
             uncertainty = output.frame.to_original(output.uncertainty[row : row + 1])[0].cpu().numpy()
+        if self.view.region is not None:
+            probability = np.where(self.view.region.inside, probability, np.float32(0))
+            if uncertainty is not None:
+                uncertainty = np.where(self.view.region.inside, uncertainty, np.float32(0))
         if output.presence is not None and not word.segmenter.capabilities.presence:
             word.logits[index] = float(output.presence[row])
         word.doubt[index] = doubtful_pixels(probability, uncertainty)

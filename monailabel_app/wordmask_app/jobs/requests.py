@@ -44,6 +44,7 @@ class InferRequest:
     threshold: float | None
     slices: tuple[int, int] | None
     hints: VoxelHints
+    roi: tuple[Triple, Triple] | None
     output_volume: OutputVolume
     extension: str
     dtype: str | None
@@ -81,7 +82,8 @@ class InferRequest:
             window=_text(params, "window"),
             threshold=_share(params.get("threshold"), "threshold"),
             slices=_slices(params.get("slices")),
-            hints=VoxelHints(_points(params.get("points")), _box(params.get("box"))),
+            hints=VoxelHints(_points(params.get("points")), _box(params, "box")),
+            roi=_box(params, "roi"),
             output_volume=output_volume,
             extension=_choice(params, "result_extension", EXTENSIONS, default=".nii.gz"),
             dtype=_dtype(params, output_volume),
@@ -129,7 +131,7 @@ class RefineRequest:
             )
         if not isinstance(locked, list) or not all(type(index) is int and index >= 0 for index in locked):
             raise RequestError(f"locked is a list of slices, counted from 0, not {_shorten(locked)}.")
-        hints = VoxelHints(_points(params.get("points")), _box(params.get("box")))
+        hints = VoxelHints(_points(params.get("points")), _box(params, "box"))
         if not hints.kinds():
             raise RequestError("A correction needs points or a box; give at least one.")
         return cls(
@@ -228,7 +230,8 @@ def _point(given: object) -> tuple[float, float, float, bool]:
     )
 
 
-def _box(given: object) -> tuple[Triple, Triple] | None:
+def _box(params: Mapping[str, Any], name: str) -> tuple[Triple, Triple] | None:
+    given = params.get(name)
     if given is None or given == "" or given == []:
         return None
     if (
@@ -245,7 +248,9 @@ def _box(given: object) -> tuple[Triple, Triple] | None:
                 float(last[1]),
                 float(last[2]),
             )
-    raise RequestError(f"box is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shorten(given)}.")
+    raise RequestError(
+        f"{name} is [[i, j, k], [i, j, k]], its first and its last voxel, not {_shorten(given)}."
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -104,6 +104,7 @@ class ServedModel:
                 threshold=request.threshold,
                 slices=request.slices,
                 hints=request.hints,
+                roi=request.roi,
                 keep=tuple(dict.fromkeys(("labels", request.output_volume))),
                 progress=progress,
                 cancel=cancel,
