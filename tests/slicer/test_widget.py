@@ -86,9 +86,9 @@ def test_a_box_in_the_view_tells_a_model_that_takes_one_which_lung_is_meant(a_pa
     assert [box.itemText(number) for number in range(box.count())] == [
         "Simple-ViLMedSAM, tiny",
         "MedCLIP-SAMv2, tiny",
+        "MedCLIPSeg, tiny",
     ]
     assert "without its decoder" in box.itemData(1, TOOL_TIP)
-    assert not a_panel.ui.markupsSelector.isVisible()
     box.setCurrentIndex(1)
     box.activated.emit(1)
     until_done(a_panel)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import slicer
 from tests.slicer.fault_server import fault_server, says, says_json
 from tests.slicer.panel_servers import a_good_server, an_answer, check_untouched
@@ -40,18 +41,44 @@ def test_points_of_a_person_travel_with_the_words_for_models_that_take_them(
             widget = open_panel(server.url)
             click(widget.ui.connectButton)
             until_done(widget)
-            assert widget.ui.markupsSelector.isVisible() == bool(taken)
+            assert widget.ui.markupsSelector.isVisible()
             widget.ui.markupsSelector.setCurrentNode(points)
             write(widget.ui.wordsLine, "liver")
             click(widget.ui.segmentButton)
             until_done(widget)
         jobs = [request.body for request in server.requests if request.line.startswith("POST /wordmask/jobs")]
         sent.append([re.findall(rb'"points": \[\[([^\]]*)\]\]', body) for body in jobs])
-        if taken == ["box"]:
-            assert message(widget) == "'F' cannot be used: this model takes box; choose another one, or none."
+        if "points" not in taken:
+            assert message(widget) == (
+                "'F' cannot be used: this model does not take points; choose a region of interest, or none."
+            )
     without, ((place,),), refused = sent
-    assert (without, refused) == ([[]], [])
+    assert (without, refused) == ([], [])
     np.testing.assert_allclose([float(number) for number in place.split(b",")], (3, 2, 4), atol=1e-6)
+
+
+@pytest.mark.parametrize(("taken", "name"), [([], b"roi"), (["points"], b"roi"), (["box"], b"box")])
+def test_a_region_is_a_box_for_models_that_take_one_and_limits_all_others(
+    a_scene: Any, tmp_path: Path, taken: list[str], name: bytes
+) -> None:
+    volume, _ = a_scene
+    region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    region.SetCenter(*to_world(volume, [(3, 2, 4)])[0])
+    region.SetSize(3.0, 4.0, 8.0)
+    models = says_json({"models": [{**MODEL, "hints": taken}]})
+    with fault_server(a_good_server(tmp_path, models=models)) as server:
+        widget = open_panel(server.url)
+        click(widget.ui.connectButton)
+        until_done(widget)
+        widget.ui.markupsSelector.setCurrentNode(region)
+        write(widget.ui.wordsLine, "liver")
+        click(widget.ui.segmentButton)
+        until_done(widget)
+    (body,) = [r.body for r in server.requests if r.line.startswith("POST /wordmask/jobs")]
+    (corners,) = re.findall(rb'"%s": \[\[([^\]]*)\], \[([^\]]*)\]\]' % name, body)
+    first, last = (np.array(corner.split(b","), float) for corner in corners)
+    assert ((first <= (3, 2, 4)) & (last >= (3, 2, 4))).all()
+    assert (b'"roi"' in body, b'"box"' in body) == (name == b"roi", name == b"box")
 
 
 def test_words_that_the_server_cannot_use_are_told_in_its_own_sentence(

@@ -74,7 +74,7 @@ class WordsSection(Section):
         ):
             getattr(self.ui, name).setEnabled(free)
         for name in ("markupsLabel", "markupsSelector"):
-            getattr(self.ui, name).setVisible(self._takes_hints())
+            getattr(self.ui, name).setVisible(self.session.model is not None)
 
     def connected(self) -> None:
         """Check the words again, with another vocabulary."""
@@ -88,9 +88,6 @@ class WordsSection(Section):
         """Stop hints and completion."""
         self._timer.stop()
         self.completer.close()
-
-    def _takes_hints(self) -> bool:
-        return self.session.model is not None and bool({"points", "box"} & set(self.session.model.hints))
 
     def _vocabulary(self) -> tuple[Suggestion, ...]:
         return () if self.session.server is None else self.session.server.words
@@ -133,7 +130,7 @@ class WordsSection(Section):
             self._on_done(segmented)
 
         self.panel.settings.remember_words(text)
-        hint = self.ui.markupsSelector.currentNode() if self._takes_hints() else None
+        hint = self.ui.markupsSelector.currentNode() if self.session.model is not None else None
         address = self.panel.address
         self.panel.begin(
             lambda: segment(self.session, address(), volume, text, chosen, model=model, redo=redo, hint=hint),

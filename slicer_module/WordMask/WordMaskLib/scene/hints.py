@@ -31,7 +31,8 @@ def hint_options(
     markups: slicer.vtkMRMLMarkupsNode, volume: slicer.vtkMRMLVolumeNode, taken: Sequence[str]
 ) -> dict[str, Any]:
     """Return a hint as options of a request: ``points`` [[i, j, k], ...], or ``box`` with its first and last
-    voxel.
+    voxel. For a model that does not take a box, a region of interest is ``roi`` instead, the only part of the
+    image where the model marks something.
 
     ``taken`` are the kinds that the model takes.
 
@@ -42,15 +43,15 @@ def hint_options(
     if not slicer.mrmlScene.IsNodePresent(markups):
         raise SegmentsError("The points or the box are no longer in the scene; choose others, or none.")
     kind = "box" if markups.IsA("vtkMRMLMarkupsROINode") else "points"
-    if kind not in taken:
-        allowed = " and ".join(name for name in ("points", "box") if name in taken) or "words only"
+    if kind == "points" and kind not in taken:
         raise SegmentsError(
-            f"{markups.GetName()!r} cannot be used: this model takes {allowed}; choose another one, or none."
+            f"{markups.GetName()!r} cannot be used: this model does not take points; choose a region of "
+            "interest, or none."
         )
     if kind == "points":
         return {"points": [list(point) for point in points_in_voxels(markups, volume)]}
     box = box_in_voxels(markups, volume)
-    return {"box": [list(box.first), list(box.last)]}
+    return {"box" if "box" in taken else "roi": [list(box.first), list(box.last)]}
 
 
 def points_in_voxels(
