@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wordmask.data.geometry import Slicing, Triple
 from wordmask.errors import RequestError
+from wordmask.inference.hints import EDGE
 from wordmask.models.base import Hints
 
 
@@ -37,15 +38,18 @@ class Region:
         """Check a region and find its slices and pixels.
 
         Args:
-            corners: first and last voxel (i, j, k), both included; rounded to whole voxels.
+            corners: two opposite voxels (i, j, k), both included, as for a box; rounded to whole voxels.
             slicing: of the image.
 
         Raises:
-            RequestError: it is not a part of the image, or its corners are not in ascending order.
+            RequestError: it is not a part of the image.
         """
-        size = slicing.shape[::-1]
-        first, last = (np.round(np.array(corner, dtype=np.float64)) for corner in corners)
-        if not ((first >= 0) & (first <= last) & (last < size)).all():  # written so that NaN fails, too
+        size = np.array(slicing.shape[::-1])
+        given = np.sort(np.array(corners, dtype=np.float64), axis=0)
+        # Written so that NaN fails, too. The outer half of the outermost voxel rounds outwards.
+        inside = ((given >= -EDGE) & (given <= size - 1 + EDGE)).all()
+        first, last = np.clip(np.floor(given + EDGE), 0, size - 1) if inside else given
+        if not inside:
             raise RequestError(
                 f"The region of interest from voxel {_shown(corners[0])} to {_shown(corners[1])} is not "
                 f"a part of the image, which has {'x'.join(map(str, size))} voxels, counted from 0; give its "
@@ -53,9 +57,9 @@ class Region:
             )
         placed = np.round(slicing.voxel_to_slice(np.array([first, last]))).astype(int)
         (start, top, left), (end, bottom, right) = placed.min(0).tolist(), placed.max(0).tolist()
-        inside = np.zeros(slicing.cut_shape[1:], dtype=bool)
-        inside[top : bottom + 1, left : right + 1] = True
-        return cls(start, end, inside)
+        pixels = np.zeros(slicing.cut_shape[1:], dtype=bool)
+        pixels[top : bottom + 1, left : right + 1] = True
+        return cls(start, end, pixels)
 
     def narrow(self, slices: tuple[int, int] | None) -> tuple[int, int]:
         """The slices to compute.
@@ -77,7 +81,7 @@ class Region:
         return first, last
 
     def check_hints(self, hints: Hints) -> None:
-        """Raise RequestError when a point on the structure is in none of the region's pixels."""
+        """Raise RequestError when a point on the structure, or the whole box, lies beside the region."""
         height, width = self.inside.shape
         for index, x, y, positive in hints.points:
             row, column = min(max(round(y), 0), height - 1), min(max(round(x), 0), width - 1)
@@ -85,6 +89,15 @@ class Region:
                 raise RequestError(
                     f"A point on the structure, in slice {index}, lies outside of the region of interest; "
                     "move the point or enlarge the region."
+                )
+        if hints.box is not None:
+            x0, y0, x1, y1 = hints.box[2:]
+            part = self.inside[
+                max(0, round(y0 + EDGE)) : round(y1 + EDGE), max(0, round(x0 + EDGE)) : round(x1 + EDGE)
+            ]
+            if not part.any():
+                raise RequestError(
+                    "The box lies outside of the region of interest; move the box or enlarge the region."
                 )
 
 

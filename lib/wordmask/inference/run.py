@@ -235,14 +235,12 @@ class Run:
         One row at a time, so that the shape is always the same.
         """
         logits = output.frame.to_original(output.logits[row : row + 1])[0]
-        probability: Floats = logits.sigmoid().cpu().numpy()
+        probability = self._inside(logits.sigmoid().cpu().numpy())
         uncertainty = None
         if output.uncertainty is not None:
-            uncertainty = output.frame.to_original(output.uncertainty[row : row + 1])[0].cpu().numpy()
-        if self.view.region is not None:
-            probability = np.where(self.view.region.inside, probability, np.float32(0))
-            if uncertainty is not None:
-                uncertainty = np.where(self.view.region.inside, uncertainty, np.float32(0))
+            uncertainty = self._inside(
+                output.frame.to_original(output.uncertainty[row : row + 1])[0].cpu().numpy()
+            )
         if output.presence is not None and not word.segmenter.capabilities.presence:
             word.logits[index] = float(output.presence[row])
         word.doubt[index] = doubtful_pixels(probability, uncertainty)
@@ -251,6 +249,11 @@ class Run:
             word.marks[index] = marks
         for name in self.maps:
             self._map_of(word, name)[index] = self._one_map(name, output, row, probability, uncertainty)
+
+    def _inside(self, values: Floats) -> Floats:
+        """Values [h, w] of a slice, 0 outside of the region of interest."""
+        region = self.view.region
+        return values if region is None else np.where(region.inside, values, np.float32(0))
 
     def _one_map(
         self, name: str, output: SegmenterOutput, row: int, probability: Floats, uncertainty: Floats | None
@@ -264,7 +267,8 @@ class Run:
                 f"Model {self.segmenter.name!r} declares attribution among its capabilities, but returns "
                 "none."
             )
-        return np.asarray(output.frame.to_original(output.attribution[row : row + 1])[0].cpu().numpy())
+        attribution: Floats = output.frame.to_original(output.attribution[row : row + 1])[0].cpu().numpy()
+        return self._inside(attribution)
 
     def _map_of(self, word: Word, name: str) -> Floats:
         if name not in word.maps:
@@ -335,7 +339,8 @@ class Run:
                 if (left := marks.within(own[index])) is not None
             }
         areas = np.count_nonzero(own, axis=(1, 2))
-        area = own.shape[1] * own.shape[2]
+        region = self.view.region
+        area = own.shape[1] * own.shape[2] if region is None else int(np.count_nonzero(region.inside))
         if not self.hints.kinds() and not presence.is_large_enough(
             areas, area, word.segmenter.preset.presence
         ):

@@ -191,6 +191,8 @@ def test_slices_outside_the_range_stay_empty(
         ({"--box": "1,2,3"}, "10,20,5:40,50,9"),
         ({"--box": "1,2,3:4,5"}, "10,20,5:40,50,9"),
         ({"--box": "1,2,3:4,5,6"}, "cannot use box"),
+        ({"--roi": "1,2,3"}, "--roi takes two voxels"),
+        ({"--roi": "1,2,3:4,5,9999"}, "not a part of the image"),
         ({"--prompt-set": "P2"}, "leave the prompt set out"),
         ({"--plane": "diagonal"}, "diagonal"),
         ({"--window": "lunk"}, "lunk"),

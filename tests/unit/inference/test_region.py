@@ -16,6 +16,7 @@ from wordmask.errors import RequestError
 from wordmask.inference.hints import VoxelHints
 from wordmask.inference.pipeline import VolumeSegmenter
 from wordmask.models.base import Capabilities, Hints
+from wordmask.models.presets import PresencePreset
 
 ROI = ((2, 3, 1), (25, 30, 18))  # (i, j, k)
 PART = np.s_[1:19, 3:31, 2:26]  # [k, j, i]
@@ -38,7 +39,8 @@ def turned(direction: tuple[float, ...]) -> Volume:
 @pytest.mark.parametrize("direction", TURNED)
 def test_inside_it_is_the_answer_for_the_whole_image_and_outside_nothing(stub, plane, direction):
     volume = turned(direction)
-    keep = ("labels", "probability", "uncertainty")
+    maps = ("probability", "uncertainty", *(["attribution"] if stub.capabilities.attribution else []))
+    keep = ("labels", *maps)
     asked = {"plane": plane, "keep": keep, "clean": False}
     found = segment(stub, volume, ["liver", "spleen"], roi=ROI, **asked)
     whole = segment(stub, volume, ["liver", "spleen"], **asked)
@@ -98,6 +100,29 @@ def test_hints_have_to_be_in_the_region():
         segment(Takes, organs(), "liver", roi=ROI, hints=VoxelHints(((10.0, 14.0, 20.0, True),)))
 
 
+def test_a_box_beside_the_region_is_refused():
+    box = VoxelHints(box=((27.0, 5.0, 6.0), (33.0, 12.0, 9.0)))
+    with pytest.raises(RequestError, match="The box lies outside of the region of interest"):
+        segment(Takes, organs(), "liver", roi=ROI, hints=box)
+    across = VoxelHints(box=((20.0, 5.0, 6.0), (33.0, 12.0, 9.0)))
+    segment(Takes, organs(), "liver", roi=ROI, hints=across)
+
+
+def test_the_least_area_is_a_share_of_the_region():
+    strict = stub_preset(presence=PresencePreset(slice_logit=-50, volume_logit=-50, minimum_area=0.05))
+    small = ((6, 8, 5), (12, 14, 10))  # 49 pixels in the liver, 2.9 % of a slice
+    assert segment(PromptFreeStub, organs(), "liver", roi=small, preset=strict).labels.any()
+
+
+def test_corners_are_taken_as_those_of_a_box():
+    found = [
+        segment(PromptFreeStub, organs(), "liver", roi=roi).labels
+        for roi in (((-0.5, 0, 0), (36.5, 45.5, 22.5)), ((36, 45, 22), (0, 0, 0)), None)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[0].any()
+
+
 def test_a_picture_has_regions_too():
     picture = np.zeros((1, 40, 50, 3), np.uint8)
     picture[0, 10:30, 10:30] = round(0.75 * 255)
@@ -111,7 +136,6 @@ def test_a_picture_has_regions_too():
     ("roi", "sentence"),
     [
         (((0, 0, 0), (37, 10, 10)), "not a part of the image, which has 37x46x23 voxels"),
-        (((10, 0, 0), (9, 10, 10)), "not a part of the image"),
         (((-1, 0, 0), (20, 20, 20)), "not a part of the image"),
         (((0, 0, 0), (20, float("nan"), 10)), "not a part of the image"),
     ],
