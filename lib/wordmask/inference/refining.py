@@ -170,27 +170,29 @@ class Refiner:
     def _draw(self, hints: Hints) -> dict[int, Mask]:
         """The masks of all slices with a hint."""
         indices = tuple(sorted(hints.slices()))
-        view = replace(self.view, looked_at=indices)
-        known = self.word
-        word = Word(
-            known.prompt, known.window_name, known.window, known.segmenter, known.features, known.slices
-        )
-        settings = RunSettings(self.threshold, hints, chunk=self.pipeline.chunk)
-        run = Run(
-            self.pipeline.segmenter,
-            self.pipeline.cache,
-            view,
-            [word],
-            settings,
-            cancel=self._cancel,
-        )
+        run = self._run(indices, hints)
         run.compute()
+        (word,) = run.words
         self._logits = word.logits
         self._done += len(indices)
         if self._progress is not None:
             self._progress(Progress(self._done, self._total, "drawing slices", 1))
         empty = np.zeros(self.view.shape[1:], dtype=bool)
         return {index: word.marks[index].mask if index in word.marks else empty for index in indices}
+
+    def _run(self, indices: tuple[int, ...], hints: Hints) -> Run:
+        known = self.word
+        word = Word(
+            known.prompt, known.window_name, known.window, known.segmenter, known.features, known.slices
+        )
+        return Run(
+            self.pipeline.segmenter,
+            self.pipeline.cache,
+            replace(self.view, looked_at=indices),
+            [word],
+            RunSettings(self.threshold, hints, chunk=self.pipeline.chunk, one_by_one=True),
+            cancel=self._cancel,
+        )
 
     def _spread(
         self,
@@ -203,7 +205,12 @@ class Refiner:
         """Add the neighbours' masks, the nearest first, and say why each side ended."""
         fronts = {(start, step): start for start in sorted(corrected) for step in (-1, 1)}
         ends = {}
+        ahead = self.pipeline.segmenter.preset.slice_batch  # slices cost less together
         for distance in range(1, reach + 1):
+            if distance % ahead == 1 % ahead:
+                steps = range(distance, min(distance + ahead, reach + 1))
+                near = {start + step * far for start, step in fronts for far in steps}
+                self._encode(near & set(range(self.view.shape[0])) - masks.keys() - locked)
             for (start, step), last in list(fronts.items()):
                 index = start + step * distance
                 found, reason = self._follow(index, masks[last], masks.keys() | locked, least_overlap)
@@ -215,6 +222,11 @@ class Refiner:
                     masks[index] = found
                     fronts[start, step] = index
         return tuple(ends.values())
+
+    @torch.no_grad()
+    def _encode(self, indices: Collection[int]) -> None:
+        """Compute the features of slices that are about to be drawn."""
+        self._run(tuple(sorted(indices)), Hints()).encode()
 
     def _follow(
         self, index: int, last: Mask, taken: Collection[int], least_overlap: float

@@ -44,6 +44,8 @@ class RunSettings:
         maps: names of the maps to keep besides the labels.
         chunk: slices whose features are held in memory at a time.
         share: batches and chunks are divided by it, when the memory ran out.
+        one_by_one: whether pairs are computed alone, because a person waits for one of them. Then the last
+            bits may differ from those of a batch.
     """
 
     threshold: float
@@ -51,6 +53,7 @@ class RunSettings:
     maps: frozenset[str] = frozenset()
     chunk: int = 1
     share: int = 1
+    one_by_one: bool = False
 
 
 class Run:
@@ -79,7 +82,7 @@ class Run:
     ) -> None:
         self.segmenter, self.cache, self.view, self.words = segmenter, cache, view, words
         self.threshold, self.hints, self.maps = settings.threshold, settings.hints, settings.maps
-        self.chunk, self.share = settings.chunk, settings.share
+        self.chunk, self.share, self.one_by_one = settings.chunk, settings.share, settings.one_by_one
         self._computed = [word for word in words if not word.refused]
         self._groups: dict[tuple[str, Segmenter], list[Word]] = {}
         for word in self._computed:
@@ -95,6 +98,12 @@ class Run:
                     segmenter, [word for word in mine if segmenter.judges_presence(word.prompt)]
                 )
             self._mark(segmenter, mine)
+
+    def encode(self) -> None:
+        """Compute the features of all slices that are looked at, and no more, so that the cache has them."""
+        for mine in self._groups.values():
+            for indices in self._chunks(self.view.looked_at):
+                self._features(indices, mine[0])
 
     def _score_presence(self, segmenter: Segmenter, words: Sequence[Word]) -> None:
         """Compute the presence logit of every word in every slice, before anything is segmented.
@@ -133,7 +142,7 @@ class Run:
         wanted = {word: self._choose_slices(word) for word in words}
         indices = [index for index in self.view.looked_at if any(index in wanted[word] for word in words)]
         self._meter.skip(len(self.view.looked_at) - len(indices))
-        size = self._rows(segmenter.preset.pair_batch)
+        size = 1 if self.one_by_one else self._rows(segmenter.preset.pair_batch)
         for chunk in self._chunks(indices):
             stored = self._features(chunk, words[0])
             pairs = [(index, word) for index in chunk for word in words if index in wanted[word]]
