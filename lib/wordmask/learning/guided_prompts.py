@@ -14,7 +14,8 @@ from torch import Tensor
 
 from wordmask.learning.clicks import NO_CLICK, corrective_clicks
 from wordmask.models.base import PromptFeatures
-from wordmask.models.clip_guided_sam.model import CLIPGuidedSAM, GuidedPairs
+from wordmask.models.clip_guided_sam.guided_pairs import GuidedPairs
+from wordmask.models.clip_guided_sam.model import CLIPGuidedSAM
 from wordmask.words.prompts import parse_prompts
 
 

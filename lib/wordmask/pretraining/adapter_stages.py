@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,4 +122,5 @@ def run_from_command_line(
     parser.add_argument("--slices", type=int, default=plan.slices)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(asked.output, Plan(slices=asked.slices, steps=asked.steps), asked.output / "weights")
+    chosen = replace(plan, slices=asked.slices, steps=asked.steps)
+    run(asked.output, chosen, asked.output / "weights")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,9 +42,10 @@ from wordmask.pretraining.phantom_data import PhantomSlices, augment, cached_sli
 from wordmask.weights.checkpoint import load_checkpoint, save_checkpoint
 
 RATE = 2e-3
-PLAN = Plan(steps=1_300)
+PLAN = Plan(steps=1_300, test_slices=100)
 TAKEN = ("clip.", "sam.")  # parts of the network that the bundled encoders bring along
 SHARES = PromptShares()
+TESTED = {"bare words": 0, "words and one click": 1, "words and three clicks": 3}
 
 
 def new_model(preset: CLIPGuidedSAMPreset, kind: type[CLIPGuidedSAM] = CLIPGuidedSAM) -> CLIPGuidedSAM:
@@ -178,12 +180,11 @@ def run(folder: Path, plan: Plan, output: Path) -> dict[str, Score]:
     folder.mkdir(parents=True, exist_ok=True)
     model = fit(preset, cached_slices(plan.slices, plan.seed + 300, folder), plan, folder)
     tests = cached_slices(plan.test_slices, plan.seed + 200, folder)
-    scores = {}
-    for name, clicks in (("bare words", 0), ("words and one click", 1), ("words and three clicks", 3)):
-        scores[name] = measure(
-            lambda row, words, clicks=clicks: mark(model, tests, row, words, clicks), tests
-        )
-        log_scores(name, scores[name])
+    scores = {
+        name: measure(partial(mark, model, tests, clicks=clicks), tests) for name, clicks in TESTED.items()
+    }
+    for name, score in scores.items():
+        log_scores(name, score)
     token_ids = getattr(model.clip.tokenizer, "token_ids", ())
     save_checkpoint(output, model.state_dict(), make_card(preset, plan, scores, token_ids))
     return scores

@@ -9,6 +9,7 @@ from the drawing. The same seed and steps give the same weights on one machine a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -184,7 +185,7 @@ def run(folder: Path, plan: Plan, output: Path) -> Score:
     folder.mkdir(parents=True, exist_ok=True)
     model = fit(preset, cached_slices(plan.slices, plan.seed + 300, folder), plan, folder)
     tests = cached_slices(plan.test_slices, plan.seed + 200, folder)
-    score = measure(lambda row, words: mark(model, tests, row, words), tests)
+    score = measure(partial(mark, model, tests), tests)
     log_scores("medclipseg", score)
     token_ids = getattr(model.clip.tokenizer, "token_ids", ())
     save_checkpoint(output, model.state_dict(), make_card(preset, plan, {"bare words": score}, token_ids))
