@@ -66,6 +66,7 @@ def draw_prompted(
     targets: Tensor,
     shares: PromptShares,
     generator: torch.Generator,
+    overruled: Tensor | None = None,
 ) -> Tensor:
     """Prompt each pair in a random way, and draw its mask.
 
@@ -77,17 +78,21 @@ def draw_prompted(
         targets: [P, 4g, 4g], 0 or 1.
         shares: of the ways to prompt.
         generator: of everything random.
+        overruled: bool [P], pairs whose target is not what their word says, so that only clicks can tell:
+            they get clicks on an empty mask. None: all words are right.
 
     Returns:
         Logits [P, 4g, 4g].
     """
     way = torch.rand(len(targets), generator=generator)
     counts = torch.randint(1, shares.most + 1, (len(targets),), generator=generator)
-    counts = torch.where(way < shares.word, 0, counts)
+    if overruled is None:
+        overruled = torch.zeros(len(targets), dtype=torch.bool)
+    counts[(way < shares.word) & ~overruled] = 0
     with torch.no_grad():
         frozen = guided.detach()
         masks = (model.draw(frozen) > 0).cpu()
-        masks[(way >= shares.word) & (way < shares.word + shares.clicks)] = False
+        masks[((way >= shares.word) & (way < shares.word + shares.clicks)) | overruled] = False
         places, labels = corrective_clicks(
             lambda places, labels: draw_clicked(model, frozen, places, labels) > 0,
             masks,
