@@ -25,8 +25,9 @@ from wordmask.learning.prompt_styles import Style
 from wordmask.models.medclipseg.model import MedCLIPSeg
 from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.models.registry import load_preset
+from wordmask.pretraining.adapter_stages import Plan
 from wordmask.pretraining.decoder_stage import word_shares
-from wordmask.pretraining.medclipseg_stage import Plan, fit, mark
+from wordmask.pretraining.medclipseg_stage import fit, mark
 from wordmask.pretraining.phantom_data import SMALLEST_PRESENT, PhantomSlices, make_slices
 
 SLICES, TESTS, STEPS = 2_000, 60, 400

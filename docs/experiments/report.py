@@ -271,6 +271,25 @@ def bare_words(results: Results, pictures: Path) -> str:
     return table([*heading, *columns, *(f"another scanner: {name}" for name in columns)], rows)
 
 
+def clicks(results: Results, pictures: Path) -> str:
+    """One row per way to be prompted, columns are clicks; and a plot."""
+    counts = sorted({record["clicks"] for record in results.records})
+    figure, axes = plt.subplots(figsize=(5.5, 3.8))
+    rows = []
+    for way in dict.fromkeys(record["way"] for record in results.records):
+        means = [np.mean([r["dice"] for r in results.select(way=way, clicks=count)]) for count in counts]
+        structures = len(results.select(way=way, clicks=counts[0]))
+        rows.append([way, str(structures), *(f"{mean:.3f}" for mean in means)])
+        axes.plot(counts, means, marker="o", label=way)
+    axes.set(xlabel="clicks", ylabel="mean Dice", title="Clicks on the pictures of the samples", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(pictures / "clicks.png", dpi=110)
+    plt.close(figure)
+    return table(["prompted", "structures", *(f"{count} clicks" for count in counts)], rows)
+
+
 REPORTS: dict[str, Callable[[Results, Path], str]] = {
     "few_shot": few_shot,
     "active_learning": active_learning,
@@ -280,6 +299,7 @@ REPORTS: dict[str, Callable[[Results, Path], str]] = {
     "tune_clip": tune_clip,
     "weak_supervision": weak_supervision,
     "bare_words": bare_words,
+    "clicks": clicks,
 }
 
 

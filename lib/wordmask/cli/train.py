@@ -67,8 +67,8 @@ def train(
         str | None,
         typer.Option(
             help="few_shot or quick for labelled cases; simple_vilmedsam: also decoder or zero_shot; "
-            "medclipseg: also adapters or small; medclip_samv2: paper, tiny or zero_shot_masks; "
-            "medclip_samv2_weak: small, paper or smoke; "
+            "medclipseg: also adapters or small; clip_guided_sam: also paper or small; "
+            "medclip_samv2: paper, tiny or zero_shot_masks; medclip_samv2_weak: small, paper or smoke; "
             "default: chosen by model and preset",
             rich_help_panel=Computation,
         ),
@@ -99,8 +99,8 @@ def train(
     together with [bold]--word[/]. Some of them are validation cases, by which the result is judged. A case
     keeps this part in later versions.
 
-    simple_vilmedsam and medclipseg learn from labelled cases, and so does medclip_samv2 with
-    [bold]--recipe few_shot[/].
+    simple_vilmedsam, medclipseg and clip_guided_sam learn from labelled cases, and so does medclip_samv2
+    with [bold]--recipe few_shot[/].
     medclip_samv2 tunes its CLIP on captions: a CSV file with the columns image and caption, a JSON list of
     {"image", "caption"}, or labelled cases, for which captions are written. medclip_samv2_weak learns
     [bold]--words[/] from a folder of images: medclip_samv2 makes masks of them, and nnU-Net is trained on

@@ -276,3 +276,35 @@ class AdapterRecipe(FineTuningRecipe):
         default="image",
         description="rows: of each row of pixels but the first, as the released code computes it",
     )
+
+
+class GuidedRecipe(FineTuningRecipe):
+    """How CLIP-Guided SAM's adapters, prompt encoder and mask decoder learn (methods.md 4.4)."""
+
+    kind = "guided"
+    default = "paper"
+
+    @classmethod
+    def default_for(cls, preset: str) -> str:
+        """``small`` for the preset tiny."""
+        return "small" if preset == "tiny" else cls.default
+
+    rate: PositiveFloat = Field(default=5e-5, description="peak learning rate")
+    word_only: float = Field(
+        default=0.4, ge=0, le=1, description="how often a pair is prompted by the word alone"
+    )
+    clicks_only: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="how often by clicks, from an empty mask; else by clicks on the mask of the word",
+    )
+    clicks: PositiveInt = Field(
+        default=3, description="at most; a pair gets 1 to so many, each in the largest error that is left"
+    )
+
+    @model_validator(mode="after")
+    def _shares_are_at_most_all(self) -> Self:
+        if self.word_only + self.clicks_only > 1:
+            raise ValueError("word_only and clicks_only are shares of the same pairs; together at most 1")
+        return self

@@ -6,21 +6,19 @@ type it in a share of the pairs, and in a sentence about the mask in the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from monai.losses import DiceLoss
 from torch import Tensor
 
-from wordmask.data.letterbox import Letterbox
-from wordmask.encoders.tiny_tokenizer import TinyTokenizer
 from wordmask.inference.batching import join_slices
+from wordmask.learning.finetuning.adapter_trainee import AdapterTrainee, texts_of
 from wordmask.learning.finetuning.pairs import PairRow
 from wordmask.learning.finetuning.run import FineTuning
-from wordmask.learning.finetuning.trainee import Trainee
 from wordmask.learning.losses import presence_loss
 from wordmask.learning.prompt_styles import SENTENCE_WORDS, TRUE_STYLES, describe
 from wordmask.learning.recipes import AdapterRecipe
@@ -30,36 +28,27 @@ from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.words.vocabulary import synonyms_of
 
 TEMPERATURE = 0.2  # of the contrast between texts
-LEARNED = ("network.adapters.", "network.mask_head.", "network.upscale.", "scores.")  # parts that learn
 
 _image_dice = DiceLoss(sigmoid=True)
 _row_dice = DiceLoss(sigmoid=True, include_background=False)
 
 
-class MedCLIPSegTrainee(Trainee):
+class MedCLIPSegTrainee(AdapterTrainee):
     """A MedCLIPSeg whose adapters, mask head and scores learn."""
 
+    model: MedCLIPSeg
+    learned_parts = ("network.adapters.", "network.mask_head.", "network.upscale.", "scores.")
+
     def __init__(self, model: MedCLIPSeg, recipe: AdapterRecipe, words: Sequence[str]) -> None:
-        super().__init__()
-        self.segmenter = self.model = model
-        self.recipe, self.words = recipe, tuple(words)
-        model.requires_grad_(False).eval()
-        model.limit_presence({})  # those of the version before are not those of the new one
-        for parameter in self._learning().values():
-            parameter.requires_grad_(True)
+        super().__init__(model, recipe.rate, words)
+        self.recipe = recipe
 
     @classmethod
     def start(
         cls, preset: MedCLIPSegPreset, weights: Path | None, recipe: AdapterRecipe, words: Sequence[str]
     ) -> Self:
-        texts = [*SENTENCE_WORDS, *(text for word in words for text in (word, *synonyms_of(word)))]
+        texts = [*SENTENCE_WORDS, *texts_of(words)]
         return cls(MedCLIPSeg.for_training(preset, weights, texts), recipe, words)
-
-    def target_frame(self, size: tuple[int, int]) -> Letterbox:
-        return self.model.slice_frame(size)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self._learning().values()), "lr": self.recipe.rate}]
 
     def forward(self, rows: Sequence[PairRow], seed: int) -> dict[str, Tensor]:
         """Losses of one step.
@@ -91,39 +80,6 @@ class MedCLIPSegTrainee(Trainee):
             losses["presence"] = presence_loss(model.presence_logit(found), targets)
             total = total + self.recipe.presence_weight * losses["presence"]
         return {"loss": total, **losses}
-
-    def ready(self) -> MedCLIPSeg:
-        self.model.trained_words = self.model.trained_words | set(self.words)
-        self.model.learned_words = self.model.learned_words | set(self.words)
-        self.model.eval()
-        return self.model
-
-    def limit_presence(self, limits: Mapping[str, float]) -> bool:
-        self.model.limit_presence(limits)
-        return True
-
-    def state(self) -> dict[str, Tensor]:
-        """Adapters, mask head and scores, and the text table of tiny, which may have new rows."""
-        tensors = dict(self._learning())
-        if isinstance(self.model.clip.tokenizer, TinyTokenizer):
-            table = "network.clip.model.token_embedding.weight"
-            tensors[table] = self.model.get_parameter(table)
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(state, strict=False)
-
-    def card(self) -> dict[str, Any]:
-        """Words and, for tiny, token_ids."""
-        card: dict[str, Any] = {"words": sorted(self.model.trained_words | set(self.words))}
-        if isinstance(self.model.clip.tokenizer, TinyTokenizer):
-            card["token_ids"] = list(self.model.clip.tokenizer.token_ids)
-        return card
-
-    def _learning(self) -> dict[str, Tensor]:
-        return {
-            name: parameter for name, parameter in self.model.named_parameters() if name.startswith(LEARNED)
-        }
 
     def _text(self, row: PairRow, generator: torch.Generator) -> str:
         """The word, now and then one of its synonyms, or a sentence about the mask."""

@@ -8,5 +8,8 @@ MODEL = ModelEntry(
     preset=CLIPGuidedSAMPreset,
     presets=configs("models", "clip_guided_sam"),
     segmenter="wordmask.models.clip_guided_sam.model:CLIPGuidedSAM",
-    trainings=("wordmask.learning.teaching.run:TRAINING",),
+    trainings=(
+        "wordmask.learning.finetuning.clip_guided_sam:TRAINING",
+        "wordmask.learning.teaching.run:TRAINING",
+    ),
 )

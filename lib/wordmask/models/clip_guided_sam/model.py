@@ -9,8 +9,7 @@ the frames between them; not volumes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -34,6 +33,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
+from wordmask.models.clip_guided_sam.guided_pairs import GuidedPairs
 from wordmask.models.clip_guided_sam.map_prompts import (
     drawn_points,
     mask_prompts,
@@ -44,10 +44,11 @@ from wordmask.models.clip_guided_sam.network import GuidedNetwork, Started
 from wordmask.models.clip_guided_sam.preset import CLIPGuidedSAMPreset
 from wordmask.models.clip_guided_sam.published import build_encoders, read_published, refuse_misfits
 from wordmask.models.registry import load_preset
-from wordmask.models.sam_prompts import prompts_of_hints
+from wordmask.models.sam_prompts import CENTRE, prompts_of_hints
 from wordmask.words.prompts import Prompt
 
 FRAME = "sam"
+SEEN = ("image", "patches")  # names of what CLIP makes of a slice
 STARTED = ("hidden", "inside", "vision")  # names of the tensors of `Started` among a slice's features
 # CLIP-Surgery's sentences, without a word in their gap: OpenAI's 80 and five about scenes.
 EMPTY_SENTENCES = (
@@ -58,23 +59,6 @@ EMPTY_SENTENCES = (
     "this is the  in the scene.",
     "this is one  in the scene.",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class GuidedPairs:
-    """What the mask decoder needs of P pairs besides clicks and boxes; they do not depend on those.
-
-    Attributes:
-        embeddings: [P, C, g, g], of SAM, guided by the words.
-        maps: [P, S, S], similarity in 0..1 on SAM's input.
-        keys: the slice of each pair.
-        frame: where SAM's input lies in the slices.
-    """
-
-    embeddings: Tensor
-    maps: Tensor
-    keys: tuple[SliceKey, ...]
-    frame: Letterbox
 
 
 class CLIPGuidedSAM(AdaptedClipSegmenter):
@@ -164,9 +148,11 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
 
     def slice_frame(self, size: tuple[int, int]) -> Letterbox:
         """Where SAM's input lies in a slice of (height, width)."""
-        side = self.sam.image_encoder.img_size
-        released = self.preset.form == "released"
-        return Letterbox.fit(size, (side, side), "stretch" if released else "top_left")
+        return self._fit(size, self.sam.image_encoder.img_size)
+
+    def logits_frame(self, size: tuple[int, int]) -> Letterbox:
+        """Where the pixels of the logits lie in a slice of (height, width)."""
+        return self._fit(size, self._logits_side)
 
     def encode_slices(self, slices: Tensor, keys: Sequence[SliceKey]) -> SliceFeatures:
         """Compute the features of slices.
@@ -182,11 +168,25 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
         valid = frame.valid(slices.device)
         pixels = preprocess(self.sam, frame.to_model(slices), valid)
         tokens = self.network.clip_tokens(pixels, valid)
-        patches = as_grid(self.network.normalise(tokens))
-        started = self.network.start(pixels, patches)
-        tensors = {"image": F.normalize(tokens[:, 0], dim=-1), "patches": patches}
-        tensors |= {name: getattr(started, name) for name in STARTED}
-        return SliceFeatures(tuple(keys), tensors, {FRAME: frame})
+        seen = {
+            "image": F.normalize(tokens[:, 0], dim=-1),
+            "patches": as_grid(self.network.normalise(tokens)),
+        }
+        return self._start(pixels, keys, seen, frame)
+
+    def start_slices(
+        self, slices: Tensor, keys: Sequence[SliceKey], seen: Mapping[str, Tensor]
+    ) -> SliceFeatures:
+        """As `encode_slices`, for a training whose CLIP is frozen and has seen the slices before.
+
+        Args:
+            slices: [N, 3, H, W] in 0..1.
+            keys: one per slice.
+            seen: image and patches of earlier features; others are ignored.
+        """
+        frame = self.slice_frame((slices.shape[-2], slices.shape[-1]))
+        pixels = preprocess(self.sam, frame.to_model(slices), frame.valid(slices.device))
+        return self._start(pixels, keys, {name: seen[name].float() for name in SEEN}, frame)
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> PromptFeatures:
         """Compute the features of words, one by one.
@@ -260,6 +260,21 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
         given = marked.given.to(device)[:, None, None]
         return torch.where(given, logits, self.draw(guided))
 
+    def draw_points(self, guided: GuidedPairs, places: Tensor, labels: Tensor) -> Tensor:
+        """Draw the masks of pairs with points of each, instead of those of the similarity maps.
+
+        Args:
+            guided: P pairs.
+            places: [P, n, 2], (x, y) in pixels of the logits, pixel i centred at i.
+            labels: [P, n]: 1 inside, 0 outside, -1 no point.
+
+        Returns:
+            Logits [P, 4g, 4g].
+        """
+        scale = self.sam.image_encoder.img_size / self._logits_side
+        points = ((places.to(guided.maps) + CENTRE) * scale - CENTRE, labels.to(guided.maps.device))
+        return self._decode(guided.embeddings, guided.maps, points=points)[:, 0]
+
     def text_only_forward(
         self, image: Tensor, word_ids: Tensor, empty_ids: Tensor, *, drawn: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -308,10 +323,25 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
         image = slices.tensors["image"][rows].float()
         return self.scores.presence((image * prompts.tensors["word"][words]).sum(-1))
 
-    def _mask_prompts(self, maps: Tensor) -> Tensor:
-        side = 4 * self.sam.prompt_encoder.image_embedding_size[0]
+    @property
+    def _logits_side(self) -> int:
+        return 4 * int(self.sam.prompt_encoder.image_embedding_size[0])
+
+    def _fit(self, size: tuple[int, int], side: int) -> Letterbox:
         released = self.preset.form == "released"
-        return mask_prompts(maps, side, self.preset.prompts.threshold, released=released)
+        return Letterbox.fit(size, (side, side), "stretch" if released else "top_left")
+
+    def _start(
+        self, pixels: Tensor, keys: Sequence[SliceKey], seen: dict[str, Tensor], frame: Letterbox
+    ) -> SliceFeatures:
+        """Features of SAM's input [N, 3, S, S] and of what CLIP has seen there."""
+        started = self.network.start(pixels, seen["patches"])
+        tensors = seen | {name: getattr(started, name) for name in STARTED}
+        return SliceFeatures(tuple(keys), tensors, {FRAME: frame})
+
+    def _mask_prompts(self, maps: Tensor) -> Tensor:
+        released = self.preset.form == "released"
+        return mask_prompts(maps, self._logits_side, self.preset.prompts.threshold, released=released)
 
     def _decode(
         self,
