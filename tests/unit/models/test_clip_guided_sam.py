@@ -346,3 +346,21 @@ def test_presets():
 def test_presets_without_adapters_say_what_to_do():
     with pytest.raises(WeightsError, match=r"'vit_b' of CLIP-Guided SAM .* use the model medclip_samv2"):
         load_segmenter("clip_guided_sam", preset="vit_b", device="cpu")
+
+
+def test_a_mask_among_the_hints_is_the_mask_prompt_of_its_slice_alone():
+    model = random_clip_guided_sam()
+    keys = [SliceKey("c" * 64, "axial", index) for index in (4, 5)]
+    torch.manual_seed(2)
+    slices = model.encode_slices(torch.rand(2, 3, 60, 80), keys)
+    words = model.encode_prompts(parse_prompts("liver"))
+    click = (4, 40.0, 30.0, True)
+    mask = np.zeros((60, 80), bool)
+    mask[10:50, 20:60] = True
+    plain, helped = (
+        model(slices, words, None, Hints((click,), masks=masks)).logits for masks in ({}, {4: mask})
+    )
+    assert not torch.allclose(plain[0], helped[0])
+    torch.testing.assert_close(plain[1], helped[1])
+    whole = Hints((click,), masks={4: np.ones_like(mask)})
+    assert not torch.allclose(model(slices, words, None, whole).logits[0], helped[0])

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from wordmask.data.letterbox import Letterbox
-from wordmask.models.base import SliceKey
+from wordmask.models.base import Hints, SliceKey
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,17 @@ class GuidedPairs:
         """Some of the pairs, by their numbers."""
         keys = tuple(self.keys[row] for row in rows.tolist())
         return GuidedPairs(self.embeddings[rows], self.maps[rows], keys, self.frame)
+
+    def with_masks(self, hints: Hints) -> GuidedPairs:
+        """The same pairs, with a mask of the hints instead of the similarity in the slices that have one."""
+        if not any(key.index in hints.masks for key in self.keys):
+            return self
+        maps = self.maps.clone()
+        for row, key in enumerate(self.keys):
+            if (mask := hints.masks.get(key.index)) is not None:
+                pixels = torch.from_numpy(mask.astype(np.float32))[None, None]
+                maps[row] = self.frame.to_model(pixels)[0, 0].to(maps)
+        return replace(self, maps=maps)
 
     def detach(self) -> GuidedPairs:
         """The same pairs without gradients."""

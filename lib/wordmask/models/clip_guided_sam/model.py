@@ -71,7 +71,9 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
     name = "clip_guided_sam"
     preset: CLIPGuidedSAMPreset
     network: GuidedNetwork
-    capabilities = Capabilities(hints=frozenset({"points", "box"}), presence=True, attribution=True)
+    capabilities = Capabilities(
+        hints=frozenset({"points", "box"}), masks=True, presence=True, attribution=True
+    )
     without_adapters = (
         "Preset {preset} of CLIP-Guided SAM has a public CLIP and SAM but no trained adapters, because none "
         "have been published; give trained weights, or use the model medclip_samv2, which needs public "
@@ -214,7 +216,8 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
     ) -> SegmenterOutput:
         """Segment pairs, as `Segmenter.forward`: logits [P, 4g, 4g] in SAM's frame, padding included.
 
-        A person's hints replace the points of the similarity map in their slice; its mask prompt remains.
+        A person's hints replace the points of the similarity map in their slice. Its mask prompt remains,
+        unless the hints have a mask.
         """
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
@@ -244,6 +247,8 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
     def draw(self, guided: GuidedPairs, hints: Hints | None = None) -> Tensor:
         """Draw the masks of pairs: logits [P, 4g, 4g]; without hints, with points of the similarity maps."""
         settings = self.preset.prompts
+        if hints is not None:
+            guided = guided.with_masks(hints)
         marked = prompts_of_hints(hints, guided.keys, guided.frame)
         if marked is None:
             own = spread_points(guided.maps, settings.points, settings.threshold)
