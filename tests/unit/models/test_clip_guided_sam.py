@@ -364,3 +364,21 @@ def test_a_mask_among_the_hints_is_the_mask_prompt_of_its_slice_alone():
     torch.testing.assert_close(plain[1], helped[1])
     whole = Hints((click,), masks={4: np.ones_like(mask)})
     assert not torch.allclose(model(slices, words, None, whole).logits[0], helped[0])
+
+
+def test_the_next_click_in_a_slice_costs_no_encoder_and_changes_nothing(monkeypatch):
+    model = random_clip_guided_sam()
+    torch.manual_seed(3)
+    slices = model.encode_slices(torch.rand(1, 3, 60, 80), [SliceKey("d" * 64, "axial", 4)])
+    words = model.encode_prompts(parse_prompts("liver, spleen"))
+    clicks = [Hints(((4, x, 30.0, True),)) for x in (40.0, 20.0)]
+    alone = [random_clip_guided_sam()(slices, words, None, hints).logits for hints in clicks]
+    calls = []
+    finish = model.network.finish
+    monkeypatch.setattr(model.network, "finish", lambda *given: calls.append(1) or finish(*given))
+    for hints, expected in zip(clicks, alone, strict=True):
+        torch.testing.assert_close(model(slices, words, None, hints).logits, expected)
+    assert len(calls) == 1
+    model.weights_changed()
+    model(slices, words, None, clicks[0])
+    assert len(calls) == 2

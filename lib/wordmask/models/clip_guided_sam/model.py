@@ -9,7 +9,7 @@ the frames between them; not volumes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,7 +33,7 @@ from wordmask.models.base import (
     SliceKey,
     all_pairs,
 )
-from wordmask.models.clip_guided_sam.guided_pairs import GuidedPairs
+from wordmask.models.clip_guided_sam.guided_pairs import GuidedPairs, RecentPairs
 from wordmask.models.clip_guided_sam.map_prompts import (
     drawn_points,
     mask_prompts,
@@ -93,6 +93,7 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
         """
         super().__init__(preset, GuidedNetwork(clip, sam, preset), trained_words)
         self._empty: Tensor | None = None
+        self._recent = RecentPairs()
 
     @property
     def sam(self) -> Sam:
@@ -147,6 +148,7 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
     def weights_changed(self) -> None:
         """Discard what was computed from the weights; call it when they have changed."""
         self._fingerprint = self._empty = None
+        self._recent.clear()
 
     def slice_frame(self, size: tuple[int, int]) -> Letterbox:
         """Where SAM's input lies in a slice of (height, width)."""
@@ -221,7 +223,11 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
         """
         if pairs is None:
             pairs = all_pairs(len(slices), len(prompts), self.device)
-        guided = self.guide(slices, prompts, pairs)
+        if hints is None or not hints.slices() or self.training:
+            guided = self.guide(slices, prompts, pairs)
+        else:  # the next click is likely to be in the same slice
+            keys = [_key_of(slices, prompts, row, word) for row, word in pairs.tolist()]
+            guided = self._recent.get_many(keys, lambda rows: self.guide(slices, prompts, pairs[rows]))
         return SegmenterOutput(
             self.draw(guided, hints),
             guided.frame,
@@ -368,6 +374,12 @@ class CLIPGuidedSAM(AdaptedClipSegmenter):
         if self.preset.empty_prompt and self._empty is None:
             self._empty = self._embed(EMPTY_SENTENCES).detach()
         return None if self._empty is None else self._empty.to(self.device)
+
+
+def _key_of(slices: SliceFeatures, prompts: PromptFeatures, row: int, word: int) -> Hashable:
+    """Of a pair. What CLIP makes of the slice tells windows apart."""
+    seen = slices.tensors["image"][row].float().cpu().numpy().tobytes()
+    return slices.keys[row], seen, prompts.prompts[word]
 
 
 def as_grid(tokens: Tensor) -> Tensor:
