@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from wordmask.inference.refining import middle_of
+
 MISSED, FALSE, NO_CLICK = 1, 0, -1  # SAM's labels of a point inside, of one outside, and of none
 
 
@@ -42,9 +44,8 @@ def next_click(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[int, 
             best = (int(sizes[largest]), regions == largest + 1, missed)
     if best is None:
         return None
-    depth = ndimage.distance_transform_edt(np.pad(best[1], 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(depth.argmax(), depth.shape)
-    return int(x), int(y), best[2]
+    y, x = middle_of(best[1])
+    return x, y, best[2]
 
 
 def corrective_clicks(
