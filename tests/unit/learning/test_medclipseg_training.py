@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from wordmask.learning.recipes import AdapterRecipe
 from wordmask.learning.training import TrainingRequest, find_training
 from wordmask.models.base import SliceKey
 from wordmask.models.loading import load_segmenter
+from wordmask.models.medclipseg.model import MedCLIPSeg
+from wordmask.models.medclipseg.preset import MedCLIPSegPreset
 from wordmask.models.registry import load_preset
 from wordmask.weights.checkpoint import load_checkpoint, read_card
 from wordmask.weights.versions import ModelStore
@@ -25,6 +29,19 @@ from wordmask.words.prompts import parse_prompts
 
 MODEL = "medclipseg"
 SMALL = {"epochs": 1, "steps_per_epoch": 2, "batch": 3, "views": 1, "all_views": 4, "replay": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_sample() -> Iterator[None]:
+    """Eight samples take most of the time of a small training."""
+    original = MedCLIPSeg.__init__
+
+    def build(self: MedCLIPSeg, preset: MedCLIPSegPreset, *arguments: Any, **settings: Any) -> None:
+        original(self, preset.model_copy(update={"samples": 1}), *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MedCLIPSeg, "__init__", build)
+        yield
 
 
 def teach(folder: Path, store: ModelStore, **changes):
