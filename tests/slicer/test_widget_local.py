@@ -20,9 +20,13 @@ from tests.slicer.person import panels_are_closed as panels_are_closed
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
 
 SERVER = """
-import http.server, json, subprocess, sys
+import http.server, json, subprocess, sys, time
 arguments = sys.argv[1:]
 print("arguments", *arguments, flush=True)
+for part in (b"half a l" + bytes([195]), bytes([173]) + b"ne" + bytes([10])):
+    sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
+    time.sleep(0.2)
 if HOW == "dies":
     print("wordmask: The folder is locked; choose another one.", file=sys.stderr, flush=True)
     sys.exit(2)
@@ -121,6 +125,7 @@ def test_a_server_is_started_used_and_stopped_with_what_it_started(a_panel: Any,
     assert message(a_panel) == "The server is ready."
     assert a_panel.ui.modelBox.itemText(0) == "Model"
     assert f"-m wordmask.cli serve --studies {tmp_path} --host 127.0.0.1 --port" in log(a_panel)
+    assert "half a l\u00edne" in log(a_panel), "a line comes whole, however it was written"
     process = child(a_panel)
     assert is_alive(process)
     click(a_panel.ui.stopServerButton)

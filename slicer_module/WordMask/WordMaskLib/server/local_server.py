@@ -37,7 +37,7 @@ class LocalServer:
     """One server process.
 
     Args:
-        wrote: called with what it prints
+        wrote: called with what it prints, whole lines at a time
         ended: called when it has ended, by itself or because it was stopped
     """
 
@@ -48,6 +48,7 @@ class LocalServer:
         self._code: int | None = None
         self.address: ServerAddress | None = None
         self.log = ""
+        self._line = b""  # its beginning; the rest has not come yet
 
     @property
     def is_running(self) -> bool:
@@ -61,12 +62,8 @@ class LocalServer:
         command = server_command(found, found.app_folder, Path(studies).expanduser(), port)
         if _HAS_GROUPS:
             command = [command[0], "-c", GROUP, *command]
-        self.address, self.log, self._code, self._began = (
-            ServerAddress("http", HOST, port),
-            "",
-            None,
-            time.monotonic(),
-        )
+        self.address, self.log, self._line = ServerAddress("http", HOST, port), "", b""
+        self._code, self._began = None, time.monotonic()
         process = qt.QProcess(qt.QCoreApplication.instance())
         process.setProcessChannelMode(qt.QProcess.MergedChannels)
         process.setProcessEnvironment(_variables())
@@ -118,13 +115,21 @@ class LocalServer:
 
     def _on_output(self, *_args: Any) -> None:
         if self._process is not None:
-            text = plain_log(self._process.readAllStandardOutput().data().decode("utf-8", errors="replace"))
+            printed = self._line + self._process.readAllStandardOutput().data()
+            end = max(printed.rfind(b"\n"), printed.rfind(b"\r")) + 1
+            self._line = printed[end:]
+            self._show(printed[:end])
+
+    def _show(self, lines: bytes) -> None:
+        if lines:
+            text = plain_log(lines.decode("utf-8", errors="replace"))
             self.log = (self.log + text)[-LONGEST_LOG:]
             self._wrote(text)
 
     def _on_finished(self, code: Any = 0, *_args: Any) -> None:
         if self._process is not None:
             self._on_output()
+            self._show(self._line)
             self._code = int(code)
             self._forget()
             self._ended()
