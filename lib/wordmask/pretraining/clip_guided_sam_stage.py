@@ -4,7 +4,7 @@
 
 They are trained on the bundled tiny CLIP and SAM. CLIP, SAM's image encoder without its adapters, and the
 scores of presence stay as they are. Beyond the paper: clicks are simulated as corrections, and now and then
-they contradict the word, so that they count where the word fails. The same seed and steps give the same
+they contradict the word, which has not made them overrule it. The same seed and steps give the same
 weights on one machine and number of threads.
 """
 
